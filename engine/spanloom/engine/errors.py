@@ -1,0 +1,210 @@
+"""The errors Spanloom raises, each one a sentence that names the ids and says what to do.
+
+SpanloomError
+├── UserError                    what the caller asked for can't be done as asked
+│   ├── ConfigurationError       a URL, an option, a client or an environment variable is wrong
+│   ├── WorkflowInvalid          a definition has problems; .problems lists every one
+│   ├── UnknownWorkflow          no such workflow or version, or it is deactivated
+│   ├── UnknownNodeType          no handler is registered under that node type
+│   ├── UnknownExecution         no such execution
+│   ├── InvalidTransition        the state table forbids it
+│   ├── StaleVersion             someone else was first; .expected, .actual, .current
+│   ├── IdempotencyConflict      the key was used before with other input
+│   └── PayloadRejected          data that JSON can't carry, or that is too large
+├── ExecutionFailed              the execution ended as failed or cancelled; .execution
+├── WaitTimeout                  it has not ended yet; it goes on
+├── NodeFailure                  raised by handlers
+│   ├── PermanentError           fail the node now, without a retry
+│   └── NodeTimeout              the handler ran past its node's timeout
+├── LeaseLost                    this claim belongs to someone else now
+├── StoreUnavailable             the store did not answer; nothing is known to have been written
+├── StoreNotMigrated             the store's schema is missing or of another version
+└── QueueUnavailable             Redis did not answer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "ConfigurationError",
+    "ExecutionFailed",
+    "IdempotencyConflict",
+    "InvalidTransition",
+    "LeaseLost",
+    "NodeFailure",
+    "NodeTimeout",
+    "PayloadRejected",
+    "PermanentError",
+    "QueueUnavailable",
+    "SpanloomError",
+    "StaleVersion",
+    "StoreNotMigrated",
+    "StoreUnavailable",
+    "UnknownExecution",
+    "UnknownNodeType",
+    "UnknownWorkflow",
+    "UserError",
+    "WaitTimeout",
+    "WorkflowInvalid",
+]
+
+
+class SpanloomError(Exception):
+    """Catch whatever Spanloom raises on purpose."""
+
+
+class UserError(SpanloomError):
+    """Tell the caller that the request can't be carried out as it was made."""
+
+
+class ConfigurationError(UserError):
+    """Refuse a URL, option, client or environment variable, and say what would be right."""
+
+
+class WorkflowInvalid(UserError):
+    """Refuse a definition; `problems` holds one sentence per problem, each naming its node."""
+
+    def __init__(self, workflow_id: str, problems: Sequence[str]) -> None:
+        self.workflow_id = workflow_id
+        self.problems = tuple(problems)
+        listed = self.problems[0] if len(self.problems) == 1 else "".join(f"\n  - {problem}" for problem in self.problems)
+        super().__init__(f"workflow {workflow_id!r} is not valid: {listed}")
+
+
+class UnknownWorkflow(UserError):
+    """Refuse to start or read a workflow that is not there, or not active."""
+
+    def __init__(self, workflow_id: str, version: int | None = None, *, inactive: bool = False) -> None:
+        self.workflow_id = workflow_id
+        self.version = version
+        self.inactive = inactive
+        if inactive:
+            sentence = f"workflow {workflow_id!r} is deactivated; activate_workflow({workflow_id!r}) allows new executions"
+        elif version is None:
+            sentence = f"no workflow {workflow_id!r} is registered; call register_workflow first"
+        else:
+            sentence = f"workflow {workflow_id!r} has no version {version}; list_workflow_versions shows those it has"
+        super().__init__(sentence)
+
+
+class UnknownNodeType(UserError):
+    """Refuse a node type without a handler; `known` holds the registered ones."""
+
+    def __init__(self, node_type: str, known: Sequence[str] = ()) -> None:
+        self.node_type = node_type
+        self.known = tuple(known)
+        have = ", ".join(sorted(self.known)) or "none"
+        super().__init__(f"no handler is registered for node type {node_type!r} (registered: {have})")
+
+
+class UnknownExecution(UserError):
+    """Refuse an execution id that the store does not hold."""
+
+    def __init__(self, execution_id: str) -> None:
+        self.execution_id = execution_id
+        super().__init__(f"no execution {execution_id!r} in this store; it may have been purged, or the store is another one")
+
+
+class InvalidTransition(UserError):
+    """Refuse a change of state that the table in states.py does not hold."""
+
+    def __init__(self, what: str, current: str, wanted: str) -> None:
+        self.current = current
+        self.wanted = wanted
+        super().__init__(f"{what} is {current} and can't become {wanted}")
+
+
+class StaleVersion(UserError):
+    """Refuse a write by someone who read an older state; `current` is the state as it stands."""
+
+    def __init__(self, what: str, expected: int, actual: int, current: Any = None) -> None:
+        self.expected = expected
+        self.actual = actual
+        self.current = current
+        super().__init__(f"{what} is at {actual}, not at the expected {expected}: read it again and decide anew")
+
+
+class IdempotencyConflict(UserError):
+    """Refuse an idempotency key that started an execution with other input."""
+
+    def __init__(self, workflow_id: str, key: str, execution_id: str) -> None:
+        self.workflow_id = workflow_id
+        self.key = key
+        self.execution_id = execution_id
+        super().__init__(
+            f"idempotency key {key!r} of workflow {workflow_id!r} belongs to execution {execution_id}, "
+            f"which was started with other input; use another key"
+        )
+
+
+class PayloadRejected(UserError):
+    """Refuse data that JSON can't carry, or that is larger than the limit."""
+
+
+class ExecutionFailed(SpanloomError):
+    """Report an execution that ended as failed or cancelled; `execution` holds its error."""
+
+    def __init__(self, execution: Any) -> None:
+        self.execution = execution
+        error = execution.error or {}
+        because = f": {error.get('type', 'Error')}: {error.get('message', '')}" if error else ""
+        at = f" at node {error['node_id']!r}" if error.get("node_id") else ""
+        super().__init__(f"execution {execution.id} of {execution.workflow_id!r} {execution.status}{at}{because}")
+
+
+class WaitTimeout(SpanloomError):
+    """Report that an execution has not ended in the time given; it goes on."""
+
+    def __init__(self, execution_id: str, seconds: float, status: str) -> None:
+        self.execution_id = execution_id
+        self.seconds = seconds
+        self.status = status
+        hint = "; is a worker running?" if status == "running" else ""
+        super().__init__(f"execution {execution_id} is still {status} after {seconds:g} s{hint}")
+
+
+class NodeFailure(SpanloomError):
+    """Be the base of what a handler may raise to say how its node failed."""
+
+
+class PermanentError(NodeFailure):
+    """Fail the node at once, whatever its retry policy says."""
+
+
+class NodeTimeout(NodeFailure):
+    """Say that a handler ran for longer than its node's `timeout`, in seconds."""
+
+    def __init__(self, node_id: str = "?", seconds: float = 0.0) -> None:
+        self.node_id = node_id
+        self.seconds = seconds
+        super().__init__(f"node {node_id!r} ran for longer than its timeout of {seconds:g} s")
+
+
+class LeaseLost(SpanloomError):
+    """Say that a claim lapsed and its node run belongs to another worker; its result is not recorded."""
+
+    def __init__(self, execution_id: str, node_id: str, fence: int) -> None:
+        self.execution_id = execution_id
+        self.node_id = node_id
+        self.fence = fence
+        super().__init__(f"the claim {fence} on node {node_id!r} of execution {execution_id} was lost; nothing was recorded")
+
+
+class StoreUnavailable(SpanloomError):
+    """Say that the store did not answer; the call may be repeated."""
+
+
+class StoreNotMigrated(SpanloomError):
+    """Say that the store's schema is missing or of another version, and which command mends it."""
+
+    def __init__(self, where: str, found: str | None, wanted: str) -> None:
+        self.found = found
+        self.wanted = wanted
+        have = f"is at schema version {found}" if found else "has no Spanloom schema"
+        super().__init__(f"the store {where} {have}, this release needs {wanted}; run `spanloom migrate --store {where}`")
+
+
+class QueueUnavailable(SpanloomError):
+    """Say that Redis did not answer; what the store holds will be pushed when it is back."""

@@ -1,0 +1,401 @@
+"""What crosses the store port: requests and answers of transitions, and the frozen models that reads return.
+
+Payloads cross as JSON text, so that every store keeps them to the letter; reads decode them.
+Times are aware datetimes in UTC, durations seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from spanloom.engine.definitions import Workflow
+from spanloom.engine.errors import SpanloomError
+from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
+
+END = "$end"  #: the virtual node whose inputs are the sinks; its row carries the deadline
+START = "$start"  #: the virtual node whose successors are the entry nodes; its row carries a delayed start
+
+
+class Priority(StrEnum):
+    """How urgent an execution's node jobs are; each has a list of its own in Redis."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class Outcome(StrEnum):
+    """What running a claim produced."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"  # for good
+    SKIPPED = "skipped"  # the handler said so
+    RETRY = "retry"  # due again after delay_seconds
+    WAITING = "waiting"  # for a timer or a child
+    RELEASED = "released"  # given back unrun, or cut short by a shutdown; costs no attempt
+
+
+# ---- transitions: requests and answers. Plain slotted dataclasses: they are made several times a node ----
+
+
+class NodeKey(NamedTuple):
+    """Name one node run."""
+
+    execution_id: str
+    node_id: str
+    item: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJob:
+    """One push that is owed to Redis: which node run, on which list, and the store's clock when it was decided."""
+
+    execution_id: str
+    node_id: str
+    item: int
+    node_type: str
+    queue: str
+    priority: str
+    push: int
+    pushed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """Ask for one execution. `execution_id` is proposed by the caller (UUIDv7)."""
+
+    execution_id: str
+    workflow_id: str
+    input: str  # JSON text
+    version: int | None = None  # None: the latest, resolved inside the statement
+    priority: Priority = Priority.NORMAL
+    delay_seconds: float = 0.0
+    deadline_seconds: float | None = None
+    idempotency_key: str | None = None
+    input_hash: str = ""
+    key_ttl_seconds: float | None = None  # None: the key never expires
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    trace_parent: str | None = None  # W3C; its span id is the execution's own, pre-allocated span
+    trace_state: str | None = None
+    caller_span_id: str | None = None  # the parent of the execution's own span, 16 hex digits
+    parent: NodeKey | None = None  # the node run that this execution is a child of
+    parent_fence: int | None = None
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Answer a start: the id (an earlier one where the idempotency key was used), and what to push."""
+
+    execution_id: str
+    version: int
+    created: bool
+    jobs: Sequence[NodeJob] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionHeader:
+    """What a handler may know of the execution it runs in."""
+
+    execution_id: str
+    workflow_id: str
+    version: int
+    input: str  # JSON text
+    priority: str
+    depth: int
+    parent_execution_id: str | None
+    metadata: Mapping[str, str]
+    trace_parent: str | None
+    trace_state: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeClaim:
+    """One exclusive, leased, fenced right to run a node run, with the data of its taken parents as JSON text."""
+
+    node_id: str
+    item: int
+    node_type: str
+    queue: str
+    fence: int
+    attempt: int  # from 1
+    losses: int
+    results: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Answer a successful claim."""
+
+    header: ExecutionHeader
+    node: NodeClaim
+
+
+class Refusal(StrEnum):
+    """Why a claim was not given; none of them is an error."""
+
+    GONE = "gone"  # ended, or never was: a duplicate, late or foreign job
+    TAKEN = "taken"  # someone runs it
+    NOT_READY = "not ready"  # waiting or held: the sweep or a resume will push it
+    RETIRED = "retired"  # this worker's own lease lapsed; register anew
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One log line of a node run."""
+
+    level: str
+    message: str
+    at: datetime
+    fields: str = "{}"  # JSON text
+    attempt: int = 1
+    trace_id: str | None = None
+    span_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpanLine:
+    """One finished or running span; ids are lower-case hex (32 and 16 digits), times Unix nanoseconds."""
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None
+    name: str
+    kind: str  # OTel's: internal, consumer, …
+    status: str  # unset | ok | error
+    start_ns: int
+    end_ns: int | None
+    node_id: str | None = None
+    item: int = 0
+    attempt: int = 1
+    attributes: str = "{}"  # JSON text
+    links: str = "[]"  # JSON text: [{trace_id, span_id}]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Ask for one node run's outcome to be recorded, in one atomic step with everything that follows from it."""
+
+    execution_id: str
+    node_id: str
+    item: int
+    fence: int
+    worker_id: str
+    outcome: Outcome
+    data: str | None = None  # JSON text
+    error: str | None = None  # JSON text: {type, message, traceback, permanent}
+    taken: tuple[str, ...] | None = None  # successors whose edge is taken; None: by each edge's `on`
+    delay_seconds: float = 0.0  # of RETRY and of WAITING for a timer
+    wait_kind: WaitKind | None = None
+    wait_key: str | None = None
+    spends_attempt: bool = True
+    logs: Sequence[LogLine] = ()
+    spans: Sequence[SpanLine] = ()
+    successors: tuple[str, ...] = ()  # those this worker would run next, in order of preference
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Answer a record: what follows from it. `recorded` False: the fence is stale, nothing was written."""
+
+    recorded: bool
+    jobs: Sequence[NodeJob] = ()  # ready successors to push, without the claimed one
+    next: NodeClaim | None = None  # claimed for this worker, to run at once
+    ended: ExecutionStatus | None = None  # the execution's status, if this record ended it
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLease:
+    """One worker process as the store knows it."""
+
+    worker_id: str
+    name: str
+    host: str
+    pid: int
+    queues: Sequence[str]
+    started_at: datetime
+    lease_until: datetime
+    running: int = 0  # claims held
+
+
+@dataclass(frozen=True, slots=True)
+class EpochState:
+    """Which life of Redis the store believes in."""
+
+    store_id: str
+    epoch: int
+    redis_run_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Answer one pass of the sweep: what to push, and how much it moved by cause (lost_job, lost_redis, lost_worker, retry, timer, start, deadline)."""
+
+    jobs: Sequence[NodeJob]
+    moved: Mapping[str, int]
+    more: bool = False  # the limit was reached: call again
+    ended: Sequence[str] = ()  # executions that ended in this pass (deadline, losses)
+
+
+# ---- reads: frozen pydantic models, decoded ----
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Execution(_Read):
+    """One run of one version of a workflow."""
+
+    id: str
+    workflow_id: str
+    version: int
+    status: ExecutionStatus
+    revision: int  # raised by control transitions only
+    priority: Priority
+    input: Any
+    output: Any = None  # the only sink's data, or {node_id: data} of several; None until completed
+    error: dict[str, Any] | None = None  # {node_id, type, message, …} of the node that failed it
+    metadata: dict[str, str] = {}
+    parent_execution_id: str | None = None
+    parent_node_id: str | None = None
+    parent_item: int | None = None
+    depth: int = 0
+    trace_parent: str | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class NodeRun(_Read):
+    """One node of one execution, open or ended."""
+
+    execution_id: str
+    node_id: str
+    item: int = 0
+    node_type: str
+    status: NodeStatus
+    attempt: int = 1
+    losses: int = 0
+    data: Any = None
+    error: dict[str, Any] | None = None
+    taken: tuple[str, ...] | None = None
+    worker_id: str | None = None
+    wait_kind: WaitKind | None = None
+    wait_key: str | None = None
+    due_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class LogRecord(_Read):
+    """One stored log line; `id` rises in the order of storing."""
+
+    id: int
+    execution_id: str
+    node_id: str | None
+    item: int = 0
+    attempt: int = 1
+    level: str
+    message: str
+    fields: dict[str, Any] = {}
+    at: datetime
+    trace_id: str | None = None
+    span_id: str | None = None
+
+
+class SpanRecord(_Read):
+    """One stored span; ids are lower-case hex, times Unix nanoseconds."""
+
+    execution_id: str
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None
+    node_id: str | None
+    item: int = 0
+    attempt: int = 1
+    name: str
+    kind: str
+    status: str
+    start_ns: int
+    end_ns: int | None
+    attributes: dict[str, Any] = {}
+    links: list[dict[str, str]] = []
+
+
+class Event(_Read):
+    """One line of an execution's history. `cursor` is opaque and grows; hand it to get_events(after=…)."""
+
+    cursor: str
+    execution_id: str
+    kind: str
+    node_id: str | None
+    item: int = 0
+    attempt: int | None = None
+    worker_id: str | None = None
+    data: dict[str, Any] = {}
+    at: datetime
+
+
+class WorkflowVersion(_Read):
+    """One registered version."""
+
+    workflow_id: str
+    version: int
+    name: str
+    change_notes: str | None
+    created_by: str | None
+    created_at: datetime
+    definition: Workflow
+
+
+class WorkflowSummary(_Read):
+    """One workflow as a list shows it."""
+
+    id: str
+    name: str
+    latest_version: int
+    active: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class StoreStats(_Read):
+    """Counts of a store, by status."""
+
+    workflows: int
+    executions: dict[ExecutionStatus, int]
+    open_node_runs: dict[NodeStatus, int]
+    workers: int
+    oldest_queued_seconds: float | None
+
+
+T = TypeVar("T")
+
+
+class Page(_Read, Generic[T]):
+    """One page of a list; pass `next_cursor` to get the one after it. None: this was the last."""
+
+    items: list[T]
+    next_cursor: str | None = None
+
+
+class ExecutionFilter(_Read):
+    """Which executions to list or count. Every field that is set must match."""
+
+    workflow_id: str | None = None
+    status: ExecutionStatus | None = None
+    parent_execution_id: str | None = None
+    created_after: datetime | None = None  # inclusive
+    created_before: datetime | None = None  # exclusive
+    metadata: dict[str, str] = {}  # every pair must match exactly
+
+
+ClaimAnswer = Claim | Refusal
+StartAnswer = Started | SpanloomError

@@ -1,0 +1,104 @@
+"""The states of executions and node runs, and the one table of legal transitions."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from spanloom.engine.errors import InvalidTransition
+
+__all__ = [
+    "EXECUTION_TRANSITIONS",
+    "NODE_TRANSITIONS",
+    "ExecutionStatus",
+    "NodeStatus",
+    "WaitKind",
+    "check_execution_transition",
+    "check_node_transition",
+]
+
+
+class ExecutionStatus(StrEnum):
+    """Where one run of a workflow version stands."""
+
+    PENDING = "pending"  # its delayed start has not come
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether this status is terminal (a failed execution may still be retried)."""
+        return self in _EXECUTION_ENDED
+
+
+class NodeStatus(StrEnum):
+    """Where one node inside one execution stands."""
+
+    PENDING = "pending"  # some inputs are still open
+    QUEUED = "queued"  # ready; its job is, or will be pushed again, on Redis
+    HELD = "held"  # ready, but the execution is paused or failed
+    RUNNING = "running"  # claimed by a worker
+    WAITING = "waiting"  # for a retry, a timer, a child
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the node run is over."""
+        return self in _NODE_ENDED
+
+
+class WaitKind(StrEnum):
+    """What a waiting node run waits for."""
+
+    RETRY = "retry"
+    TIMER = "timer"
+    CHILD = "child"
+
+
+_EXECUTION_ENDED = frozenset({ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED})
+_NODE_ENDED = frozenset({NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.CANCELLED})
+
+EXECUTION_TRANSITIONS: dict[ExecutionStatus, frozenset[ExecutionStatus]] = {
+    ExecutionStatus.PENDING: frozenset({ExecutionStatus.RUNNING, ExecutionStatus.CANCELLED}),
+    ExecutionStatus.RUNNING: frozenset(
+        {ExecutionStatus.PAUSED, ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}
+    ),
+    ExecutionStatus.PAUSED: frozenset(
+        {ExecutionStatus.RUNNING, ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}
+    ),
+    ExecutionStatus.FAILED: frozenset({ExecutionStatus.RUNNING}),
+    ExecutionStatus.COMPLETED: frozenset(),
+    ExecutionStatus.CANCELLED: frozenset(),
+}
+
+_READY = frozenset({NodeStatus.QUEUED, NodeStatus.HELD})
+NODE_TRANSITIONS: dict[NodeStatus, frozenset[NodeStatus]] = {
+    # Work first claims a ready successor in the step that makes it ready, so pending leads to running as well.
+    NodeStatus.PENDING: _READY | {NodeStatus.RUNNING, NodeStatus.SKIPPED, NodeStatus.CANCELLED},
+    NodeStatus.QUEUED: frozenset({NodeStatus.RUNNING, NodeStatus.HELD, NodeStatus.CANCELLED}),
+    NodeStatus.HELD: frozenset({NodeStatus.QUEUED, NodeStatus.CANCELLED}),
+    NodeStatus.RUNNING: _READY
+    | {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.WAITING, NodeStatus.CANCELLED},
+    NodeStatus.WAITING: _READY | {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.CANCELLED},
+    NodeStatus.FAILED: frozenset({NodeStatus.QUEUED}),
+    NodeStatus.COMPLETED: frozenset(),
+    NodeStatus.SKIPPED: frozenset(),
+    NodeStatus.CANCELLED: frozenset(),
+}
+
+
+def check_execution_transition(execution_id: str, current: ExecutionStatus, wanted: ExecutionStatus) -> None:
+    """Raise InvalidTransition unless the table lets the execution go from `current` to `wanted`."""
+    if wanted not in EXECUTION_TRANSITIONS[current]:
+        raise InvalidTransition(f"execution {execution_id}", current, wanted)
+
+
+def check_node_transition(node: str, current: NodeStatus, wanted: NodeStatus) -> None:
+    """Raise InvalidTransition unless the table lets the node run go from `current` to `wanted`."""
+    if wanted not in NODE_TRANSITIONS[current]:
+        raise InvalidTransition(f"node run {node}", current, wanted)

@@ -1,0 +1,272 @@
+"""The tables, once for every SQL store (SQLAlchemy Core). Hot and cold apart: open node runs leave their small table when they end.
+
+Every table is written by transitions only; reads.py reads them. Times are microseconds since 1970 in UTC on SQLite and
+timestamptz on Postgres; ids are uuid on Postgres and text on SQLite; payloads are text, never jsonb.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+__all__ = ["SCHEMA_VERSION", "metadata"]
+
+SCHEMA_VERSION = "0001"  #: the Alembic revision that this release reads and writes
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC datetime: timestamptz, or integer microseconds where there is none."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> sa.types.TypeEngine[Any]:
+        return dialect.type_descriptor(sa.DateTime(timezone=True) if dialect.name == "postgresql" else sa.BigInteger())
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name == "postgresql" else to_micros(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if dialect.name == "postgresql" else from_micros(value)
+
+
+def to_micros(value: datetime) -> int:
+    """Return whole microseconds since 1970."""
+    return (value - _EPOCH) // timedelta(microseconds=1)
+
+
+def from_micros(value: int) -> datetime:
+    """Return the datetime of whole microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+Id = sa.Uuid(as_uuid=False).with_variant(sa.Text(), "sqlite")
+Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+metadata = sa.MetaData()
+
+
+def _table(name: str, *parts: Any, **options: Any) -> sa.Table:
+    return sa.Table(name, metadata, *parts, **options)
+
+
+def _column(name: str, type_: Any, **options: Any) -> sa.Column[Any]:
+    options.setdefault("nullable", False)
+    return sa.Column(name, type_, **options)
+
+
+store_state = _table(  # one row: who this store is, and which life of Redis it believes in
+    "store_state",
+    _column("one", sa.Integer, primary_key=True),
+    _column("store_id", sa.Text),
+    _column("epoch", sa.BigInteger),
+    _column("redis_run_id", sa.Text, nullable=True),
+)
+
+workflows = _table(
+    "workflows",
+    _column("id", sa.Text, primary_key=True),
+    _column("active", sa.Boolean),
+    _column("latest_version", sa.Integer),
+    _column("created_at", Instant),
+    _column("updated_at", Instant),
+)
+
+workflow_versions = _table(
+    "workflow_versions",
+    _column("workflow_id", sa.Text, primary_key=True),
+    _column("version", sa.Integer, primary_key=True),
+    _column("name", sa.Text),
+    _column("definition", sa.Text),
+    _column("digest", sa.Text),
+    _column("sinks", sa.Integer),  # how many arrivals $end waits for
+    _column("change_notes", sa.Text, nullable=True),
+    _column("created_by", sa.Text, nullable=True),
+    _column("created_at", Instant),
+)
+
+workflow_edges = _table(  # derived from the definition when it is saved; what transitions follow
+    "workflow_edges",
+    _column("workflow_id", sa.Text, primary_key=True),
+    _column("version", sa.Integer, primary_key=True),
+    _column("source", sa.Text, primary_key=True),
+    _column("target", sa.Text, primary_key=True),
+    _column("kind", sa.Text),  # success | failure | always
+    _column("target_type", sa.Text),
+    _column("target_queue", sa.Text),
+    _column("target_inputs", sa.Integer),
+    sa.Index("workflow_edges_target", "workflow_id", "version", "target"),
+)
+
+executions = _table(
+    "executions",
+    _column("id", Id, primary_key=True),
+    _column("workflow_id", sa.Text),
+    _column("version", sa.Integer),
+    _column("status", sa.Text),
+    _column("revision", sa.Integer),
+    _column("priority", sa.Text),
+    _column("input", sa.Text),
+    _column("error", sa.Text, nullable=True),
+    _column("metadata", sa.Text),
+    _column("parent_id", Id, nullable=True),
+    _column("parent_node_id", sa.Text, nullable=True),
+    _column("parent_item", sa.Integer, nullable=True),
+    _column("parent_fence", sa.BigInteger, nullable=True),
+    _column("depth", sa.Integer),
+    _column("trace_parent", sa.Text, nullable=True),
+    _column("trace_state", sa.Text, nullable=True),
+    _column("caller_span_id", sa.Text, nullable=True),
+    _column("deadline_seconds", sa.Float, nullable=True),
+    _column("created_at", Instant),
+    _column("started_at", Instant, nullable=True),
+    _column("ended_at", Instant, nullable=True),
+    sa.Index("executions_created", "created_at", "id"),
+    sa.Index("executions_workflow", "workflow_id", "created_at", "id"),
+    sa.Index(
+        "executions_open", "status", "created_at", "id",
+        sqlite_where=sa.text("status not in ('completed', 'cancelled')"),
+        postgresql_where=sa.text("status not in ('completed', 'cancelled')"),
+    ),
+    sa.Index(
+        "executions_parent", "parent_id", "created_at", "id",
+        sqlite_where=sa.text("parent_id is not null"), postgresql_where=sa.text("parent_id is not null"),
+    ),
+)  # fmt: skip
+
+execution_metadata = _table(  # only to find executions by; executions.metadata is what reads return
+    "execution_metadata",
+    _column("key", sa.Text, primary_key=True),
+    _column("value", sa.Text, primary_key=True),
+    _column("execution_id", Id, primary_key=True),
+)
+
+idempotency_keys = _table(
+    "idempotency_keys",
+    _column("workflow_id", sa.Text, primary_key=True),
+    _column("key", sa.Text, primary_key=True),
+    _column("input_hash", sa.Text),
+    _column("execution_id", Id),
+    _column("expires_at", Instant, nullable=True),
+)
+
+node_runs = _table(  # open ones only
+    "node_runs",
+    _column("execution_id", Id, primary_key=True),
+    _column("node_id", sa.Text, primary_key=True),
+    _column("item", sa.Integer, primary_key=True),
+    _column("status", sa.Text),
+    _column("node_type", sa.Text),
+    _column("queue", sa.Text),
+    _column("priority", sa.Text),
+    _column("pending", sa.Integer),  # inputs that have not arrived
+    _column("taken", sa.Integer),  # arrived inputs whose edge was taken
+    _column("fence", sa.BigInteger),
+    _column("attempt", sa.Integer),
+    _column("losses", sa.Integer),
+    _column("worker_id", sa.Text, nullable=True),
+    _column("claimed_via", sa.Text, nullable=True),  # node/item/fence whose record claimed it: finds a lost answer's continuation
+    _column("wait_kind", sa.Text, nullable=True),
+    _column("wait_key", sa.Text, nullable=True),
+    _column("due_at", Instant, nullable=True),
+    _column("push", sa.Integer),
+    _column("pushed_epoch", sa.BigInteger),
+    _column("pushed_at", Instant, nullable=True),
+    _column("started_at", Instant, nullable=True),
+    sa.Index(
+        "node_runs_due", "due_at",
+        sqlite_where=sa.text("due_at is not null"), postgresql_where=sa.text("due_at is not null"),
+    ),
+    sa.Index(
+        "node_runs_worker", "worker_id",
+        sqlite_where=sa.text("worker_id is not null"), postgresql_where=sa.text("worker_id is not null"),
+    ),
+    sa.Index(
+        "node_runs_pushed", "pushed_epoch",
+        sqlite_where=sa.text("status = 'queued'"), postgresql_where=sa.text("status = 'queued'"),
+    ),
+)  # fmt: skip
+
+node_results = _table(  # ended ones
+    "node_results",
+    _column("execution_id", Id, primary_key=True),
+    _column("node_id", sa.Text, primary_key=True),
+    _column("item", sa.Integer, primary_key=True),
+    _column("node_type", sa.Text),
+    _column("status", sa.Text),
+    _column("data", sa.Text, nullable=True),
+    _column("error", sa.Text, nullable=True),
+    _column("taken", sa.Text, nullable=True),  # JSON list of targets; null: by each edge's kind
+    _column("attempt", sa.Integer),
+    _column("losses", sa.Integer),
+    _column("fence", sa.BigInteger),
+    _column("worker_id", sa.Text, nullable=True),
+    _column("started_at", Instant, nullable=True),
+    _column("ended_at", Instant),
+)
+
+workers = _table(
+    "workers",
+    _column("id", sa.Text, primary_key=True),
+    _column("name", sa.Text),
+    _column("host", sa.Text),
+    _column("pid", sa.Integer),
+    _column("queues", sa.Text),  # JSON list
+    _column("started_at", Instant),
+    _column("lease_until", Instant),
+    _column("released_at", Instant, nullable=True),  # set by the sweep; a released lease can't be renewed
+)
+
+logs = _table(
+    "logs",
+    _column("execution_id", Id, primary_key=True),
+    _column("id", Serial, primary_key=True),
+    _column("node_id", sa.Text, nullable=True),
+    _column("item", sa.Integer),
+    _column("attempt", sa.Integer),
+    _column("level", sa.Text),
+    _column("message", sa.Text),
+    _column("fields", sa.Text),
+    _column("at", Instant),
+    _column("trace_id", sa.Text, nullable=True),
+    _column("span_id", sa.Text, nullable=True),
+)
+
+spans = _table(
+    "spans",
+    _column("execution_id", Id, primary_key=True),
+    _column("span_id", sa.Text, primary_key=True),
+    _column("trace_id", sa.Text),
+    _column("parent_span_id", sa.Text, nullable=True),
+    _column("node_id", sa.Text, nullable=True),
+    _column("item", sa.Integer),
+    _column("attempt", sa.Integer),
+    _column("name", sa.Text),
+    _column("kind", sa.Text),
+    _column("status", sa.Text),
+    _column("start_ns", sa.BigInteger),
+    _column("end_ns", sa.BigInteger, nullable=True),
+    _column("attributes", sa.Text),
+    _column("links", sa.Text),
+)
+
+events = _table(  # the cursor is (xid, seq) on Postgres, where a lower seq may commit later; seq on SQLite, whose writers take turns
+    "events",
+    _column("execution_id", Id, primary_key=True),
+    _column("seq", Serial, primary_key=True),
+    _column("kind", sa.Text),
+    _column("node_id", sa.Text, nullable=True),
+    _column("item", sa.Integer),
+    _column("attempt", sa.Integer, nullable=True),
+    _column("worker_id", sa.Text, nullable=True),
+    _column("data", sa.Text, nullable=True),
+    _column("at", Instant),
+)
