@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["DEFINITION_FORMAT", "Input", "Node", "RetryPolicy", "Seconds", "Workflow"]
+from spanloom.engine.errors import WorkflowInvalid
+from spanloom.engine.payload import copied, decode
+from spanloom.engine.wording import sentences
+
+__all__ = ["DEFINITION_FORMAT", "INITIAL", "Input", "Node", "RetryPolicy", "Seconds", "Workflow"]
 
 DEFINITION_FORMAT = 1  #: the format number that stored definitions and files carry
 
 INITIAL = "$input"  #: as the source of a named input: the execution's initial data
+
+NODE_ID = r"[A-Za-z0-9_-]{1,200}"
+WORKFLOW_ID = r"[A-Za-z0-9_.-]{1,200}"
+QUEUE_NAME = r"[A-Za-z0-9_-]{1,100}"  # a dot would be read as a priority
 
 
 def _seconds(value: Any) -> Any:
@@ -22,7 +30,13 @@ def _seconds(value: Any) -> Any:
 
 
 #: A duration: seconds as a number, or a timedelta; kept as seconds.
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_seconds)]
+_PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_seconds)]
+
+
+def _pattern(expression: str) -> Any:
+    # For editors only: graph.problems reports an odd name together with all else that is wrong.
+    return Field(json_schema_extra={"pattern": f"^{expression}$"})
 
 
 class _Definition(BaseModel):
@@ -45,62 +59,144 @@ class RetryPolicy(_Definition):
     retry_on: tuple[str, ...] = ()
     no_retry_on: tuple[str, ...] = ()
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            max_attempts: int = 1,
+            backoff: Literal["fixed", "exponential"] = "exponential",
+            delay: float | timedelta = 1.0,
+            max_delay: float | timedelta = 300.0,
+            jitter: float = 0.1,
+            retry_on: Sequence[str] = (),
+            no_retry_on: Sequence[str] = (),
+        ) -> None: ...
+
 
 class Input(_Definition):
-    """One edge: the node it comes from (`$input`: the execution's initial data) and, for named inputs, the parameter it feeds."""
+    """One edge: the node it comes from (`$input`: the execution's initial data) and the parameter it feeds, if any."""
 
     node: str
     name: str | None = None
 
 
+def _as_edges(given: Any) -> Any:
+    if isinstance(given, str):
+        return ({"node": given},)
+    if isinstance(given, Mapping):
+        return tuple({"name": name, "node": node} for name, node in given.items())
+    if isinstance(given, list | tuple):
+        return tuple({"node": one} if isinstance(one, str) else one for one in given)
+    return given
+
+
+#: The edges that lead to a node: one node id, a list of them, or `{parameter: node id}`; kept as a tuple of Input.
+Inputs = Annotated[
+    tuple[Input, ...],
+    BeforeValidator(_as_edges, json_schema_input_type=str | list[str | Input] | dict[str, str]),
+]
+
+
+def _own_copy(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return {name: copied(value) for name, value in config.items()}
+    except RecursionError:
+        raise ValueError("is nested too deep, or holds itself") from None
+
+
 class Node(_Definition):
     """One step of a workflow.
 
-    `inputs` is written as a list of node ids, or as `{parameter: node id}`; `timeout` is in seconds (None: none);
-    `queue` is the RQ queue its jobs go to.
+    `inputs` is written as a list of node ids, or as `{parameter: node id}`; `config` holds JSON values, of which the
+    node keeps its own copy; `timeout` is in seconds (None: none); `queue` is the RQ queue its jobs go to.
     """
 
-    id: str
+    id: Annotated[str, _pattern(NODE_ID)]
     type: str
-    config: Mapping[str, Any] = {}
-    inputs: tuple[Input, ...] = ()
-    queue: str = "default"
+    config: Annotated[Mapping[str, Any], AfterValidator(_own_copy)] = {}
+    inputs: Inputs = ()
+    queue: Annotated[str, _pattern(QUEUE_NAME)] = "default"
     retry: RetryPolicy = RetryPolicy()
-    timeout: Seconds | None = None
+    timeout: _PositiveSeconds | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short_inputs(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        given = values.get("inputs")
-        if isinstance(given, str):
-            return {**values, "inputs": [{"node": given}]}
-        if isinstance(given, Mapping):
-            return {**values, "inputs": [{"name": name, "node": node} for name, node in given.items()]}
-        if isinstance(given, list | tuple):
-            return {**values, "inputs": [{"node": one} if isinstance(one, str) else one for one in given]}
-        return values
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            id: str,
+            type: str,
+            config: Mapping[str, Any] = ...,
+            inputs: str | Sequence[str | Input] | Mapping[str, str] = (),
+            queue: str = "default",
+            retry: RetryPolicy = ...,
+            timeout: float | timedelta | None = None,
+        ) -> None: ...
 
     @property
     def parents(self) -> tuple[str, ...]:
         """The ids of the nodes this one waits for, each once, in the order written."""
-        return tuple(dict.fromkeys(edge.node for edge in self.inputs if edge.node != INITIAL))
+        return tuple(dict.fromkeys([edge.node for edge in self.inputs if edge.node != INITIAL]))
 
 
 class Workflow(_Definition):
-    """A definition: immutable once registered; each change is a new integer version."""
+    """A definition: immutable once registered; each change is a new integer version.
 
-    id: str
+    Building one checks types only; `graph.problems` tells, in one list, what makes it unfit to run.
+    """
+
+    id: Annotated[str, _pattern(WORKFLOW_ID)]
     name: str = ""
     nodes: tuple[Node, ...]
-    format: int = DEFINITION_FORMAT
+    format: Annotated[int, Field(ge=1)] = DEFINITION_FORMAT
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, *, id: str, name: str = "", nodes: Sequence[Node], format: int = DEFINITION_FORMAT
+        ) -> None: ...
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_format(cls, values: Any) -> Any:
+        # Before all else: in a newer format other keys are right, and complaints about them would mislead.
+        found = values.get("format") if isinstance(values, Mapping) else None
+        if isinstance(found, int) and found > DEFINITION_FORMAT:
+            raise ValueError(
+                f"it is written in format {found} and this release reads up to {DEFINITION_FORMAT}: upgrade spanloom"
+            )
+        return values
+
+    @classmethod
+    def read(cls, content: Any) -> Workflow:
+        """Build a workflow from decoded JSON or YAML. Raises WorkflowInvalid with a sentence for each misfit."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            named = content.get("id") if isinstance(content, Mapping) else None
+            raise WorkflowInvalid(named if isinstance(named, str) else "?", sentences(error)) from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Workflow:
+        """Read what `to_json` wrote. Raises WorkflowInvalid, also for a format newer than this release reads."""
+        try:
+            content = decode(text)
+        except (ValueError, RecursionError) as error:
+            raise WorkflowInvalid("?", [f"its definition is not JSON ({error})"]) from error
+        return cls.read(content)
 
     def to_json(self) -> str:
         """Return the canonical JSON text: keys sorted, defaults left out, the format number always in."""
-        content = self.model_dump(mode="json", exclude_defaults=True) | {"format": self.format}
-        return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _canonical(self._content() | {"format": self.format})
 
     def digest(self) -> str:
-        """Return the SHA-256 of the canonical JSON, in hex: equal for equal content, also across library releases."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        """Return the SHA-256 of the content in hex; equal for equal content, also across releases and formats."""
+        return hashlib.sha256(_canonical(self._content()).encode()).hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"format"})
+
+
+def _canonical(content: dict[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

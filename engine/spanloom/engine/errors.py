@@ -69,7 +69,9 @@ class WorkflowInvalid(UserError):
     def __init__(self, workflow_id: str, problems: Sequence[str]) -> None:
         self.workflow_id = workflow_id
         self.problems = tuple(problems)
-        listed = self.problems[0] if len(self.problems) == 1 else "".join(f"\n  - {problem}" for problem in self.problems)
+        listed = (
+            self.problems[0] if len(self.problems) == 1 else "".join(f"\n  - {problem}" for problem in self.problems)
+        )
         super().__init__(f"workflow {workflow_id!r} is not valid: {listed}")
 
 
@@ -81,7 +83,9 @@ class UnknownWorkflow(UserError):
         self.version = version
         self.inactive = inactive
         if inactive:
-            sentence = f"workflow {workflow_id!r} is deactivated; activate_workflow({workflow_id!r}) allows new executions"
+            sentence = (
+                f"workflow {workflow_id!r} is deactivated; activate_workflow({workflow_id!r}) allows new executions"
+            )
         elif version is None:
             sentence = f"no workflow {workflow_id!r} is registered; call register_workflow first"
         else:
@@ -104,7 +108,9 @@ class UnknownExecution(UserError):
 
     def __init__(self, execution_id: str) -> None:
         self.execution_id = execution_id
-        super().__init__(f"no execution {execution_id!r} in this store; it may have been purged, or the store is another one")
+        super().__init__(
+            f"no execution {execution_id!r} in this store; it may have been purged, or the store is another one"
+        )
 
 
 class InvalidTransition(UserError):
@@ -189,7 +195,9 @@ class LeaseLost(SpanloomError):
         self.execution_id = execution_id
         self.node_id = node_id
         self.fence = fence
-        super().__init__(f"the claim {fence} on node {node_id!r} of execution {execution_id} was lost; nothing was recorded")
+        super().__init__(
+            f"the claim {fence} on node {node_id!r} of execution {execution_id} was lost; nothing was recorded"
+        )
 
 
 class StoreUnavailable(SpanloomError):
@@ -203,7 +211,9 @@ class StoreNotMigrated(SpanloomError):
         self.found = found
         self.wanted = wanted
         have = f"is at schema version {found}" if found else "has no Spanloom schema"
-        super().__init__(f"the store {where} {have}, this release needs {wanted}; run `spanloom migrate --store {where}`")
+        super().__init__(
+            f"the store {where} {have}, this release needs {wanted}; run `spanloom migrate --store {where}`"
+        )
 
 
 class QueueUnavailable(SpanloomError):

@@ -1,17 +1,32 @@
-"""What follows from a definition's inputs: edges, entry nodes, sinks, and every problem that makes a graph unfit to run."""
+"""What follows from a definition's inputs: edges, entry nodes, sinks, and every problem that makes it unfit to run."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from spanloom.engine.definitions import Workflow
+from spanloom.engine.definitions import INITIAL, NODE_ID, QUEUE_NAME, WORKFLOW_ID, Node, Workflow
+from spanloom.engine.errors import WorkflowInvalid
+from spanloom.engine.payload import find_faults
+from spanloom.engine.wording import did_you_mean, listed
 
-__all__ = ["Edge", "edges"]
+if TYPE_CHECKING:
+    from spanloom.engine.registry import NodeRegistry
+
+__all__ = ["Edge", "Plan", "check", "edges", "plan", "problems"]
+
+_NODE_ID = re.compile(NODE_ID).fullmatch
+_QUEUE_NAME = re.compile(QUEUE_NAME).fullmatch
+_SHOWN_OF_A_CYCLE = 10
+_SUGGESTIONS = 20_000  # how many names "did you mean" may look at in one workflow: it is slow
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One edge as transitions follow it; what they need of the target stands in it. `on`: success, failure or always."""
+    """One edge as transitions follow it, with what they need of its target. `on`: success, failure or always."""
 
     source: str
     target: str
@@ -19,6 +34,30 @@ class Edge:
     target_type: str
     target_queue: str
     target_inputs: int  # how many edges lead to the target
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A definition made ready to run by: what workers cache. Treat it as read-only."""
+
+    workflow: Workflow
+    nodes: dict[str, Node]
+    successors: dict[str, tuple[str, ...]]  # of every node, in the order of the definition
+    sinks: tuple[str, ...]
+
+
+def plan(workflow: Workflow) -> Plan:
+    """Index a valid workflow."""
+    successors: dict[str, list[str]] = {node.id: [] for node in workflow.nodes}
+    for node in workflow.nodes:
+        for parent in node.parents:
+            successors[parent].append(node.id)
+    return Plan(
+        workflow=workflow,
+        nodes={node.id: node for node in workflow.nodes},
+        successors={node_id: tuple(found) for node_id, found in successors.items()},
+        sinks=tuple(node_id for node_id, found in successors.items() if not found),
+    )
 
 
 def edges(workflow: Workflow) -> list[Edge]:
@@ -33,3 +72,169 @@ def edges(workflow: Workflow) -> list[Edge]:
     sinks = [node.id for node in workflow.nodes if node.id not in has_successor]
     found.extend(Edge(sink, "$end", "always", "$end", "", len(sinks)) for sink in sinks)
     return found
+
+
+def check(workflow: Workflow, registry: NodeRegistry | None = None) -> None:
+    """Raise WorkflowInvalid with every problem, if there is one."""
+    found = problems(workflow, registry)
+    if found:
+        raise WorkflowInvalid(workflow.id, found)
+
+
+def problems(workflow: Workflow, registry: NodeRegistry | None = None) -> list[str]:
+    """Return one sentence for everything that makes `workflow` unfit to run, each naming its node; empty if it is fit.
+
+    With a registry also node types, their config and the fit of inputs to handlers are looked at.
+    Takes time linear in nodes and edges.
+    """
+    found: list[str] = []
+    if not re.fullmatch(WORKFLOW_ID, workflow.id):
+        found.append(f"the workflow id {workflow.id[:250]!r} must be 1 to 200 of the characters A-Z a-z 0-9 _ - .")
+    if not workflow.nodes:
+        found.append("there is no node; give it at least one")
+    suggest = _Suggestions()
+    counts = Counter(node.id for node in workflow.nodes)
+    found += (f"node id {node_id!r} is used {count} times" for node_id, count in counts.items() if count > 1)
+    for node in workflow.nodes:
+        found += (f"node {node.id[:250]!r}: {problem}" for problem in _node_problems(node, counts, registry, suggest))
+    found += (f"nodes wait for each other in a cycle: {_path(cycle)}" for cycle in _cycles(workflow))
+    return found
+
+
+def _node_problems(
+    node: Node, ids: Counter[str], registry: NodeRegistry | None, suggest: _Suggestions
+) -> Iterator[str]:
+    if not _NODE_ID(node.id):
+        yield "its id must be 1 to 200 of the characters A-Z a-z 0-9 _ -"
+    if not _QUEUE_NAME(node.queue):
+        yield f"its queue {node.queue!r} must be 1 to 100 of the characters A-Z a-z 0-9 _ -"
+    if node.inputs:
+        yield from _input_problems(node, ids, suggest)
+    for path, what in find_faults(node.config) if node.config else ():
+        yield f"its config can't be kept as JSON: {path} is {what}"
+    if not node.type:
+        yield "its type is empty"
+    elif registry is not None:
+        if node.type in registry:
+            yield from registry.handler(node.type).problems(node)
+        else:
+            hint = (
+                suggest.like(node.type, registry.types) or f" (registered: {listed(sorted(registry.types)) or 'none'})"
+            )
+            yield f"no handler is registered for its type {node.type!r}{hint}"
+
+
+def _input_problems(node: Node, ids: Counter[str], suggest: _Suggestions) -> Iterator[str]:
+    names = [edge.name for edge in node.inputs]
+    named = [name for name in names if name is not None]
+    if named and len(named) < len(names):
+        yield "it mixes named and unnamed inputs; name all of them or none"
+    if len(set(named)) < len(named):
+        twice = [name for name, count in Counter(named).items() if count > 1]
+        yield f"it has more than one input named {listed(twice)}"
+    sources = Counter([edge.node for edge in node.inputs])
+    for source, count in sources.items():
+        if source == node.id:
+            yield "it is an input of itself"
+        elif source == INITIAL:
+            if not named:
+                yield f"its input {INITIAL!r} needs a parameter name; a node without inputs gets it anyway"
+        elif source not in ids:
+            yield f"its input {source!r} is not a node of this workflow{suggest.like(source, ids)}"
+        if count > 1 and not named:
+            yield f"its input {source!r} is listed {count} times"
+
+
+class _Suggestions:
+    """Finds what was meant, until it has looked at enough names."""
+
+    def __init__(self) -> None:
+        self.left = _SUGGESTIONS
+
+    def like(self, word: str, known: Counter[str] | frozenset[str]) -> str:
+        self.left -= len(known)
+        return did_you_mean(word, known) if self.left >= 0 else ""
+
+
+def _cycles(workflow: Workflow) -> list[list[str]]:
+    """Return one cycle of every knot of nodes that wait for each other; self loops are told elsewhere."""
+    parents: dict[str, list[str]] = {}
+    for node in workflow.nodes:
+        parents.setdefault(node.id, []).extend(parent for parent in node.parents if parent != node.id)
+    tangled = _without_order(parents)
+    return [_one_cycle(knot, tangled) for knot in _knots(tangled)] if tangled else []
+
+
+def _without_order(parents: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Take away, again and again, what waits for nothing; return what is left: cycles and all that comes after them."""
+    children: dict[str, list[str]] = {node_id: [] for node_id in parents}
+    waiting: dict[str, int] = {}
+    for node_id, found in parents.items():
+        known = [parent for parent in found if parent in children]
+        waiting[node_id] = len(known)
+        for parent in known:
+            children[parent].append(node_id)
+    ready = [node_id for node_id, count in waiting.items() if count == 0]
+    while ready:
+        done = ready.pop()
+        del waiting[done]
+        for child in children[done]:
+            waiting[child] -= 1
+            if waiting[child] == 0:
+                ready.append(child)
+    return {node_id: [parent for parent in parents[node_id] if parent in waiting] for node_id in waiting}
+
+
+def _knots(parents: dict[str, list[str]]) -> Iterator[set[str]]:
+    """Yield the strongly connected components of more than one node (Tarjan, with a stack of its own: no recursion)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    trail: list[str] = []
+    on_trail: set[str] = set()
+    for root in parents:
+        if root in order:
+            continue
+        work: list[tuple[str, Iterator[str]]] = [(root, iter(parents[root]))]
+        order[root] = low[root] = len(order)
+        trail.append(root)
+        on_trail.add(root)
+        while work:
+            node_id, rest = work[-1]
+            for parent in rest:
+                if parent not in order:
+                    order[parent] = low[parent] = len(order)
+                    trail.append(parent)
+                    on_trail.add(parent)
+                    work.append((parent, iter(parents[parent])))
+                    break
+                if parent in on_trail:
+                    low[node_id] = min(low[node_id], order[parent])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node_id])
+                if low[node_id] == order[node_id]:
+                    knot: set[str] = set()
+                    while node_id not in knot:
+                        knot.add(trail.pop())
+                    on_trail -= knot
+                    if len(knot) > 1:
+                        yield knot
+
+
+def _one_cycle(knot: set[str], parents: dict[str, list[str]]) -> list[str]:
+    """Walk from input to input inside the knot until a node comes again; return the cycle as the data would go."""
+    here = min(knot)
+    walked: dict[str, int] = {}
+    while here not in walked:
+        walked[here] = len(walked)
+        here = next(parent for parent in parents[here] if parent in knot)
+    cycle = list(walked)[walked[here] :]
+    return [cycle[0], *cycle[:0:-1]]
+
+
+def _path(cycle: list[str]) -> str:
+    shown = [*cycle, cycle[0]]
+    if len(cycle) > _SHOWN_OF_A_CYCLE:
+        shown = [*cycle[:5], "…", *cycle[-3:], cycle[0]]
+    return " → ".join(shown) + (f" ({len(cycle):,} nodes)" if len(cycle) > _SHOWN_OF_A_CYCLE else "")

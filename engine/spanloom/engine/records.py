@@ -235,7 +235,10 @@ class EpochState:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """Answer one pass of the sweep: what to push, and how much it moved by cause (lost_job, lost_redis, lost_worker, retry, timer, start, deadline)."""
+    """Answer one pass of the sweep: what to push, and how much it moved by cause.
+
+    Causes: lost_job, lost_redis, lost_worker, retry, timer, start, deadline.
+    """
 
     jobs: Sequence[NodeJob]
     moved: Mapping[str, int]

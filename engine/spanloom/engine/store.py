@@ -129,9 +129,7 @@ class NodeTransitions(ABC):
         """
 
     @abstractmethod
-    def claim(
-        self, keys: Sequence[NodeKey], *, worker_id: str, now: datetime | None = None
-    ) -> list[ClaimAnswer]:
+    def claim(self, keys: Sequence[NodeKey], *, worker_id: str, now: datetime | None = None) -> list[ClaimAnswer]:
         """Claim queued node runs for a worker whose lease is live.
 
         Given only for a `queued` run of a `running` execution: it becomes running, its fence rises by one, it has
@@ -142,9 +140,7 @@ class NodeTransitions(ABC):
         """
 
     @abstractmethod
-    def record(
-        self, records: Sequence[Record], *, epoch: int = 0, now: datetime | None = None
-    ) -> list[Recorded]:
+    def record(self, records: Sequence[Record], *, epoch: int = 0, now: datetime | None = None) -> list[Recorded]:
         """Record outcomes of claims, and all that follows, atomically.
 
         Fenced: unless the run is running under that worker and fence, answers recorded=False and writes nothing;
@@ -180,7 +176,10 @@ class NodeTransitions(ABC):
 
 
 class ExecutionReads(ABC):
-    """What callers and operators see. Lists have a stable order, page by cursor, and never miss or repeat a row that was there throughout."""
+    """What callers and operators see.
+
+    Lists have a stable order, page by cursor, and never miss or repeat a row that was there throughout.
+    """
 
     @abstractmethod
     def get_execution(self, execution_id: str) -> Execution | None:
@@ -209,9 +208,7 @@ class ExecutionReads(ABC):
         """Return the parent, or None."""
 
     @abstractmethod
-    def get_events(
-        self, execution_id: str, *, after: str | None = None, limit: int = 1000
-    ) -> list[Event]:
+    def get_events(self, execution_id: str, *, after: str | None = None, limit: int = 1000) -> list[Event]:
         """Return events in commit order, from the start or after a cursor; never skips one that commits late."""
 
     @abstractmethod
@@ -307,7 +304,7 @@ class Recovery(ABC):
         - A due queued row is suspect if the head of its list was pushed more than `suspect_seconds` after it, or
           the list is empty (None) and it was pushed that long ago: it is pushed again. `heads` maps
           `queue_key(queue, priority)` to the head's `pushed_at`; a list that is absent is not judged. Each row that
-          is looked at moves its due_at, doubling from `suspect_seconds` with its age and pushes, so none starves another.
+          is looked at moves its due_at, doubling from `suspect_seconds` with its age and pushes: none starves another.
         Every push raises the push number and takes `epoch`. Commits before it answers.
         """
 
@@ -350,10 +347,8 @@ class Lifecycle(ABC):
         """Make the calls of this thread inside the block one transaction: all commit at its end, or none."""
 
 
-class ExecutionStore(
-    WorkflowVersions, NodeTransitions, ExecutionReads, Telemetry, WorkerLeases, Recovery, Lifecycle
-):
-    """An execution store: all parts together. Stores are opened by URL scheme through the entry points `spanloom.stores`."""
+class ExecutionStore(WorkflowVersions, NodeTransitions, ExecutionReads, Telemetry, WorkerLeases, Recovery, Lifecycle):
+    """An execution store: all parts together. Stores are found by URL scheme: the entry points `spanloom.stores`."""
 
     def create_execution(
         self, request: StartRequest, *, epoch: int = 0, connection: Any = None, now: datetime | None = None
@@ -365,4 +360,3 @@ class ExecutionStore(
 def queue_key(queue: str, priority: str) -> str:
     """Name the list of one queue and priority: `queue` for normal, `queue.high`, `queue.low`."""
     return queue if priority == "normal" else f"{queue}.{priority}"
-

@@ -1,0 +1,32 @@
+"""Spanloom's execution stores: in memory, on SQLite, on Postgres. Each is loaded when it is first named."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spanloom.stores.postgres import PostgresExecutionStore
+
+    from spanloom.stores.memory import InMemoryExecutionStore
+    from spanloom.stores.opening import open_store
+    from spanloom.stores.sqlite import SqliteExecutionStore
+
+__all__ = ["InMemoryExecutionStore", "PostgresExecutionStore", "SqliteExecutionStore", "open_store"]
+
+_MODULES = {
+    "InMemoryExecutionStore": "spanloom.stores.memory",
+    "PostgresExecutionStore": "spanloom.stores.postgres",
+    "SqliteExecutionStore": "spanloom.stores.sqlite",
+    "open_store": "spanloom.stores.opening",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

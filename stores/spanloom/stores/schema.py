@@ -1,7 +1,7 @@
-"""The tables, once for every SQL store (SQLAlchemy Core). Hot and cold apart: open node runs leave their small table when they end.
+"""The tables, once for every SQL store (SQLAlchemy Core).
 
-Every table is written by transitions only; reads.py reads them. Times are microseconds since 1970 in UTC on SQLite and
-timestamptz on Postgres; ids are uuid on Postgres and text on SQLite; payloads are text, never jsonb.
+Hot and cold are apart: open node runs leave their small table when they end. Times are microseconds since 1970 in
+UTC on SQLite and timestamptz on Postgres; ids are uuid on Postgres and text on SQLite; payloads are text, never jsonb.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["SCHEMA_VERSION", "metadata"]
+__all__ = ["EXECUTIONS_OPEN", "SCHEMA_VERSION", "from_micros", "metadata", "to_micros"]
 
 SCHEMA_VERSION = "0001"  #: the Alembic revision that this release reads and writes
 
@@ -49,18 +49,24 @@ def from_micros(value: int) -> datetime:
 
 
 Id = sa.Uuid(as_uuid=False).with_variant(sa.Text(), "sqlite")
-Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # sorts by bytes everywhere, and compares faster
+Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite knows no identity: transitions number the rows
 
 metadata = sa.MetaData()
 
 
-def _table(name: str, *parts: Any, **options: Any) -> sa.Table:
-    return sa.Table(name, metadata, *parts, **options)
+def _table(name: str, *parts: Any) -> sa.Table:
+    return sa.Table(name, metadata, *parts)
 
 
-def _column(name: str, type_: Any, **options: Any) -> sa.Column[Any]:
+def _clustered(name: str, *parts: Any) -> sa.Table:
+    # SQLite keeps such a table as one B-tree ordered by its key: half the writes of a row id beside a unique index.
+    return sa.Table(name, metadata, *parts, sqlite_with_rowid=False)
+
+
+def _column(name: str, type_: Any, *parts: Any, **options: Any) -> sa.Column[Any]:
     options.setdefault("nullable", False)
-    return sa.Column(name, type_, **options)
+    return sa.Column(name, type_, *parts, **options)
 
 
 store_state = _table(  # one row: who this store is, and which life of Redis it believes in
@@ -73,7 +79,7 @@ store_state = _table(  # one row: who this store is, and which life of Redis it 
 
 workflows = _table(
     "workflows",
-    _column("id", sa.Text, primary_key=True),
+    _column("id", Name, primary_key=True),
     _column("active", sa.Boolean),
     _column("latest_version", sa.Integer),
     _column("created_at", Instant),
@@ -82,7 +88,7 @@ workflows = _table(
 
 workflow_versions = _table(
     "workflow_versions",
-    _column("workflow_id", sa.Text, primary_key=True),
+    _column("workflow_id", Name, primary_key=True),
     _column("version", sa.Integer, primary_key=True),
     _column("name", sa.Text),
     _column("definition", sa.Text),
@@ -93,12 +99,12 @@ workflow_versions = _table(
     _column("created_at", Instant),
 )
 
-workflow_edges = _table(  # derived from the definition when it is saved; what transitions follow
+workflow_edges = _clustered(  # derived from the definition when it is saved; what transitions follow
     "workflow_edges",
-    _column("workflow_id", sa.Text, primary_key=True),
+    _column("workflow_id", Name, primary_key=True),
     _column("version", sa.Integer, primary_key=True),
-    _column("source", sa.Text, primary_key=True),
-    _column("target", sa.Text, primary_key=True),
+    _column("source", Name, primary_key=True),
+    _column("target", Name, primary_key=True),
     _column("kind", sa.Text),  # success | failure | always
     _column("target_type", sa.Text),
     _column("target_queue", sa.Text),
@@ -106,10 +112,13 @@ workflow_edges = _table(  # derived from the definition when it is saved; what t
     sa.Index("workflow_edges_target", "workflow_id", "version", "target"),
 )
 
+#: What a query must say to be served by the index of executions that may still change.
+EXECUTIONS_OPEN = sa.text("status not in ('completed', 'cancelled')")
+
 executions = _table(
     "executions",
     _column("id", Id, primary_key=True),
-    _column("workflow_id", sa.Text),
+    _column("workflow_id", Name),
     _column("version", sa.Integer),
     _column("status", sa.Text),
     _column("revision", sa.Integer),
@@ -118,7 +127,7 @@ executions = _table(
     _column("error", sa.Text, nullable=True),
     _column("metadata", sa.Text),
     _column("parent_id", Id, nullable=True),
-    _column("parent_node_id", sa.Text, nullable=True),
+    _column("parent_node_id", Name, nullable=True),
     _column("parent_item", sa.Integer, nullable=True),
     _column("parent_fence", sa.BigInteger, nullable=True),
     _column("depth", sa.Integer),
@@ -133,8 +142,7 @@ executions = _table(
     sa.Index("executions_workflow", "workflow_id", "created_at", "id"),
     sa.Index(
         "executions_open", "status", "created_at", "id",
-        sqlite_where=sa.text("status not in ('completed', 'cancelled')"),
-        postgresql_where=sa.text("status not in ('completed', 'cancelled')"),
+        sqlite_where=EXECUTIONS_OPEN, postgresql_where=EXECUTIONS_OPEN,
     ),
     sa.Index(
         "executions_parent", "parent_id", "created_at", "id",
@@ -142,26 +150,26 @@ executions = _table(
     ),
 )  # fmt: skip
 
-execution_metadata = _table(  # only to find executions by; executions.metadata is what reads return
+execution_metadata = _clustered(  # only to find executions by; executions.metadata is what reads return
     "execution_metadata",
     _column("key", sa.Text, primary_key=True),
     _column("value", sa.Text, primary_key=True),
     _column("execution_id", Id, primary_key=True),
 )
 
-idempotency_keys = _table(
+idempotency_keys = _clustered(
     "idempotency_keys",
-    _column("workflow_id", sa.Text, primary_key=True),
+    _column("workflow_id", Name, primary_key=True),
     _column("key", sa.Text, primary_key=True),
     _column("input_hash", sa.Text),
     _column("execution_id", Id),
     _column("expires_at", Instant, nullable=True),
 )
 
-node_runs = _table(  # open ones only
+node_runs = _clustered(  # open ones only
     "node_runs",
     _column("execution_id", Id, primary_key=True),
-    _column("node_id", sa.Text, primary_key=True),
+    _column("node_id", Name, primary_key=True),
     _column("item", sa.Integer, primary_key=True),
     _column("status", sa.Text),
     _column("node_type", sa.Text),
@@ -173,7 +181,8 @@ node_runs = _table(  # open ones only
     _column("attempt", sa.Integer),
     _column("losses", sa.Integer),
     _column("worker_id", sa.Text, nullable=True),
-    _column("claimed_via", sa.Text, nullable=True),  # node/item/fence whose record claimed it: finds a lost answer's continuation
+    # node/item/fence of the record that made it ready, until another claim: finds a lost answer's continuation
+    _column("claimed_via", sa.Text, nullable=True),
     _column("wait_kind", sa.Text, nullable=True),
     _column("wait_key", sa.Text, nullable=True),
     _column("due_at", Instant, nullable=True),
@@ -198,7 +207,7 @@ node_runs = _table(  # open ones only
 node_results = _table(  # ended ones
     "node_results",
     _column("execution_id", Id, primary_key=True),
-    _column("node_id", sa.Text, primary_key=True),
+    _column("node_id", Name, primary_key=True),
     _column("item", sa.Integer, primary_key=True),
     _column("node_type", sa.Text),
     _column("status", sa.Text),
@@ -225,11 +234,11 @@ workers = _table(
     _column("released_at", Instant, nullable=True),  # set by the sweep; a released lease can't be renewed
 )
 
-logs = _table(
+logs = _clustered(
     "logs",
     _column("execution_id", Id, primary_key=True),
-    _column("id", Serial, primary_key=True),
-    _column("node_id", sa.Text, nullable=True),
+    _column("id", Serial, sa.Identity(), primary_key=True),
+    _column("node_id", Name, nullable=True),
     _column("item", sa.Integer),
     _column("attempt", sa.Integer),
     _column("level", sa.Text),
@@ -240,13 +249,13 @@ logs = _table(
     _column("span_id", sa.Text, nullable=True),
 )
 
-spans = _table(
+spans = _clustered(
     "spans",
     _column("execution_id", Id, primary_key=True),
     _column("span_id", sa.Text, primary_key=True),
     _column("trace_id", sa.Text),
     _column("parent_span_id", sa.Text, nullable=True),
-    _column("node_id", sa.Text, nullable=True),
+    _column("node_id", Name, nullable=True),
     _column("item", sa.Integer),
     _column("attempt", sa.Integer),
     _column("name", sa.Text),
@@ -258,12 +267,14 @@ spans = _table(
     _column("links", sa.Text),
 )
 
-events = _table(  # the cursor is (xid, seq) on Postgres, where a lower seq may commit later; seq on SQLite, whose writers take turns
+# The cursor is (xid, seq) on Postgres, where a lower seq may commit later; seq on SQLite, whose writers take turns.
+events = _clustered(
     "events",
     _column("execution_id", Id, primary_key=True),
-    _column("seq", Serial, primary_key=True),
+    _column("seq", Serial, sa.Identity(), primary_key=True),
+    _column("xid", sa.BigInteger, nullable=True),  # the writing transaction, where transactions overlap
     _column("kind", sa.Text),
-    _column("node_id", sa.Text, nullable=True),
+    _column("node_id", Name, nullable=True),
     _column("item", sa.Integer),
     _column("attempt", sa.Integer, nullable=True),
     _column("worker_id", sa.Text, nullable=True),

@@ -1,0 +1,363 @@
+"""The engine: registers workflows, starts executions of them and waits for their ends. Runs no node itself."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any
+
+import structlog
+
+from spanloom.engine.builder import WorkflowBuilder
+from spanloom.engine.cache import CacheOptions, DefinitionCache
+from spanloom.engine.definitions import Workflow
+from spanloom.engine.epoch import Epoch
+from spanloom.engine.errors import ConfigurationError, QueueUnavailable, SpanloomError
+from spanloom.engine.graph import check
+from spanloom.engine.handle import ExecutionHandle
+from spanloom.engine.ids import uuid7
+from spanloom.engine.payload import encode
+from spanloom.engine.queue import NodeQueue
+from spanloom.engine.records import Execution, NodeJob, Priority, Started, StartRequest
+from spanloom.engine.registry import NodeRegistry
+from spanloom.engine.settings import Settings
+from spanloom.engine.store import ExecutionStore
+from spanloom.engine.tracing import start_trace
+from spanloom.engine.waiting import EndListener, Waiter
+
+__all__ = ["WorkflowEngine"]
+
+_log = structlog.get_logger("spanloom.engine")
+_START_BATCH = 500
+
+Duration = float | timedelta
+WorkflowRef = str | Workflow | WorkflowBuilder[Any]
+
+
+class WorkflowEngine:
+    """Register workflows, start executions and follow them. Thread-safe; one per application is enough.
+
+    The constructor does no I/O: the first use, or `open()`, does.
+    """
+
+    def __init__(
+        self,
+        workflows: NodeRegistry | WorkflowBuilder[Any] | Sequence[WorkflowBuilder[Any]],
+        store: ExecutionStore | str | None = None,
+        redis: Any = None,
+        *,
+        cache: CacheOptions | None = None,
+        lifespan: Any = None,
+        settings: Settings | None = None,
+    ) -> None:
+        """Join handlers, a store and a Redis.
+
+        `workflows` is a registry of handlers, or builders (whose workflows `open()` registers). `store` is a store or
+        its URL (default: SPANLOOM_STORE_URL), `redis` a client or URL (default: SPANLOOM_REDIS_URL). `lifespan` makes
+        `ctx.state` once per worker process: a function of no argument, or of the engine, that returns a sync or async
+        context manager. Raises ConfigurationError.
+        """
+        self.settings = settings or Settings()
+        self.registry, self.builders = _handlers(workflows)
+        self.store = _store(store or self.settings.store_url, self.settings)
+        self.queue = NodeQueue(redis if redis is not None else self.settings.redis_url, self.settings.namespace)
+        self.lifespan = lifespan
+        self.definitions = DefinitionCache(cache or CacheOptions(), self.store.get_workflow)
+        self.epoch = Epoch(self.store, self.queue)
+        self._listener = EndListener(self.queue)
+        self._waiter = Waiter(self.store, self._listener)
+        self._opening = threading.Lock()
+        self._opened = False
+        self._versions: dict[str, int] = {}  # of the builders' workflows, as this engine registered them
+
+    # ---- opening and closing ----
+
+    def open(self) -> None:
+        """Connect, check the schema, register the builders' workflows; twice is no error.
+
+        Raises StoreUnavailable, StoreNotMigrated, WorkflowInvalid, and ConfigurationError if this Redis namespace
+        belongs to another store. A Redis that does not answer is logged: what is started now is pushed once it is back.
+        """
+        with self._opening:
+            if self._opened:
+                return
+            self.store.open()
+            try:
+                self.epoch.check()
+            except QueueUnavailable as error:
+                _log.warning("queue_unavailable", error=str(error))
+            for builder in self.builders.values():
+                self._versions[builder.id] = self._register(builder.workflow)
+            self._opened = True
+
+    def close(self) -> None:
+        """Give up connections and threads; the engine opens again at its next use."""
+        self._listener.close()
+        self.queue.close()
+        self.store.close()
+        with self._opening:
+            self._opened = False
+
+    async def aclose(self) -> None:
+        """Like close(), without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> WorkflowEngine:
+        self.open()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # ---- workflows ----
+
+    def register_workflow(
+        self,
+        workflow: Workflow,
+        change_notes: str | None = None,
+        *,
+        created_by: str | None = None,
+        expected_version: int | None = None,
+    ) -> int:
+        """Check a workflow and save it as the next version; content equal to the newest version's returns that one.
+
+        Raises WorkflowInvalid with every problem, StaleVersion if the newest version is not `expected_version`
+        (0: none yet), StoreUnavailable. Nothing is saved then.
+        """
+        self.open()
+        return self._register(workflow, change_notes, created_by, expected_version)
+
+    def _register(
+        self,
+        workflow: Workflow,
+        change_notes: str | None = None,
+        created_by: str | None = None,
+        expected_version: int | None = None,
+    ) -> int:
+        check(workflow, self.registry)
+        return self.store.save_workflow(
+            workflow, change_notes=change_notes, created_by=created_by, expected_version=expected_version
+        )
+
+    # ---- starting ----
+
+    def enqueue_workflow(
+        self,
+        workflow_id: str,
+        data: Any = None,
+        *,
+        version: int | None = None,
+        priority: str = "normal",
+        delay: Duration | None = None,
+        deadline: Duration | None = None,
+        idempotency_key: str | None = None,
+        key_ttl: Duration | None = None,
+        metadata: Mapping[str, str] | None = None,
+        connection: Any = None,
+    ) -> str:
+        """Start one execution and return its id.
+
+        `data` is any JSON value or pydantic model; `version` pins one (default: the latest now); `priority` is high,
+        normal or low; `delay` and `deadline` (from its start) are seconds or a timedelta. The same `idempotency_key`
+        returns the same execution for `key_ttl` (default: always). `metadata` finds executions again. `connection`, a
+        psycopg or SQLAlchemy connection of the caller's to the same Postgres, starts it if and only if the
+        caller's transaction commits.
+
+        Once this returns the execution will run, also if Redis is down now. Raises UnknownWorkflow,
+        IdempotencyConflict, PayloadRejected, ConfigurationError for a wrong option, StoreUnavailable; nothing was
+        started then.
+        """
+        options = _options(version, priority, delay, deadline, idempotency_key, key_ttl, metadata)
+        return self._start([self._request(workflow_id, data, options)], connection)[0]
+
+    def enqueue_workflows(self, workflow_id: str, items: Iterable[Any], **options: Any) -> list[str]:
+        """Start one execution for each item, in batches of one round trip, and return their ids in order.
+
+        Takes enqueue_workflow's version, priority, delay, deadline and metadata for all of them. An item that
+        can't be encoded is refused before any is started.
+        """
+        if refused := options.keys() - {"version", "priority", "delay", "deadline", "metadata"}:
+            raise ConfigurationError(f"enqueue_workflows takes no {', '.join(sorted(refused))}; use enqueue_workflow")
+        checked = _options(**options)
+        requests = [self._request(workflow_id, item, checked) for item in items]
+        ids: list[str] = []
+        for first in range(0, len(requests), _START_BATCH):
+            ids += self._start(requests[first : first + _START_BATCH], None)
+        return ids
+
+    def start(self, workflow: WorkflowRef, data: Any = None, **options: Any) -> ExecutionHandle:
+        """Start one execution of a workflow (its builder, definition or id) and return a handle on it.
+
+        Takes enqueue_workflow's options and raises its errors. A builder's workflow runs in the version that this
+        engine registered; a Workflow is registered first if it is new.
+        """
+        self.open()
+        if isinstance(workflow, WorkflowBuilder):
+            if workflow.id not in self._versions:
+                raise ConfigurationError(f"workflow {workflow.id!r} was not given to this engine: WorkflowEngine([…])")
+            options.setdefault("version", self._versions[workflow.id])
+            return ExecutionHandle(self, self.enqueue_workflow(workflow.id, data, **options))
+        if isinstance(workflow, Workflow):
+            options.setdefault("version", self._register(workflow))
+            return ExecutionHandle(self, self.enqueue_workflow(workflow.id, data, **options))
+        return ExecutionHandle(self, self.enqueue_workflow(workflow, data, **options))
+
+    def run(self, workflow: WorkflowRef, data: Any = None, *, timeout: float | None = None, **options: Any) -> Any:
+        """Start one execution, wait for it and return its output. Raises what start() and its handle's result() do."""
+        return self.start(workflow, data, **options).result(timeout)
+
+    async def aenqueue_workflow(self, workflow_id: str, data: Any = None, **options: Any) -> str:
+        """Like enqueue_workflow, without blocking the event loop."""
+        return await asyncio.to_thread(self.enqueue_workflow, workflow_id, data, **options)
+
+    async def astart(self, workflow: WorkflowRef, data: Any = None, **options: Any) -> ExecutionHandle:
+        """Like start(), without blocking the event loop."""
+        return await asyncio.to_thread(self.start, workflow, data, **options)
+
+    async def arun(
+        self, workflow: WorkflowRef, data: Any = None, *, timeout: float | None = None, **options: Any
+    ) -> Any:
+        """Like run(), without blocking the event loop and without a thread per waiter."""
+        return await (await self.astart(workflow, data, **options)).aresult(timeout)
+
+    # ---- following and control ----
+
+    def wait(self, execution_id: str, timeout: float | None = None) -> Execution:
+        """Wait up to `timeout` seconds (None: without limit) for the end and return the terminal execution.
+
+        Raises WaitTimeout (the execution goes on), UnknownExecution, StoreUnavailable.
+        """
+        self.open()
+        return self._waiter.wait(execution_id, timeout)
+
+    async def await_end(self, execution_id: str, timeout: float | None = None) -> Execution:
+        """Like wait(), on the running event loop, which it never blocks."""
+        await asyncio.to_thread(self.open)
+        return await self._waiter.await_end(execution_id, timeout)
+
+    def cancel_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+        """Cancel an execution: nothing of it starts any more, what runs is not recorded as completed.
+
+        True if this call did it, False if it was cancelled already. Raises UnknownExecution, InvalidTransition if it
+        completed or failed, StaleVersion, StoreUnavailable.
+        """
+        self.open()
+        done = self.store.cancel_execution(execution_id, expected_revision=expected_revision)
+        self.push([], ended=[execution_id])
+        return done
+
+    def start_workers(self, workers: int = 1, **options: Any) -> AbstractContextManager[Any]:
+        """Run workers in threads of this process while the block lasts; they drain when it ends.
+
+        Options are those of spanloom.worker.WorkerOptions (queues, concurrency, …).
+        """
+        return importlib.import_module("spanloom.worker").start_workers(self, workers, **options)  # type: ignore[no-any-return]
+
+    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = ()) -> None:
+        """Put on Redis what the store decided. A Redis that is away is logged; the sweep pushes again later."""
+        try:
+            self.queue.push(jobs, ended=ended)
+        except QueueUnavailable as error:
+            _log.warning("push_deferred", jobs=len(jobs), error=str(error))
+
+    def _request(self, workflow_id: str, data: Any, options: Mapping[str, Any]) -> StartRequest:
+        if builder := self.builders.get(workflow_id):
+            data = builder.validate_input(data)
+        text = encode(data, f"the input of workflow {workflow_id!r}", self.settings.payload_limit_bytes)
+        trace = start_trace()
+        return StartRequest(
+            execution_id=uuid7(),
+            workflow_id=workflow_id,
+            input=text,
+            input_hash=hashlib.sha256(text.encode()).hexdigest() if options["idempotency_key"] else "",
+            trace_parent=trace.trace_parent,
+            trace_state=trace.trace_state,
+            caller_span_id=trace.caller_span_id,
+            **options,
+        )
+
+    def _start(self, requests: Sequence[StartRequest], connection: Any) -> list[str]:
+        self.open()
+        answers = self.store.create_executions(requests, epoch=self.epoch.number, connection=connection)
+        started = [answer for answer in answers if isinstance(answer, Started)]
+        if jobs := [job for answer in started for job in answer.jobs]:
+            self.push(jobs)
+        for answer in answers:
+            if isinstance(answer, SpanloomError):
+                raise answer
+        return [answer.execution_id for answer in started]
+
+
+def _handlers(
+    workflows: NodeRegistry | WorkflowBuilder[Any] | Sequence[WorkflowBuilder[Any]],
+) -> tuple[NodeRegistry, dict[str, WorkflowBuilder[Any]]]:
+    if isinstance(workflows, NodeRegistry):
+        return workflows, {}
+    builders = [workflows] if isinstance(workflows, WorkflowBuilder) else list(workflows)
+    registry = NodeRegistry()
+    by_id: dict[str, WorkflowBuilder[Any]] = {}
+    for builder in builders:
+        if not isinstance(builder, WorkflowBuilder):
+            raise ConfigurationError(
+                f"WorkflowEngine takes a NodeRegistry or WorkflowBuilders, not {type(builder).__name__}"
+            )
+        if builder.id in by_id:
+            raise ConfigurationError(f"two builders make workflow {builder.id!r}; give one of them another id")
+        by_id[builder.id] = builder
+        registry.merge(builder.registry)
+    return registry, by_id
+
+
+def _store(given: ExecutionStore | str | None, settings: Settings) -> ExecutionStore:
+    if isinstance(given, ExecutionStore):
+        return given
+    if given is None:
+        raise ConfigurationError(
+            "no store: pass store=, or set SPANLOOM_STORE_URL (memory://, sqlite:///…, postgresql://…)"
+        )
+    if not isinstance(given, str):
+        raise ConfigurationError(f"store= takes a URL or an ExecutionStore, not {type(given).__name__}")
+    return importlib.import_module("spanloom.stores").open_store(given)  # type: ignore[no-any-return]
+
+
+def _options(
+    version: int | None = None,
+    priority: str = "normal",
+    delay: Duration | None = None,
+    deadline: Duration | None = None,
+    idempotency_key: str | None = None,
+    key_ttl: Duration | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    if priority not in list(Priority):
+        raise ConfigurationError(f"priority must be one of {', '.join(Priority)}, not {priority!r}")
+    if version is not None and (not isinstance(version, int) or isinstance(version, bool) or version < 1):
+        raise ConfigurationError(f"version must be a whole number from 1, not {version!r}")
+    if idempotency_key is not None and not (isinstance(idempotency_key, str) and 0 < len(idempotency_key) <= 500):
+        raise ConfigurationError("idempotency_key must be a text of 1 to 500 characters")
+    labels = dict(metadata or {})
+    if not all(isinstance(key, str) and isinstance(value, str) for key, value in labels.items()):
+        raise ConfigurationError("metadata must be texts by text: {'customer': '17'}")
+    return {
+        "version": version,
+        "priority": Priority(priority),
+        "delay_seconds": _seconds("delay", delay) or 0.0,
+        "deadline_seconds": _seconds("deadline", deadline),
+        "idempotency_key": idempotency_key,
+        "key_ttl_seconds": _seconds("key_ttl", key_ttl),
+        "metadata": labels,
+    }
+
+
+def _seconds(name: str, value: Duration | None) -> float | None:
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e10:
+        raise ConfigurationError(f"{name} must be seconds or a timedelta, not negative; got {value!r}")
+    return float(seconds)

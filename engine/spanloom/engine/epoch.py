@@ -1,0 +1,63 @@
+"""The epoch: which life of Redis we are in. A flushed or replaced Redis raises it, and the sweep re-queues by it."""
+
+from __future__ import annotations
+
+import threading
+
+from redis.exceptions import ResponseError
+
+from spanloom.engine.connect import redis_errors
+from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.queue import NodeQueue
+from spanloom.engine.records import EpochState
+from spanloom.engine.store import ExecutionStore
+
+__all__ = ["Epoch"]
+
+
+class Epoch:
+    """Watch for a Redis that lost its data: the key is missing, or the server's run id is another one."""
+
+    def __init__(self, store: ExecutionStore, queue: NodeQueue) -> None:
+        self._store = store
+        self._queue = queue
+        self._state: EpochState | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def number(self) -> int:
+        """The epoch as last seen; never ahead of the store's, so that a push made in doubt is repeated, not lost."""
+        return self._state.epoch if self._state else 0
+
+    def check(self) -> int:
+        """Look at Redis, raise the store's epoch if Redis was lost, and return the epoch.
+
+        Raises QueueUnavailable, StoreUnavailable, and ConfigurationError if the namespace in this Redis belongs to
+        another store.
+        """
+        with self._lock:
+            state = self._state or self._store.get_epoch()
+            with redis_errors(self._queue.redis):
+                mark = self._queue.redis.get(self._queue.epoch_key)
+                run_id = self._run_id()
+            store_id, _, number = mark.decode().partition(" ") if mark else (None, "", "0")
+            if store_id not in (None, state.store_id):
+                raise ConfigurationError(
+                    f"namespace {self._queue.namespace!r} in {self._queue.location} belongs to another store than "
+                    f"{self._store.url}; use the same store for all its engines and workers, or another namespace"
+                )
+            if int(number) > state.epoch:
+                state = self._store.get_epoch()
+            if mark is None or run_id != state.redis_run_id:
+                state = self._store.raise_epoch(state.epoch, run_id)
+            if mark is None or int(number) < state.epoch:
+                with redis_errors(self._queue.redis):
+                    self._queue.redis.set(self._queue.epoch_key, f"{state.store_id} {state.epoch}")
+            self._state = state
+            return state.epoch
+
+    def _run_id(self) -> str | None:
+        try:
+            return str(self._queue.redis.info("server")["run_id"])
+        except (ResponseError, KeyError):
+            return None  # fakeredis, and some managed services, do not say; the key alone has to do

@@ -1,0 +1,57 @@
+"""A handle on one started execution: its id, and ways to follow it to its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spanloom.engine.errors import ExecutionFailed, UnknownExecution
+from spanloom.engine.records import Execution
+from spanloom.engine.states import ExecutionStatus
+
+if TYPE_CHECKING:
+    from spanloom.engine.engine import WorkflowEngine
+
+__all__ = ["ExecutionHandle", "output_of"]
+
+
+class ExecutionHandle:
+    """Follow one execution. Cheap to make and to keep; holds the id only."""
+
+    __slots__ = ("_engine", "id")
+
+    def __init__(self, engine: WorkflowEngine, execution_id: str) -> None:
+        self._engine = engine
+        self.id = execution_id
+
+    @property
+    def status(self) -> ExecutionStatus:
+        """Its status now, read from the store. Raises UnknownExecution, StoreUnavailable."""
+        execution = self._engine.store.get_execution(self.id)
+        if execution is None:
+            raise UnknownExecution(self.id)
+        return execution.status
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait up to `timeout` seconds (None: without limit) and return the output.
+
+        Raises ExecutionFailed (also when cancelled), WaitTimeout, UnknownExecution, StoreUnavailable.
+        """
+        return output_of(self._engine.wait(self.id, timeout=timeout))
+
+    async def aresult(self, timeout: float | None = None) -> Any:
+        """Like result(), on the running event loop, which it never blocks."""
+        return output_of(await self._engine.await_end(self.id, timeout=timeout))
+
+    def cancel(self) -> bool:
+        """Cancel the execution. See WorkflowEngine.cancel_execution."""
+        return self._engine.cancel_execution(self.id)
+
+    def __repr__(self) -> str:
+        return f"ExecutionHandle({self.id!r})"
+
+
+def output_of(execution: Execution) -> Any:
+    """Return the output of an ended execution. Raises ExecutionFailed unless it completed."""
+    if execution.status is not ExecutionStatus.COMPLETED:
+        raise ExecutionFailed(execution)
+    return execution.output

@@ -1,0 +1,153 @@
+"""Turns data into JSON text and back to the letter, and says where in it something stands that JSON can't carry."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from spanloom.engine.errors import PayloadRejected
+
+__all__ = ["MAX_DEPTH", "copied", "decode", "encode", "find_faults"]
+
+MAX_DEPTH = (
+    500  #: levels of lists and dicts; more could be written on a shallow stack and then not be read on a deep one
+)
+
+_CAN_CARRY = "dicts with string keys, lists, strings, finite numbers, booleans, None and pydantic models"
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_PLAIN_KEY = re.compile(r"[A-Za-z_]\w{0,99}")
+
+
+def encode(value: Any, where: str, limit: int) -> str:
+    """Return `value` as JSON text in ASCII, so that any text column holds it.
+
+    Takes JSON values, tuples (they become lists) and, anywhere among them, pydantic models, which are written as
+    their JSON mode and aliases say, so that the same model reads them back. `decode` returns it to the letter: key
+    order, -0.0, 1e16, big integers, lone surrogates. Raises PayloadRejected, which starts with `where`, for
+    anything else (with the path to it), and for text of more than `limit` bytes. No error shows the data.
+    """
+    try:
+        text = _encode(value)
+        faulty = type(value) not in _SCALARS and not _well_formed(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PayloadRejected(_refusal(where, value, error)) from error
+    if faulty:
+        raise PayloadRejected(_refusal(where, value))
+    if len(text) > limit:
+        raise PayloadRejected(
+            f"{where} takes {len(text):,} bytes as JSON, more than the limit of {limit:,}; "
+            f"keep large data elsewhere and pass a reference to it"
+        )
+    return text
+
+
+def _write_model(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", by_alias=True, warnings=False)  # a warning would show the data
+    raise TypeError(f"{_type_name(value)} is not JSON")
+
+
+_encode = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=_write_model).encode
+
+#: Return the value of JSON text that `encode` made; a new one each time, so that nobody shares what they change.
+decode = json.JSONDecoder().decode
+
+
+def copied(value: Any) -> Any:
+    """Return a deep copy of JSON-like data as dicts and lists; values of other types are kept as they are."""
+    if type(value) in _SCALARS:
+        return value
+    if isinstance(value, Mapping):
+        return {key: copied(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [copied(one) for one in value]
+    return value
+
+
+def _well_formed(value: Any) -> bool:
+    """Check what the encoder lets pass: keys that it turns into strings, and nesting that a reader can't follow."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for one in level:
+            children: Iterable[Any] = ()
+            if isinstance(one, dict):
+                for key in one:
+                    if type(key) is not str and not isinstance(key, str):
+                        return False
+                children = one.values()
+            elif isinstance(one, list | tuple):
+                children = one
+            for child in children:
+                if type(child) not in _SCALARS and isinstance(child, dict | list | tuple):
+                    below.append(child)  # noqa: PERF401 - twice as fast as a comprehension where most lists are short
+        if not below:
+            return True
+        level = below
+    return False
+
+
+def _refusal(where: str, value: Any, error: Exception | None = None) -> str:
+    path, what = next(find_faults(value), ("$", f"something that JSON refuses ({error})"))
+    return f"{where} can't be written as JSON: {path} is {what}; JSON carries {_CAN_CARRY}"
+
+
+def find_faults(value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the path ($.a[3].b) and a description of everything in `value` that `encode` refuses, in reading order."""
+    pending: list[tuple[str, Any, tuple[int, ...]]] = [("$", value, ())]
+    while pending:
+        path, one, around = pending.pop()
+        if isinstance(one, BaseModel):
+            try:
+                one = _write_model(one)
+            except (TypeError, ValueError, RecursionError) as error:
+                yield path, f"a {_type_name(one)} that pydantic can't write ({str(error).partition(chr(10))[0]})"
+                continue
+        fault = _scalar_fault(one)
+        if fault is not None:
+            yield path, fault
+        elif isinstance(one, dict | list | tuple):
+            if id(one) in around:
+                yield path, "a container that holds itself"
+                continue
+            if len(around) >= MAX_DEPTH:
+                yield path[:100] + "…", f"nested more than {MAX_DEPTH} levels deep"
+                continue
+            inside = (*around, id(one))
+            if isinstance(one, dict):
+                yield from (
+                    (path, f"a dict with a key of type {_type_name(key)}") for key in one if not isinstance(key, str)
+                )
+                children = [(path + _step(key), child, inside) for key, child in one.items()]
+            else:
+                children = [(f"{path}[{index}]", child, inside) for index, child in enumerate(one)]
+            pending.extend(reversed(children))
+
+
+def _scalar_fault(one: Any) -> str | None:
+    if isinstance(one, float):
+        return None if math.isfinite(one) else "a number that is not finite"
+    if one is None or isinstance(one, str | bool | dict | list | tuple):
+        return None
+    if isinstance(one, int):
+        try:
+            int.__repr__(one)
+        except ValueError:
+            return "an integer of too many digits"
+        return None
+    return f"a {_type_name(one)}"
+
+
+def _step(key: Any) -> str:
+    text = str(key)
+    return f".{text}" if _PLAIN_KEY.fullmatch(text) else f"[{text[:100]!r}]"
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,28 @@
+"""The settings that an engine takes from the environment when its caller gives none."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseSettings):
+    """Read `SPANLOOM_*` once, at the edge; passed down as a frozen value from there.
+
+    `namespace` names the RQ queues (`{namespace}.{queue}`), our Redis keys and the Postgres schema, so that several
+    applications share one Redis and one database. `payload_limit_bytes` bounds one payload (an execution's input, a
+    node's data), `join_limit_bytes` the sum of the payloads that reach one node.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SPANLOOM_", frozen=True, extra="ignore")
+
+    store_url: str | None = None
+    redis_url: str = "redis://localhost:6379/0"
+    namespace: str = Field(default="spanloom", pattern=r"^[a-z][a-z0-9_]{0,40}$")
+    payload_limit_bytes: int = Field(default=1024 * 1024, ge=1024)
+    join_limit_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    log_format: Literal["auto", "json", "console"] = "auto"

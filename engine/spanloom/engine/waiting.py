@@ -1,0 +1,191 @@
+"""Waiting for executions to end: one listener serves all waiters. Redis makes it prompt, the store makes it true."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from spanloom.engine.connect import redis_errors
+from spanloom.engine.errors import QueueUnavailable, UnknownExecution, WaitTimeout
+from spanloom.engine.queue import NodeQueue
+from spanloom.engine.records import Execution
+from spanloom.engine.store import ExecutionStore
+
+__all__ = ["EndListener", "Waiter"]
+
+_log = structlog.get_logger("spanloom.engine")
+_LISTEN_SECONDS = 1.0  #: how long one look at the subscription blocks; bounds how long close() takes
+_POLL_SECONDS = (0.1, 1.0)  #: first and longest pause between looks at the store when no signal comes
+
+
+class EndListener:
+    """Subscribe to the ends of those executions that somebody waits for, on one connection and one thread."""
+
+    def __init__(self, queue: NodeQueue) -> None:
+        self._queue = queue
+        self._lock = threading.Lock()
+        self._watchers: dict[str, list[Callable[[], None]]] = {}
+        self._pubsub: Any = None
+        self._wanted = threading.Event()  # somebody watches, or close() was called
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @contextmanager
+    def watch(self, execution_id: str, notify: Callable[[], None]) -> Generator[None]:
+        """Call `notify`, from the listener's thread, each time the end of the execution is announced.
+
+        A Redis that does not answer is no error here: the waiter looks at the store anyway.
+        """
+        channel = self._queue.ended_channel(execution_id)
+        with self._lock:
+            self._start()
+            self._watchers.setdefault(channel, []).append(notify)
+            if len(self._watchers[channel]) == 1:
+                self._send("subscribe", channel)
+            self._wanted.set()
+        try:
+            yield
+        finally:
+            with self._lock:
+                watchers = self._watchers.get(channel, [])
+                watchers.remove(notify)
+                if not watchers:
+                    self._watchers.pop(channel, None)
+                    self._send("unsubscribe", channel)
+                if not self._watchers and not self._closed:
+                    self._wanted.clear()
+
+    def close(self) -> None:
+        """Stop listening and wait for the thread; may be used again afterwards."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._closed = True
+            self._wanted.set()
+        if thread is not None:
+            thread.join()
+
+    def _start(self) -> None:
+        if self._thread is None or not self._thread.is_alive():  # not alive: this is a forked child
+            self._closed = False
+            self._pubsub = self._queue.redis.pubsub(ignore_subscribe_messages=True)
+            self._thread = threading.Thread(target=self._listen, name="spanloom-ends", daemon=True)
+            self._thread.start()
+
+    def _send(self, command: str, *channels: str) -> None:
+        try:
+            with redis_errors(self._queue.redis):
+                getattr(self._pubsub, command)(*channels)
+        except QueueUnavailable as error:
+            _log.debug("end_listener_unavailable", error=str(error))  # the listener subscribes anew when Redis is back
+
+    def _listen(self) -> None:
+        pubsub = self._pubsub
+        pause = 0.1
+        while True:
+            self._wanted.wait()
+            if self._closed:
+                break
+            try:
+                with redis_errors(self._queue.redis):
+                    message = pubsub.get_message(timeout=_LISTEN_SECONDS)
+                pause = 0.1
+            except QueueUnavailable as error:
+                _log.warning("end_listener_reconnects", error=str(error))
+                time.sleep(pause)
+                pause = min(pause * 2, 5.0)
+                pubsub = self._subscribe_anew()
+                continue
+            if message is not None:
+                with self._lock:
+                    notified = list(self._watchers.get(message["channel"].decode(), ()))
+                for notify in notified:
+                    notify()
+        pubsub.close()
+
+    def _subscribe_anew(self) -> Any:
+        with self._lock:
+            self._pubsub.close()
+            self._pubsub = self._queue.redis.pubsub(ignore_subscribe_messages=True)
+            if self._watchers:
+                self._send("subscribe", *self._watchers)
+            for watchers in self._watchers.values():
+                for notify in watchers:
+                    notify()  # what was announced in between is lost: look at the store now
+            return self._pubsub
+
+
+class Waiter:
+    """Wait for the end of executions, blocking or on an event loop."""
+
+    def __init__(self, store: ExecutionStore, listener: EndListener) -> None:
+        self._store = store
+        self._listener = listener
+
+    def wait(self, execution_id: str, timeout: float | None) -> Execution:
+        """Return the ended execution. Raises WaitTimeout after `timeout` seconds (None: never), UnknownExecution."""
+        signal = threading.Event()
+        pauses = _Pauses(execution_id, timeout)
+        with self._listener.watch(execution_id, signal.set):
+            while True:
+                execution = self._look(execution_id)
+                if execution.status.ended:
+                    return execution
+                signal.wait(pauses.next(execution))
+                signal.clear()
+
+    async def await_end(self, execution_id: str, timeout: float | None) -> Execution:
+        """Like wait(), without blocking the event loop and without a thread of its own."""
+        loop = asyncio.get_running_loop()
+        signal = asyncio.Event()
+        pauses = _Pauses(execution_id, timeout)
+        watching = self._listener.watch(execution_id, lambda: _wake(loop, signal))
+        await asyncio.to_thread(watching.__enter__)
+        try:
+            while True:
+                execution = await asyncio.to_thread(self._look, execution_id)
+                if execution.status.ended:
+                    return execution
+                try:
+                    await asyncio.wait_for(signal.wait(), pauses.next(execution))
+                except TimeoutError:
+                    continue
+                signal.clear()
+        finally:
+            await asyncio.to_thread(watching.__exit__, None, None, None)
+
+    def _look(self, execution_id: str) -> Execution:
+        execution = self._store.get_execution(execution_id)
+        if execution is None:
+            raise UnknownExecution(execution_id)
+        return execution
+
+
+def _wake(loop: asyncio.AbstractEventLoop, signal: asyncio.Event) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(signal.set)
+
+
+class _Pauses:
+    """How long to wait for a signal before the next look at the store."""
+
+    def __init__(self, execution_id: str, timeout: float | None) -> None:
+        self._execution_id = execution_id
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._pause, self._longest = _POLL_SECONDS
+
+    def next(self, execution: Execution) -> float:
+        pause = self._pause
+        self._pause = min(pause * 2, self._longest)
+        if self._deadline is None:
+            return pause
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise WaitTimeout(self._execution_id, self._timeout or 0.0, execution.status)
+        return min(pause, remaining)

@@ -1,0 +1,44 @@
+"""Words what is wrong with someone's data or names, without ever showing the data."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+
+from pydantic import ValidationError
+
+__all__ = ["did_you_mean", "listed", "sentences"]
+
+
+def sentences(error: ValidationError) -> list[str]:
+    """Return each of pydantic's complaints as `location: message`, without the input value."""
+    found: list[str] = []
+    for one in error.errors(include_url=False, include_input=False):
+        message = one["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        if one["type"] == "extra_forbidden":  # "Extra inputs are not permitted": inputs are something else here
+            message = "is not a known key"
+        elif one["type"] == "union_tag_invalid":  # its message quotes the data
+            message = f"the tag must be one of {one.get('ctx', {}).get('expected_tags')}"
+        where = location(one["loc"])
+        found.append(f"{where}: {message}" if where else message)
+    return found
+
+
+def location(parts: Iterable[int | str]) -> str:
+    """Write pydantic's location as a path: nodes[3].inputs."""
+    path = ""
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return path.removeprefix(".")
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the closest known word, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def listed(words: Collection[str], limit: int = 5) -> str:
+    """Return the first words quoted, and how many more there are."""
+    shown = ", ".join(repr(word) for word in list(words)[:limit])
+    return f"{shown} and {len(words) - limit} more" if len(words) > limit else shown

@@ -1,0 +1,64 @@
+"""What the shared parts of every SQL store stand on: a connection to read, one to write, the clock, and an upsert."""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from spanloom.engine.errors import UnknownExecution
+from spanloom.stores.schema import executions
+
+__all__ = ["SqlCore", "Upsert", "known_id"]
+
+Upsert = sqlite.Insert | postgresql.Insert  #: an insert that knows `on conflict`
+
+
+class SqlCore(ABC):
+    """Be implemented once per database; reads and cold writes of all of them are built on these four."""
+
+    @abstractmethod
+    def _reading(self) -> AbstractContextManager[sa.Connection]:
+        """Lend a connection for statements that read; inside `transaction()` that transaction's.
+
+        Driver errors leave the block as StoreUnavailable. No statement of the shared reads relies on seeing
+        the same snapshot as the one before it.
+        """
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[sa.Connection]:
+        """Lend a connection inside a write transaction: committed at the end of the block, rolled back by an exception.
+
+        Inside `transaction()` it joins that one. Driver errors leave the block as StoreUnavailable.
+        """
+
+    @abstractmethod
+    def _clock(self, connection: sa.Connection) -> datetime:
+        """Return the store's time: the database's where it has one."""
+
+    @abstractmethod
+    def _insert(self, table: sa.Table) -> Upsert:
+        """Make the dialect's own insert, which knows `on conflict`."""
+
+    def _at(self, connection: sa.Connection, now: datetime | None) -> datetime:
+        return self._clock(connection) if now is None else now
+
+
+def known_id(connection: sa.Connection, execution_id: str) -> str:
+    """Return the execution's id in its stored spelling, or raise UnknownExecution."""
+    spelled = canonical_id(execution_id)
+    if spelled is not None and connection.scalar(sa.select(sa.literal(1)).where(executions.c.id == spelled)):
+        return spelled
+    raise UnknownExecution(execution_id)
+
+
+def canonical_id(execution_id: str) -> str | None:
+    """Return a UUID's usual spelling, None for any other text: Postgres would refuse to compare that."""
+    try:
+        return str(uuid.UUID(execution_id))
+    except ValueError:
+        return None

@@ -1,0 +1,97 @@
+-- Claim queued node runs for a worker. Answers null if the worker's lease is not live, else
+-- {claims: [[position, header, node]], refused: [[position, why]]}. The first of equal keys is claimed, the others find it taken.
+
+create function {schema}.claim_v1(p_keys json, p_worker text, p_now timestamptz) returns text
+language plpgsql
+as $$
+declare
+    v_now timestamptz := coalesce(p_now, statement_timestamp());
+    v_keys {schema}.run_key_v1[];
+    v_positions integer[];
+    v_executions uuid[];
+    v_claimed {schema}.run_key_v1[];
+    v_claims json;
+    v_refused json;
+begin
+    perform from {schema}.workers where id = p_worker and released_at is null and lease_until > v_now;
+    if not found then
+        return null;
+    end if;
+
+    select
+        array_agg(row (q.execution_id, q.node_id, q.item)::{schema}.run_key_v1 order by q.execution_id, q.node_id, q.item),
+        array_agg(q.position order by q.execution_id, q.node_id, q.item),
+        array_agg(distinct q.execution_id)
+    into v_keys, v_positions, v_executions
+    from json_to_recordset(p_keys) as q (position integer, execution_id uuid, node_id text collate "C", item integer);
+
+    -- Executions first, in the order of their ids, then the runs, in the order of their keys, as every transition does.
+    perform from {schema}.executions where id = any(v_executions) order by id for share;
+    if cardinality(v_keys) > 1 then
+        perform from {schema}.node_runs n
+        join unnest(v_keys) k on n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
+        order by n.execution_id, n.node_id, n.item
+        for update of n;
+    end if;
+
+    with claimed as (
+        update {schema}.node_runs n
+        set status = 'running', fence = n.fence + 1, worker_id = p_worker, claimed_via = null, due_at = null,
+            wait_kind = null, wait_key = null, started_at = v_now
+        from unnest(v_keys) k
+        join {schema}.executions x on x.id = k.execution_id
+        where n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
+            and n.status = 'queued' and x.status = 'running'
+        returning n.execution_id, n.node_id, n.item, n.attempt
+    ), noted as (
+        insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, at)
+        select c.execution_id, pg_current_xact_id()::text::bigint, 'node.started', c.node_id, c.item, c.attempt, p_worker, v_now
+        from claimed c
+    )
+    select array_agg(row (c.execution_id, c.node_id, c.item)::{schema}.run_key_v1) into v_claimed from claimed c;
+
+    if v_claimed is not null then
+        select json_agg(json_build_array(
+            v_positions[array_position(v_keys, c)],
+            json_build_array(
+                x.id, x.workflow_id, x.version, x.input, x.priority, x.depth, x.parent_id, x.metadata, x.trace_parent,
+                x.trace_state
+            ),
+            json_build_array(
+                n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.losses,
+                {schema}.inputs_v1(x.id, x.workflow_id, x.version, n.node_id)
+            )
+        ))
+        into v_claims
+        from unnest(v_claimed) c
+        join {schema}.executions x on x.id = c.execution_id
+        join {schema}.node_runs n on n.execution_id = c.execution_id and n.node_id = c.node_id and n.item = c.item;
+    end if;
+
+    if coalesce(cardinality(v_claimed), 0) < cardinality(v_keys) then
+        with held as (
+            update {schema}.node_runs n
+            set status = 'held', due_at = null
+            from unnest(v_keys) k
+            join {schema}.executions x on x.id = k.execution_id
+            where n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
+                and n.status = 'queued' and x.status <> 'running'
+            returning n.execution_id, n.node_id, n.item, n.attempt
+        )
+        insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, at)
+        select h.execution_id, pg_current_xact_id()::text::bigint, 'node.held', h.node_id, h.item, h.attempt, v_now
+        from held h;
+
+        select json_agg(json_build_array(
+            k.position, case when n.status is null then 'gone' when n.status = 'running' then 'taken' else 'not ready' end
+        ))
+        into v_refused
+        from unnest(v_keys, v_positions) with ordinality k (execution_id, node_id, item, position, number)
+        left join {schema}.node_runs n on n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
+        where v_claimed is null
+            or row (k.execution_id, k.node_id, k.item)::{schema}.run_key_v1 <> all (v_claimed)
+            or k.number > array_position(v_keys, row (k.execution_id, k.node_id, k.item)::{schema}.run_key_v1);
+    end if;
+    return json_build_object('claims', v_claims, 'refused', v_refused)::text;
+end
+$$;

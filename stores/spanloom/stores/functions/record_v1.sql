@@ -1,0 +1,504 @@
+-- Record outcomes of claims and all that follows. Answers {at, answers: [[recorded, ended, next, jobs]]} in the order asked.
+-- next is [node, item, type, queue, fence, attempt, losses, inputs]; inputs null: the recorded node is its only parent.
+
+create type {schema}.work_v1 as (
+    position integer,
+    execution_id uuid,
+    node_id text collate "C",
+    item integer,
+    fence bigint,
+    worker_id text,
+    outcome text,
+    data text,
+    error text,
+    taken text[],
+    delay_seconds double precision,
+    wait_kind text,
+    wait_key text,
+    spends_attempt boolean,
+    successors text[],
+    logs json,
+    spans json,
+    workflow_id text,
+    version integer,
+    exclusive boolean
+);
+
+create type {schema}.arrival_v1 as (
+    target text collate "C",
+    node_type text,
+    queue text,
+    inputs integer,
+    took boolean,
+    work integer  -- the number of the work that it came from
+);
+
+create type {schema}.landing_v1 as (
+    node_id text,
+    node_type text,
+    queue text,
+    status text,
+    pending integer,
+    taken integer,
+    via text
+);
+
+-- Store the log lines and spans that came with a record.
+create function {schema}.keep_lines_v1(p_execution uuid, p_node text, p_item integer, p_logs json, p_spans json) returns void
+language plpgsql
+as $$
+begin
+    if p_logs is not null then
+        insert into {schema}.logs (execution_id, node_id, item, attempt, level, message, fields, at, trace_id, span_id)
+        select p_execution, p_node, p_item, l.attempt, l.level, l.message, l.fields, l.at, l.trace_id, l.span_id
+        from json_to_recordset(p_logs) as l (
+            attempt integer, level text, message text, fields text, at timestamptz, trace_id text, span_id text
+        );
+    end if;
+    if p_spans is not null then
+        insert into {schema}.spans (
+            execution_id, span_id, trace_id, parent_span_id, node_id, item, attempt, name, kind, status, start_ns, end_ns,
+            attributes, links
+        )
+        select p_execution, s.span_id, s.trace_id, s.parent_span_id, s.node_id, s.item, s.attempt, s.name, s.kind, s.status,
+            s.start_ns, s.end_ns, s.attributes, s.links
+        from json_to_recordset(p_spans) as s (
+            span_id text, trace_id text, parent_span_id text, node_id text, item integer, attempt integer, name text,
+            kind text, status text, start_ns bigint, end_ns bigint, attributes text, links text
+        )
+        on conflict (execution_id, span_id) do update set
+            trace_id = excluded.trace_id, parent_span_id = excluded.parent_span_id, node_id = excluded.node_id,
+            item = excluded.item, attempt = excluded.attempt, name = excluded.name, kind = excluded.kind,
+            status = excluded.status, start_ns = excluded.start_ns, end_ns = excluded.end_ns,
+            attributes = excluded.attributes, links = excluded.links;
+    end if;
+end
+$$;
+
+-- Answer a record that was refused: was it recorded before? Then with the same continuation, else as not recorded.
+create function {schema}.recorded_before_v1(p_work {schema}.work_v1) returns text
+language plpgsql
+as $$
+declare
+    v_result record;
+    v_run record;
+    v_ended text;
+    v_next json;
+    v_jobs json;
+begin
+    select status, ended_at into v_result
+    from {schema}.node_results
+    where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
+        and fence = p_work.fence and worker_id = p_work.worker_id and status in (p_work.outcome, 'cancelled');
+    if v_result.status = 'cancelled' then
+        return '[true,null,null,null]';
+    elsif v_result.status is not null then
+        select
+            json_agg(json_build_array(
+                n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.losses,
+                {schema}.inputs_v1(n.execution_id, p_work.workflow_id, p_work.version, n.node_id)
+            )) filter (where n.status = 'running' and n.worker_id = p_work.worker_id) -> 0,
+            json_agg(json_build_array(n.execution_id, n.node_id, n.item, n.node_type, n.queue, n.priority, n.push))
+                filter (where n.status = 'queued')
+        into v_next, v_jobs
+        from {schema}.node_runs n
+        where n.execution_id = p_work.execution_id
+            and n.claimed_via = p_work.node_id || '/' || p_work.item || '/' || p_work.fence;
+        select status into v_ended
+        from {schema}.executions
+        where id = p_work.execution_id and ended_at = v_result.ended_at and status in ('completed', 'failed');
+        return json_build_array(true, v_ended, v_next, v_jobs);
+    end if;
+
+    select status, wait_kind, json_build_array(
+        json_build_array(execution_id, node_id, item, node_type, queue, priority, push)
+    ) as jobs
+    into v_run
+    from {schema}.node_runs
+    where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
+        and fence = p_work.fence and worker_id = p_work.worker_id and status <> 'running';
+    if v_run.status is null or v_run.wait_kind is distinct from (
+        case p_work.outcome when 'retry' then 'retry' when 'waiting' then p_work.wait_kind end
+    ) or p_work.outcome not in ('retry', 'waiting', 'released') then
+        return '[false,null,null,null]';
+    end if;
+    return json_build_array(true, null, null, case when v_run.status = 'queued' then v_run.jobs end);
+end
+$$;
+
+create function {schema}.record_v1(p_records json, p_epoch bigint, p_now timestamptz) returns text
+language plpgsql
+as $$
+declare
+    v_now timestamptz := coalesce(p_now, statement_timestamp());
+    v_due timestamptz := v_now + interval '2 seconds';
+    v_works {schema}.work_v1[];
+    w {schema}.work_v1;
+    v_answers text[] := '{}';  -- by position + 1; the other arrays by number of the work
+    v_statuses text[] := '{}';
+    v_priorities text[] := '{}';
+    v_queues text[] := '{}';
+    v_nexts text[] := '{}';
+    v_jobs text[] := '{}';
+    v_events {schema}.event_v1[] := '{}';
+    -- of the execution at hand
+    v_first integer;
+    v_vias text[];  -- names each recorded work on the rows that it makes ready
+    v_status text;
+    v_priority text;
+    v_ready text;
+    v_arrivals {schema}.arrival_v1[];
+    v_sinks integer;  -- arrivals at $end
+    v_error text;
+    v_ended text;
+    v_ended_by integer;
+    -- of one work
+    v_queue text;
+    v_attempt integer;
+    v_job json;
+    v_new {schema}.arrival_v1[];
+    v_count integer;
+    v_handled boolean;
+    -- of one round of arrivals
+    a {schema}.arrival_v1;
+    l {schema}.landing_v1;
+    v_landed {schema}.landing_v1[];
+    v_skipped {schema}.landing_v1[];
+    v_open {schema}.landing_v1[];  -- ready, and nobody's yet
+    v_target text;
+    v_fence bigint;
+    r record;
+begin
+    select array_agg(row (
+        q.position, q.execution_id, q.node_id, q.item, q.fence, q.worker_id, q.outcome, q.data, q.error, q.taken,
+        q.delay_seconds, q.wait_kind, q.wait_key, q.spends_attempt, q.successors, q.logs, q.spans, q.workflow_id, q.version,
+        q.exclusive
+    )::{schema}.work_v1 order by q.execution_id, q.node_id, q.item)
+    into v_works
+    from (
+        select q.*, x.workflow_id, x.version,
+            -- What may change the execution's status: a failure, a way to $end, or a skip, which may travel there.
+            bool_or(q.outcome in ('failed', 'skipped') or (q.outcome = 'completed' and exists (
+                select from {schema}.workflow_edges e
+                where e.workflow_id = x.workflow_id and e.version = x.version and e.source = q.node_id
+                    and (e.target = '$end' or not {schema}.took_v1(q.outcome, q.taken, e.kind, e.target))
+            ))) over (partition by q.execution_id) as exclusive
+        from json_to_recordset(p_records) as q (
+            position integer, execution_id uuid, node_id text collate "C", item integer, fence bigint, worker_id text,
+            outcome text, data text, error text, taken text[], delay_seconds double precision, wait_kind text, wait_key text,
+            spends_attempt boolean, successors text[], logs json, spans json
+        )
+        left join {schema}.executions x on x.id = q.execution_id
+    ) q;
+
+    -- Every transition locks executions first, in the order of their ids, then the ending runs, in the order of their
+    -- keys, then the successors. To share first and upgrade later would deadlock two siblings that fail at once.
+    for i in 1 .. cardinality(v_works) loop
+        w := v_works[i];
+        if i = 1 or w.execution_id <> v_works[i - 1].execution_id then
+            if w.exclusive then
+                select status, priority into v_status, v_priority
+                from {schema}.executions where id = w.execution_id for no key update;
+            else
+                select status, priority into v_status, v_priority
+                from {schema}.executions where id = w.execution_id for share;
+            end if;
+        end if;
+        v_statuses[i] := v_status;
+        v_priorities[i] := v_priority;
+    end loop;
+
+    for i in 1 .. cardinality(v_works) loop
+        w := v_works[i];
+        if i = 1 or w.execution_id <> v_works[i - 1].execution_id then
+            v_first := i;
+            v_vias := '{}';
+            v_status := v_statuses[i];
+            v_priority := v_priorities[i];
+            v_arrivals := '{}';
+            v_sinks := 0;
+            v_error := null;
+            v_ended := null;
+        end if;
+
+        -- 1. The run itself.
+        v_job := null;
+        if w.outcome in ('completed', 'failed', 'skipped') then
+            with ended as (
+                delete from {schema}.node_runs
+                where execution_id = w.execution_id and node_id = w.node_id and item = w.item
+                    and status = 'running' and fence = w.fence and worker_id = w.worker_id
+                returning node_type, queue, attempt, losses, started_at
+            ), kept as (
+                insert into {schema}.node_results (
+                    execution_id, node_id, item, node_type, status, data, error, taken, attempt, losses, fence, worker_id,
+                    started_at, ended_at
+                )
+                select w.execution_id, w.node_id, w.item, e.node_type, w.outcome, w.data, w.error,
+                    case when w.taken is not null then array_to_json(w.taken)::text end,
+                    e.attempt, e.losses, w.fence, w.worker_id, e.started_at, v_now
+                from ended e
+            )
+            select queue, attempt into v_queue, v_attempt from ended;
+        elsif w.outcome = 'released' then
+            update {schema}.node_runs
+            set status = case v_status when 'running' then 'queued' else 'held' end,
+                due_at = case v_status when 'running' then v_due end,
+                push = push + 1, pushed_epoch = p_epoch, pushed_at = v_now, claimed_via = null
+            where execution_id = w.execution_id and node_id = w.node_id and item = w.item
+                and status = 'running' and fence = w.fence and worker_id = w.worker_id
+            returning attempt, case v_status when 'running' then json_build_array(json_build_array(
+                execution_id, node_id, item, node_type, queue, priority, push
+            )) end
+            into v_attempt, v_job;
+        else
+            update {schema}.node_runs
+            set status = case when w.outcome = 'retry' and v_status <> 'running' then 'held' else 'waiting' end,
+                wait_kind = case w.outcome when 'retry' then 'retry' else w.wait_kind end,
+                wait_key = w.wait_key,
+                due_at = case
+                    when w.outcome = 'retry' and v_status = 'running' or w.outcome = 'waiting' and w.wait_kind = 'timer'
+                        then v_now + w.delay_seconds * interval '1 second'
+                end,
+                attempt = attempt + case when w.outcome = 'retry' and w.spends_attempt then 1 else 0 end,
+                claimed_via = null
+            where execution_id = w.execution_id and node_id = w.node_id and item = w.item
+                and status = 'running' and fence = w.fence and worker_id = w.worker_id
+            returning attempt - case when w.outcome = 'retry' and w.spends_attempt then 1 else 0 end into v_attempt;
+        end if;
+
+        if not found then
+            v_vias[i] := null;
+            v_answers[w.position + 1] := {schema}.recorded_before_v1(w);
+        else
+            v_vias[i] := w.node_id || '/' || w.item || '/' || w.fence;
+            if w.logs is not null or w.spans is not null then
+                perform {schema}.keep_lines_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
+            end if;
+            v_events := v_events || row (
+                w.execution_id,
+                case w.outcome when 'retry' then 'node.retrying' else 'node.' || w.outcome end,
+                w.node_id, w.item, v_attempt, w.worker_id,
+                case w.outcome
+                    when 'failed' then '{"error":' || coalesce(w.error, 'null') || '}'
+                    when 'retry' then
+                        '{"delay_seconds":' || w.delay_seconds || ',"error":' || coalesce(w.error, 'null') || '}'
+                    when 'waiting' then json_build_object('wait_kind', w.wait_kind, 'wait_key', w.wait_key)::text
+                end
+            )::{schema}.event_v1;
+
+            if w.outcome in ('completed', 'failed', 'skipped') then
+                v_queues[i] := v_queue;
+                select
+                    coalesce(array_agg(row (
+                        e.target, e.target_type, e.target_queue, e.target_inputs, e.took, i
+                    )::{schema}.arrival_v1) filter (where e.target <> '$end'), '{}'),
+                    count(*) filter (where e.target = '$end'),
+                    coalesce(bool_or(e.took and e.target <> '$end'), false)
+                into v_new, v_count, v_handled
+                from (
+                    select e.*, {schema}.took_v1(w.outcome, w.taken, e.kind, e.target) as took
+                    from {schema}.workflow_edges e
+                    where e.workflow_id = w.workflow_id and e.version = w.version and e.source = w.node_id
+                ) e;
+                v_arrivals := v_arrivals || v_new;
+                v_sinks := v_sinks + v_count;
+                if v_error is null then
+                    v_ended_by := i;
+                    if w.outcome = 'failed' and not v_handled and v_status in ('running', 'paused') then
+                        v_error := '{"node_id":"' || w.node_id || '"' || case
+                            when w.error ~ '^\s*{\s*"' then ',' || substr(ltrim(w.error, E' \t\r\n'), 2) else '}'
+                        end;
+                    end if;
+                end if;
+            else
+                if w.outcome <> 'waiting' and v_status <> 'running' then
+                    v_events := v_events
+                        || row (w.execution_id, 'node.held', w.node_id, w.item, v_attempt, null, null)::{schema}.event_v1;
+                end if;
+                v_answers[w.position + 1] := json_build_array(true, null, null, v_job);
+            end if;
+        end if;
+        continue when i < cardinality(v_works) and v_works[i + 1].execution_id = w.execution_id;
+
+        -- 2. The execution fails, if it does, before anything is made ready.
+        if v_error is not null then
+            perform {schema}.note_v1(v_events, v_now);
+            v_events := '{}';
+            perform {schema}.fail_v1(w.execution_id, v_error, v_now);
+            v_status := 'failed';
+            v_ended := 'failed';
+        end if;
+        v_ready := case v_status when 'running' then 'queued' else 'held' end;
+
+        -- 3. Arrivals, round by round: what one round skips arrives at its own successors in the next.
+        while cardinality(v_arrivals) > 0 loop
+            a := v_arrivals[1];
+            if cardinality(v_arrivals) = 1 and a.inputs = 1 and a.took and v_ready = 'queued'
+                and a.queue = v_queues[a.work] and a.target = any(v_works[a.work].successors)
+            then
+                -- The link of a chain: its one successor is born running, under the same worker's claim.
+                w := v_works[a.work];
+                insert into {schema}.node_runs (
+                    execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
+                    worker_id, claimed_via, push, pushed_epoch, started_at
+                )
+                values (
+                    w.execution_id, a.target, 0, 'running', a.node_type, a.queue, v_priority, 0, 1, 1, 1, 0,
+                    w.worker_id, v_vias[a.work], 0, p_epoch, v_now
+                );
+                v_events := v_events
+                    || row (w.execution_id, 'node.started', a.target, 0, 1, w.worker_id, null)::{schema}.event_v1;
+                v_nexts[a.work] := json_build_array(a.target, 0, a.node_type, a.queue, 1, 1, 0, null);
+                exit;
+            end if;
+
+            -- All arrivals at one row are summed; the rows are taken in the order of their keys.
+            with landed as (
+                insert into {schema}.node_runs as o (
+                    execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
+                    claimed_via, due_at, push, pushed_epoch, pushed_at
+                )
+                select w.execution_id, g.target, 0, g.status, g.node_type, g.queue, v_priority, g.inputs - g.arrived, g.took,
+                    0, 1, 0, v_vias[g.work], case g.status when 'queued' then v_due end,
+                    case g.status when 'queued' then 1 else 0 end, p_epoch, case g.status when 'queued' then v_now end
+                from (
+                    select target, min(node_type) as node_type, min(queue) as queue, min(inputs) as inputs,
+                        count(*) as arrived, count(*) filter (where took) as took, max(work) as work,
+                        case when count(*) = min(inputs) and bool_or(took) then v_ready else 'pending' end as status
+                    from unnest(v_arrivals)
+                    group by target
+                ) g
+                order by g.target
+                on conflict (execution_id, node_id, item) do update set
+                    -- excluded.pending is the number of inputs less those that arrive now
+                    pending = o.pending + excluded.pending - (
+                        select e.target_inputs from {schema}.workflow_edges e
+                        where e.workflow_id = w.workflow_id and e.version = w.version and e.target = excluded.node_id
+                        limit 1
+                    ),
+                    taken = o.taken + excluded.taken,
+                    claimed_via = excluded.claimed_via
+                returning o.node_id, o.node_type, o.queue, o.status, o.pending, o.taken, o.claimed_via
+            )
+            select
+                coalesce(array_agg(row (d.*)::{schema}.landing_v1) filter (where d.taken = 0), '{}'),
+                coalesce(array_agg(row (d.*)::{schema}.landing_v1) filter (where d.taken > 0), '{}')
+            into v_skipped, v_open
+            from landed d
+            where d.pending = 0;
+
+            v_arrivals := '{}';
+            if cardinality(v_skipped) > 0 then
+                with gone as (
+                    delete from {schema}.node_runs
+                    where execution_id = w.execution_id and item = 0
+                        and node_id = any(array(select d.node_id from unnest(v_skipped) d))
+                    returning node_id, node_type
+                )
+                insert into {schema}.node_results (
+                    execution_id, node_id, item, node_type, status, attempt, losses, fence, ended_at
+                )
+                select w.execution_id, node_id, 0, node_type, 'skipped', 1, 0, 0, v_now from gone;
+
+                v_events := v_events || array(
+                    select row (w.execution_id, 'node.skipped', d.node_id, 0, null, null, null)::{schema}.event_v1
+                    from unnest(v_skipped) d
+                );
+                select
+                    coalesce(array_agg(row (
+                        e.target, e.target_type, e.target_queue, e.target_inputs, false, array_position(v_vias, d.via)
+                    )::{schema}.arrival_v1) filter (where e.target <> '$end'), '{}'),
+                    v_sinks + count(*) filter (where e.target = '$end')
+                into v_arrivals, v_sinks
+                from unnest(v_skipped) d
+                join {schema}.workflow_edges e
+                    on e.workflow_id = w.workflow_id and e.version = w.version and e.source = d.node_id;
+            end if;
+
+            -- Work first: each work may take the first of its wishes that became ready in its queue.
+            for k in v_first .. i loop
+                exit when v_ready = 'held' or cardinality(v_open) = 0;
+                continue when v_vias[k] is null or v_nexts[k] is not null;
+                foreach v_target in array v_works[k].successors loop
+                    select * into l from unnest(v_open) d where d.node_id = v_target and d.queue = v_queues[k];
+                    if found then
+                        update {schema}.node_runs
+                        set status = 'running', fence = fence + 1, worker_id = v_works[k].worker_id, due_at = null,
+                            push = 0, pushed_at = null, started_at = v_now, claimed_via = v_vias[k]
+                        where execution_id = w.execution_id and node_id = v_target and item = 0
+                        returning fence into v_fence;
+                        v_open := array_remove(v_open, l);
+                        v_events := v_events || row (
+                            w.execution_id, 'node.started', v_target, 0, 1, v_works[k].worker_id, null
+                        )::{schema}.event_v1;
+                        -- A statement after the arrival: what other transactions added to this join is seen now.
+                        v_nexts[k] := json_build_array(
+                            v_target, 0, l.node_type, l.queue, v_fence, 1, 0,
+                            {schema}.inputs_v1(w.execution_id, w.workflow_id, w.version, v_target)
+                        );
+                        exit;
+                    end if;
+                end loop;
+            end loop;
+
+            continue when cardinality(v_open) = 0;
+            if exists (select from unnest(v_open) d where d.status = 'pending') then
+                -- A join that stood there before: its last input has come.
+                update {schema}.node_runs
+                set status = v_ready, due_at = case v_ready when 'queued' then v_due end,
+                    push = case v_ready when 'queued' then 1 else 0 end, pushed_epoch = p_epoch,
+                    pushed_at = case v_ready when 'queued' then v_now end
+                where execution_id = w.execution_id and item = 0 and status = 'pending'
+                    and node_id = any(array(select d.node_id from unnest(v_open) d where d.status = 'pending'));
+            end if;
+            v_events := v_events || array(
+                select row (w.execution_id, 'node.' || v_ready, d.node_id, 0, 1, null, null)::{schema}.event_v1
+                from unnest(v_open) d
+            );
+            continue when v_ready = 'held';
+            for r in
+                select array_position(v_vias, d.via) as work, string_agg(
+                    json_build_array(w.execution_id, d.node_id, 0, d.node_type, d.queue, v_priority, 1)::text, ','
+                ) as jobs
+                from unnest(v_open) d
+                group by 1
+            loop
+                v_jobs[r.work] := concat_ws(',', v_jobs[r.work], r.jobs);
+            end loop;
+        end loop;
+
+        -- 4. The execution completes when the last of its sinks has arrived.
+        if v_sinks > 0 then
+            if v_status in ('running', 'paused') then
+                delete from {schema}.node_runs
+                where execution_id = w.execution_id and node_id = '$end' and item = 0 and pending <= v_sinks;
+                if found then
+                    update {schema}.executions set status = 'completed', ended_at = v_now where id = w.execution_id;
+                    v_events := v_events
+                        || row (w.execution_id, 'execution.completed', null, 0, null, null, null)::{schema}.event_v1;
+                    v_ended := 'completed';
+                end if;
+            end if;
+            if v_ended is distinct from 'completed' then
+                update {schema}.node_runs set pending = pending - v_sinks
+                where execution_id = w.execution_id and node_id = '$end' and item = 0;
+            end if;
+        end if;
+
+        for k in v_first .. i loop
+            if v_vias[k] is not null and v_works[k].outcome in ('completed', 'failed', 'skipped') then
+                v_answers[v_works[k].position + 1] := '[true,'
+                    || case when v_ended is not null and k = v_ended_by then '"' || v_ended || '"' else 'null' end || ','
+                    || coalesce(v_nexts[k], 'null') || ',' || coalesce('[' || v_jobs[k] || ']', 'null') || ']';
+            end if;
+        end loop;
+    end loop;
+
+    if cardinality(v_events) > 0 then
+        perform {schema}.note_v1(v_events, v_now);
+    end if;
+    return '{"at":' || (extract(epoch from v_now) * 1000000)::bigint || ',"answers":['
+        || array_to_string(v_answers, ',') || ']}';
+end
+$$;

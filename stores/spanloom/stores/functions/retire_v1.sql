@@ -1,0 +1,45 @@
+-- Close a worker's lease and queue again whatever it still held, without a loss. Answers {at, jobs}.
+
+create function {schema}.retire_v1(p_worker text, p_epoch bigint, p_now timestamptz) returns text
+language plpgsql
+as $$
+declare
+    v_now timestamptz := coalesce(p_now, statement_timestamp());
+    v_keys {schema}.run_key_v1[];
+    v_jobs json;
+begin
+    update {schema}.workers set released_at = v_now where id = p_worker and released_at is null;
+
+    v_keys := array(
+        select row (execution_id, node_id, item)::{schema}.run_key_v1
+        from {schema}.node_runs where worker_id = p_worker and status = 'running'
+    );
+    perform from {schema}.executions
+    where id = any(array(select k.execution_id from unnest(v_keys) k)) order by id for share;
+    perform from {schema}.node_runs n
+    join unnest(v_keys) k on n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
+    order by n.execution_id, n.node_id, n.item
+    for update of n;
+
+    with released as (
+        update {schema}.node_runs n
+        set status = case x.status when 'running' then 'queued' else 'held' end,
+            due_at = case x.status when 'running' then v_now + interval '2 seconds' end,
+            push = n.push + 1, pushed_epoch = p_epoch, pushed_at = v_now, worker_id = null, claimed_via = null
+        from unnest(v_keys) k
+        join {schema}.executions x on x.id = k.execution_id
+        where n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
+            and n.worker_id = p_worker and n.status = 'running'
+        returning n.*
+    ), noted as (
+        insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, at)
+        select execution_id, pg_current_xact_id()::text::bigint, 'node.released', node_id, item, attempt, p_worker, v_now
+        from released
+    )
+    select json_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push))
+    into v_jobs
+    from released
+    where status = 'queued';
+    return json_build_object('at', (extract(epoch from v_now) * 1000000)::bigint, 'jobs', v_jobs)::text;
+end
+$$;

@@ -1,0 +1,114 @@
+-- What the transitions share: how an edge is judged, how an execution begins and how it fails.
+
+create type {schema}.run_key_v1 as (execution_id uuid, node_id text collate "C", item integer);
+
+create type {schema}.event_v1 as (
+    execution_id uuid,
+    kind text,
+    node_id text,
+    item integer,
+    attempt integer,
+    worker_id text,
+    data text
+);
+
+-- Whether the edge to p_target is taken by a node that ended so; p_taken names targets, null leaves it to the edge's kind.
+create function {schema}.took_v1(p_status text, p_taken text[], p_kind text, p_target text) returns boolean
+language sql immutable
+as $$
+    select case
+        when p_status not in ('completed', 'failed') then false
+        when p_taken is not null then p_target = any(p_taken)
+        when p_status = 'completed' then p_kind <> 'failure'
+        else p_kind <> 'success'
+    end
+$$;
+
+-- The data of the parents whose edge to p_node was taken, as a JSON object of JSON texts. Called in a statement of its
+-- own after the last arrival: the arriving statement would miss siblings that committed while it waited.
+create function {schema}.inputs_v1(p_execution uuid, p_workflow text, p_version integer, p_node text) returns json
+language sql stable
+as $$
+    select json_object_agg(r.node_id, coalesce(r.data, 'null'))
+    from {schema}.workflow_edges e
+    join {schema}.node_results r on r.execution_id = p_execution and r.node_id = e.source and r.item = 0
+    where e.workflow_id = p_workflow and e.version = p_version and e.target = p_node
+        and {schema}.took_v1(
+            r.status, case when r.taken is not null then array(select json_array_elements_text(r.taken::json)) end,
+            e.kind, e.target
+        )
+$$;
+
+-- Append events, in the order of the array. The transaction's number makes a cursor that skips no late commit.
+create function {schema}.note_v1(p_events {schema}.event_v1[], p_now timestamptz) returns void
+language sql
+as $$
+    insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, data, at)
+    select e.execution_id, pg_current_xact_id()::text::bigint, e.kind, e.node_id, e.item, e.attempt, e.worker_id, e.data, p_now
+    from unnest(p_events) e
+$$;
+
+-- Give running executions their $end row and their queued entry nodes. p_push 0 leaves the first push to the sweep.
+create function {schema}.begin_v1(p_executions uuid[], p_push integer, p_epoch bigint, p_now timestamptz, p_due timestamptz)
+returns void
+language plpgsql
+as $$
+begin
+    insert into {schema}.node_runs (
+        execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
+        due_at, push, pushed_epoch
+    )
+    select x.id, '$end', 0, 'pending', '$end', '', x.priority, v.sinks, 0, 0, 1, 0,
+        p_now + x.deadline_seconds * interval '1 second', 0, 0
+    from {schema}.executions x
+    join {schema}.workflow_versions v on v.workflow_id = x.workflow_id and v.version = x.version
+    where x.id = any(p_executions);
+
+    with entries as (
+        insert into {schema}.node_runs (
+            execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
+            due_at, push, pushed_epoch, pushed_at
+        )
+        select x.id, e.target, 0, 'queued', e.target_type, e.target_queue, x.priority, 0, 1, 0, 1, 0,
+            p_due, p_push, p_epoch, p_now
+        from {schema}.executions x
+        join {schema}.workflow_edges e
+            on e.workflow_id = x.workflow_id and e.version = x.version and e.source = '$start'
+        where x.id = any(p_executions)
+        returning execution_id, node_id
+    )
+    insert into {schema}.events (execution_id, xid, kind, node_id, item, at)
+    select n.execution_id, pg_current_xact_id()::text::bigint, n.kind, n.node_id, 0, p_now
+    from (
+        select x.id as execution_id, 'execution.started' as kind, null as node_id from unnest(p_executions) x (id)
+        union all
+        select execution_id, 'node.queued', node_id from entries
+    ) n
+    order by n.execution_id, n.node_id nulls first;
+end
+$$;
+
+-- Fail a running or paused execution whose row the caller holds FOR NO KEY UPDATE: nothing new starts, the rest is held.
+create function {schema}.fail_v1(p_execution uuid, p_error text, p_now timestamptz) returns void
+language plpgsql
+as $$
+begin
+    update {schema}.executions set status = 'failed', error = p_error, ended_at = p_now where id = p_execution;
+    -- The deadline has nothing left to end: a row that may not progress is not due.
+    update {schema}.node_runs set due_at = null where execution_id = p_execution and node_id = '$end' and item = 0;
+    with held as (
+        update {schema}.node_runs set status = 'held', due_at = null
+        where execution_id = p_execution and (status = 'queued' or (status = 'waiting' and wait_kind = 'retry'))
+        returning node_id, item, attempt
+    )
+    insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, data, at)
+    select p_execution, pg_current_xact_id()::text::bigint, n.kind, n.node_id, n.item, n.attempt, n.data, p_now
+    from (
+        select 'execution.failed' as kind, null as node_id, 0 as item, null::integer as attempt,
+            '{"error":' || p_error || '}' as data
+        union all
+        select 'node.held', node_id, item, attempt, null from held
+    ) n
+    order by n.node_id nulls first, n.item;
+end
+$$;

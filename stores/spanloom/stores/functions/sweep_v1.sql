@@ -1,0 +1,211 @@
+-- Move on whatever is due, at most p_limit rows. Answers {at, jobs, moved, more, ended}.
+-- It never waits: executions and runs that others hold are left to the next pass, so it can't deadlock with anyone.
+
+create function {schema}.sweep_v1(
+    p_heads json, p_epoch bigint, p_limit integer, p_max_losses integer, p_suspect_seconds double precision, p_now timestamptz
+) returns text
+language plpgsql
+as $$
+declare
+    v_now timestamptz := coalesce(p_now, statement_timestamp());
+    v_suspect interval := p_suspect_seconds * interval '1 second';
+    v_seen integer := 0;
+    v_jobs json[] := '{}';
+    v_causes text[] := '{}';
+    v_ended uuid[] := '{}';
+    v_begun uuid[] := '{}';
+    v_answer json;
+    v_keys {schema}.run_key_v1[];
+    v_executions uuid[];
+    v_new_jobs json[];
+    v_new_causes text[];
+    r record;
+begin
+    update {schema}.workers set released_at = v_now
+    where id in (
+        select id from {schema}.workers where released_at is null and lease_until <= v_now for update skip locked
+    );
+    delete from {schema}.workers
+    where id in (
+        select w.id from {schema}.workers w
+        where w.released_at < v_now - interval '1 hour'
+            and not exists (select from {schema}.node_runs n where n.worker_id = w.id and n.status = 'running')
+        for update skip locked
+    );
+
+    -- 1. What changes an execution's status: delayed starts, deadlines, and runs that were lost too often.
+    for r in
+        (
+            select execution_id, node_id, item, fence, worker_id
+            from {schema}.node_runs
+            where due_at <= v_now and node_id in ('$start', '$end')
+            order by due_at
+            limit p_limit
+        )
+        union all
+        (
+            select n.execution_id, n.node_id, n.item, n.fence, n.worker_id
+            from {schema}.workers w
+            join {schema}.node_runs n on n.worker_id = w.id and n.status = 'running'
+            where w.released_at is not null and n.losses + 1 >= p_max_losses
+            limit p_limit
+        )
+        limit p_limit
+    loop
+        v_seen := v_seen + 1;
+        perform from {schema}.executions where id = r.execution_id for no key update skip locked;
+        continue when not found;
+        if r.node_id = '$start' then
+            delete from {schema}.node_runs where execution_id = r.execution_id and node_id = '$start' and item = 0;
+            continue when not found;
+            update {schema}.executions set status = 'running', started_at = v_now where id = r.execution_id;
+            v_begun := v_begun || r.execution_id;
+            v_causes := v_causes || 'start'::text;
+        elsif r.node_id = '$end' then
+            perform from {schema}.node_runs
+            where execution_id = r.execution_id and node_id = '$end' and item = 0 and due_at <= v_now;
+            continue when not found;
+            perform {schema}.fail_v1(
+                r.execution_id, '{"type":"DeadlineExceeded","message":"the execution did not end before its deadline"}', v_now
+            );
+            v_ended := v_ended || r.execution_id;
+            v_causes := v_causes || 'deadline'::text;
+        else
+            update {schema}.node_runs set losses = losses + 1
+            where execution_id = r.execution_id and node_id = r.node_id and item = r.item
+                and status = 'running' and fence = r.fence and worker_id = r.worker_id;
+            continue when not found;
+            v_answer := {schema}.record_v1(
+                json_build_array(json_build_object(
+                    'position', 0, 'execution_id', r.execution_id, 'node_id', r.node_id, 'item', r.item, 'fence', r.fence,
+                    'worker_id', r.worker_id, 'outcome', 'failed', 'successors', json_build_array(),
+                    'error', json_build_object(
+                        'type', 'WorkerLost', 'permanent', true,
+                        'message', 'the workers that ran this node died ' || p_max_losses || ' times'
+                    )::text
+                )),
+                p_epoch, v_now
+            )::json -> 'answers' -> 0;
+            v_jobs := v_jobs || array(
+                select j from json_array_elements(case json_typeof(v_answer -> 3) when 'array' then v_answer -> 3 end) j
+            );
+            if v_answer ->> 1 is not null then
+                v_ended := v_ended || r.execution_id;
+            end if;
+            v_causes := v_causes || 'lost_worker'::text;
+        end if;
+    end loop;
+    if cardinality(v_begun) > 0 then
+        perform {schema}.begin_v1(v_begun, 1, p_epoch, v_now, v_now + v_suspect);
+        v_jobs := v_jobs || array(
+            select json_build_array(execution_id, node_id, item, node_type, queue, priority, push)
+            from {schema}.node_runs where execution_id = any(v_begun) and status = 'queued'
+        );
+    end if;
+
+    -- 2. Everything else: select, lock the executions, lock the runs, look again.
+    v_keys := array(
+        select row (c.execution_id, c.node_id, c.item)::{schema}.run_key_v1
+        from (
+            (
+                select n.execution_id, n.node_id, n.item
+                from {schema}.workers w
+                join {schema}.node_runs n on n.worker_id = w.id and n.status = 'running'
+                where w.released_at is not null and n.losses + 1 < p_max_losses
+                limit p_limit
+            )
+            union
+            (
+                select execution_id, node_id, item
+                from {schema}.node_runs
+                where due_at <= v_now and node_id not in ('$start', '$end')
+                order by due_at
+                limit p_limit
+            )
+            union
+            (
+                select execution_id, node_id, item
+                from {schema}.node_runs
+                where status = 'queued' and pushed_epoch < p_epoch
+                order by pushed_epoch
+                limit p_limit
+            )
+        ) c
+        limit greatest(p_limit - v_seen, 0)
+    );
+    v_seen := v_seen + cardinality(v_keys);
+    v_executions := array(
+        select id from {schema}.executions
+        where id = any(array(select k.execution_id from unnest(v_keys) k))
+        order by id
+        for share skip locked
+    );
+    v_keys := array(
+        select row (n.execution_id, n.node_id, n.item)::{schema}.run_key_v1
+        from unnest(v_keys) k
+        join {schema}.node_runs n on n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
+        where k.execution_id = any(v_executions)
+        for update of n skip locked
+    );
+    with judged as (
+        select n.execution_id, n.node_id, n.item, x.status = 'running' as live,
+            case
+                when n.status = 'running' and w.released_at is not null then 'lost_worker'
+                when n.status = 'waiting' and n.due_at <= v_now then n.wait_kind
+                when n.status <> 'queued' then null
+                when n.push = 0 and n.due_at <= v_now then 'start'
+                when n.pushed_epoch < p_epoch then 'lost_redis'
+                when n.due_at > v_now then null
+                when h.key is null then 'look'
+                when coalesce(h.value::timestamptz, v_now) - n.pushed_at > v_suspect then 'lost_job'
+                else 'look'
+            end as cause
+        from unnest(v_keys) k
+        join {schema}.node_runs n on n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
+        join {schema}.executions x on x.id = n.execution_id
+        left join {schema}.workers w on w.id = n.worker_id
+        left join json_each_text(p_heads) h
+            on h.key = n.queue || case n.priority when 'normal' then '' else '.' || n.priority end
+    ), moved as (
+        update {schema}.node_runs n
+        set status = case when j.live then 'queued' else 'held' end,
+            push = case when j.live and j.cause <> 'look' then n.push + 1 else n.push end,
+            pushed_epoch = case when j.live and j.cause <> 'look' then p_epoch else n.pushed_epoch end,
+            pushed_at = case when j.live and j.cause <> 'look' then v_now else n.pushed_at end,
+            -- Twice as long each time, by its pushes and by its age, so that a backlog is looked at ever more rarely.
+            due_at = case when j.live then v_now + least(interval '5 minutes', greatest(
+                v_suspect * power(2, least(n.push, 8)), case j.cause when 'look' then v_now - n.pushed_at end
+            )) end,
+            losses = case j.cause when 'lost_worker' then n.losses + 1 else n.losses end,
+            worker_id = case j.cause when 'lost_worker' then null else n.worker_id end,
+            claimed_via = case j.cause when 'look' then n.claimed_via end,
+            wait_kind = null, wait_key = null
+        from judged j
+        where n.execution_id = j.execution_id and n.node_id = j.node_id and n.item = j.item and j.cause is not null
+        returning n.*, j.cause
+    ), noted as (
+        insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, data, at)
+        select execution_id, pg_current_xact_id()::text::bigint, 'node.' || status, node_id, item, attempt,
+            json_build_object('cause', cause)::text, v_now
+        from moved
+        where cause <> 'look' or status = 'held'
+    )
+    select
+        array_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push))
+            filter (where status = 'queued' and cause <> 'look'),
+        array_agg(cause) filter (where cause <> 'look')
+    into v_new_jobs, v_new_causes
+    from moved;
+
+    return json_build_object(
+        'at', (extract(epoch from v_now) * 1000000)::bigint,
+        'jobs', to_json(v_jobs || v_new_jobs),
+        'moved', (
+            select json_object_agg(m.cause, m.number)
+            from (select cause, count(*) as number from unnest(v_causes || v_new_causes) as c (cause) group by cause) m
+        ),
+        'more', v_seen >= p_limit,
+        'ended', to_json(v_ended)
+    )::text;
+end
+$$;

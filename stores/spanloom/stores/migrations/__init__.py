@@ -1,0 +1,63 @@
+"""Bring a database to this release's schema, and say at which version it is; Alembic does the steps, in one transaction."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+
+__all__ = ["create_functions", "current", "upgrade"]
+
+VERSION_TABLE = "alembic_version"
+
+_SCRIPTS = Path(__file__).parent
+_LOCK_KEY = 0x7370616E6C6F6F6D  # any number, the same in every process; as text it says "spanloom"
+_alembic = threading.Lock()  # `alembic.op` is a global of the process
+
+
+def upgrade(connection: sa.Connection, schema: str | None) -> None:
+    """Bring the tables in `schema` (None: the only one, as on SQLite) to this release's version, making it if missing.
+
+    Idempotent, and safe when several processes call it at once: the second waits and finds nothing to do. Everything
+    happens in one transaction: the caller's where one is open, else one that is committed here.
+    """
+    with _alembic, nullcontext() if connection.in_transaction() else connection.begin():
+        _lock(connection)
+        if schema is not None:
+            connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
+        config = Config()
+        config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+        config.attributes.update(connection=connection, schema=schema)
+        command.upgrade(config, "head")
+
+
+def current(connection: sa.Connection, schema: str | None) -> str | None:
+    """Return the revision that `schema` is at, None if it has no tables of ours."""
+    options = {"version_table": VERSION_TABLE, "version_table_schema": schema}
+    return MigrationContext.configure(connection, opts=options).get_current_revision()
+
+
+def create_functions(connection: sa.Connection, schema: str, names: tuple[str, ...]) -> None:
+    """Create the Postgres functions of these files in `schema`, in this order."""
+    folder = resources.files("spanloom.stores").joinpath("functions")
+    for name in names:
+        text = folder.joinpath(f"{name}.sql").read_text(encoding="utf-8")
+        statement = text.replace("{schema}", schema)
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})  # `%` stays what it is
+
+
+def _lock(connection: sa.Connection) -> None:
+    """Keep other migrations of this database waiting until the transaction ends."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.literal(_LOCK_KEY, sa.BigInteger))))
+        return
+    driver: Any = connection.connection.driver_connection
+    if not driver.in_transaction:  # sqlite3 itself begins none before DDL
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

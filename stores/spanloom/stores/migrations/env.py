@@ -1,0 +1,18 @@
+"""What Alembic runs: it takes the connection and the schema that `upgrade` was called with."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from spanloom.stores.migrations import VERSION_TABLE
+from spanloom.stores.schema import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    version_table_schema=context.config.attributes["schema"],
+    transactional_ddl=True,
+)
+with context.begin_transaction():
+    context.run_migrations()

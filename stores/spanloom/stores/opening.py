@@ -1,0 +1,51 @@
+"""Opening a store by its URL."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from urllib.parse import urlsplit
+
+from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.store import ExecutionStore
+
+__all__ = ["open_store"]
+
+GROUP = "spanloom.stores"  #: the entry points that name a store class for each URL scheme
+
+
+def open_store(url: str) -> ExecutionStore:
+    """Make the store that `url` names, without connecting yet.
+
+    `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://user:password@host/database`, or a
+    scheme that an installed package adds: entry points `spanloom.stores` name classes that have `from_url(url)`.
+    Raises ConfigurationError for an unknown scheme, a malformed URL, or a driver that is not installed.
+    """
+    scheme = _scheme(url)
+    classes = {point.name: point for point in entry_points(group=GROUP)}
+    if scheme not in classes:
+        known = ", ".join(f"{name}://" for name in sorted(classes)) or "none; reinstall spanloom"
+        raise ConfigurationError(f"no store knows URLs that begin with {scheme + '://'!r}; there are: {known}")
+    try:
+        store_class = classes[scheme].load()
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"a {scheme}:// store needs the package {error.name!r}, which is not installed; "
+            f"run `pip install 'spanloom[postgres]'`"
+            if scheme.startswith("postgres")
+            else f"a {scheme}:// store needs the package {error.name!r}, which is not installed; install it with pip"
+        ) from error
+    store: ExecutionStore = store_class.from_url(url)
+    return store
+
+
+def _scheme(url: str) -> str:
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        # Not the URL itself, which may hold a password.
+        raise ConfigurationError(f"the store's URL is malformed: {error}") from error
+    if not scheme or "://" not in url:
+        raise ConfigurationError(
+            "the store's URL has no scheme; write memory://, sqlite:///path.db or postgresql://host/database"
+        )
+    return scheme

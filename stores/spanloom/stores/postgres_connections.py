@@ -1,0 +1,241 @@
+"""Lends connections to Postgres from one pool, joins a thread's transaction, and turns driver errors into ours."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import errors
+from psycopg.rows import tuple_row
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from spanloom.engine.errors import (
+    ConfigurationError,
+    PayloadRejected,
+    SpanloomError,
+    StoreNotMigrated,
+    StoreUnavailable,
+)
+from spanloom.stores.postgres_location import Location
+from spanloom.stores.schema import SCHEMA_VERSION
+
+__all__ = ["PostgresConnections", "in_caller_transaction"]
+
+CONNECT_SECONDS = 5
+CHECKOUT_SECONDS = 10.0
+CONFLICT_RETRIES = 8
+
+_CONFLICTS = (errors.SerializationFailure, errors.DeadlockDetected)
+_NOT_MIGRATED = (
+    errors.UndefinedTable,
+    errors.UndefinedFunction,
+    errors.UndefinedColumn,
+    errors.UndefinedObject,
+    errors.InvalidSchemaName,
+)
+
+
+class PostgresConnections:
+    """One process' connections to one Postgres, made when they are needed.
+
+    Outside a transaction each statement commits by itself: one round trip. Nothing is set on a session, so PgBouncer
+    may stand between. A connection that the server closed while it lay idle is replaced at its next use; a failure in
+    use empties the pool. After a fork the child begins with a pool of its own.
+    """
+
+    def __init__(self, location: Location, *, pool_size: int, prepare: bool) -> None:
+        self.location = location
+        self._prepare = prepare
+        self._thread = threading.local()
+        self.engine = sa.create_engine(
+            "postgresql+psycopg://",
+            creator=self._connect,
+            isolation_level="AUTOCOMMIT",
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=CHECKOUT_SECONDS,
+            pool_use_lifo=True,
+            pool_reset_on_return=None,  # outside `writing` there is no transaction to roll back
+            use_native_hstore=False,
+            execution_options={"schema_translate_map": {None: location.namespace}},
+        )
+        sa.event.listen(self.engine, "checkout", _refuse_dead)
+        _every.add(self)
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        options: dict[str, Any] = {} if "connect_timeout=" in self.location.url else {"connect_timeout": CONNECT_SECONDS}
+        return psycopg.connect(
+            self.location.url,
+            autocommit=True,
+            prepare_threshold=5 if self._prepare else None,
+            application_name="spanloom",
+            **options,
+        )
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """Lend a connection whose statements commit one by one; inside `writing` its own."""
+        joined = self._joined
+        with self._translated():
+            if joined is not None:
+                yield joined
+                return
+            with self.engine.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """Lend a connection inside a transaction; an inner block, and `call`, in this thread join it."""
+        joined = self._joined
+        with self._translated():
+            if joined is not None:
+                yield joined
+                return
+            with self.engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+                with connection.begin():
+                    self._thread.joined = connection
+                    try:
+                        yield connection
+                    finally:
+                        self._thread.joined = None
+
+    def call(self, statement: str, parameters: Sequence[Any]) -> Any:
+        """Run a statement that answers one value, in this thread's transaction or one of its own.
+
+        One of its own is repeated when Postgres breaks a deadlock at its expense.
+        """
+        joined = self._joined
+        if joined is not None:
+            with self._translated():
+                return self._value(joined.connection.driver_connection, statement, parameters)
+        for attempt in range(CONFLICT_RETRIES):
+            try:
+                return self._call(statement, parameters)
+            except _CONFLICTS:
+                time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - only to fall out of step
+        with self._translated():
+            return self._call(statement, parameters)
+
+    def forget_parent(self) -> None:
+        """Begin anew in a forked child: the parent's connections are kept, unused, as closing them would end them there."""
+        _inherited.append(self.engine.pool)
+        self.engine.dispose(close=False)
+        self._thread = threading.local()
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed when they come back."""
+        self.engine.dispose()
+
+    @property
+    def _joined(self) -> sa.Connection | None:
+        return getattr(self._thread, "joined", None)
+
+    def _call(self, statement: str, parameters: Sequence[Any]) -> Any:
+        with self._translated(but=_CONFLICTS):
+            lent = self.engine.raw_connection()
+            try:
+                return self._value(lent.driver_connection, statement, parameters)
+            except psycopg.OperationalError as error:
+                connection = lent.driver_connection
+                if connection is not None and connection.broken:
+                    lent.invalidate(error)
+                    self.engine.dispose()  # what broke this one has broken the idle ones too
+                raise
+            finally:
+                lent.close()
+
+    def _value(self, connection: Any, statement: str, parameters: Sequence[Any]) -> Any:
+        # None leaves it to the connection, which then prepares nothing.
+        return _first(connection.execute(statement, parameters, prepare=self._prepare or None))
+
+    @contextmanager
+    def _translated(self, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg.Error, sa.exc.SQLAlchemyError) as error:
+            ours = None if isinstance(error, but) else self._ours(error)
+            if ours is None:
+                raise
+            raise ours from error
+
+    def _ours(self, error: Exception) -> SpanloomError | None:
+        """Say a driver's error in our words; None if it is a mistake of this library, to be shown as it is."""
+        where = self.location.shown
+        if isinstance(error, sa.exc.TimeoutError):
+            return StoreUnavailable(
+                f"all connections to {where} stayed in use for {CHECKOUT_SECONDS:g} s; give the store a larger pool_size"
+            )
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        said = str(cause).strip().partition("\n")[0]
+        if isinstance(cause, _NOT_MIGRATED):
+            found = self._found_version()
+            return None if found == SCHEMA_VERSION else StoreNotMigrated(where, found, SCHEMA_VERSION)
+        if isinstance(cause, errors.InsufficientPrivilege):
+            return ConfigurationError(f"the user of {where} lacks a right that Spanloom needs: {said}")
+        if isinstance(cause, psycopg.DataError):
+            return PayloadRejected(f"Postgres can't keep a value that it was given: {said}")
+        if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | errors.ReadOnlySqlTransaction):
+            return StoreUnavailable(f"Postgres at {where} did not answer: {said}")
+        return None
+
+    def _found_version(self) -> str | None:
+        table = f'"{self.location.namespace}".alembic_version'
+        try:
+            with self.engine.connect() as connection:
+                return connection.exec_driver_sql(f"select version_num from {table}").scalar()  # noqa: S608
+        except sa.exc.DBAPIError:
+            return None  # nothing of ours is there, or it went away just now
+
+
+def in_caller_transaction(given: object) -> Callable[[str, Sequence[Any]], Any]:
+    """Return what runs a one-value statement in a caller's own transaction.
+
+    Takes a psycopg or SQLAlchemy connection. Raises ConfigurationError for anything else.
+    """
+    if isinstance(given, psycopg.Connection):
+        own: psycopg.Connection[Any] = given
+        return lambda statement, parameters: _first(own.cursor(row_factory=tuple_row).execute(statement, parameters))
+    if isinstance(given, sa.Connection) and given.dialect.driver == "psycopg":
+        # Through SQLAlchemy, which otherwise would not know that there is something to commit.
+        through = given
+        return lambda statement, parameters: through.exec_driver_sql(statement, tuple(parameters)).scalar_one()
+    raise ConfigurationError(
+        f"connection is a {type(given).__module__}.{type(given).__qualname__}; pass a psycopg.Connection, or a "
+        f"SQLAlchemy Connection on postgresql+psycopg, to the Postgres that holds the store"
+    )
+
+
+def _first(cursor: psycopg.Cursor[Any]) -> Any:
+    row = cursor.fetchone()
+    return None if row is None else row[0]
+
+
+def _refuse_dead(connection: psycopg.Connection[Any], entry: ConnectionPoolEntry, lent: object) -> None:
+    """Replace all idle connections when this one has something to read: only a server that goes away writes unasked."""
+    if not connection.closed:
+        waiting = select.poll()
+        waiting.register(connection.fileno(), select.POLLIN)
+        if not waiting.poll(0):
+            return
+    raise sa.exc.InvalidatePoolError
+
+
+_every: weakref.WeakSet[PostgresConnections] = weakref.WeakSet()
+_inherited: list[object] = []
+
+
+def _after_fork() -> None:
+    for one in _every:
+        one.forget_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,163 @@
+"""The port's transitions on Postgres: each one call of a PL/pgSQL function (functions/*.sql), one round trip for a list."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from spanloom.engine.errors import (
+    InvalidTransition,
+    PayloadRejected,
+    StaleVersion,
+    StoreNotMigrated,
+    StoreUnavailable,
+    UnknownExecution,
+)
+from spanloom.engine.records import (
+    ClaimAnswer,
+    NodeJob,
+    NodeKey,
+    Record,
+    Recorded,
+    StartAnswer,
+    StartRequest,
+    Swept,
+)
+from spanloom.engine.states import ExecutionStatus
+from spanloom.engine.store import ExecutionStore
+from spanloom.stores import postgres_wire as wire
+from spanloom.stores.core import canonical_id
+from spanloom.stores.postgres_connections import PostgresConnections
+from spanloom.stores.reads import SqlReads
+from spanloom.stores.schema import from_micros
+
+__all__ = ["PostgresTransitions"]
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+
+
+class PostgresTransitions(SqlReads, ExecutionStore):
+    """Implement NodeTransitions and what of WorkerLeases and Recovery moves node runs."""
+
+    def __init__(self, connections: PostgresConnections) -> None:
+        self._connections = connections
+        schema = f'"{connections.location.namespace}"'
+        self._start = f"select {schema}.start_v1(%s::json, %s::bigint, %s::boolean, %s::timestamptz)"
+        self._claim = f"select {schema}.claim_v1(%s::json, %s::text, %s::timestamptz)"
+        self._record = f"select {schema}.record_v1(%s::json, %s::bigint, %s::timestamptz)"
+        self._cancel = f"select {schema}.cancel_v1(%s::uuid, %s::integer, %s::timestamptz)"
+        self._retire = f"select {schema}.retire_v1(%s::text, %s::bigint, %s::timestamptz)"
+        self._sweep = (
+            f"select {schema}.sweep_v1(%s::json, %s::bigint, %s::integer, %s::integer, %s::float8, %s::timestamptz)"
+        )
+
+    def create_executions(
+        self,
+        requests: Sequence[StartRequest],
+        *,
+        epoch: int = 0,
+        connection: Any = None,
+        now: datetime | None = None,
+    ) -> list[StartAnswer]:
+        """See NodeTransitions.create_executions."""
+        if connection is not None:
+            call = self._connections.in_transaction_of(connection)
+            document = wire.starts(requests)
+            return wire.started(requests, call(self._start, (document, epoch, True, now))) if requests else []
+
+        def create(some: Sequence[StartRequest]) -> list[StartAnswer]:
+            return wire.started(some, self._call(self._start, wire.starts(some), epoch, False, now))
+
+        return self._each(requests, create)
+
+    def claim(self, keys: Sequence[NodeKey], *, worker_id: str, now: datetime | None = None) -> list[ClaimAnswer]:
+        """See NodeTransitions.claim."""
+
+        def claim(some: Sequence[NodeKey]) -> list[ClaimAnswer]:
+            return wire.claims(len(some), self._call(self._claim, wire.keys(some), worker_id, now))
+
+        return self._each(keys, claim)
+
+    def record(self, records: Sequence[Record], *, epoch: int = 0, now: datetime | None = None) -> list[Recorded]:
+        """See NodeTransitions.record."""
+
+        def record(some: Sequence[Record]) -> list[Recorded]:
+            return wire.recorded(some, self._call(self._record, wire.records(some), epoch, now))
+
+        return self._each(records, record)
+
+    def cancel_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> bool:
+        """See NodeTransitions.cancel_execution."""
+        spelled = canonical_id(execution_id)
+        if spelled is None:
+            raise UnknownExecution(execution_id)
+        said, revision = json.loads(self._call(self._cancel, spelled, expected_revision, now))
+        if said == "unknown":
+            raise UnknownExecution(execution_id)
+        if said == "stale":
+            assert expected_revision is not None
+            current = self.get_execution(execution_id)
+            raise StaleVersion(f"execution {execution_id}", expected_revision, revision, current)
+        if said not in ("done", "cancelled"):
+            raise InvalidTransition(f"execution {execution_id}", said, ExecutionStatus.CANCELLED)
+        return bool(said == "done")
+
+    def retire_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
+        """See WorkerLeases.retire_worker."""
+        said = json.loads(self._call(self._retire, worker_id, epoch, now))
+        return list(wire.jobs(said["jobs"], from_micros(said["at"])))
+
+    def sweep(
+        self,
+        *,
+        heads: Mapping[str, datetime | None],
+        epoch: int,
+        limit: int = 500,
+        max_losses: int = 3,
+        suspect_seconds: float = 2.0,
+        now: datetime | None = None,
+    ) -> Swept:
+        """See Recovery.sweep."""
+        pushed = json.dumps({name: None if head is None else head.isoformat() for name, head in heads.items()})
+        return wire.swept(self._call(self._sweep, pushed, epoch, limit, max_losses, suspect_seconds, now))
+
+    def _call(self, statement: str, document: str, *parameters: Any) -> Any:
+        try:
+            return self._connections.call(statement, (document, *parameters))
+        except PayloadRejected:
+            # Once more without what Postgres' text can't hold, such as a NUL that a handler logged.
+            if (scrubbed := wire.scrubbed(document)) == document:
+                raise
+        return self._connections.call(statement, (scrubbed, *parameters))
+
+    def _each(self, items: Sequence[Asked], step: Callable[[Sequence[Asked]], list[Answer]]) -> list[Answer]:
+        """Do a step for all items in one call; if one of them can't be done, in a call for each.
+
+        Then every other item is done before the error of the one is raised.
+        """
+        if not items:
+            return []
+        try:
+            return step(items)
+        except (StoreUnavailable, StoreNotMigrated):
+            raise
+        except Exception:
+            if len(items) == 1 or self._connections.joined:  # a transaction does not survive an error
+                raise
+        answers: list[Answer] = []
+        failure: Exception | None = None
+        for item in items:
+            try:
+                answers.extend(step([item]))
+            except StoreUnavailable:
+                raise
+            except Exception as error:  # raised below: the items beside it come first
+                failure = error
+        if failure is not None:
+            raise failure
+        return answers

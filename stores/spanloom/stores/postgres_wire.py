@@ -1,0 +1,221 @@
+"""The JSON that the Postgres functions take and answer, made from and into the port's records.
+
+One JSON document a call measured faster than arrays, which psycopg encodes element by element in Python. Payloads
+travel as strings in it, so Postgres never parses them: they come back to the letter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from spanloom.engine.errors import IdempotencyConflict, UnknownWorkflow
+from spanloom.engine.records import (
+    Claim,
+    ClaimAnswer,
+    ExecutionHeader,
+    LogLine,
+    NodeClaim,
+    NodeJob,
+    NodeKey,
+    Outcome,
+    Record,
+    Recorded,
+    Refusal,
+    SpanLine,
+    StartAnswer,
+    Started,
+    StartRequest,
+    Swept,
+)
+from spanloom.engine.states import ExecutionStatus, WaitKind
+from spanloom.stores.core import canonical_id
+from spanloom.stores.schema import from_micros
+
+__all__ = ["claims", "jobs", "keys", "recorded", "records", "scrubbed", "started", "starts", "swept"]
+
+_UNKNOWN = Recorded(recorded=False)
+
+
+def starts(requests: Sequence[StartRequest]) -> str:
+    """Write what start_v1 takes."""
+    return json.dumps([_start(position, request) for position, request in enumerate(requests, 1)])
+
+
+def _start(position: int, request: StartRequest) -> dict[str, Any]:
+    parent = request.parent
+    return {
+        "position": position,
+        "id": request.execution_id,
+        "workflow_id": request.workflow_id,
+        "version": request.version,
+        "input": request.input,
+        "priority": request.priority,
+        "delay_seconds": request.delay_seconds,
+        "deadline_seconds": request.deadline_seconds,
+        "key": request.idempotency_key,
+        "input_hash": request.input_hash,
+        "key_ttl_seconds": request.key_ttl_seconds,
+        "metadata": json.dumps(dict(request.metadata)),
+        "trace_parent": request.trace_parent,
+        "trace_state": request.trace_state,
+        "caller_span_id": request.caller_span_id,
+        "parent_id": None if parent is None else parent.execution_id,
+        "parent_node_id": None if parent is None else parent.node_id,
+        "parent_item": None if parent is None else parent.item,
+        "parent_fence": request.parent_fence,
+        "depth": request.depth,
+    }
+
+
+def started(requests: Sequence[StartRequest], answer: str) -> list[StartAnswer]:
+    """Read what start_v1 answers."""
+    said = json.loads(answer)
+    at = from_micros(said["at"])
+    return [_started(request, at, *one) for request, one in zip(requests, said["answers"], strict=True)]
+
+
+def _started(
+    request: StartRequest, at: datetime, code: str, execution_id: str, version: int, pushes: list[list[Any]] | None
+) -> StartAnswer:
+    if code == "unknown":
+        return UnknownWorkflow(request.workflow_id)
+    if code == "no version":
+        return UnknownWorkflow(request.workflow_id, request.version)
+    if code == "inactive":
+        return UnknownWorkflow(request.workflow_id, request.version, inactive=True)
+    if code == "conflict":
+        return IdempotencyConflict(request.workflow_id, request.idempotency_key or "", execution_id)
+    return Started(execution_id, version, code == "created", jobs(pushes, at))
+
+
+def keys(asked: Sequence[NodeKey]) -> str | None:
+    """Write what claim_v1 takes, without keys that no execution can have; None if there are no others."""
+    known = [
+        {"position": position, "execution_id": key.execution_id, "node_id": key.node_id, "item": key.item}
+        for position, key in enumerate(asked)
+        if canonical_id(key.execution_id) is not None
+    ]
+    return json.dumps(known) if known else None
+
+
+def claims(number: int, answer: str | None) -> list[ClaimAnswer]:
+    """Read what claim_v1 answers about so many keys; None: the worker's lease is not live."""
+    if answer is None:
+        return [Refusal.RETIRED] * number
+    answers: list[ClaimAnswer] = [Refusal.GONE] * number
+    said = json.loads(answer)
+    for position, why in said["refused"] or ():
+        answers[position] = Refusal(why)
+    for position, header, node in said["claims"] or ():
+        metadata = json.loads(header[7])
+        answers[position] = Claim(ExecutionHeader(*header[:7], metadata, *header[8:]), _claimed(node))
+    return answers
+
+
+def _claimed(said: list[Any]) -> NodeClaim:
+    return NodeClaim(*said[:7], said[7] or {})
+
+
+def records(asked: Sequence[Record]) -> str | None:
+    """Write what record_v1 takes, without records of ids that no execution can have; None if there are no others."""
+    known = [
+        _record(position, record)
+        for position, record in enumerate(asked)
+        if canonical_id(record.execution_id) is not None
+    ]
+    return json.dumps(known) if known else None
+
+
+def _record(position: int, record: Record) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "position": position,
+        "execution_id": record.execution_id,
+        "node_id": record.node_id,
+        "item": record.item,
+        "fence": record.fence,
+        "worker_id": record.worker_id,
+        "outcome": record.outcome,
+        "successors": record.successors,
+    }
+    if record.data is not None:
+        said["data"] = record.data
+    if record.error is not None:
+        said["error"] = record.error
+    if record.taken is not None:
+        said["taken"] = record.taken
+    if record.outcome in (Outcome.RETRY, Outcome.WAITING):
+        said["delay_seconds"] = record.delay_seconds
+        said["wait_kind"] = WaitKind.RETRY if record.outcome is Outcome.RETRY else record.wait_kind or WaitKind.TIMER
+        said["wait_key"] = record.wait_key
+        said["spends_attempt"] = record.spends_attempt
+    if record.logs:
+        said["logs"] = [_log(line) for line in record.logs]
+    if record.spans:
+        # Of one span said twice the later stands: a row can't be written twice by one statement.
+        said["spans"] = [_span(span) for span in {span.span_id: span for span in record.spans}.values()]
+    return said
+
+
+def _log(line: LogLine) -> dict[str, Any]:
+    return {
+        "attempt": line.attempt,
+        "level": line.level,
+        "message": line.message,
+        "fields": line.fields,
+        "at": line.at.isoformat(),
+        "trace_id": line.trace_id,
+        "span_id": line.span_id,
+    }
+
+
+def _span(span: SpanLine) -> dict[str, Any]:
+    return {name: getattr(span, name) for name in SpanLine.__slots__}
+
+
+def recorded(asked: Sequence[Record], answer: str | None) -> list[Recorded]:
+    """Read what record_v1 answers."""
+    answers = [_UNKNOWN] * len(asked)
+    if answer is None:
+        return answers
+    said = json.loads(answer)
+    at = from_micros(said["at"])
+    for position, one in enumerate(said["answers"]):
+        if one is not None and one[0]:
+            answers[position] = _recorded(asked[position], at, *one[1:])
+    return answers
+
+
+def _recorded(
+    record: Record, at: datetime, ended: str | None, following: list[Any] | None, pushes: list[list[Any]] | None
+) -> Recorded:
+    claim = None
+    if following is not None:
+        # A single parent's data need not travel back: it is what was just recorded.
+        results: Mapping[str, str] = following[7] or {record.node_id: "null" if record.data is None else record.data}
+        claim = NodeClaim(*following[:7], results)
+    return Recorded(True, jobs(pushes, at), claim, None if ended is None else ExecutionStatus(ended))
+
+
+def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, ...]:
+    """Read pushes that were decided at one time."""
+    return tuple(NodeJob(*one, at) for one in said or ())
+
+
+def swept(answer: str) -> Swept:
+    """Read what sweep_v1 answers."""
+    said = json.loads(answer)
+    pushes = jobs(said["jobs"], from_micros(said["at"]))
+    return Swept(pushes, said["moved"] or {}, said["more"], tuple(said["ended"] or ()))
+
+
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u....|.)")
+_UNSTORABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F]..)")
+
+
+def scrubbed(document: str) -> str:
+    """Replace the characters of a JSON document that Postgres' text can't hold: NUL, and halves of a surrogate pair."""
+    return _ESCAPE.sub(lambda escape: "\\ufffd" if _UNSTORABLE.fullmatch(escape[0]) else escape[0], document)

@@ -1,0 +1,75 @@
+"""Claiming queued node runs on SQLite."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from spanloom.engine.records import Claim, ClaimAnswer, ExecutionHeader, NodeClaim, NodeKey, Refusal
+from spanloom.engine.states import ExecutionStatus, NodeStatus, check_node_transition
+from spanloom.stores.sqlite_turn import Run, Turn
+
+__all__ = ["claim", "is_live"]
+
+_IS_LIVE = "SELECT 1 FROM workers WHERE id = ? AND released_at IS NULL AND lease_until > ?"
+
+_CLAIM = """
+UPDATE node_runs SET status = 'running', fence = ?, worker_id = ?, claimed_via = NULL, due_at = NULL, started_at = ?
+WHERE execution_id = ? AND node_id = ? AND item = ? AND status = 'queued'
+"""
+
+_HEADER = """
+SELECT input, priority, depth, parent_id, metadata, trace_parent, trace_state FROM executions WHERE id = ?
+"""
+
+
+class _Header(NamedTuple):
+    input: str
+    priority: str
+    depth: int
+    parent_id: str | None
+    metadata: str
+    trace_parent: str | None
+    trace_state: str | None
+
+
+def is_live(turn: Turn, worker_id: str) -> bool:
+    """Tell whether the worker holds a lease that has neither lapsed nor been released."""
+    return turn.execute(_IS_LIVE, (worker_id, turn.now)).fetchone() is not None
+
+
+def claim(turn: Turn, key: NodeKey, worker_id: str) -> ClaimAnswer:
+    """Claim one run for a worker whose lease is live."""
+    run = turn.load(*key)
+    if run is None:
+        return Refusal.GONE
+    if run.status == NodeStatus.RUNNING:
+        return Refusal.TAKEN
+    if run.status != NodeStatus.QUEUED:
+        return Refusal.NOT_READY
+    if run.execution_status != ExecutionStatus.RUNNING:
+        turn.hold(run)
+        return Refusal.NOT_READY
+    check_node_transition(run.node_id, NodeStatus.QUEUED, NodeStatus.RUNNING)
+    fence = run.fence + 1
+    turn.execute(_CLAIM, (fence, worker_id, turn.now, *key))
+    turn.event(run.execution_id, "node.started", run, attempt=run.attempt, worker_id=worker_id)
+    results = turn.parents(run.execution_id, run.workflow_id, run.version, run.node_id)
+    node = NodeClaim(run.node_id, run.item, run.node_type, run.queue, fence, run.attempt, run.losses, results)
+    return Claim(_header(turn, run), node)
+
+
+def _header(turn: Turn, run: Run) -> ExecutionHeader:
+    row = _Header._make(turn.execute(_HEADER, (run.execution_id,)).fetchone())
+    return ExecutionHeader(
+        execution_id=run.execution_id,
+        workflow_id=run.workflow_id,
+        version=run.version,
+        input=row.input,
+        priority=row.priority,
+        depth=row.depth,
+        parent_execution_id=row.parent_id,
+        metadata=json.loads(row.metadata),
+        trace_parent=row.trace_parent,
+        trace_state=row.trace_state,
+    )

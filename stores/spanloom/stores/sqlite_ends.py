@@ -1,0 +1,287 @@
+"""The end of a node run on SQLite and all that follows: arrivals, skips that travel on, ready successors, `$end`."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from spanloom.engine.records import END, NodeClaim, NodeJob, NodeKey, Recorded
+from spanloom.engine.states import (
+    ExecutionStatus,
+    NodeStatus,
+    check_execution_transition,
+    check_node_transition,
+)
+from spanloom.stores.schema import from_micros
+from spanloom.stores.sqlite_turn import SUSPECT_MICROS, GraphEdge, Run, Turn
+
+__all__ = ["Ending", "end", "fail_execution", "via"]
+
+_DELETE = "DELETE FROM node_runs WHERE execution_id = ? AND node_id = ? AND item = ?"
+
+_ARRIVE = """
+INSERT INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
+                       losses, push, pushed_epoch)
+VALUES (?, ?, 0, 'pending', ?, ?, ?, ?, ?, 0, 1, 0, 0, 0)
+ON CONFLICT (execution_id, node_id, item) DO UPDATE SET pending = pending - ?, taken = node_runs.taken + excluded.taken
+RETURNING pending, taken
+"""
+
+_ARRIVE_AT_END = """
+UPDATE node_runs SET pending = pending - ?, taken = taken + ?
+WHERE execution_id = ? AND node_id = '$end' AND item = 0
+RETURNING pending
+"""
+
+_PUT_READY = """
+INSERT OR REPLACE INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken,
+                                  fence, attempt, losses, worker_id, claimed_via, due_at, push, pushed_epoch,
+                                  pushed_at, started_at)
+VALUES (?, ?, 0, ?, ?, ?, ?, 0, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+_COMPLETE = """
+UPDATE executions SET status = 'completed', ended_at = ? WHERE id = ? AND status IN ('running', 'paused')
+"""
+
+_FAIL = """
+UPDATE executions SET status = 'failed', error = ?, ended_at = ? WHERE id = ? AND status IN ('running', 'paused')
+"""
+
+_HOLD_READY = """
+UPDATE node_runs SET status = 'held', due_at = NULL, wait_kind = NULL, wait_key = NULL
+WHERE execution_id = ? AND (status = 'queued' OR (status = 'waiting' AND wait_kind = 'retry'))
+RETURNING node_id, item, attempt
+"""
+
+_FORGET_DEADLINE = "UPDATE node_runs SET due_at = NULL WHERE execution_id = ? AND node_id = '$end' AND item = 0"
+
+_FOLLOWED = {  # which edges a node that ended so takes, unless its record names them
+    NodeStatus.COMPLETED: ("success", "always"),
+    NodeStatus.FAILED: ("failure", "always"),
+    NodeStatus.SKIPPED: (),
+}
+
+
+class Ending(NamedTuple):
+    """How a node run ended."""
+
+    status: NodeStatus  # completed, failed or skipped
+    data: str | None = None
+    error: str | None = None
+    taken: tuple[str, ...] | None = None
+    successors: tuple[str, ...] = ()  # what its worker would run next, in order of preference
+
+
+class _Ready(NamedTuple):
+    edge: GraphEdge
+    taken: int
+
+
+class _Placed(NamedTuple):
+    """Where runs that became ready go."""
+
+    status: NodeStatus
+    push: int
+    fence: int = 0
+    worker_id: str | None = None
+    due_at: int | None = None
+    pushed_at: int | None = None
+    started_at: int | None = None
+
+
+def via(node_id: str, item: int, fence: int) -> str:
+    """Name one claim within its execution; what a record made ready or ended carries this."""
+    return f"{node_id}/{item}/{fence}"
+
+
+def end(turn: Turn, run: Run, ending: Ending, *, claims: bool = False) -> Recorded:
+    """End a running node run and do all that follows; `claims`: its worker may be given a ready successor."""
+    status = ending.status
+    check_node_transition(run.node_id, NodeStatus(run.status), status)
+    turn.execute(_DELETE, (run.execution_id, run.node_id, run.item))
+    taken = None if ending.taken is None else json.dumps(ending.taken)
+    turn.results.append(
+        (run.execution_id, run.node_id, run.item, run.node_type, status.value, ending.data, ending.error, taken,
+         run.attempt, run.losses, run.fence, run.worker_id, run.started_at, turn.now)
+    )  # fmt: skip
+    error = None if ending.error is None else json.loads(ending.error)
+    told = None if error is None else {"error": brief(error)}
+    turn.event(run.execution_id, f"node.{status.value}", run, attempt=run.attempt, worker_id=run.worker_id, data=told)
+    flow = _Flow(turn, run)
+    handled = flow.leave(ending)
+    execution_status = ExecutionStatus(run.execution_status)
+    ended = None
+    by = via(run.node_id, run.item, run.fence)
+    if status is NodeStatus.FAILED and not handled and not execution_status.ended:
+        fail_execution(turn, run.execution_id, execution_status, {"node_id": run.node_id, **(error or {})}, by)
+        execution_status = ended = ExecutionStatus.FAILED
+    flow.settle()
+    if flow.reaches_end() and not execution_status.ended:
+        _complete(turn, run.execution_id, execution_status, by)
+        ended = ExecutionStatus.COMPLETED
+    goes_on = execution_status is ExecutionStatus.RUNNING
+    preferred = ending.successors if claims and goes_on else ()
+    first = next((name for name in preferred if flow.ready_on(name, run.queue)), None)
+    following = None if first is None else _claim(turn, run, flow.ready.pop(first), ending.data, by)
+    jobs = (_queue if goes_on else _hold)(turn, run, flow.ready.values(), by)
+    return Recorded(True, jobs, following, ended)
+
+
+def fail_execution(
+    turn: Turn, execution_id: str, current: ExecutionStatus, error: Mapping[str, Any], by: str | None = None
+) -> None:
+    """Fail a running or paused execution: nothing of it that is not running now starts before a retry."""
+    check_execution_transition(execution_id, current, ExecutionStatus.FAILED)
+    turn.execute(_FAIL, (json.dumps(error), turn.now, execution_id))
+    turn.event(execution_id, "execution.failed", data={"error": brief(error), "by": by})
+    for node_id, item, attempt in turn.execute(_HOLD_READY, (execution_id,)).fetchall():
+        turn.event(execution_id, "node.held", NodeKey(execution_id, node_id, item), attempt=attempt)
+    turn.execute(_FORGET_DEADLINE, (execution_id,))
+
+
+def brief(error: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of an error an event tells: not its traceback."""
+    return {name: error[name] for name in ("node_id", "type", "message") if name in error}
+
+
+class _Flow:
+    """The arrivals that follow from one ended run, settled by a worklist: each skip adds those of its own edges."""
+
+    def __init__(self, turn: Turn, run: Run) -> None:
+        self.ready: dict[str, _Ready] = {}
+        self._turn = turn
+        self._run = run
+        self._graph = turn.graph(run.workflow_id, run.version)
+        self._waiting: deque[str] = deque()
+        self._arriving: dict[str, tuple[GraphEdge, int, int]] = {}  # target: its edge, arrivals, how many were taken
+        self._at_end = 0
+        self._taken_at_end = 0
+
+    def leave(self, ending: Ending) -> bool:
+        """Arrive at the ended run's successors; tell whether an edge to one of them was taken."""
+        followed = _FOLLOWED[ending.status]
+        skipped = ending.status is NodeStatus.SKIPPED
+        named = None if ending.taken is None or skipped else frozenset(ending.taken)
+        handled = False
+        for edge in self._graph.get(self._run.node_id, ()):
+            if edge.target == END:
+                self._at_end += 1
+                self._taken_at_end += ending.status is NodeStatus.COMPLETED
+                continue
+            taken = edge.kind in followed if named is None else edge.target in named
+            handled = handled or taken
+            self._arrive(edge, taken)
+        return handled
+
+    def settle(self) -> None:
+        """Write the arrivals; what has all of its inputs is ready, or skipped when none of them was taken."""
+        execution_id, priority = self._run.execution_id, self._run.priority
+        while self._waiting:
+            edge, arrivals, taken = self._arriving.pop(self._waiting.popleft())
+            if arrivals < edge.target_inputs:
+                pending, taken = self._turn.execute(
+                    _ARRIVE,
+                    (execution_id, edge.target, edge.target_type, edge.target_queue, priority,
+                     edge.target_inputs - arrivals, taken, arrivals),
+                ).fetchone()  # fmt: skip
+                if pending:
+                    continue
+            if taken:
+                self.ready[edge.target] = _Ready(edge, taken)
+            else:
+                self._skip(edge)
+
+    def ready_on(self, name: str, queue: str) -> bool:
+        """Tell whether the node became ready and belongs to this queue."""
+        return name in self.ready and self.ready[name].edge.target_queue == queue
+
+    def reaches_end(self) -> bool:
+        """Arrive at `$end`; tell whether all of its inputs have."""
+        if not self._at_end:
+            return False
+        arrivals = (self._at_end, self._taken_at_end, self._run.execution_id)
+        (pending,) = self._turn.execute(_ARRIVE_AT_END, arrivals).fetchone()
+        return bool(pending == 0)
+
+    def _arrive(self, edge: GraphEdge, taken: bool) -> None:
+        earlier = self._arriving.get(edge.target)
+        if earlier is None:
+            self._waiting.append(edge.target)
+            self._arriving[edge.target] = (edge, 1, int(taken))
+        else:
+            self._arriving[edge.target] = (edge, earlier[1] + 1, earlier[2] + taken)
+
+    def _skip(self, edge: GraphEdge) -> None:
+        turn, execution_id = self._turn, self._run.execution_id
+        if edge.target_inputs > 1:
+            turn.execute(_DELETE, (execution_id, edge.target, 0))
+        turn.results.append(
+            (execution_id, edge.target, 0, edge.target_type, NodeStatus.SKIPPED.value, None, None, None,
+             1, 0, 0, None, None, turn.now)
+        )  # fmt: skip
+        turn.event(execution_id, "node.skipped", NodeKey(execution_id, edge.target))
+        for onward in self._graph.get(edge.target, ()):
+            if onward.target == END:
+                self._at_end += 1
+            else:
+                self._arrive(onward, taken=False)
+
+
+def _complete(turn: Turn, execution_id: str, current: ExecutionStatus, by: str) -> None:
+    check_execution_transition(execution_id, current, ExecutionStatus.COMPLETED)
+    turn.execute(_COMPLETE, (turn.now, execution_id))
+    turn.execute(_DELETE, (execution_id, END, 0))
+    turn.event(execution_id, "execution.completed", data={"by": by})
+
+
+def _claim(turn: Turn, run: Run, ready: _Ready, data: str | None, by: str) -> NodeClaim:
+    """Give a ready successor to the worker that has just ended `run`."""
+    edge = ready.edge
+    key = NodeKey(run.execution_id, edge.target)
+    check_node_transition(edge.target, NodeStatus.PENDING, NodeStatus.RUNNING)
+    claimed = _Placed(NodeStatus.RUNNING, fence=1, worker_id=run.worker_id, started_at=turn.now, push=0)
+    _put(turn, run, [ready], claimed, by)
+    turn.event(run.execution_id, "node.started", key, attempt=1, worker_id=run.worker_id)
+    # The only parent's data is in hand; a join's are read now, after the last arrival was written.
+    results = (
+        {run.node_id: "null" if data is None else data}
+        if edge.target_inputs == 1
+        else turn.parents(run.execution_id, run.workflow_id, run.version, edge.target)
+    )
+    return NodeClaim(edge.target, 0, edge.target_type, edge.target_queue, 1, 1, 0, results)
+
+
+def _queue(turn: Turn, run: Run, ready: Collection[_Ready], by: str) -> list[NodeJob]:
+    queued = _Placed(NodeStatus.QUEUED, due_at=turn.now + SUSPECT_MICROS, push=1, pushed_at=turn.now)
+    _put(turn, run, ready, queued, by)
+    pushed_at = from_micros(turn.now)
+    jobs: list[NodeJob] = []
+    for edge, _ in ready:
+        key = NodeKey(run.execution_id, edge.target)
+        turn.event(run.execution_id, "node.queued", key, attempt=1, data={"push": 1})
+        jobs.append(NodeJob(*key, edge.target_type, edge.target_queue, run.priority, push=1, pushed_at=pushed_at))
+    return jobs
+
+
+def _hold(turn: Turn, run: Run, ready: Collection[_Ready], by: str) -> list[NodeJob]:
+    _put(turn, run, ready, _Placed(NodeStatus.HELD, push=0), by)
+    for edge, _ in ready:
+        turn.event(run.execution_id, "node.held", NodeKey(run.execution_id, edge.target), attempt=1)
+    return []
+
+
+def _put(turn: Turn, run: Run, ready: Collection[_Ready], placed: _Placed, by: str) -> None:
+    """Write runs that became ready, in place of the rows that counted their inputs."""
+    if ready:
+        turn.executemany(
+            _PUT_READY,
+            [
+                (run.execution_id, edge.target, placed.status.value, edge.target_type, edge.target_queue, run.priority,
+                 taken, placed.fence, placed.worker_id, by, placed.due_at, placed.push, turn.epoch, placed.pushed_at,
+                 placed.started_at)
+                for edge, taken in ready
+            ],
+        )  # fmt: skip

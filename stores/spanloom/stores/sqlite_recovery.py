@@ -1,0 +1,191 @@
+"""The sweep on SQLite: lapsed leases, due rows and lost jobs, each moved on; and a worker's own goodbye."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from datetime import datetime
+from typing import NamedTuple
+
+from spanloom.engine.records import END, START, NodeJob, Swept
+from spanloom.engine.states import ExecutionStatus, NodeStatus
+from spanloom.engine.store import queue_key
+from spanloom.stores.schema import to_micros
+from spanloom.stores.sqlite_ends import Ending, end, fail_execution
+from spanloom.stores.sqlite_starts import begin
+from spanloom.stores.sqlite_turn import Run, Turn
+
+__all__ = ["Suspicion", "retire", "sweep"]
+
+LONGEST_SUSPICION = 300_000_000  # microseconds: a queued run is looked at this often however old it is
+
+_RELEASE_LAPSED = "UPDATE workers SET released_at = ? WHERE released_at IS NULL AND lease_until <= ?"
+
+_LOST_RUNS = """
+SELECT r.execution_id, r.node_id, r.item FROM workers w JOIN node_runs r ON r.worker_id = w.id
+WHERE w.released_at IS NOT NULL AND r.status = 'running' LIMIT ?
+"""
+
+_DUE = """
+SELECT execution_id, node_id, item FROM node_runs WHERE due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?
+"""
+
+_OLDER_EPOCH = """
+SELECT execution_id, node_id, item FROM node_runs WHERE status = 'queued' AND pushed_epoch < ? LIMIT ?
+"""
+
+_HELD_BY = """
+SELECT execution_id, node_id, item FROM node_runs WHERE worker_id = ? AND status = 'running'
+ORDER BY execution_id, node_id, item
+"""
+
+_FORGET_WORKER = "DELETE FROM workers WHERE id = ?"
+
+_DEFER = "UPDATE node_runs SET due_at = ? WHERE execution_id = ? AND node_id = ? AND item = ?"
+
+_DELETE_START = """
+DELETE FROM node_runs WHERE execution_id = ? AND node_id = '$start' AND item = 0 AND status = 'waiting'
+"""
+
+_DEADLINE = "SELECT deadline_seconds FROM executions WHERE id = ?"
+
+
+class Suspicion(NamedTuple):
+    """What a sweep judges queued runs by."""
+
+    heads: Mapping[str, datetime | None]  # of each list: when its head was pushed, None if it is empty
+    micros: int
+
+    def pushed_again(self, run: Run, now: int) -> bool:
+        """Tell whether the run's job must be lost: its list is past it, or empty, for long enough."""
+        key = queue_key(run.queue, run.priority)
+        if key not in self.heads or run.pushed_at is None:
+            return False
+        head = self.heads[key]
+        if head is None:
+            return now - run.pushed_at >= self.micros
+        return to_micros(head) - run.pushed_at > self.micros
+
+    def next_look(self, run: Run, now: int) -> int:
+        """Return when to look again: the older the run and the more often it was pushed, the later."""
+        age = 0 if run.pushed_at is None else now - run.pushed_at
+        backoff = self.micros << min(max(run.push - 1, 0), 20)
+        return now + min(max(backoff, age), LONGEST_SUSPICION)
+
+
+def sweep(turn: Turn, suspicion: Suspicion, *, limit: int, max_losses: int) -> Swept:
+    """Move on at most `limit` rows that are lost or due."""
+    turn.execute(_RELEASE_LAPSED, (turn.now, turn.now))
+    one = _Sweep(turn, suspicion, max_losses)
+    left = limit
+    for find, given, move in (
+        (_LOST_RUNS, (), one.lost_run),
+        (_DUE, (turn.now,), one.due_run),
+        (_OLDER_EPOCH, (turn.epoch,), one.forgotten_run),
+    ):
+        keys = turn.execute(find, (*given, left)).fetchall() if left else ()
+        left -= len(keys)
+        for key in keys:
+            # Read anew: what was moved before it may have failed its execution and held it.
+            run = turn.load(*key)
+            if run is not None:
+                move(run)
+    return Swept(one.jobs, dict(one.moved), more=left == 0, ended=one.ended)
+
+
+def retire(turn: Turn, worker_id: str) -> list[NodeJob]:
+    """Close a worker's lease and queue again what it still held, without a loss counted."""
+    jobs: list[NodeJob] = []
+    for key in turn.execute(_HELD_BY, (worker_id,)).fetchall():
+        run = turn.load(*key)
+        assert run is not None
+        # Without the fence that the event of a record carries: had its worker sent one, it would be refused now.
+        told = {"because": "retired"}
+        turn.event(run.execution_id, "node.released", run, attempt=run.attempt, worker_id=worker_id, data=told)
+        job = turn.requeue(run, because="retired")
+        if job is not None:
+            jobs.append(job)
+    turn.execute(_FORGET_WORKER, (worker_id,))
+    return jobs
+
+
+class _Sweep:
+    """One pass: what it moved, by cause, and what is to be pushed for it."""
+
+    def __init__(self, turn: Turn, suspicion: Suspicion, max_losses: int) -> None:
+        self.jobs: list[NodeJob] = []
+        self.moved: Counter[str] = Counter()
+        self.ended: list[str] = []
+        self._turn = turn
+        self._suspicion = suspicion
+        self._max_losses = max_losses
+
+    def lost_run(self, run: Run) -> None:
+        """Take a run from a worker whose lease lapsed; fail it once that has happened too often."""
+        self.moved["lost_worker"] += 1
+        losses = run.losses + 1
+        if losses < self._max_losses:
+            self._requeue(run, "lost_worker", losses=1)
+            return
+        error = {
+            "type": "WorkerLost",
+            "message": f"node {run.node_id!r} was lost with its worker {losses} times; the last was {run.worker_id}",
+            "permanent": True,
+        }
+        recorded = end(self._turn, run._replace(losses=losses), Ending(NodeStatus.FAILED, error=json.dumps(error)))
+        self.jobs.extend(recorded.jobs)
+        if recorded.ended is not None:
+            self.ended.append(run.execution_id)
+
+    def due_run(self, run: Run) -> None:
+        """Do what a due row waited for."""
+        if run.node_id == START:
+            self._start(run)
+        elif run.node_id == END:
+            self._miss_deadline(run)
+        elif run.status == NodeStatus.WAITING:
+            cause = run.wait_kind or "timer"
+            self.moved[cause] += 1
+            self._requeue(run, cause)
+        elif run.status == NodeStatus.QUEUED:
+            self._judge(run)
+
+    def forgotten_run(self, run: Run) -> None:
+        """Push a run again that was pushed into an earlier life of Redis."""
+        self.moved["lost_redis"] += 1
+        self._requeue(run, "lost_redis")
+
+    def _judge(self, run: Run) -> None:
+        if run.pushed_epoch < self._turn.epoch:
+            self.forgotten_run(run)
+        elif self._suspicion.pushed_again(run, self._turn.now):
+            self.moved["lost_job"] += 1
+            self._requeue(run, "lost_job")
+            self._defer(run, self._suspicion.next_look(run._replace(push=run.push + 1, pushed_at=None), self._turn.now))
+        else:
+            self._defer(run, self._suspicion.next_look(run, self._turn.now))
+
+    def _start(self, run: Run) -> None:
+        self.moved["start"] += 1
+        self._turn.execute(_DELETE_START, (run.execution_id,))
+        self.jobs.extend(begin(self._turn, run.execution_id))
+
+    def _miss_deadline(self, run: Run) -> None:
+        current = ExecutionStatus(run.execution_status)
+        if current.ended:
+            self._defer(run, None)
+            return
+        self.moved["deadline"] += 1
+        (seconds,) = self._turn.execute(_DEADLINE, (run.execution_id,)).fetchone()
+        message = f"execution {run.execution_id} had not ended {seconds:g} s after its start"
+        fail_execution(self._turn, run.execution_id, current, {"type": "DeadlineExceeded", "message": message})
+        self.ended.append(run.execution_id)
+
+    def _requeue(self, run: Run, because: str, *, losses: int = 0) -> None:
+        job = self._turn.requeue(run, losses=losses, because=because)
+        if job is not None:
+            self.jobs.append(job)
+
+    def _defer(self, run: Run, due_at: int | None) -> None:
+        self._turn.execute(_DEFER, (due_at, run.execution_id, run.node_id, run.item))

@@ -1,0 +1,111 @@
+"""Logs and spans outside the hot path, and their reads, shared by every SQL store."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from typing import Any
+
+import sqlalchemy as sa
+
+from spanloom.engine.records import LogLine, LogRecord, SpanLine, SpanRecord
+from spanloom.engine.store import Telemetry
+from spanloom.stores.core import SqlCore, canonical_id, known_id
+from spanloom.stores.paging import check_limit
+from spanloom.stores.schema import logs, spans
+
+__all__ = ["SqlTelemetry"]
+
+
+class SqlTelemetry(SqlCore, Telemetry):
+    """Implement the port's Telemetry in SQLAlchemy Core."""
+
+    @abstractmethod
+    def _log_id(self, execution_id: str) -> sa.ColumnElement[int] | None:
+        """Return the next log line's id as an expression, None where the database numbers rows itself."""
+
+    def add_log(self, execution_id: str, line: LogLine, *, node_id: str | None = None, item: int = 0) -> int:
+        """See Telemetry.add_log."""
+        with self._writing() as connection:
+            spelled = known_id(connection, execution_id)
+            values: dict[str, Any] = {
+                "execution_id": spelled,
+                "node_id": node_id,
+                "item": item,
+                "attempt": line.attempt,
+                "level": line.level,
+                "message": line.message,
+                "fields": line.fields,
+                "at": line.at,
+                "trace_id": line.trace_id,
+                "span_id": line.span_id,
+            }
+            next_id = self._log_id(spelled)
+            if next_id is not None:
+                values["id"] = next_id
+            number = connection.scalars(sa.insert(logs).values(values).returning(logs.c.id)).one()
+            return int(number)
+
+    def get_logs(
+        self, execution_id: str, *, node_id: str | None = None, after: int = 0, limit: int = 1000
+    ) -> list[LogRecord]:
+        """See Telemetry.get_logs."""
+        check_limit(limit)
+        spelled = canonical_id(execution_id)
+        if spelled is None:
+            return []
+        query = sa.select(logs).where(logs.c.execution_id == spelled, logs.c.id > after)
+        if node_id is not None:
+            query = query.where(logs.c.node_id == node_id)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(logs.c.id).limit(limit)).mappings().all()
+        return [LogRecord(**{**row, "fields": json.loads(row["fields"])}) for row in rows]
+
+    def add_span(self, execution_id: str, span: SpanLine) -> None:
+        """See Telemetry.add_span."""
+        values = {
+            "trace_id": span.trace_id,
+            "parent_span_id": span.parent_span_id,
+            "node_id": span.node_id,
+            "item": span.item,
+            "attempt": span.attempt,
+            "name": span.name,
+            "kind": span.kind,
+            "status": span.status,
+            "start_ns": span.start_ns,
+            "end_ns": span.end_ns,
+            "attributes": span.attributes,
+            "links": span.links,
+        }
+        with self._writing() as connection:
+            spelled = known_id(connection, execution_id)
+            new = self._insert(spans).values(execution_id=spelled, span_id=span.span_id, **values)
+            connection.execute(
+                new.on_conflict_do_update(index_elements=[spans.c.execution_id, spans.c.span_id], set_=values)
+            )
+
+    def update_span(self, execution_id: str, span_id: str, *, end_ns: int, status: str) -> bool:
+        """See Telemetry.update_span."""
+        spelled = canonical_id(execution_id)
+        if spelled is None:
+            return False
+        with self._writing() as connection:
+            changed = connection.execute(
+                sa.update(spans)
+                .where(spans.c.execution_id == spelled, spans.c.span_id == span_id)
+                .values(end_ns=end_ns, status=status)
+            )
+            return changed.rowcount == 1
+
+    def get_trace(self, execution_id: str) -> list[SpanRecord]:
+        """See Telemetry.get_trace."""
+        spelled = canonical_id(execution_id)
+        if spelled is None:
+            return []
+        query = sa.select(spans).where(spans.c.execution_id == spelled).order_by(spans.c.start_ns, spans.c.span_id)
+        with self._reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [
+            SpanRecord(**{**row, "attributes": json.loads(row["attributes"]), "links": json.loads(row["links"])})
+            for row in rows
+        ]

@@ -1,0 +1,183 @@
+"""What every test may ask for: real servers, a fresh store of each kind, and the proof that nothing is left behind."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from spanloom.engine.errors import ConfigurationError
+from spanloom.testing.process import ServerProcess
+from spanloom.testing.servers import PostgresServer, RedisServer
+from spanloom.testing.servers import postgres_server as new_postgres_server
+from spanloom.testing.servers import redis_server as new_redis_server
+
+SETTLE_SECONDS = 5.0  # how long what a test stopped may take to be gone
+_SERVICES = {"redis_server", "postgres_server"}
+_servers: list[ServerProcess] = []
+
+AnyServer = TypeVar("AnyServer", bound=ServerProcess)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a server; leave the torture out unless it was asked for."""
+    for item in items:
+        if _SERVICES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.services)
+    if "torture" not in config.option.markexpr:
+        torture = [item for item in items if item.get_closest_marker("torture")]
+        if torture:
+            config.hook.pytest_deselected(items=torture)
+            items[:] = [item for item in items if not item.get_closest_marker("torture")]
+
+
+def _run(make: Callable[[], AnyServer]) -> Iterator[AnyServer]:
+    try:
+        server = make()
+    except ConfigurationError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    with server:
+        _servers.append(server)
+        yield server
+        _servers.remove(server)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """One Redis for the whole run."""
+    yield from _run(new_redis_server)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One Postgres for the whole run."""
+    yield from _run(new_postgres_server)
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """An empty Redis."""
+    import redis
+
+    redis_server.start()  # a test of outages may have left it down
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres_server: PostgresServer) -> str:
+    """A database that is migrated once; each test gets a copy, which takes a fraction of a migration."""
+    import psycopg
+
+    from spanloom.stores import open_store
+
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute("create database template_spanloom")
+    store = open_store(postgres_server.database_url("template_spanloom"))
+    store.migrate()
+    store.close()
+    return "template_spanloom"
+
+
+_database_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer, _postgres_template: str) -> Iterator[str]:
+    """A migrated, empty Postgres database of this test's own; fails the test that leaves a transaction open in it."""
+    import psycopg
+    from psycopg import sql
+
+    postgres_server.start()
+    name = f"test_{next(_database_numbers)}"
+    database = sql.Identifier(name)
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("create database {} template {}").format(database, sql.Identifier(_postgres_template))
+        )
+    yield postgres_server.database_url(name)
+
+    def busy() -> list[str]:
+        found = connection.execute(
+            "select state || ': ' || query from pg_stat_activity"
+            " where datname = %s and backend_type = 'client backend' and state is distinct from 'idle'",
+            [name],
+        )
+        return [str(row[0]) for row in found.fetchall()]
+
+    postgres_server.start()
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        left = _wait_until_empty(busy)
+        connection.execute(sql.SQL("drop database {} with (force)").format(database))
+    assert not left, f"connections of this test are still at work: {left}"
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A SQLite store in a file of this test's own; opening it makes the schema."""
+    return f"sqlite:///{tmp_path}/spanloom.db"
+
+
+_POSTGRES = pytest.param("postgres", marks=pytest.mark.services)
+
+
+@pytest.fixture(params=["memory", "sqlite", _POSTGRES])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """An empty store of each kind in turn."""
+    return _url_of(request)
+
+
+@pytest.fixture(params=["sqlite", _POSTGRES])
+def shared_store_url(request: pytest.FixtureRequest) -> str:
+    """An empty store of each kind that several processes can open."""
+    return _url_of(request)
+
+
+def _url_of(request: pytest.FixtureRequest) -> str:
+    if request.param == "memory":
+        return "memory://"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """Fail the test that leaves a thread or a child process behind; set up first, so checked last."""
+    threads = set(threading.enumerate())
+    children = _children()
+    yield
+
+    def left() -> list[str]:
+        ours = set().union(*(server.pids for server in _servers))
+        return [
+            *(f"thread {thread.name}" for thread in threading.enumerate() if thread not in threads),
+            *(f"process {pid}" for pid in _children() - children - ours),
+        ]
+
+    still_there = _wait_until_empty(left)
+    assert not still_there, f"this test left behind: {', '.join(still_there)}"
+
+
+def _children() -> set[int]:
+    own = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
+    if own.exists():
+        return {int(pid) for listed in own.parent.parent.glob("*/children") for pid in listed.read_text().split()}
+    listed = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=False)
+    return {int(pid) for pid in listed.stdout.split()}
+
+
+def _wait_until_empty(look: Callable[[], list[str]]) -> list[str]:
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found

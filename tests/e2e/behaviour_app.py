@@ -1,0 +1,135 @@
+"""The handlers of the end-to-end tests, as a worker process imports them: `spanloom worker behaviour_app:engine`.
+
+Handlers leave traces in Redis (`ran:{execution}`), so that tests count real effects, and wait there (`gate:…`), so that
+tests decide when they go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis import Redis
+
+from spanloom.engine import NodeContext, NodeRegistry, WorkflowEngine
+
+registry = NodeRegistry()
+
+
+@contextmanager
+def clients(engine: WorkflowEngine) -> Iterator[dict[str, Redis]]:
+    """A Redis client of the handlers' own, made once per worker."""
+    with Redis.from_url(os.environ["BEHAVIOUR_REDIS_URL"], socket_timeout=90) as redis:
+        yield {"redis": redis}
+
+
+def ran(ctx: NodeContext) -> None:
+    ctx.state.redis.rpush(f"ran:{ctx.execution_id}", f"{ctx.node_id}:{ctx.attempt}:{os.getpid()}")
+
+
+@registry.node("echo")
+def echo(data: Any, ctx: NodeContext) -> Any:
+    """Return the data that came in."""
+    ran(ctx)
+    return data
+
+
+@registry.node("aecho")
+async def aecho(data: Any, ctx: NodeContext) -> Any:
+    """Return the data that came in, from the event loop."""
+    ran(ctx)
+    await asyncio.sleep(0)
+    return data
+
+
+@registry.node("value")
+def value(ctx: NodeContext) -> Any:
+    """Return the configured value."""
+    ran(ctx)
+    return ctx.config["value"]
+
+
+@registry.node("name")
+def name(ctx: NodeContext) -> str:
+    """Return the node's own id."""
+    ran(ctx)
+    return ctx.node_id
+
+
+@registry.node("collect")
+def collect(ctx: NodeContext) -> dict[str, Any]:
+    """Return the data of all parents."""
+    ran(ctx)
+    return ctx.results
+
+
+@registry.node("count")
+def count(ctx: NodeContext) -> int:
+    """Return how many parents gave data."""
+    ran(ctx)
+    return len(ctx.results)
+
+
+@registry.node("flaky")
+def flaky(ctx: NodeContext) -> int:
+    """Fail until the configured attempt."""
+    ran(ctx)
+    if ctx.attempt < ctx.config["succeeds_at"]:
+        raise ConnectionError(f"attempt {ctx.attempt}")
+    return ctx.attempt
+
+
+@registry.node("unserialisable")
+def unserialisable(ctx: NodeContext) -> Any:
+    """Return what JSON can't carry."""
+    ran(ctx)
+    return {"seen": [1, {2, 3}]}
+
+
+@registry.node("gate")
+def gate(ctx: NodeContext) -> str:
+    """Wait until the test opens the gate of this node (or of the execution's metadata)."""
+    ran(ctx)
+    ctx.state.redis.rpush(f"waits:{ctx.config['gate']}", ctx.execution_id)
+    ctx.state.redis.blpop([f"gate:{ctx.config['gate']}"], timeout=60)
+    return ctx.node_id
+
+
+@registry.node("agate")
+async def agate(ctx: NodeContext) -> str:
+    """Like gate, without a thread that blocks."""
+    return await asyncio.to_thread(gate, ctx)
+
+
+@registry.node("order")
+def order(data: Any, ctx: NodeContext) -> Any:
+    """Write down who came when."""
+    ctx.state.redis.rpush(f"order:{ctx.config['list']}", data)
+    return data
+
+
+@registry.node("endless")
+def endless(ctx: NodeContext) -> None:
+    """Run until it is told to stop."""
+    ran(ctx)
+    while True:
+        ctx.state.redis.blpop(["gate:never"], timeout=0.05)
+
+
+@registry.node("aendless")
+async def aendless(ctx: NodeContext) -> None:
+    """Run until it is cancelled."""
+    ran(ctx)
+    await asyncio.Event().wait()
+
+
+def make_engine(store: Any = None, redis: Any = None) -> WorkflowEngine:
+    """The engine that tests and workers share."""
+    return WorkflowEngine(registry, store, redis, lifespan=clients)
+
+
+if "SPANLOOM_STORE_URL" in os.environ and "BEHAVIOUR_REDIS_URL" in os.environ:
+    engine = make_engine()

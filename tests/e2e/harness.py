@@ -1,0 +1,166 @@
+"""Runs a whole system for a test: a store, a Redis, an engine, and real worker processes (threads over memory)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from behaviour_app import make_engine
+from redis import Redis
+
+from spanloom.engine import Execution, Node, Workflow, WorkflowEngine
+
+HERE = Path(__file__).parent
+READY_SECONDS = 30
+
+
+class WorkerProcess:
+    """One `spanloom worker` process, and what it logged."""
+
+    def __init__(self, store_url: str, redis_url: str, *options: str, app: str = "behaviour_app:engine") -> None:
+        environment = {
+            **os.environ,
+            "SPANLOOM_STORE_URL": store_url,
+            "SPANLOOM_REDIS_URL": redis_url,
+            "SPANLOOM_LOG_FORMAT": "json",
+            "BEHAVIOUR_REDIS_URL": redis_url,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "spanloom.cli", "worker", app, *options],
+            cwd=HERE,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._ready = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_ready(self) -> None:
+        assert self._ready.wait(READY_SECONDS), self.log
+        assert self.process.poll() is None, self.log
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The log lines of one kind."""
+        found = [json.loads(line) for line in self.lines if line.startswith("{")]
+        return [line for line in found if line.get("event") == event]
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def stop(self, timeout: float = 20) -> int:
+        """SIGTERM; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+        return self.wait(timeout)
+
+    def wait(self, timeout: float = 20) -> int:
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"worker {self.pid} did not end:\n{self.log}") from None
+        finally:
+            self._reader.join(5)
+            if self.process.stderr is not None:
+                self.process.stderr.close()
+        return code
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip())
+            if "worker_ready" in line:
+                self._ready.set()
+        self._ready.set()  # it ended; wait_ready() says why
+
+
+@contextmanager
+def worker_processes(count: int, store_url: str, redis_url: str, *options: str) -> Iterator[list[WorkerProcess]]:
+    """Run worker processes while the block lasts; each must end with 0 when told to."""
+    workers = [WorkerProcess(store_url, redis_url, *options) for _ in range(count)]
+    try:
+        for worker in workers:
+            worker.wait_ready()
+        yield workers
+    finally:
+        codes = [
+            worker.stop() if worker.process.stderr and not worker.process.stderr.closed else 0 for worker in workers
+        ]
+    assert all(code == 0 for code in codes), [worker.log for worker in workers]
+
+
+@dataclass
+class System:
+    """What a test works with."""
+
+    kind: str
+    engine: WorkflowEngine
+    redis: Redis
+    store_url: str
+    redis_url: str
+    workers: list[Any] = field(default_factory=list)
+    numbers: int = 0
+
+    def register(self, *nodes: Node | dict[str, Any], name: str = "flow") -> str:
+        """Register a workflow of its own and return its id."""
+        self.numbers += 1
+        workflow_id = f"{name}-{self.kind}-{self.numbers}"
+        self.engine.register_workflow(Workflow.model_validate({"id": workflow_id, "nodes": nodes}))
+        return workflow_id
+
+    def run(self, workflow_id: str, data: Any = None, timeout: float = 60, **options: Any) -> Execution:
+        """Start one execution and wait for its end, however it ends."""
+        return self.engine.wait(self.engine.enqueue_workflow(workflow_id, data, **options), timeout=timeout)
+
+    def ran(self, execution_id: str) -> list[str]:
+        """The nodes whose handlers really ran, in order, once per run."""
+        return [entry.decode().split(":")[0] for entry in self.redis.lrange(f"ran:{execution_id}", 0, -1)]
+
+    def arrived(self, gate: str, timeout: float = 30) -> str:
+        """Wait until a handler stands before a gate, and return its execution."""
+        found = self.redis.blpop([f"waits:{gate}"], timeout=timeout)
+        assert found is not None, f"nobody came to gate {gate}"
+        return found[1].decode()
+
+    def open_gate(self, gate: str, times: int = 1) -> None:
+        self.redis.rpush(f"gate:{gate}", *["open"] * times)
+
+
+@contextmanager
+def system(kind: str, store_url: str, redis_url: str, workers: int = 2, concurrency: int = 4) -> Iterator[System]:
+    """A whole system with workers: threads of this process over memory, else processes."""
+    with ExitStack() as stack:
+        os.environ["BEHAVIOUR_REDIS_URL"] = redis_url
+        engine = make_engine(store_url, redis_url)
+        stack.callback(engine.close)
+        redis = stack.enter_context(Redis.from_url(redis_url, socket_timeout=90))
+        engine.open()
+        made = System(kind, engine, redis, store_url, redis_url)
+        if workers and kind == "memory":
+            made.workers = stack.enter_context(engine.start_workers(workers, concurrency=concurrency))
+        elif workers:
+            options = ("--concurrency", str(concurrency))
+            made.workers = stack.enter_context(worker_processes(workers, store_url, redis_url, *options))
+        yield made

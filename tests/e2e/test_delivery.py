@@ -1,0 +1,209 @@
+"""Behaviours 31, 32, 33, 37: duplicates, long nodes, stops, and what RQ's own tools see."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+
+import pytest
+from harness import System, WorkerProcess, worker_processes
+from rq import Queue, Worker
+from rq.job import Job
+from rq.registry import FailedJobRegistry
+
+from spanloom.engine import ExecutionStatus, NodeStatus
+from spanloom.engine.records import NodeJob
+
+
+@pytest.mark.parametrize("copies", [2, 10])
+def test_a_node_job_that_is_delivered_many_times_is_recorded_once(system: System, copies: int) -> None:
+    workflow_id = system.register(
+        {"id": "a", "type": "echo"},
+        {"id": "b", "type": "echo", "inputs": ["a"]},
+        {"id": "c", "type": "echo", "inputs": ["a"]},
+        {"id": "join", "type": "count", "inputs": ["b", "c"]},
+    )
+    for _ in range(10):
+        execution_id = system.engine.enqueue_workflow(workflow_id, 1)
+        again = [
+            NodeJob(execution_id, node, 0, kind, "default", "normal", 1 + number, datetime.now(UTC))
+            for number in range(copies)
+            for node, kind in (("a", "echo"), ("b", "echo"), ("c", "echo"), ("join", "count"))
+        ]
+        system.engine.queue.push(again)
+
+        assert system.engine.wait(execution_id, timeout=30).output == 2
+        assert sorted(system.ran(execution_id)) == ["a", "b", "c", "join"]
+        events = [event.kind for event in system.engine.store.get_events(execution_id)]
+        assert events.count("node.completed") == 4
+
+
+def test_a_node_that_runs_for_longer_than_its_lease_is_never_run_twice(idle_system: System) -> None:
+    system = idle_system
+    workflow_id = system.register({"id": "long", "type": "gate", "config": {"gate": "long"}})
+    with _workers(system, 2, lease=0.6):
+        execution_id = system.engine.enqueue_workflow(workflow_id)
+        system.arrived("long")
+        (holder,) = [worker for worker in system.engine.store.list_workers() if worker.running]
+        first_lease = holder.lease_until
+        _until(lambda: _lease_of(system, holder.worker_id) > first_lease.timestamp() + 2.0)  # more than three leases on
+
+        system.open_gate("long")
+
+        assert system.engine.wait(execution_id, timeout=30).status is ExecutionStatus.COMPLETED
+        assert system.ran(execution_id) == ["long"]
+
+
+def test_sigterm_gives_back_what_does_not_end_in_its_grace_and_exits_with_zero(idle_system: System) -> None:
+    system = idle_system
+    if system.kind == "memory":
+        pytest.skip("an in-memory store has no worker processes to signal")
+    workflow_id = system.register({"id": "stuck", "type": "endless"}, {"id": "astuck", "type": "aendless"})
+    with worker_processes(1, system.store_url, system.redis_url, "--grace", "0.5") as (worker,):
+        execution_id = system.engine.enqueue_workflow(workflow_id)
+        _until(lambda: len(system.ran(execution_id)) == 2)
+
+        started = time.monotonic()
+        assert worker.stop() == 0
+
+        assert time.monotonic() - started < 10
+    runs = {run.node_id: run for run in system.engine.store.get_node_results(execution_id)}
+    assert {run.status for run in runs.values()} == {NodeStatus.QUEUED}
+    assert {run.losses for run in runs.values()} == {0}
+    assert {run.attempt for run in runs.values()} == {1}
+
+
+def test_sigterm_lets_running_nodes_end(idle_system: System) -> None:
+    system = idle_system
+    if system.kind == "memory":
+        pytest.skip("an in-memory store has no worker processes to signal")
+    workflow_id = system.register(
+        {"id": "running", "type": "gate", "config": {"gate": "term"}},
+        {"id": "next", "type": "name", "inputs": ["running"]},
+    )
+    with worker_processes(1, system.store_url, system.redis_url) as (worker,):
+        execution_id = system.engine.enqueue_workflow(workflow_id)
+        system.arrived("term")
+        worker.send(signal.SIGTERM)
+        _until(lambda: "wake" in worker.log or not system.redis.exists("never"))
+        system.open_gate("term")
+        assert worker.wait() == 0
+    runs = {run.node_id: run.status for run in system.engine.store.get_node_results(execution_id)}
+    assert runs == {"running": NodeStatus.COMPLETED, "next": NodeStatus.QUEUED}
+    with worker_processes(1, system.store_url, system.redis_url):
+        assert system.engine.wait(execution_id, timeout=30).output == "next"
+
+
+def test_a_killed_worker_loses_nothing(idle_system: System) -> None:
+    system = idle_system
+    if system.kind == "memory":
+        pytest.skip("an in-memory store has no worker processes to kill")
+    workflow_id = system.register({"id": "a", "type": "gate", "config": {"gate": "kill"}})
+    execution_id = system.engine.enqueue_workflow(workflow_id)
+    victim = WorkerProcess(system.store_url, system.redis_url, "--lease", "1")
+    victim.wait_ready()
+    system.arrived("kill")
+    victim.send(signal.SIGKILL)
+    victim.wait()
+
+    with worker_processes(1, system.store_url, system.redis_url, "--lease", "1"):
+        system.arrived("kill")
+        system.open_gate("kill")
+        execution = system.engine.wait(execution_id, timeout=30)
+
+    assert execution.output == "a"
+    (run,) = system.engine.store.get_node_results(execution_id)
+    assert (run.losses, run.attempt) == (1, 1)
+
+
+def test_a_flushed_redis_loses_nothing(system: System) -> None:
+    gate = f"flush-{system.kind}"
+    workflow_id = system.register(
+        {"id": "a", "type": "gate", "config": {"gate": gate}},
+        *[{"id": f"b{number}", "type": "name", "inputs": ["a"]} for number in range(30)],
+    )
+    ids = system.engine.enqueue_workflows(workflow_id, range(8))
+    later = system.engine.enqueue_workflow(workflow_id, delay=1.0)
+    for _ in range(8):
+        system.arrived(gate)
+
+    system.redis.flushall()
+    system.open_gate(gate, times=9)
+
+    for execution_id in [*ids, later]:
+        assert system.engine.wait(execution_id, timeout=60).status is ExecutionStatus.COMPLETED
+
+
+def test_rq_info_shows_queues_workers_and_failed_jobs_as_they_are(idle_system: System) -> None:
+    system = idle_system
+    bad = system.register({"id": "bad", "type": "unserialisable"})
+    slow = system.register({"id": "slow", "type": "gate", "config": {"gate": "rq"}})
+    with _workers(system, 1, concurrency=2) as workers:
+        system.engine.wait(system.engine.enqueue_workflow(bad), timeout=30)
+        held = [system.engine.enqueue_workflow(slow) for _ in range(3)]
+        system.arrived("rq")
+        system.arrived("rq")
+
+        shown = _rq_info(system)
+
+        assert "spanloom.default 1, 2 executing, 0 finished, 1 failed" in shown, shown
+        assert workers[0].name if system.kind == "memory" else str(workers[0].pid) in shown
+        (rq_worker,) = Worker.all(connection=system.redis)
+        assert "spanloom.default" in rq_worker.queue_names()
+        assert rq_worker.failed_job_count == 1
+        registry = FailedJobRegistry("spanloom.default", connection=system.redis, serializer="json")
+        (job_id,) = registry.get_job_ids()
+        job = Job.fetch(job_id, connection=system.redis, serializer="json")
+        assert job.is_failed
+        assert "'bad'" in str(job.latest_result().exc_string)  # type: ignore[union-attr]
+
+        system.open_gate("rq", times=3)
+        for execution_id in held:
+            assert system.engine.wait(execution_id, timeout=30).status is ExecutionStatus.COMPLETED
+        assert _rq_info(system).count("0 executing") >= 1
+    assert Worker.all(connection=system.redis) == []
+    assert Queue("spanloom.default", connection=system.redis).count == 0
+
+
+def test_a_foreign_job_on_our_queue_is_refused_and_never_run(system: System) -> None:
+    target = f"owned-{system.kind}"
+    queue = Queue("spanloom.default", connection=system.redis, serializer="json")
+    job = queue.enqueue("os.putenv", target, "1", failure_ttl=600)
+
+    execution = system.run(system.register({"id": "a", "type": "echo"}), 1)
+
+    assert execution.output == 1
+    _until(lambda: job.get_status() == "failed")
+    registry = FailedJobRegistry("spanloom.default", connection=system.redis, serializer="json")
+    assert job.id in registry.get_job_ids()
+    registry.remove(job, delete_job=True)
+
+
+def _workers(system: System, count: int, lease: float = 15.0, concurrency: int = 4):  # type: ignore[no-untyped-def]
+    if system.kind == "memory":
+        return system.engine.start_workers(count, lease_seconds=lease, concurrency=concurrency)
+    options = ("--lease", str(lease), "--concurrency", str(concurrency))
+    return worker_processes(count, system.store_url, system.redis_url, *options)
+
+
+def _rq_info(system: System) -> str:
+    command = [sys.executable, "-m", "rq.cli", "info", "--raw", "--url", system.redis_url]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def _lease_of(system: System, worker_id: str) -> float:
+    return next(w.lease_until.timestamp() for w in system.engine.store.list_workers() if w.worker_id == worker_id)
+
+
+def _until(condition, timeout: float = 30.0) -> None:  # type: ignore[no-untyped-def]
+    until = time.monotonic() + timeout
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < until, "it did not come to pass"
+        pause.wait(0.02)

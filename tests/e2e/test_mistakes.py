@@ -1,0 +1,198 @@
+"""Mistakes that people make at the command line: each ends in exit code 2 and a few lines that say what to do."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+import pytest
+
+SPANLOOM = Path(sys.executable).with_name("spanloom")
+UNKNOWN_ID = "019cb2f4-1111-7abc-8def-0123456789ab"
+
+FILES = {
+    "app.py": """
+from spanloom.engine import NodeRegistry, WorkflowEngine
+
+registry = NodeRegistry()
+
+
+@registry.node("fetch")
+def fetch(ctx):
+    return None
+
+
+engine = WorkflowEngine(registry, "sqlite:///app.db", "redis://127.0.0.1:{closed}")
+in_memory = WorkflowEngine(registry, "memory://", "redis://127.0.0.1:{closed}")
+""",
+    "broken.py": "engine = 1 / 0\n",
+    "broken_url.py": """
+from spanloom.engine import NodeRegistry, WorkflowEngine
+
+engine = WorkflowEngine(NodeRegistry(), "mysql://localhost/app")
+""",
+    "good.yaml": """
+id: etl
+nodes:
+  - {{id: fetch, type: fetch}}
+""",
+    "typo.yaml": """
+id: etl
+nodes:
+  - {{id: fetch, type: fetch}}
+  - {{id: store, type: fetch, inputs: [fetsh]}}
+""",
+    "unknown_type.yaml": """
+id: etl
+nodes:
+  - {{id: fetch, type: fetch}}
+  - {{id: mail, type: send_mail, inputs: [fetch]}}
+""",
+    "five_problems.yaml": """
+id: etl
+nodes:
+  - {{id: "a b", type: fetch}}
+  - {{id: b, type: fetch, inputs: [c]}}
+  - {{id: c, type: fetch, inputs: [b]}}
+  - {{id: d, type: fetch, inputs: [x]}}
+  - {{id: e, type: fetch, inputs: [y]}}
+  - {{id: f, type: ""}}
+""",
+    "broken.yaml": "id: [etl\n",
+}
+
+
+class Mistake(NamedTuple):
+    """One command line, what its message must hold, and the environment it is made in."""
+
+    what: str
+    command: str
+    says: tuple[str, ...]
+    environment: Mapping[str, str] = MappingProxyType({})
+
+
+STORE = "--store sqlite:///here.db"
+
+MISTAKES = [
+    # which store, which Redis
+    Mistake("no store", "list", ("--store URL", "SPANLOOM_STORE_URL")),
+    Mistake("unknown scheme", "list --store mysql://localhost/app", ("'mysql", "postgresql://")),
+    Mistake("unknown scheme in the environment", "list", ("'mysql",), {"SPANLOOM_STORE_URL": "mysql://localhost/app"}),
+    Mistake("no URL", "list --store here.db", ("has no scheme", "sqlite:///")),
+    Mistake("malformed Postgres URL", "list --store postgresql://localhost:port/app", ("port", "postgresql://")),
+    Mistake("no Redis URL", f"run etl {STORE} --redis localhost:6379", ("'localhost:6379' is not a Redis URL", "redis://")),
+    Mistake("malformed Redis URL", f"run etl {STORE} --redis redis://localhost:port", ("redis://host:6379/0",)),
+    Mistake("app and store", f"list --app app:engine {STORE}", ("either --app or --store",)),
+    Mistake("wrong namespace", f"list {STORE}", ("SPANLOOM_NAMESPACE", "'Not so'"), {"SPANLOOM_NAMESPACE": "Not so"}),
+    # services that are not there
+    Mistake(
+        "Redis not running", f"run etl {STORE} --redis redis://127.0.0.1:{{closed}}",
+        ("Redis at redis://127.0.0.1:{closed}/0 did not answer", "start it"),
+    ),
+    Mistake("Redis not running, worker", "worker app:engine", ("127.0.0.1:{closed}/0 did not answer", "start it")),
+    Mistake("Redis not running, several workers", "worker app:engine --processes 3", ("did not answer", "start it")),
+    Mistake(
+        "Postgres not running", "list --store postgresql://app:secret@127.0.0.1:{closed}/app",
+        ("127.0.0.1", "{closed}"),
+    ),
+    # MODULE:ENGINE
+    Mistake("module not importable", "worker nowhere:engine", ("no module 'nowhere'", "{directory}")),
+    Mistake("module named by the environment", "list", ("no module 'nowhere'",), {"SPANLOOM_APP": "nowhere:engine"}),
+    Mistake("module that fails", "worker broken:engine", ("broken.py:1: ZeroDivisionError", "mend the module")),
+    Mistake("engine with a wrong URL", "worker broken_url:engine", ("'mysql",)),
+    Mistake("attribute missing", "worker app:engin", ("has no 'engin'", "did you mean app:engine?")),
+    Mistake("not an engine", "worker app:registry", ("is a NodeRegistry, not a WorkflowEngine",)),
+    Mistake("not MODULE:ENGINE", "worker app", ("MODULE:ENGINE",)),
+    Mistake("memory store with a worker", "worker app:in_memory", ("memory://", "sqlite:///")),
+    Mistake("memory store with workers", "worker app:in_memory --processes 2", ("memory://", "sqlite:///")),
+    Mistake("memory store to read from", "list --store memory://", ("memory://", "sqlite:///")),
+    Mistake("memory store to run on", "run etl --app app:in_memory", ("memory://", "sqlite:///")),
+    Mistake("no concurrency", "worker app:engine --concurrency 0", ("concurrency", "greater than or equal to 1")),
+    Mistake("no queue", "worker app:engine --queues ,", ("queues",)),
+    Mistake("one name for two", "worker app:engine --processes 2 --name w", ("--name is for one worker",)),
+    # workflow files
+    Mistake(
+        "handler not registered", "register unknown_type.yaml --app app:engine",
+        ("'mail'", "no handler is registered for its type 'send_mail'", "'fetch'"),
+    ),
+    Mistake("typo in an input id", f"register typo.yaml {STORE}", ("'store'", "'fetsh'", "did you mean 'fetch'?")),
+    Mistake(
+        "several problems", f"register five_problems.yaml {STORE}",
+        ("'a b'", "cycle", "'x'", "'y'", "its type is empty"),
+    ),
+    Mistake("file not there", f"register nothing.yaml {STORE}", ("nothing.yaml",)),
+    Mistake("file not YAML", f"register broken.yaml {STORE}", ("broken.yaml is not YAML", "line")),
+    Mistake("version not as expected", f"register good.yaml {STORE} --expect-version 7", ("'etl'", "expected 7")),
+    # arguments
+    Mistake("input not JSON", f"run etl {STORE} --input {{{{id:7}}}}", ("not valid", "@FILE")),
+    Mistake("input file not there", f"run etl {STORE} --input @nothing.json", ("can't read nothing.json",)),
+    Mistake("metadata not a pair", f"run etl {STORE} --metadata customer", ("KEY=VALUE",)),
+    Mistake("unknown command", "lst", ("'lst'", "--help")),
+    Mistake("unknown workflow", f"workflows etl {STORE}", ("no workflow 'etl' is registered",)),
+    Mistake("unknown execution", f"show {UNKNOWN_ID} {STORE}", (UNKNOWN_ID,)),
+    Mistake("unknown part of an id", f"logs 89abcdef {STORE}", ("'89abcdef'", "`spanloom list`")),
+    Mistake("short part of an id", f"trace 89a {STORE}", ("at least 6 characters",)),
+    Mistake("unknown parent", f"list --parent {UNKNOWN_ID} {STORE}", (UNKNOWN_ID,)),
+]  # fmt: skip
+
+
+@pytest.fixture
+def closed() -> Iterator[str]:
+    """A port of this machine at which nobody listens, and nobody else can while the test lasts."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield str(taken.getsockname()[1])
+
+
+@pytest.fixture
+def directory(tmp_path: Path, closed: str) -> Path:
+    """A working directory with an app and some workflow files."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text.format(closed=closed))
+    return tmp_path
+
+
+def refused(mistake: Mistake, directory: Path, **places: str) -> None:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SPANLOOM_")}
+    done = subprocess.run(
+        [SPANLOOM, *mistake.command.format(directory=directory, **places).split()],
+        cwd=directory,
+        env={**inherited, **mistake.environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    for fragment in mistake.says:
+        assert fragment.format(directory=directory, **places) in done.stderr
+    assert 1 <= len(done.stderr.splitlines()) <= 3, done.stderr
+    assert done.stdout == ""
+    assert done.returncode == 2
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.what)
+def test_a_mistake_is_told_in_a_few_lines_that_say_what_to_do(mistake: Mistake, directory: Path, closed: str) -> None:
+    refused(mistake, directory, closed=closed)
+
+
+def test_a_workflow_that_is_not_registered_is_not_started(directory: Path, closed: str, redis_url: str) -> None:
+    command = f"run etl {STORE} --redis {redis_url}"
+    refused(Mistake("unknown workflow", command, ("no workflow 'etl' is registered",)), directory, closed=closed)
+
+
+@pytest.mark.parametrize("command", ["list", "show 89abcdef", "stats", "run etl --redis {redis}", "register good.yaml"])
+def test_a_store_that_is_not_migrated_says_how_to_migrate_it(
+    command: str, directory: Path, closed: str, postgres_url: str, redis_url: str
+) -> None:
+    says = ("has no Spanloom schema", "spanloom migrate --store postgresql://")
+    mistake = Mistake("not migrated", f"{command} --store {postgres_url}", says, {"SPANLOOM_NAMESPACE": "elsewhere"})
+    refused(mistake, directory, closed=closed, redis=redis_url)

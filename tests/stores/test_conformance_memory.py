@@ -1,0 +1,20 @@
+"""The conformance suite over the in-memory store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from spanloom.engine.store import ExecutionStore
+from spanloom.stores import open_store
+from spanloom.testing.conformance import StoreConformance
+
+
+class TestMemory(StoreConformance):
+    @pytest.fixture
+    def store(self) -> Iterator[ExecutionStore]:
+        store = open_store("memory://")
+        store.migrate()
+        yield store
+        store.close()

@@ -1,0 +1,392 @@
+"""The commands over a real SQLite store: what they read, write and start."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spanloom.cli.failures import DONE, FAILED, MISTAKE, run
+from spanloom.engine import ExecutionStore
+from spanloom.engine.records import (
+    Claim,
+    Execution,
+    LogLine,
+    LogRecord,
+    NodeKey,
+    NodeRun,
+    Outcome,
+    Record,
+    SpanLine,
+    SpanRecord,
+    StartRequest,
+    StoreStats,
+    WorkflowSummary,
+    WorkflowVersion,
+)
+from spanloom.stores import open_store
+from spanloom.testing.workflows import chain, single
+
+OLDER = "019cb2f4-1111-7abc-8def-0123456789ab"
+NEWER = "019cb2f4-2222-7abc-8def-ba9876543210"
+TRACE_ID, ROOT_SPAN = "a" * 32, "b" * 16
+NINE = datetime(2026, 3, 1, 9, tzinfo=UTC)
+NINE_NS = int(NINE.timestamp()) * 1_000_000_000
+
+Invoke = Callable[..., str]
+
+
+def at(seconds: float) -> datetime:
+    return NINE + timedelta(seconds=seconds)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in list(os.environ):
+        if name.startswith("SPANLOOM_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def store(sqlite_url: str) -> Iterator[ExecutionStore]:
+    """A chain of two that failed at its second node, and a newer execution of another workflow that waits."""
+    store = open_store(sqlite_url)
+    store.open()
+    store.save_workflow(chain(2, "orders"), change_notes="first", created_by="ada")
+    store.save_workflow(chain(3, "orders"), now=at(1))
+    store.save_workflow(single("mail"))
+    store.register_worker("w1", name="w1", host="here", pid=1, queues=["default"], lease_seconds=1e9, now=NINE)
+    older = StartRequest(
+        OLDER, "orders", '{"id": 7}', version=1, metadata={"customer": "17"},
+        trace_parent=f"00-{TRACE_ID}-{ROOT_SPAN}-01",
+    )  # fmt: skip
+    store.create_executions([older], now=NINE)
+    _finish(store, "n1", at(1), Outcome.COMPLETED, data='"priced"')
+    _finish(store, "n2", at(2), Outcome.FAILED, error='{"type": "ValueError", "message": "no stock"}')
+    store.create_executions([StartRequest(NEWER, "mail", "null")], now=at(3))
+    yield store
+    store.close()
+
+
+def _finish(store: ExecutionStore, node_id: str, when: datetime, outcome: Outcome, **result: Any) -> None:
+    (claim,) = store.claim([NodeKey(OLDER, node_id)], worker_id="w1", now=when)
+    assert isinstance(claim, Claim)
+    start_ns = NINE_NS + int((when - NINE).total_seconds()) * 1_000_000_000
+    span = SpanLine(
+        TRACE_ID, f"{len(node_id)}{node_id[1:]:0>15}", ROOT_SPAN, node_id, "consumer",
+        "error" if outcome is Outcome.FAILED else "ok", start_ns, start_ns + 250_000_000, node_id,
+    )  # fmt: skip
+    lines = [LogLine("info", f"{node_id} begins", when, '{"cents": 990}'), LogLine("warning", f"{node_id} ends", when)]
+    record = Record(OLDER, node_id, 0, claim.node.fence, "w1", outcome, logs=lines, spans=[span], **result)
+    (answer,) = store.record([record], now=when + timedelta(seconds=0.25))
+    assert answer.recorded
+
+
+@pytest.fixture
+def invoke(sqlite_url: str, capsys: pytest.CaptureFixture[str]) -> Invoke:
+    """Run a command over the store and return what it printed."""
+
+    def invoke(*arguments: str, code: int = DONE) -> str:
+        assert run([*arguments, "--store", sqlite_url]) == code
+        return capsys.readouterr().out
+
+    return invoke
+
+
+class TestReading:
+    @pytest.fixture(autouse=True)
+    def filled(self, store: ExecutionStore) -> None:
+        """Every test here reads the same store."""
+
+    def test_list_shows_the_newest_first(self, invoke: Invoke) -> None:
+        rows = [line.split("\t") for line in invoke("list").splitlines()]
+        assert [row[:4] for row in rows] == [[NEWER, "mail", "1", "running"], [OLDER, "orders", "1", "failed"]]
+        assert rows[1][4:] == [*["2026-03-01T09:00:00.000Z"] * 2, "2026-03-01T09:00:02.250Z", "", '{"customer": "17"}']
+
+    @pytest.mark.parametrize(
+        ("arguments", "found"),
+        [
+            (["--workflow", "orders"], [OLDER]),
+            (["--status", "running"], [NEWER]),
+            (["--metadata", "customer=17"], [OLDER]),
+            (["--metadata", "customer=18"], []),
+            (["--since", "2026-03-01T09:00:02Z"], [NEWER]),
+            (["--limit", "1"], [NEWER]),
+            (["--parent", OLDER], []),
+        ],
+    )
+    def test_list_filters(self, invoke: Invoke, arguments: list[str], found: list[str]) -> None:
+        assert [line.split("\t")[0] for line in invoke("list", *arguments).splitlines()] == found
+
+    def test_list_pages_by_the_cursor_of_its_json(self, invoke: Invoke) -> None:
+        first = json.loads(invoke("list", "--limit", "1", "--json"))
+        second = json.loads(invoke("list", "--limit", "1", "--json", "--cursor", first["next_cursor"]))
+        assert [page["items"][0]["id"] for page in (first, second)] == [NEWER, OLDER]
+        assert set(first["items"][0]) == set(Execution.model_fields)
+
+    @pytest.mark.parametrize("given", [OLDER, OLDER[-8:], OLDER[:12]])
+    def test_show_finds_an_execution_by_its_id_or_an_end_of_it(self, invoke: Invoke, given: str) -> None:
+        header, nodes = invoke("show", given).split("\n\n")
+        assert f"id\t{OLDER}" in header
+        assert "error\tValueError: no stock" in header
+        assert [line.split("\t") for line in nodes.splitlines()] == [
+            ["n1", "completed", "1", "0.250000", "2026-03-01T09:00:01.000Z", "w1", ""],
+            ["n2", "failed", "1", "0.250000", "2026-03-01T09:00:02.000Z", "w1", "ValueError: no stock"],
+        ]
+
+    def test_show_has_a_json_form_with_the_fields_of_the_models(self, invoke: Invoke) -> None:
+        document = json.loads(invoke("show", OLDER, "--json"))
+        assert set(document) == {"execution", "nodes", "children"}
+        assert document["execution"]["input"] == {"id": 7}
+        assert [node["data"] for node in document["nodes"]] == ["priced", None]
+        assert set(document["nodes"][0]) == set(NodeRun.model_fields)
+
+    def test_logs_come_in_the_order_of_storing(self, invoke: Invoke) -> None:
+        lines = invoke("logs", OLDER).splitlines()
+        assert [line.split("\t")[5] for line in lines] == ["n1 begins", "n1 ends", "n2 begins", "n2 ends"]
+        assert lines[0] == '2026-03-01T09:00:01.000Z\tinfo\tn1\t0\t1\tn1 begins\t{"cents": 990}'
+
+    def test_logs_of_one_node_as_json_lines(self, invoke: Invoke) -> None:
+        records = [json.loads(line) for line in invoke("logs", OLDER, "--node", "n2", "--json").splitlines()]
+        assert [record["message"] for record in records] == ["n2 begins", "n2 ends"]
+        assert set(records[0]) == set(LogRecord.model_fields)
+
+    def test_following_the_logs_of_an_ended_execution_ends(self, invoke: Invoke) -> None:
+        assert len(invoke("logs", OLDER, "--follow").splitlines()) == 4
+
+    def test_following_logs_prints_what_comes_until_the_end(
+        self, invoke: Invoke, store: ExecutionStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.add_log(NEWER, LogLine("info", "early", NINE))
+
+        def meanwhile(_seconds: float) -> None:
+            store.add_log(NEWER, LogLine("info", "late", NINE))
+            store.cancel_execution(NEWER)
+
+        monkeypatch.setattr("spanloom.cli.telemetry.time.sleep", meanwhile)
+        assert [line.split("\t")[5] for line in invoke("logs", NEWER, "-f").splitlines()] == ["early", "late"]
+
+    def test_trace_puts_nodes_below_the_executions_own_span(self, invoke: Invoke) -> None:
+        assert [line.split("\t")[:4] for line in invoke("trace", OLDER).splitlines()] == [
+            ["orders", "0.000000", "2.250000", "error"],
+            ["  n1", "1.000000", "0.250000", "ok"],
+            ["  n2", "2.000000", "0.250000", "error"],
+        ]
+
+    def test_trace_has_a_json_form_of_what_is_stored(self, invoke: Invoke) -> None:
+        document = json.loads(invoke("trace", OLDER, "--json"))
+        assert document["execution_id"] == OLDER
+        assert [span["name"] for span in document["spans"]] == ["n1", "n2"]
+        assert set(document["spans"][0]) == set(SpanRecord.model_fields)
+
+    def test_workflows_lists_them_and_the_versions_of_one(self, invoke: Invoke) -> None:
+        assert [line.split("\t")[:4] for line in invoke("workflows").splitlines()] == [
+            ["mail", "mail", "1", "active"],
+            ["orders", "orders", "2", "active"],
+        ]
+        versions = [line.split("\t") for line in invoke("workflows", "orders").splitlines()]
+        assert [(one[1], one[3], one[5], one[6]) for one in versions] == [
+            ("2", "3", "", ""),
+            ("1", "2", "ada", "first"),
+        ]
+
+    def test_workflows_has_json_forms_with_the_fields_of_the_models(self, invoke: Invoke) -> None:
+        (mail, _) = json.loads(invoke("workflows", "--json"))["items"]
+        (version,) = json.loads(invoke("workflows", "mail", "--json"))["items"]
+        assert set(mail) == set(WorkflowSummary.model_fields)
+        assert set(version) == set(WorkflowVersion.model_fields)
+
+    def test_stats_counts_by_state_and_lists_workers(self, invoke: Invoke) -> None:
+        counts = dict(line.split("\t", 1) for line in invoke("stats").splitlines())
+        assert counts["workflows"] == "2"
+        assert counts["executions.failed"] == counts["executions.running"] == "1"
+        document = json.loads(invoke("stats", "--json"))
+        assert set(document) == {*StoreStats.model_fields, "live_workers"}
+
+    def test_a_reader_that_has_enough_gets_no_traceback(self, sqlite_url: str) -> None:
+        command = [sys.executable, "-m", "spanloom.cli", "logs", OLDER, "--store", sqlite_url]
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(write_end)
+        assert done.stderr == ""
+
+    @pytest.mark.parametrize(
+        ("arguments", "drawn"),
+        [
+            (["list"], ["● running", "✗ failed"]),
+            (["show", OLDER], ["orders v1", "✓ completed", "ValueError: no stock"]),
+            (["logs", OLDER], ["n2 begins"]),
+            (["trace", OLDER], ["orders", "━", "n2 ✗"]),
+            (["workflows"], ["mail", "v2"]),
+            (["workflows", "orders"], ["ada"]),
+            (["stats"], ["1 failed", "default"]),
+        ],
+    )
+    def test_a_terminal_gets_colours_and_a_drawing(
+        self, sqlite_url: str, arguments: list[str], drawn: list[str]
+    ) -> None:
+        shown = in_terminal([*arguments, "--store", sqlite_url])
+        assert "\x1b[" in shown
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+        assert all(fragment in plain for fragment in drawn)
+
+
+def in_terminal(arguments: list[str]) -> str:
+    """Run the command with a terminal for its output and return what it was sent."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "PYTHONUTF8": "1"}
+    environment.pop("NO_COLOR", None)
+    command = [sys.executable, "-m", "spanloom.cli", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 65536):
+                shown += chunk
+        except OSError:  # how Linux says that the other end is closed
+            pass
+        finally:
+            os.close(ours)
+        assert process.wait(timeout=30) == DONE
+    return shown.decode()
+
+
+class TestDefinitions:
+    def test_register_makes_a_version_and_the_same_content_makes_none(
+        self, invoke: Invoke, sqlite_url: str, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "etl.yaml"
+        file.write_text("id: etl\nnodes: [{id: a, type: fetch}]\n")
+        assert invoke("register", str(file), "--notes", "begun", "--by", "ada") == "etl\t1\n"
+        assert json.loads(invoke("register", str(file), "--json")) == {"workflow_id": "etl", "version": 1}
+        file.write_text("id: etl\nnodes: [{id: a, type: fetch}, {id: b, type: fetch}]\n")
+        assert invoke("register", str(file), "--expect-version", "1") == "etl\t2\n"
+        assert invoke("register", str(file), "--expect-version", "1", code=MISTAKE) == ""
+        store = open_store(sqlite_url)
+        begun = store.get_workflow_version("etl", 1)
+        store.close()
+        assert begun is not None
+        assert (begun.change_notes, begun.created_by) == ("begun", "ada")
+
+    def test_migrate_says_where_and_may_be_repeated(self, invoke: Invoke, sqlite_url: str) -> None:
+        assert invoke("migrate") == f"{sqlite_url} has the schema of this release\n"
+        assert json.loads(invoke("migrate", "--json")) == {"url": sqlite_url, "migrated": True}
+
+    def test_migrate_makes_the_schema_that_a_postgres_store_lacks(
+        self, postgres_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("SPANLOOM_NAMESPACE", "elsewhere")
+        assert run(["stats", "--store", postgres_url]) == MISTAKE
+        assert run(["migrate", "--store", postgres_url]) == DONE
+        assert run(["stats", "--store", postgres_url]) == DONE
+        assert "workflows\t0" in capsys.readouterr().out
+
+
+APP = """
+from pydantic import BaseModel
+
+from spanloom.engine import NodeContext, PermanentError, WorkflowBuilder, WorkflowEngine
+
+
+class Order(BaseModel):
+    id: int
+
+
+orders = WorkflowBuilder("orders", input=Order)
+
+
+@orders.node
+def charge(order: Order, ctx: NodeContext) -> str:
+    ctx.log.info("charging", order=order.id)
+    if order.id < 0:
+        raise PermanentError("no such order")
+    return f"order {order.id}"
+
+
+engine = WorkflowEngine([orders])
+"""
+
+
+class TestRunning:
+    @pytest.fixture
+    def app(
+        self, sqlite_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[..., subprocess.CompletedProcess[str]]:
+        """An application in the working directory; call it to run a command with its environment."""
+        (tmp_path / "shop.py").write_text(APP)
+        environment = {"SPANLOOM_STORE_URL": sqlite_url, "SPANLOOM_REDIS_URL": redis_url, "SPANLOOM_APP": "shop:engine"}
+
+        def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-m", "spanloom.cli", *arguments],
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+
+        return call
+
+    def test_what_was_started_without_waiting_is_run_by_a_worker_and_read_back(
+        self, app: Callable[..., subprocess.CompletedProcess[str]]
+    ) -> None:
+        started = app("run", "orders", "--input", '{"id": 7}', "--no-wait", "--metadata", "day=monday", "--key", "k7")
+        again = app("run", "orders", "--input", '{"id": 7}', "--no-wait", "--key", "k7")
+        execution_id = started.stdout.strip()
+        assert (started.returncode, again.stdout.strip()) == (DONE, execution_id)
+
+        worker = app("worker", "shop:engine", "--burst", "--name", "w1")
+        assert worker.returncode == DONE, worker.stderr
+
+        execution = json.loads(app("list", "--metadata", "day=monday", "--json").stdout)["items"][0]
+        assert (execution["id"], execution["status"]) == (execution_id, "completed")
+        assert "charge\tcompleted\t1\t" in app("show", execution_id[-10:]).stdout
+        assert 'charging\t{"order": 7}' in app("logs", execution_id).stdout
+        assert "  run charge\t" in app("trace", execution_id).stdout
+
+    def test_waiting_without_a_worker_ends_with_the_timeout(
+        self, app: Callable[..., subprocess.CompletedProcess[str]]
+    ) -> None:
+        done = app("run", "orders", "--input", '{"id": 7}', "--timeout", "0.2")
+        assert (done.returncode, done.stdout) == (FAILED, "")
+        assert "is a worker running?" in done.stderr
+
+    def test_waiting_prints_the_output_or_the_failure(
+        self,
+        app: Callable[..., subprocess.CompletedProcess[str]],
+        sqlite_url: str,
+        redis_url: str,
+    ) -> None:
+        from spanloom.cli.loading import load_engine
+        from spanloom.engine import WorkflowEngine
+
+        settings = {"SPANLOOM_STORE_URL": sqlite_url, "SPANLOOM_REDIS_URL": redis_url}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "path", list(sys.path))
+            patch.delitem(sys.modules, "shop", raising=False)
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            engine: WorkflowEngine = load_engine("shop:engine")
+            with engine, engine.start_workers(1):
+                done = app("run", "orders", "--input", '{"id": 7}')
+                told = app("run", "orders", "--input", '{"id": 8}', "--json")
+                failed = app("run", "orders", "--input", '{"id": -1}')
+                refused = app("run", "orders", "--input", '{"id": "x"}')
+        assert (done.returncode, done.stdout, done.stderr) == (DONE, '"order 7"\n', "")
+        assert set(json.loads(told.stdout)) == set(Execution.model_fields)
+        assert (failed.returncode, failed.stdout) == (FAILED, "")
+        assert "PermanentError: no such order" in failed.stderr
+        assert refused.returncode == MISTAKE
+        assert "id" in refused.stderr

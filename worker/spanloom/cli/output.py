@@ -1,0 +1,45 @@
+"""Where a command's output goes: drawn in a terminal, plain lines in a pipe, JSON where it was asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+__all__ = ["console", "in_terminal", "print_json", "show"]
+
+
+def in_terminal() -> bool:
+    """Say whether standard output is a terminal that can show what we draw."""
+    return sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return rich's console; imported here because pipes and JSON do without it."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def show(drawn: Callable[[Console], RenderableType], lines: Callable[[], Iterable[str]]) -> None:
+    """Print `drawn` in a terminal, else `lines`; only the one that is needed is made."""
+    if in_terminal():
+        screen = console()
+        screen.print(drawn(screen))
+        return
+    for line in lines():
+        click.echo(line)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on one line; models by their fields."""
+    if isinstance(document, BaseModel):
+        document = document.model_dump(mode="json")
+    click.echo(json.dumps(document, ensure_ascii=False))

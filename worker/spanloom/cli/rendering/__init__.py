@@ -1,0 +1,39 @@
+"""Read models as rich renderables for a terminal and as plain, stable lines for a pipe."""
+
+from __future__ import annotations
+
+from spanloom.cli.rendering.snapshot import Snapshot, read_snapshot
+from spanloom.cli.rendering.tables import (
+    execution_row_lines,
+    executions_table,
+    log_line,
+    log_text,
+    stats_lines,
+    stats_table,
+    version_lines,
+    versions_table,
+    workflow_lines,
+    workflows_table,
+)
+from spanloom.cli.rendering.tree import execution_header, execution_lines, execution_tree
+from spanloom.cli.rendering.waterfall import waterfall, waterfall_lines
+
+__all__ = [
+    "Snapshot",
+    "execution_header",
+    "execution_lines",
+    "execution_row_lines",
+    "execution_tree",
+    "executions_table",
+    "log_line",
+    "log_text",
+    "read_snapshot",
+    "stats_lines",
+    "stats_table",
+    "version_lines",
+    "versions_table",
+    "waterfall",
+    "waterfall_lines",
+    "workflow_lines",
+    "workflows_table",
+]

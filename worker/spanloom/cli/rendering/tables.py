@@ -1,0 +1,173 @@
+"""Lists as the command shows them, for terminals and for pipes: executions, workflows, versions, counts, log lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from spanloom.cli.rendering.values import GLYPHS, STYLES, ago, cell, duration, printable, seconds_between
+from spanloom.engine.records import Execution, LogRecord, StoreStats, WorkerLease, WorkflowSummary, WorkflowVersion
+
+__all__ = [
+    "execution_row_lines",
+    "executions_table",
+    "log_line",
+    "log_text",
+    "stats_lines",
+    "stats_table",
+    "version_lines",
+    "versions_table",
+    "workflow_lines",
+    "workflows_table",
+]
+
+_TELLING = 8  # the last digits of a UUIDv7 tell executions apart; the first ones are the time
+
+
+def executions_table(executions: Sequence[Execution], now: datetime) -> RenderableType:
+    """Draw executions, one a row, newest first as they come."""
+    table = _table("execution", "workflow", "status", "created", "took", "metadata")
+    for execution in executions:
+        took = seconds_between(execution.started_at, execution.ended_at or now)
+        name = Text.assemble((execution.id[:-_TELLING], "bright_black"), execution.id[-_TELLING:])
+        metadata = "  ".join(f"{printable(key)}={printable(value)}" for key, value in execution.metadata.items())
+        table.add_row(
+            name,
+            f"{execution.workflow_id} v{execution.version}",
+            _status(execution.status),
+            ago(execution.created_at, now),
+            "" if took is None else duration(took),
+            Text(metadata, "bright_black"),
+        )
+    return table
+
+
+def execution_row_lines(executions: Sequence[Execution]) -> Iterator[str]:
+    """Write executions for a pipe: id, workflow, version, status, created, started, ended, parent, metadata."""
+    for one in executions:
+        yield _line(
+            one.id,
+            one.workflow_id,
+            one.version,
+            one.status,
+            one.created_at,
+            one.started_at,
+            one.ended_at,
+            one.parent_execution_id,
+            one.metadata,
+        )
+
+
+def workflows_table(workflows: Sequence[WorkflowSummary], now: datetime) -> RenderableType:
+    """Draw workflows, one a row."""
+    table = _table("workflow", "name", "latest", "state", "updated")
+    for workflow in workflows:
+        state = Text("active", "green") if workflow.active else Text("deactivated", "yellow")
+        name = Text(printable(workflow.name))
+        table.add_row(
+            Text(workflow.id, "bold"), name, f"v{workflow.latest_version}", state, ago(workflow.updated_at, now)
+        )
+    return table
+
+
+def workflow_lines(workflows: Sequence[WorkflowSummary]) -> Iterator[str]:
+    """Write workflows for a pipe: id, name, latest version, active or deactivated, created, updated."""
+    for one in workflows:
+        state = "active" if one.active else "deactivated"
+        yield _line(one.id, one.name, one.latest_version, state, one.created_at, one.updated_at)
+
+
+def versions_table(versions: Sequence[WorkflowVersion], now: datetime) -> RenderableType:
+    """Draw the versions of one workflow, one a row."""
+    table = _table("version", "nodes", "registered", "by", "notes")
+    for one in versions:
+        by, notes = Text(printable(one.created_by or "")), Text(printable(one.change_notes or ""))
+        table.add_row(
+            Text(f"v{one.version}", "bold"), f"{len(one.definition.nodes):,}", ago(one.created_at, now), by, notes
+        )
+    return table
+
+
+def version_lines(versions: Sequence[WorkflowVersion]) -> Iterator[str]:
+    """Write versions for a pipe: workflow, version, name, number of nodes, registered, by, notes."""
+    for one in versions:
+        nodes = len(one.definition.nodes)
+        yield _line(one.workflow_id, one.version, one.name, nodes, one.created_at, one.created_by, one.change_notes)
+
+
+def stats_table(stats: StoreStats, workers: Sequence[WorkerLease], now: datetime) -> RenderableType:
+    """Draw the counts of a store, and its live workers."""
+    counts = _table("", "")
+    counts.show_header = False
+    counts.add_row("workflows", f"{stats.workflows:,}")
+    for what, by_status in (("executions", stats.executions), ("open node runs", stats.open_node_runs)):
+        present = [Text(f"{count:,} {status}", STYLES.get(status, "")) for status, count in by_status.items() if count]
+        counts.add_row(what, Text("   ").join(present) if present else Text("none", "bright_black"))
+    if stats.oldest_queued_seconds is not None:
+        counts.add_row("oldest queued", f"since {duration(stats.oldest_queued_seconds)}")
+    if not workers:
+        counts.add_row("workers", Text("none is running", "yellow"))
+        return counts
+    table = _table("worker", "host", "pid", "queues", "running", "started")
+    for one in workers:
+        queues = ",".join(one.queues)
+        table.add_row(one.name, one.host, str(one.pid), queues, f"{one.running:,}", ago(one.started_at, now))
+    return Group(counts, Text(), table)
+
+
+def stats_lines(stats: StoreStats, workers: Sequence[WorkerLease]) -> Iterator[str]:
+    """Write counts for a pipe as name and value, then one line a worker: `worker`, name, host, pid, queues, running."""
+    yield _line("workflows", stats.workflows)
+    for status, count in stats.executions.items():
+        yield _line(f"executions.{status}", count)
+    for node_status, count in stats.open_node_runs.items():
+        yield _line(f"open_node_runs.{node_status}", count)
+    yield _line("oldest_queued_seconds", stats.oldest_queued_seconds)
+    yield _line("workers", stats.workers)
+    for one in workers:
+        yield _line("worker", one.name, one.host, one.pid, ",".join(one.queues), one.running)
+
+
+def log_text(record: LogRecord) -> Text:
+    """Draw one log line for a terminal."""
+    clock = record.at.astimezone().strftime("%H:%M:%S.") + f"{record.at.microsecond // 1000:03}"
+    text = Text.assemble((clock, "bright_black"))
+    text.append(f"  {record.level:<8}  ", STYLES.get(record.level, ""))
+    text.append(f"{_where(record)}  ", "bold" if record.node_id else "")
+    text.append(printable(record.message, keep="\n"))
+    for key, value in record.fields.items():
+        text.append(f"  {printable(key)}=", "bright_black")
+        text.append(cell(value), "bright_black")
+    return text
+
+
+def log_line(record: LogRecord) -> str:
+    """Write one log line for a pipe: time, level, node, item, attempt, message, fields as JSON."""
+    return _line(record.at, record.level, record.node_id, record.item, record.attempt, record.message, record.fields)
+
+
+def _where(record: LogRecord) -> str:
+    if record.node_id is None:
+        return "-"
+    item = f"[{record.item}]" if record.item else ""
+    return f"{record.node_id}{item}" + (f" #{record.attempt}" if record.attempt > 1 else "")
+
+
+def _line(*values: object) -> str:
+    return "\t".join(map(cell, values))
+
+
+def _status(status: str) -> Text:
+    return Text(f"{GLYPHS[status]} {status}", STYLES.get(status, ""))
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bright_black")
+    for heading in headings:
+        last = heading == headings[-1]
+        table.add_column(heading, no_wrap=True, overflow="ellipsis" if last else "fold")
+    return table

@@ -1,0 +1,185 @@
+"""One trace as `spanloom trace` draws it: spans below their parents, each with a bar where its time lies in it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.cells import cell_len
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from spanloom.cli.rendering.values import STYLES, cell, duration, printable
+from spanloom.engine.records import Execution, SpanRecord
+from spanloom.engine.tracing import parse_trace_parent
+
+__all__ = ["SIBLINGS", "waterfall", "waterfall_lines"]
+
+SIBLINGS = 12  #: how many spans below one parent a terminal shows before the shortest of them share a line
+_NAME_SHARE = 0.45  # of the terminal's width, at most, for names
+_DURATION_WIDTH = 9
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line: a span, or the shortest ones below a parent folded into one."""
+
+    guides: str
+    depth: int
+    name: str
+    status: str
+    start_ns: int
+    end_ns: int | None
+    span: SpanRecord | None
+
+
+def waterfall(
+    spans: Sequence[SpanRecord],
+    *,
+    width: int,
+    now_ns: int,
+    execution: Execution | None = None,
+    siblings: int | None = SIBLINGS,
+) -> RenderableType:
+    """Draw spans for a terminal `width` columns wide; open spans last until `now_ns`.
+
+    With its `execution` the trace gets a root even where the execution's own span is not stored. Below one parent at
+    most `siblings` spans are drawn, those that failed and then the longest; the others share a line.
+    """
+    lines = list(_lines(_rooted(spans, execution), siblings, now_ns))
+    if not lines:
+        return Text("no spans are stored", "bright_black")
+    start = min(line.start_ns for line in lines)
+    end = max(max(line.end_ns or now_ns for line in lines), start + 1)
+    longest = max(cell_len(line.guides + line.name) for line in lines)
+    name_width = min(longest, int(width * _NAME_SHARE))
+    bar_width = max(10, width - name_width - _DURATION_WIDTH - 5)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=name_width, no_wrap=True, overflow="ellipsis")
+    table.add_column(width=_DURATION_WIDTH, justify="right", no_wrap=True)
+    table.add_column(width=bar_width, no_wrap=True)
+    for line in lines:
+        last = line.end_ns or now_ns
+        name_style = "bright_black" if line.span is None else "red" if line.status == "error" else ""
+        name = Text.assemble((line.guides, "bright_black"), (line.name, name_style))
+        took = Text("" if line.span is None else duration((last - line.start_ns) / 1e9), "bright_black")
+        bar = _bar((line.start_ns - start) / (end - start), (last - start) / (end - start), bar_width)
+        table.add_row(name, took, Text(bar, _bar_style(line)))
+    trace_id = next((line.span.trace_id for line in lines if line.span is not None), "")
+    total = f"trace {trace_id}  {len(spans)} span{'s' * (len(spans) != 1)} in {duration((end - start) / 1e9)}"
+    return Group(Text(total, "bright_black"), Text(), table)
+
+
+def waterfall_lines(spans: Sequence[SpanRecord], *, execution: Execution | None = None) -> Iterator[str]:
+    """Write one tab-separated line a span for a pipe, parents before children.
+
+    The columns: name (indented by two spaces a level), seconds since the trace began, seconds it took (nothing while it
+    is open), status, kind, node, item, attempt, span id, parent's span id.
+    """
+    lines = list(_lines(_rooted(spans, execution), None, 0))
+    start = min((line.start_ns for line in lines), default=0)
+    for line in lines:
+        span = line.span
+        assert span is not None  # nothing is folded here
+        took = None if span.end_ns is None else (span.end_ns - span.start_ns) / 1e9
+        values = ((span.start_ns - start) / 1e9, took, span.status, span.kind, span.node_id, span.item, span.attempt)
+        ids = (span.span_id, span.parent_span_id)
+        yield "  " * line.depth + "\t".join((printable(span.name), *map(cell, values + ids)))
+
+
+def _rooted(spans: Sequence[SpanRecord], execution: Execution | None) -> list[SpanRecord]:
+    ids = parse_trace_parent(execution.trace_parent) if execution else None
+    if execution is None or ids is None or any(span.span_id == ids[1] for span in spans):
+        return list(spans)
+    root = SpanRecord(
+        execution_id=execution.id,
+        trace_id=ids[0],
+        span_id=ids[1],
+        parent_span_id=None,
+        node_id=None,
+        name=execution.workflow_id,
+        kind="internal",
+        status={"completed": "ok", "failed": "error"}.get(execution.status, "unset"),
+        start_ns=_nanoseconds(execution.created_at),
+        end_ns=_nanoseconds(execution.ended_at) if execution.ended_at else None,
+    )
+    return [root, *spans]
+
+
+def _nanoseconds(at: datetime) -> int:
+    return int(at.timestamp() * 1_000_000) * 1000
+
+
+def _lines(spans: Sequence[SpanRecord], siblings: int | None, now_ns: int) -> Iterator[_Line]:
+    known = {span.span_id for span in spans}
+    below: dict[str | None, list[SpanRecord]] = defaultdict(list)
+    for span in sorted(spans, key=lambda span: (span.start_ns, span.span_id)):
+        # A parent outside the store (the caller's span, or one that a killed worker did not keep) makes it a root.
+        below[span.parent_span_id if span.parent_span_id in known else None].append(span)
+    stack: list[tuple[_Line, str]] = []
+
+    def put_below(parent: str | None, guides: str, depth: int) -> None:
+        groups = _grouped(below[parent], siblings, now_ns)
+        placed: list[tuple[_Line, str]] = []
+        for position, group in enumerate(groups):
+            last = position == len(groups) - 1
+            corner, rest = ("", "") if parent is None else ("└─ ", "   ") if last else ("├─ ", "│  ")
+            placed.append((_line(group, guides + corner, depth, now_ns), guides + rest))
+        stack.extend(reversed(placed))
+
+    put_below(None, "", 0)
+    while stack:
+        line, guides = stack.pop()
+        yield line
+        if line.span is not None:
+            put_below(line.span.span_id, guides, line.depth + 1)
+
+
+def _grouped(spans: list[SpanRecord], siblings: int | None, now_ns: int) -> list[list[SpanRecord]]:
+    """Put each span in a group of its own, but the shortest beyond `siblings` in one; in the order of their starts."""
+    if siblings is None or len(spans) <= siblings:
+        return [[span] for span in spans]
+    weighed = sorted(spans, key=lambda span: (span.status == "error", _took_ns(span, now_ns)))
+    short = {span.span_id for span in weighed[: len(spans) - siblings + 1] if span.status != "error"}
+    groups = [[span] for span in spans if span.span_id not in short]
+    if short:
+        groups.append([span for span in spans if span.span_id in short])
+    return sorted(groups, key=lambda group: group[0].start_ns)
+
+
+def _line(group: list[SpanRecord], guides: str, depth: int, now_ns: int) -> _Line:
+    first = group[0]
+    if len(group) == 1:
+        return _Line(guides, depth, _name(first), first.status, first.start_ns, first.end_ns, first)
+    took = sorted(_took_ns(span, now_ns) / 1e9 for span in group)
+    name = f"… {len(group):,} more of {duration(took[0])} to {duration(took[-1])}"
+    end_ns = max(span.end_ns or now_ns for span in group)
+    return _Line(guides, depth, name, "unset", first.start_ns, end_ns, None)
+
+
+def _took_ns(span: SpanRecord, now_ns: int) -> int:
+    return (span.end_ns or now_ns) - span.start_ns
+
+
+def _name(span: SpanRecord) -> str:
+    item = f"[{span.item}]" if span.item else ""
+    attempt = f" #{span.attempt}" if span.attempt > 1 else ""
+    return printable(span.name) + item + attempt + " ✗" * (span.status == "error")
+
+
+def _bar_style(line: _Line) -> str:
+    if line.span is None:
+        return "bright_black"
+    return STYLES["running"] if line.end_ns is None else STYLES.get(line.status, "blue")
+
+
+def _bar(begin: float, end: float, width: int) -> str:
+    """Draw the part of `width` columns from `begin` to `end` (0 to 1), in half columns, at least one of them."""
+    first = min(round(begin * width * 2), width * 2 - 1)
+    last = max(round(end * width * 2), first + 1)
+    column, begun = divmod(first, 2)
+    until, rest = divmod(last, 2)
+    return " " * column + "╺" * begun + "━" * (until - column - begun) + "╸" * rest

@@ -1,0 +1,111 @@
+"""`spanloom run`: start a workflow, and by default wait for its end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spanloom.cli.output import console, in_terminal, print_json
+from spanloom.cli.parameters import duration, json_option, json_value, pair
+from spanloom.cli.target import Target, target_options
+from spanloom.engine.errors import UnknownExecution
+from spanloom.engine.handle import output_of
+from spanloom.engine.records import Execution, Priority
+
+if TYPE_CHECKING:
+    from spanloom.engine import WorkflowEngine
+
+__all__ = ["run"]
+
+
+@click.command()
+@click.argument("workflow")
+@click.option("--input", "data", type=json_value, metavar="JSON|@FILE|-", help="Its input.  [default: null]")
+@click.option("--version", type=int, metavar="N", help="The version.  [default: the latest]")
+@click.option(
+    "--priority",
+    type=click.Choice([one.value for one in Priority]),
+    default="normal",
+    show_default=True,
+    help="How urgent its nodes are.",
+)
+@click.option("--delay", type=duration, metavar="DURATION", help="Start it then: 90, 30s, 5m, 2h, 1d.")
+@click.option("--key", metavar="TEXT", help="Idempotency key: the same key starts one execution only.")
+@click.option("--metadata", type=pair, multiple=True, metavar="KEY=VALUE", help="To find it by.  [repeatable]")
+@click.option("--wait/--no-wait", default=True, help="Wait for its end, or print its id at once.")
+@click.option("--timeout", type=duration, metavar="DURATION", help="Wait no longer; the execution goes on.")
+@target_options(redis=True)
+@json_option
+def run(
+    target: Target,
+    workflow: str,
+    data: Any,
+    version: int | None,
+    priority: str,
+    delay: float | None,
+    key: str | None,
+    metadata: tuple[tuple[str, str], ...],
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Start a workflow, wait for its end and print its output.
+
+    WORKFLOW is the id of one that is registered, or of one that the engine of --app builds. The output is printed as
+    JSON; with --json it is the whole execution. Ctrl-C ends the waiting, not the execution.
+
+    Exit codes: 0 it completed (or was started, with --no-wait); 1 it failed, was cancelled, or had not ended after
+    --timeout; 2 it could not be started.
+
+    \b
+      spanloom run --app orders:engine orders --input '{"id": 7}'
+      jq .order mail.json | spanloom run orders --input - --metadata customer=17
+    """
+    with target.engine() as engine:
+        execution_id = engine.enqueue_workflow(
+            workflow,
+            data,
+            version=version,
+            priority=priority,
+            delay=delay,
+            idempotency_key=key,
+            metadata=dict(metadata),
+        )
+        if not wait:
+            if as_json:
+                print_json(_read(engine, execution_id))
+            else:
+                click.echo(execution_id)
+            return
+        execution = _wait(engine, workflow, execution_id, timeout)
+    if as_json:
+        print_json(execution)
+        output_of(execution)
+        return
+    output = output_of(execution)
+    click.echo(json.dumps(output, ensure_ascii=False, indent=2 if in_terminal() else None))
+
+
+def _wait(engine: WorkflowEngine, workflow: str, execution_id: str, timeout: float | None) -> Execution:
+    told = f"{workflow} {execution_id}"
+    if not sys.stderr.isatty():
+        return engine.wait(execution_id, timeout=timeout)
+    screen = console(stderr=True)
+    try:
+        with screen.status(f"[bright_black]{told}[/]"):
+            execution = engine.wait(execution_id, timeout=timeout)
+    except KeyboardInterrupt:
+        screen.print(f"[bright_black]{told} goes on; see `spanloom show {execution_id[-8:]}`[/]")
+        raise
+    screen.print(f"[bright_black]{told} {execution.status}[/]")
+    return execution
+
+
+def _read(engine: WorkflowEngine, execution_id: str) -> Execution:
+    execution = engine.store.get_execution(execution_id)
+    if execution is None:
+        raise UnknownExecution(execution_id)
+    return execution

@@ -1,0 +1,114 @@
+"""`spanloom worker`: run node jobs, in this process or in several that are looked after."""
+
+from __future__ import annotations
+
+import click
+
+from spanloom.cli.loading import load_engine
+from spanloom.cli.parameters import duration
+from spanloom.cli.target import check_shared
+from spanloom.engine import WorkflowEngine
+from spanloom.engine.errors import ConfigurationError
+from spanloom.worker import WorkerOptions, serve, supervise, worker_options
+from spanloom.worker.telemetry import configure_logging
+
+__all__ = ["worker"]
+
+_DEFAULTS = WorkerOptions()
+
+
+@click.command()
+@click.argument("app", metavar="MODULE:ENGINE", envvar="SPANLOOM_APP")
+@click.option(
+    "--processes", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="How many processes."
+)
+@click.option(
+    "--concurrency",
+    type=int,
+    default=_DEFAULTS.concurrency,
+    show_default=True,
+    metavar="N",
+    help="How many nodes run at once in each process.",
+)
+@click.option(
+    "--queues",
+    default=",".join(_DEFAULTS.queues),
+    show_default=True,
+    callback=lambda ctx, param, value: _queues(value),
+    metavar="NAME,…",
+    help="Which queues to serve; an earlier one goes first.",
+)
+@click.option("--name", metavar="NAME", help="What to call it.  [default: host, process and a random part]")
+@click.option(
+    "--grace",
+    type=duration,
+    default=f"{_DEFAULTS.grace_seconds:g}s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long running nodes have to end after SIGTERM or Ctrl-C.",
+)
+@click.option(
+    "--lease",
+    type=duration,
+    default=f"{_DEFAULTS.lease_seconds:g}s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long after its last heartbeat a worker's nodes go to another one.",
+)
+@click.option("--burst", is_flag=True, help="End when nothing is left to do.")
+def worker(
+    app: str,
+    processes: int,
+    concurrency: int,
+    queues: tuple[str, ...],
+    name: str | None,
+    grace: float,
+    lease: float,
+    burst: bool,
+) -> int:
+    """Run node jobs until told to stop.
+
+    MODULE:ENGINE names a WorkflowEngine, which brings its handlers, store and Redis; SPANLOOM_APP names it, too.
+    SIGTERM or Ctrl-C: nothing new is started, running nodes have their grace, the rest goes back to the queue; then it
+    exits with 0. With several processes, one that dies is replaced.
+
+    \b
+      spanloom worker orders:engine --processes 4 --concurrency 8 --queues high,default
+    """
+    if name is not None and processes > 1:
+        raise ConfigurationError("--name is for one worker; leave it out with --processes")
+    engine = load_engine(app)
+    options = worker_options(
+        queues=queues,
+        concurrency=concurrency,
+        name=name,
+        grace_seconds=grace,
+        lease_seconds=lease,
+        burst=burst,
+    )
+    if processes == 1:
+        return serve(engine, options)
+    _check(engine)
+    configure_logging(engine.settings.log_format)
+    own = ["worker", app, "--processes", "1", "--concurrency", str(concurrency), "--queues", ",".join(queues)]
+    own += ["--grace", str(grace), "--lease", str(lease), *(["--burst"] if burst else [])]
+    return supervise(own, processes, options)
+
+
+def _queues(text: str) -> tuple[str, ...]:
+    queues = tuple(queue.strip() for queue in text.split(","))
+    if not all(queues):
+        raise click.BadParameter(
+            f"{text!r} is no list of queues; write their names with commas between, such as high,default"
+        )
+    return queues
+
+
+def _check(engine: WorkflowEngine) -> None:
+    """Raise here, once, what would keep every one of the processes from starting."""
+    check_shared(engine.store)
+    try:
+        engine.queue.ping()
+        engine.open()
+    finally:
+        engine.close()

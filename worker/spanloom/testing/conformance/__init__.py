@@ -1,0 +1,98 @@
+"""The conformance suite for execution stores: everything the port promises, as tests that see only the port.
+
+Subclass `StoreConformance` in a test module and give it a `store` fixture that yields a fresh, migrated, empty store:
+
+    class TestMyStore(StoreConformance):
+        @pytest.fixture
+        def store(self, tmp_path):
+            store = MyStore(tmp_path / "my.db")
+            store.migrate()
+            yield store
+            store.close()
+
+Each subject is a nested class, so `pytest -k TestJoinRaces` runs one. Nothing asks which store it runs on.
+"""
+
+from __future__ import annotations
+
+from pkgutil import iter_modules
+
+import pytest
+
+from spanloom.engine.store import ExecutionStore
+from spanloom.testing.clock import ManualClock
+from spanloom.testing.driver import StoreDriver
+
+# Before the modules are imported: only then do their assertions say what they compared.
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in iter_modules(__path__)))
+
+from spanloom.testing.conformance import (  # noqa: E402 (the rewriting comes first)
+    cancels,
+    claims,
+    concurrency,
+    failures,
+    fences,
+    join_races,
+    joins,
+    leases,
+    payloads,
+    reads,
+    records,
+    starts,
+    suspects,
+    sweeps,
+    telemetry,
+    transactions,
+    versions,
+)
+
+__all__ = ["StoreConformance"]
+
+
+class StoreConformance:
+    """Hold a store to the port's contract; override the `store` fixture in a subclass whose name begins with Test."""
+
+    @pytest.fixture
+    def store(self) -> ExecutionStore:
+        """A fresh, migrated, empty store."""
+        pytest.fail("give your StoreConformance subclass a `store` fixture that yields a fresh, migrated store")
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        """The time that the tests tell the store."""
+        return ManualClock()
+
+    @pytest.fixture
+    def driver(self, store: ExecutionStore, clock: ManualClock) -> StoreDriver:
+        """A worker played by hand, on the tests' time."""
+        return StoreDriver(store, clock=clock)
+
+    TestVersions = versions.Versions
+    TestStarts = starts.Starts
+    TestIdempotencyKeys = starts.IdempotencyKeys
+    TestClaims = claims.Claims
+    TestRecords = records.Records
+    TestFences = fences.Fences
+    TestReplays = fences.Replays
+    TestJoins = joins.Joins
+    TestSkips = joins.Skips
+    TestFailures = failures.Failures
+    TestRetries = failures.Retries
+    TestCancels = cancels.Cancels
+    TestLeases = leases.Leases
+    TestLostWorkers = sweeps.LostWorkers
+    TestDueRows = sweeps.DueRows
+    TestEpochs = sweeps.Epochs
+    TestSuspects = suspects.Suspects
+    TestReads = reads.Reads
+    TestPages = reads.Pages
+    TestLogs = telemetry.Logs
+    TestSpans = telemetry.Spans
+    TestEvents = telemetry.Events
+    TestPayloads = payloads.Payloads
+    TestAliasing = payloads.Aliasing
+    TestTransactions = transactions.Transactions
+    TestAtomicity = transactions.Atomicity
+    TestLifecycles = transactions.Lifecycles
+    TestJoinRaces = join_races.JoinRaces
+    TestConcurrency = concurrency.Concurrency

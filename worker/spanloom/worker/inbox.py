@@ -1,0 +1,245 @@
+"""The worker's side of the queue: takes node jobs off Redis and does RQ's bookkeeping, one round trip for many jobs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import structlog
+from redis.exceptions import NoScriptError
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry
+from rq.results import Result
+from rq.serializers import JSONSerializer
+from rq.utils import utcformat
+
+from spanloom.engine.connect import redis_errors
+from spanloom.engine.queue import FAILURE_TTL_SECONDS, JOB_FUNCTION, NodeMessage, NodeQueue
+from spanloom.engine.store import queue_key
+
+__all__ = ["Inbox"]
+
+_log = structlog.get_logger("spanloom.worker")
+_URGENT_SECONDS = 0.02  #: how old a look at more urgent lists may be
+_WIP_SECONDS = 120  #: after which RQ's tools call a started job abandoned, unless its worker renewed it
+
+# Pops up to ARGV[1] jobs, most urgent list first, marks them started and lists them as RQ does. ARGV[5] and ARGV[6] are
+# the number of a list and a job that a blocking pop took from it.
+_FETCH = """
+local fetched = {}
+local function start(list, id)
+  local name = string.sub(list, 10)
+  local data = redis.call('HGET', 'rq:job:' .. id, 'data')
+  if data then
+    redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'started_at', ARGV[3], 'worker_name', ARGV[2])
+    redis.call('ZADD', 'rq:wip:' .. name, ARGV[4], id .. ':' .. ARGV[2])
+    fetched[#fetched + 1] = {name, id, data}
+  end
+end
+local want = tonumber(ARGV[1])
+if tonumber(ARGV[5]) > 0 then
+  start(KEYS[tonumber(ARGV[5])], ARGV[6])
+  want = want - 1
+end
+for _, list in ipairs(KEYS) do
+  while want > 0 do
+    local id = redis.call('LPOP', list)
+    if not id then break end
+    start(list, id)
+    want = want - 1
+  end
+end
+return fetched
+"""
+
+
+class Inbox:
+    """Fetch node jobs for one worker, and tell Redis how they ended."""
+
+    def __init__(self, queue: NodeQueue, queues: Sequence[str], worker_name: str) -> None:
+        self._queue = queue
+        self._redis = queue.redis
+        self._worker_name = worker_name
+        self.list_names = [queue.list_name(name, level) for name in queues for level in ("high", "normal", "low")]
+        self._keys = [f"rq:queue:{name}" for name in self.list_names]
+        self._wake_key = f"{queue.namespace}:wake:{worker_name}"
+        self._script: str | None = None
+        self._lock = threading.Lock()
+        self._owed: list[Callable[[Any], None]] = []  # what Redis is to be told with the next round trip
+        self._blocked = False
+        self._started: dict[str, str] = {}  # job id -> list name, of jobs that run here now
+        self._urgent: dict[str, tuple[float, bool]] = {}
+
+    def fetch(self, count: int, block_seconds: float) -> list[NodeMessage]:
+        """Take up to `count` node jobs, most urgent first; wait for the first one up to `block_seconds`.
+
+        What is no node job of ours is refused: RQ's tools show it as failed. Raises QueueUnavailable.
+        """
+        with redis_errors(self._redis):
+            fetched = self._pop(count, 0, "")
+            if not fetched and block_seconds > 0 and self._may_block():
+                try:
+                    popped = self._redis.blpop([self._wake_key, *self._keys], timeout=block_seconds)
+                finally:
+                    self._blocked = False
+                if popped is not None and (key := popped[0].decode()) != self._wake_key:
+                    fetched = self._pop(count, self._keys.index(key) + 1, popped[1].decode())
+        messages: list[NodeMessage] = []
+        for raw_name, raw_id, data in fetched:
+            list_name, job_id = raw_name.decode(), raw_id.decode()
+            try:
+                messages.append(NodeMessage.parse(job_id, data, list_name))
+                self._started[job_id] = list_name
+            except ValueError as error:
+                _log.warning("job_refused", job_id=job_id, queue=list_name, reason=str(error))
+                self._owe(partial(self._refuse, job_id=job_id, list_name=list_name, reason=str(error)))
+        return messages
+
+    def done(self, message: NodeMessage) -> None:
+        """Take a job off RQ's books; its node run was recorded, or is none of ours."""
+        self._started.pop(message.job_id, None)
+
+        def tell(pipe: Any) -> None:
+            pipe.zrem(f"rq:wip:{message.list_name}", f"{message.job_id}:{self._worker_name}")
+            pipe.delete(f"rq:job:{message.job_id}")
+            pipe.hincrby(f"rq:worker:{self._worker_name}", "successful_job_count", 1)
+
+        self._owe(tell)
+
+    def failed(self, message: NodeMessage, reason: str) -> None:
+        """Show a node that failed for good among RQ's failed jobs; the store drives everything else."""
+        self._started.pop(message.job_id, None)
+        self._owe(lambda pipe: self._show_failed(pipe, message, reason))
+
+    def put_back(self, messages: Sequence[NodeMessage]) -> None:
+        """Return fetched jobs to the front of their lists, in order. Raises QueueUnavailable."""
+        with redis_errors(self._redis):
+            pipeline = self._redis.pipeline(transaction=False)
+            for message in reversed(messages):
+                self._started.pop(message.job_id, None)
+                pipeline.zrem(f"rq:wip:{message.list_name}", f"{message.job_id}:{self._worker_name}")
+                pipeline.hset(f"rq:job:{message.job_id}", "status", "queued")
+                pipeline.lpush(f"rq:queue:{message.list_name}", message.job_id)
+            pipeline.execute()
+
+    def announce(self, execution_id: str) -> None:
+        """Tell those who wait that an execution ended."""
+        self._owe(lambda pipe: pipe.publish(self._queue.ended_channel(execution_id), "ended"))
+
+    def flush(self) -> None:
+        """Tell Redis what it is owed. Raises QueueUnavailable; what was owed is dropped then, the store knows it."""
+        with redis_errors(self._redis):
+            pipeline = self._redis.pipeline(transaction=False)
+            self._pay(pipeline)
+            if len(pipeline):
+                pipeline.execute()
+
+    def flush_if_idle(self) -> None:
+        """Flush if the fetching thread is blocked and will not do it soon."""
+        if self._blocked:
+            self.flush()
+
+    def wake(self) -> None:
+        """End a blocked fetch. Raises QueueUnavailable."""
+        with redis_errors(self._redis):
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.rpush(self._wake_key, "wake")
+            pipeline.expire(self._wake_key, 10)
+            pipeline.execute()
+
+    def renew(self) -> None:
+        """Keep `rq info` from calling the jobs that run here abandoned. Raises QueueUnavailable."""
+        score = time.time() + _WIP_SECONDS
+        if not (running := list(self._started.items())):
+            return
+        with redis_errors(self._redis):
+            pipeline = self._redis.pipeline(transaction=False)
+            for job_id, list_name in running:
+                pipeline.zadd(f"rq:wip:{list_name}", {f"{job_id}:{self._worker_name}": score}, xx=True)
+            pipeline.execute()
+
+    def urgent_waits(self, queue: str, priority: str) -> bool:
+        """Whether a job waits on a list before this one, as of 20 ms ago at most. Raises QueueUnavailable."""
+        name = f"{self._queue.namespace}.{queue_key(queue, priority)}"
+        before = self._keys[: self.list_names.index(name)] if name in self.list_names else []
+        if not before:
+            return False
+        looked, answer = self._urgent.get(name, (0.0, False))
+        if time.monotonic() - looked > _URGENT_SECONDS:
+            with redis_errors(self._redis):
+                pipeline = self._redis.pipeline(transaction=False)
+                for key in before:
+                    pipeline.llen(key)
+                answer = any(pipeline.execute())
+            self._urgent[name] = (time.monotonic(), answer)
+        return answer
+
+    def _pop(self, count: int, list_number: int, job_id: str) -> list[Any]:
+        arguments = (
+            count,
+            self._worker_name,
+            utcformat(datetime.now(UTC)),
+            time.time() + _WIP_SECONDS,
+            list_number,
+            job_id,
+        )
+        pipeline = self._redis.pipeline(transaction=False)
+        self._pay(pipeline)
+        if self._script is None:
+            self._script = self._redis.script_load(_FETCH)
+        pipeline.evalsha(self._script, len(self._keys), *self._keys, *arguments)
+        answer = pipeline.execute(raise_on_error=False)[-1]
+        if isinstance(answer, NoScriptError):
+            self._script = self._redis.script_load(_FETCH)
+            answer = self._redis.evalsha(self._script, len(self._keys), *self._keys, *arguments)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    def _may_block(self) -> bool:
+        with self._lock:
+            self._blocked = not self._owed
+            return self._blocked
+
+    def _owe(self, tell: Callable[[Any], None]) -> None:
+        with self._lock:
+            self._owed.append(tell)
+
+    def _pay(self, pipeline: Any) -> None:
+        with self._lock:
+            owed, self._owed = self._owed, []
+        for tell in owed:
+            tell(pipeline)
+
+    def _refuse(self, pipe: Any, job_id: str, list_name: str, reason: str) -> None:
+        now = datetime.now(UTC)
+        pipe.zrem(f"rq:wip:{list_name}", f"{job_id}:{self._worker_name}")
+        pipe.hset(f"rq:job:{job_id}", mapping={"status": "failed", "ended_at": utcformat(now), "exc_info": reason})
+        pipe.expire(f"rq:job:{job_id}", FAILURE_TTL_SECONDS)
+        pipe.zadd(f"rq:failed:{list_name}", {job_id: now.timestamp() + FAILURE_TTL_SECONDS})
+
+    def _show_failed(self, pipe: Any, message: NodeMessage, reason: str) -> None:
+        job = Job.create(
+            JOB_FUNCTION,
+            args=[message.as_dict()],
+            id=message.job_id,
+            connection=self._redis,
+            serializer=JSONSerializer,
+            origin=message.list_name,
+            description=f"{message.node_type} for node {message.node_id} of execution {message.execution_id}",
+            status=JobStatus.FAILED,
+            result_ttl=0,
+            failure_ttl=FAILURE_TTL_SECONDS,
+        )
+        job.worker_name = self._worker_name
+        job.ended_at = datetime.now(UTC)
+        FailedJobRegistry(message.list_name, connection=self._redis, serializer=JSONSerializer).add(
+            job, ttl=FAILURE_TTL_SECONDS, exc_string=reason, pipeline=pipe
+        )
+        Result.create_failure(job, FAILURE_TTL_SECONDS, exc_string=reason, worker_name=self._worker_name, pipeline=pipe)
+        pipe.zrem(f"rq:wip:{message.list_name}", f"{message.job_id}:{self._worker_name}")
+        pipe.hincrby(f"rq:worker:{self._worker_name}", "failed_job_count", 1)

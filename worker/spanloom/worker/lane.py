@@ -1,0 +1,100 @@
+"""The lane: the one event loop of a worker process, on a thread of its own, that all its async handlers share."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+__all__ = ["Lane"]
+
+
+class Lane:
+    """Run coroutines from other threads. Starts at its first use."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def run(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        context: contextvars.Context | None = None,
+        seconds: float | None = None,
+    ) -> Any:
+        """Run to the end in `context` and return the result or raise its error.
+
+        After `seconds` the coroutine is cancelled and TimeoutError raised; if cancel_all() ended it,
+        concurrent.futures.CancelledError.
+        """
+        loop = self._start()
+        answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def begin() -> None:
+            task = loop.create_task(_limited(coroutine, seconds), context=context)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda done: _transfer(done, answer))
+
+        loop.call_soon_threadsafe(begin)
+        return answer.result()
+
+    def cancel_all(self) -> None:
+        """Cancel what runs now; it may still clean up."""
+        if self._loop is not None and self._loop.is_running():
+            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tuple(self._tasks)])
+
+    def close(self) -> None:
+        """Stop the loop and wait for its thread."""
+        with self._lock:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
+                self._thread.start()
+            return self._loop
+
+
+async def _limited(coroutine: Coroutine[Any, Any, Any], seconds: float | None) -> Any:
+    if seconds is None:
+        return await coroutine
+    return await asyncio.wait_for(coroutine, seconds)
+
+
+def _transfer(done: asyncio.Task[Any], answer: concurrent.futures.Future[Any]) -> None:
+    if done.cancelled():
+        answer.set_exception(concurrent.futures.CancelledError())
+    elif (error := done.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(done.result())
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        loop.run_until_complete(_finish(loop))
+    finally:
+        loop.close()
+
+
+async def _finish(loop: asyncio.AbstractEventLoop) -> None:
+    pending = [task for task in asyncio.all_tasks(loop) if task is not asyncio.current_task()]
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()

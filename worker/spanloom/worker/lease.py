@@ -1,0 +1,76 @@
+"""The lease: one row per worker that its own thread renews; every claim of the worker hangs on it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from spanloom.engine.errors import StoreUnavailable
+from spanloom.engine.ids import uuid7
+from spanloom.engine.store import ExecutionStore
+
+__all__ = ["Lease"]
+
+_log = structlog.get_logger("spanloom.worker")
+
+
+class Lease:
+    """Hold a worker's lease in the store. A lease that lapsed is never renewed: a new one takes its place."""
+
+    def __init__(self, store: ExecutionStore, name: str, queues: tuple[str, ...], seconds: float) -> None:
+        self._store = store
+        self._name = name
+        self._queues = queues
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._lost: set[str] = set()
+        self.worker_id = ""
+
+    @property
+    def renew_seconds(self) -> float:
+        """How long to wait between renewals: three a lease."""
+        return self._seconds / 3
+
+    def open(self) -> None:
+        """Register with a new worker id. Raises StoreUnavailable."""
+        with self._lock:
+            worker_id = uuid7()
+            self._store.register_worker(
+                worker_id,
+                name=self._name,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                queues=self._queues,
+                lease_seconds=self._seconds,
+            )
+            self.worker_id = worker_id
+
+    def renew(self) -> None:
+        """Renew once; after a lapse open a new lease. A store that does not answer is logged: the next renewal may."""
+        worker_id = self.worker_id
+        try:
+            if not self._store.renew_lease(worker_id, lease_seconds=self._seconds):
+                self.replace(worker_id)
+        except StoreUnavailable as error:
+            _log.warning("lease_not_renewed", worker=self._name, error=str(error))
+
+    def replace(self, lapsed: str) -> None:
+        """Give up a lapsed worker id, and with it its claims, and register anew, once. Raises StoreUnavailable."""
+        with self._lock:
+            if self.worker_id != lapsed:
+                return
+            self._lost.add(lapsed)
+        _log.warning("lease_lost", worker=self._name, worker_id=lapsed)
+        self.open()
+
+    def is_lost(self, worker_id: str) -> bool:
+        """Whether claims made under this worker id are known to be someone else's now."""
+        return worker_id in self._lost
+
+    def lost_check(self, worker_id: str) -> Callable[[], bool]:
+        """Return is_lost bound to one id."""
+        return lambda: self.is_lost(worker_id)

@@ -1,0 +1,76 @@
+"""Workers in threads of this process, for tests, demos and small services."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import ValidationError
+
+from spanloom.engine.engine import WorkflowEngine
+from spanloom.engine.errors import ConfigurationError
+from spanloom.worker.options import WorkerOptions
+from spanloom.worker.worker import Worker
+
+__all__ = ["start_workers", "worker_options"]
+
+
+def worker_options(**options: Any) -> WorkerOptions:
+    """Make WorkerOptions of keyword arguments. Raises ConfigurationError that names what is wrong."""
+    try:
+        return WorkerOptions(**options)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ConfigurationError(f"worker options: {wrong}") from error
+
+
+@contextmanager
+def start_workers(engine: WorkflowEngine, workers: int = 1, **options: Any) -> Generator[list[Worker]]:
+    """Run workers while the block lasts, then let them drain.
+
+    Options are WorkerOptions' fields. Raises what a worker raised that could not start. A handler that does not end in
+    its grace keeps its thread; its node run is given back.
+    """
+    if workers < 1:
+        raise ConfigurationError(f"start_workers takes the number of workers, 1 or more, not {workers}")
+    chosen = worker_options(**options)
+    if chosen.name is not None and workers > 1:
+        raise ConfigurationError("a name is for one worker; leave it out to start several")
+    running = [_Running(Worker(engine, chosen)) for _ in range(workers)]
+    for one in running:
+        one.thread.start()
+    try:
+        for one in running:
+            one.wait_ready()
+        yield [one.worker for one in running]
+    finally:
+        for one in running:
+            one.worker.stop()
+        for one in running:
+            one.thread.join()
+
+
+class _Running:
+    """One worker and its thread."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.thread = threading.Thread(target=self._run, name=f"spanloom-worker-{worker.name}", daemon=True)
+        self._settled = threading.Event()  # it is ready, or it ended before
+        self._error: BaseException | None = None
+        worker.on_ready = self._settled.set
+
+    def wait_ready(self) -> None:
+        self._settled.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self.worker.run()
+        except BaseException as error:  # raised by wait_ready() in the thread that started the workers
+            self._error = error
+        finally:
+            self._settled.set()

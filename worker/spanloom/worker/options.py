@@ -1,0 +1,32 @@
+"""What a worker may be told: queues, slots, leases, grace."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["WorkerOptions"]
+
+
+class WorkerOptions(BaseModel):
+    """Say how one worker process works. Durations are seconds.
+
+    `queues` are served in strict order, each with its high, normal and low list; `concurrency` is how many nodes run at
+    once; a claim lapses `lease_seconds` after the last heartbeat, of which there are three a lease; `sweep_seconds` is
+    how often due work is looked for; after SIGTERM running nodes have `grace_seconds` to end. Work first runs at most
+    `slice_nodes` nodes or `slice_seconds` in a row before the rest goes through the queue. `burst` ends the worker
+    when nothing is left to do.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queues: tuple[str, ...] = Field(default=("default",), min_length=1)
+    concurrency: int = Field(default=4, ge=1, le=1000)
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,100}$")
+    lease_seconds: float = Field(default=15.0, ge=0.2)
+    sweep_seconds: float = Field(default=0.5, gt=0)
+    suspect_seconds: float = Field(default=2.0, gt=0)
+    grace_seconds: float = Field(default=30.0, ge=0)
+    slice_nodes: int = Field(default=100, ge=1)
+    slice_seconds: float = Field(default=2.0, gt=0)
+    max_losses: int = Field(default=3, ge=1)
+    burst: bool = False

@@ -1,0 +1,66 @@
+"""A worker as a process of its own: signals, logging, tracing, exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+
+from spanloom.engine.engine import WorkflowEngine
+from spanloom.engine.errors import ConfigurationError
+from spanloom.worker.options import WorkerOptions
+from spanloom.worker.telemetry import configure_logging, configure_tracing
+from spanloom.worker.worker import Worker
+
+__all__ = ["serve"]
+
+PARENT_PIPE = "SPANLOOM_PARENT_PIPE"  #: the file descriptor whose end of file says that the supervisor is gone
+
+
+def serve(engine: WorkflowEngine, options: WorkerOptions | None = None) -> int:
+    """Run one worker in this process until SIGTERM, SIGINT or, in burst mode, until nothing is left. Returns 0.
+
+    SIGTERM: nothing new is claimed, running nodes have their grace, the rest is given back, and the process exits with
+    0; a second signal ends the grace. Call it in the main thread. Raises ConfigurationError for a store that other
+    processes can't see, and what Worker.run() raises.
+    """
+    if not engine.store.shared:
+        raise ConfigurationError(
+            f"the store {engine.store.url} lives in one process; run its workers there (engine.start_workers()), "
+            f"or use sqlite:///… or postgresql://…"
+        )
+    configure_logging(engine.settings.log_format)
+    shut_down_tracing = configure_tracing()
+    worker = Worker(engine, options)
+
+    def on_signal(_signal: int, _frame: FrameType | None) -> None:
+        worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    _stop_with_parent()
+    try:
+        ended = worker.run()
+    finally:
+        shut_down_tracing()
+    engine.close()
+    if not ended:  # a handler that ignores its end must not keep the process; its node run was given back
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+def _stop_with_parent() -> None:
+    pipe = os.environ.pop(PARENT_PIPE, None)
+    if pipe is None:
+        return
+
+    def watch() -> None:
+        while os.read(int(pipe), 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="spanloom-parent", daemon=True).start()

@@ -1,0 +1,66 @@
+"""Slots: the threads of a worker that run nodes, one node at a time each."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+__all__ = ["Slots"]
+
+
+class Slots:
+    """A fixed number of threads, and the count of free ones. A slot whose handler does not end stays accounted for."""
+
+    def __init__(self, size: int, name: str) -> None:
+        self.size = size
+        self._name = name
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._free = size
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def busy(self) -> int:
+        """How many slots run something."""
+        return self.size - self._free
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Run `work`, which must not raise, in a free slot. Only call it for slots that wait_free() counted."""
+        with self._changed:
+            self._free -= 1
+            if len(self._threads) < self.busy:
+                thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+        self._work.put(work)
+
+    def wait_free(self, timeout: float) -> int:
+        """Wait up to `timeout` seconds for a free slot and return how many are free."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free > 0, timeout)
+            return self._free
+
+    def wait_idle(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until no slot is busy, and return whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._free == self.size, timeout)
+
+    def close(self) -> None:
+        """End the idle threads and wait for them; busy ones end after their work."""
+        for _ in self._threads:
+            self._work.put(None)
+        deadline = time.monotonic() + 1.0
+        for thread in self._threads:
+            if self._free == self.size:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                work()
+            finally:
+                with self._changed:
+                    self._free += 1
+                    self._changed.notify_all()

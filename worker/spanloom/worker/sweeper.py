@@ -1,0 +1,97 @@
+"""The sweeper: the periodic pass of every worker that moves on whatever is due, and puts back what Redis lost."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from spanloom.engine.epoch import Epoch
+from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
+from spanloom.engine.queue import NodeQueue
+from spanloom.engine.store import ExecutionStore
+from spanloom.worker.options import WorkerOptions
+
+__all__ = ["Sweeper"]
+
+_log = structlog.get_logger("spanloom.worker")
+_MAX_PAUSE = 5.0
+
+
+class Sweeper:
+    """Sweep on a thread of its own. Any number of them cooperate."""
+
+    def __init__(
+        self, store: ExecutionStore, queue: NodeQueue, epoch: Epoch, list_names: Sequence[str], options: WorkerOptions
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._epoch = epoch
+        self._list_names = list_names
+        self._options = options
+        self._changed = threading.Condition()
+        self._wake_at = float("inf")
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the pass that runs now, and wait for it."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join()
+
+    def due_in(self, seconds: float) -> None:
+        """Note that something becomes due then, so that a short delay need not wait for the next regular pass."""
+        with self._changed:
+            self._wake_at = min(self._wake_at, time.monotonic() + seconds + 0.005)
+            self._changed.notify()
+
+    def sweep(self) -> int:
+        """Make one whole pass and return how many rows it moved. Raises QueueUnavailable, StoreUnavailable."""
+        epoch = self._epoch.check()
+        moved = 0
+        while True:
+            swept = self._store.sweep(
+                heads=self._queue.heads(self._list_names),
+                epoch=epoch,
+                max_losses=self._options.max_losses,
+                suspect_seconds=self._options.suspect_seconds,
+            )
+            self._queue.push(swept.jobs, ended=swept.ended)
+            if counts := {cause: count for cause, count in swept.moved.items() if count}:
+                moved += sum(counts.values())
+                _log.debug("swept", **counts)
+            if not swept.more:
+                return moved
+
+    def _run(self) -> None:
+        pause = self._options.sweep_seconds
+        while self._wait(pause * random.uniform(0.8, 1.2)):  # noqa: S311  so that many sweepers do not march in step
+            try:
+                self.sweep()
+                pause = self._options.sweep_seconds
+            except (QueueUnavailable, StoreUnavailable, ConfigurationError) as error:
+                _log.warning("sweep_failed", error=str(error))
+                pause = min(pause * 2, _MAX_PAUSE)
+            except Exception:
+                _log.exception("sweep_failed")  # a bug of ours must not end the recovery of everything else
+                pause = min(pause * 2, _MAX_PAUSE)
+
+    def _wait(self, seconds: float) -> bool:
+        regular = time.monotonic() + seconds
+        with self._changed:
+            while not self._stopped:
+                remaining = min(regular, self._wake_at) - time.monotonic()
+                if remaining <= 0:
+                    self._wake_at = float("inf")
+                    return True
+                self._changed.wait(remaining)
+            return False

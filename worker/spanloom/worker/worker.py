@@ -1,0 +1,208 @@
+"""The worker: opens its lease, fetches and claims node jobs for its free slots, and drains when it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import structlog
+
+from spanloom.engine.engine import WorkflowEngine
+from spanloom.engine.errors import QueueUnavailable, StoreUnavailable
+from spanloom.engine.queue import NodeMessage
+from spanloom.engine.records import Claim, Refusal
+from spanloom.worker.inbox import Inbox
+from spanloom.worker.lane import Lane
+from spanloom.worker.lease import Lease
+from spanloom.worker.lifespan import Lifespan
+from spanloom.worker.options import WorkerOptions
+from spanloom.worker.presence import Presence
+from spanloom.worker.recorder import Recorder
+from spanloom.worker.run import NodeRunner
+from spanloom.worker.slots import Slots
+from spanloom.worker.sweeper import Sweeper
+from spanloom.worker.watchdog import Watchdog
+
+__all__ = ["Worker"]
+
+_log = structlog.get_logger("spanloom.worker")
+_BLOCK_SECONDS = 5.0  #: one blocking read of Redis; shorter than its client's time limit
+_PAUSES = (0.1, 5.0)
+
+
+class Worker:
+    """One worker: `concurrency` slots, one lease, one sweeper. run() blocks; stop() may be called from anywhere."""
+
+    def __init__(self, engine: WorkflowEngine, options: WorkerOptions | None = None) -> None:
+        self.engine = engine
+        self.options = options or WorkerOptions()
+        self.name = self.options.name or f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.on_ready: Callable[[], object] = lambda: None  #: called once node jobs are fetched
+        self._stopping = threading.Event()  # no new claims
+        self._given_up = threading.Event()  # the grace is over
+        self._inbox = Inbox(engine.queue, self.options.queues, self.name)
+        self._lease = Lease(engine.store, self.name, self.options.queues, self.options.lease_seconds)
+        self._presence = Presence(engine.queue, self._inbox.list_names, self.name, self.options.lease_seconds)
+        self._slots = Slots(self.options.concurrency, f"spanloom-{self.name}")
+        self._lane = Lane(f"spanloom-loop-{self.name}")
+        self._watchdog = Watchdog()
+        self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._inbox.list_names, self.options)
+        self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
+        self._keeper = threading.Thread(target=self._keep, name=f"spanloom-lease-{self.name}", daemon=True)
+        self._suspended = False
+
+    def stop(self) -> None:
+        """Ask to stop: nothing new is claimed, running nodes have their grace. Safe in a signal handler."""
+        self._stopping.set()
+
+    def run(self) -> bool:
+        """Work until stop(), or in burst mode until nothing is left. Returns whether every slot ended in its grace.
+
+        Raises StoreUnavailable, StoreNotMigrated, QueueUnavailable or ConfigurationError if it can't start.
+        """
+        self.engine.open()
+        self.engine.queue.ping()
+        self.engine.epoch.check()
+        state = self._lifespan.enter()
+        try:
+            self._lease.open()
+            self._presence.arrive()
+            runner = NodeRunner(
+                self.engine,
+                name=self.name,
+                options=self.options,
+                inbox=self._inbox,
+                lease=self._lease,
+                recorder=Recorder(self.engine.store, lambda: self.engine.epoch.number, self._given_up),
+                lane=self._lane,
+                watchdog=self._watchdog,
+                state=state,
+                draining=self._stopping,
+                given_up=self._given_up,
+                due_in=self._sweeper.due_in,
+            )
+            self._keeper.start()
+            self._sweeper.start()
+            _log.info(
+                "worker_ready", worker=self.name, queues=self.options.queues, concurrency=self.options.concurrency
+            )
+            self.on_ready()
+            self._work(runner)
+            return self._drain()
+        finally:
+            self._stopping.set()
+            self._given_up.set()
+            self._lifespan.leave()
+            self._lane.close()
+            self._watchdog.close()
+
+    # ---- the loop ----
+
+    def _work(self, runner: NodeRunner) -> None:
+        fetched: list[NodeMessage] = []
+        pause, longest = _PAUSES
+        while not self._stopping.is_set():
+            free = self._slots.wait_free(timeout=0.5)
+            if not free or self._suspended:
+                self._stopping.wait(0.0 if not free else 0.5)
+                continue
+            try:
+                if not fetched:
+                    idle = not self._slots.busy  # looked at before: what a slot pushes, it pushes before it is free
+                    fetched = self._inbox.fetch(free, self._block_seconds())
+                    if self.options.burst and idle and not fetched:
+                        break
+                if self._stopping.is_set():
+                    break
+                self._dispatch(runner, fetched)
+                fetched, pause = [], _PAUSES[0]
+            except (QueueUnavailable, StoreUnavailable) as error:
+                _log.warning("worker_waits", worker=self.name, error=str(error))
+                self._stopping.wait(pause)
+                pause = min(pause * 2, longest)
+        if fetched:
+            self._put_back(fetched)
+
+    def _block_seconds(self) -> float:
+        if not self.options.burst:
+            return _BLOCK_SECONDS
+        return 0.05 if self._slots.busy else 0.0
+
+    def _dispatch(self, runner: NodeRunner, messages: Sequence[NodeMessage]) -> None:
+        """Claim what was fetched, in one round trip, and hand it to the slots."""
+        runnable = []
+        for message in messages:
+            if message.node_type in self.engine.registry:
+                runnable.append(message)
+            else:  # another worker may know it: the sweep pushes it again, after a while
+                _log.warning("node_type_unknown", node_type=message.node_type, execution_id=message.execution_id)
+                self._inbox.done(message)
+        if not runnable:
+            return
+        worker_id = self._lease.worker_id
+        answers = self.engine.store.claim([message.key for message in runnable], worker_id=worker_id)
+        if any(answer is Refusal.RETIRED for answer in answers):
+            self._lease.replace(worker_id)
+            worker_id = self._lease.worker_id
+            answers = self.engine.store.claim([message.key for message in runnable], worker_id=worker_id)
+        for message, answer in zip(runnable, answers, strict=True):
+            if isinstance(answer, Claim):
+                self._slots.submit(partial(runner.run, message, answer, worker_id))
+            else:
+                _log.debug("claim_refused", execution_id=message.execution_id, node_id=message.node_id, reason=answer)
+                self._inbox.done(message)
+
+    # ---- beside the loop ----
+
+    def _keep(self) -> None:
+        """Renew the lease and RQ's registrations until the worker has drained, and wake the loop when it is to stop."""
+        while not self._given_up.is_set():
+            stopping = self._stopping.is_set()
+            try:
+                self._lease.renew()
+                self._suspended = self._presence.beat(busy=self._slots.busy > 0)
+                self._inbox.renew()
+                self._inbox.flush_if_idle()
+                if stopping:
+                    self._inbox.wake()
+            except (QueueUnavailable, StoreUnavailable) as error:
+                _log.warning("heartbeat_failed", worker=self.name, error=str(error))
+            except Exception:
+                _log.exception("heartbeat_failed", worker=self.name)  # the next one must still come
+            if stopping:
+                self._given_up.wait(self._lease.renew_seconds)
+            else:
+                self._stopping.wait(self._lease.renew_seconds)
+
+    def _drain(self) -> bool:
+        """Let running nodes end within their grace, give back the rest, and sign off."""
+        self._sweeper.stop()
+        ended = self._slots.wait_idle(self.options.grace_seconds)
+        self._given_up.set()
+        if not ended:
+            _log.warning("grace_is_over", worker=self.name, running=self._slots.busy)
+            self._lane.cancel_all()
+            ended = self._slots.wait_idle(1.0)
+        self._keeper.join()
+        try:
+            self.engine.push(self.engine.store.retire_worker(self._lease.worker_id, epoch=self.engine.epoch.number))
+        except StoreUnavailable as error:
+            _log.warning("worker_not_retired", worker=self.name, error=str(error))  # its lease will lapse
+        try:
+            self._inbox.flush()
+            self._presence.leave()
+        except QueueUnavailable as error:
+            _log.warning("worker_not_unregistered", worker=self.name, error=str(error))  # its key will expire
+        self._slots.close()
+        _log.info("worker_stopped", worker=self.name)
+        return ended
+
+    def _put_back(self, messages: Sequence[NodeMessage]) -> None:
+        try:
+            self._inbox.put_back(messages)
+        except QueueUnavailable as error:
+            _log.warning("jobs_not_put_back", jobs=len(messages), error=str(error))  # the sweep pushes them again
