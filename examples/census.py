@@ -135,7 +135,7 @@ def merge(packages: dict[str, Tally]) -> Census:
         field: sum(getattr(tally, field) for tally in packages.values())
         for field in ("files", "lines", "classes", "functions", "coroutines")
     }
-    return Census(total=Tally(**sums, imports=imports), packages=packages)
+    return Census(total=Tally.model_validate({**sums, "imports": imports}), packages=packages)
 
 
 @census.node(inputs=merge)

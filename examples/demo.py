@@ -14,7 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -78,7 +78,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _workers(log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _workers(log_path: Path) -> Generator[subprocess.Popen[bytes]]:
     """Run `spanloom worker census:engine` while the block lasts. A node is pure computation: one slot a process."""
     command = [sys.executable, "-m", "spanloom.cli", "worker", "census:engine"]
     options = ["--processes", str(WORKERS), "--concurrency", "1", "--grace", "2s"]
@@ -110,7 +110,7 @@ def _check(workers: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def _engine() -> Iterator[WorkflowEngine]:
+def _engine() -> Generator[WorkflowEngine]:
     """Open the application's engine, imported under the name that the workers import it by."""
     from census import engine
 

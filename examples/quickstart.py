@@ -1,6 +1,7 @@
 """Charge an order, then write the e-mail: a workflow of two nodes, and two workers in this process to run it."""
 
 import os
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from pydantic import BaseModel
@@ -19,7 +20,7 @@ class Bank:
 
 
 @asynccontextmanager
-async def clients():
+async def clients() -> AsyncGenerator[dict[str, Bank]]:
     yield {"bank": Bank()}  # made once per worker process; handlers find it in ctx.state
 
 
@@ -28,7 +29,8 @@ orders = WorkflowBuilder("orders", input=Order)
 
 @orders.node(max_attempts=3, timeout=10)
 async def charge(order: Order, ctx: NodeContext) -> str:
-    return await ctx.state.bank.charge(order.cents, key=ctx.idempotency_key)
+    receipt: str = await ctx.state.bank.charge(order.cents, key=ctx.idempotency_key)
+    return receipt
 
 
 @orders.node(inputs={"order": orders.input, "receipt": charge})

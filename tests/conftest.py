@@ -96,29 +96,59 @@ _database_numbers = itertools.count(1)
 def postgres_url(postgres_server: PostgresServer, _postgres_template: str) -> Iterator[str]:
     """A migrated, empty Postgres database of this test's own; fails the test that leaves a transaction open in it."""
     import psycopg
-    from psycopg import sql
 
     postgres_server.start()
     name = f"test_{next(_database_numbers)}"
-    database = sql.Identifier(name)
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(
-            sql.SQL("create database {} template {}").format(database, sql.Identifier(_postgres_template))
-        )
+        connection.execute(f"create database {name} template {_postgres_template}")
     yield postgres_server.database_url(name)
+    postgres_server.start()
+    try:
+        _nobody_is_at_work(postgres_server, name)
+    finally:
+        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+            connection.execute(f"drop database {name} with (force)")
 
-    def busy() -> list[str]:
-        found = connection.execute(
-            "select state || ': ' || query from pg_stat_activity"
-            " where datname = %s and backend_type = 'client backend' and state is distinct from 'idle'",
-            [name],
-        )
-        return [str(row[0]) for row in found.fetchall()]
+
+@pytest.fixture(scope="session")
+def _shared_database(postgres_server: PostgresServer, _postgres_template: str) -> str:
+    import psycopg
+
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"create database shared template {_postgres_template}")
+    return "shared"
+
+
+@pytest.fixture
+def emptied_postgres_url(postgres_server: PostgresServer, _shared_database: str) -> Iterator[str]:
+    """A migrated Postgres database that tests take turns with, emptied for each: for many small tests."""
+    import psycopg
 
     postgres_server.start()
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        left = _wait_until_empty(busy)
-        connection.execute(sql.SQL("drop database {} with (force)").format(database))
+    url = postgres_server.database_url(_shared_database)
+    with psycopg.connect(url, autocommit=True) as connection:
+        tables = connection.execute("select tablename from pg_tables where schemaname = 'spanloom'").fetchall()
+        kept = {"alembic_version", "store_state"}
+        connection.execute("; ".join(f"delete from spanloom.{name}" for (name,) in tables if name not in kept))
+        connection.execute("update spanloom.store_state set epoch = 0, redis_run_id = null")
+    yield url
+    _nobody_is_at_work(postgres_server, _shared_database)
+
+
+def _nobody_is_at_work(server: PostgresServer, database: str) -> None:
+    import psycopg
+
+    with psycopg.connect(server.url, autocommit=True) as connection:
+
+        def at_work() -> list[str]:
+            found = connection.execute(
+                "select coalesce(state, '?') || ': ' || query from pg_stat_activity"
+                " where datname = %s and backend_type = 'client backend' and state is distinct from 'idle'",
+                [database],
+            )
+            return [str(query) for (query,) in found.fetchall()]
+
+        left = _wait_until_empty(at_work)
     assert not left, f"connections of this test are still at work: {left}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -124,6 +125,56 @@ async def aendless(ctx: NodeContext) -> None:
     """Run until it is cancelled."""
     ran(ctx)
     await asyncio.Event().wait()
+
+
+@registry.node("timed")
+def timed(ctx: NodeContext) -> None:
+    """Run for longer than any timeout, in Python."""
+    ran(ctx)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        pass
+
+
+@registry.node("atimed")
+async def atimed(ctx: NodeContext) -> None:
+    """Wait for longer than any timeout, on the event loop."""
+    ran(ctx)
+    await asyncio.sleep(60)
+
+
+@registry.node("telling")
+def telling(ctx: NodeContext) -> str:
+    """Log, open spans, and fail once."""
+    ctx.log.info("began", attempt_seen=ctx.attempt)
+    with ctx.span("outer", step=1), ctx.span("inner"):
+        ctx.log.warning("inside")
+    if ctx.attempt == 1:
+        with ctx.span("breaks"):
+            raise ConnectionError("once")
+    return ctx.idempotency_key
+
+
+@registry.node("context")
+def context(data: Any, ctx: NodeContext) -> dict[str, Any]:
+    """Return what a handler may know."""
+    return {
+        "execution_id": ctx.execution_id,
+        "workflow_id": ctx.workflow_id,
+        "version": ctx.version,
+        "node_id": ctx.node_id,
+        "item": ctx.item,
+        "attempt": ctx.attempt,
+        "config": ctx.config,
+        "results": ctx.results,
+        "input": ctx.input,
+        "metadata": dict(ctx.metadata),
+        "depth": ctx.depth,
+        "parent_execution_id": ctx.parent_execution_id,
+        "cancelled": ctx.cancelled,
+        "data": data,
+        "entered": ctx.state.redis.get("unset") is None,
+    }
 
 
 def make_engine(store: Any = None, redis: Any = None) -> WorkflowEngine:

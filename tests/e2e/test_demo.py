@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def demo(tmp_path: Path) -> Iterator[Callable[[], Demo]]:
 
 
 @contextmanager
-def opened_store(directory: Path) -> Iterator[ExecutionStore]:
+def opened_store(directory: Path) -> Generator[ExecutionStore]:
     store = open_store(f"sqlite:///{directory}/.demo/census.db")
     store.open()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 
@@ -94,7 +95,7 @@ def test_concurrent_registrations_get_distinct_versions_or_one_for_equal_content
     saved = system.engine.store.list_workflow_versions(f"raced-{system.kind}").items
     assert len(versions) == 8
     assert [one.version for one in saved] == list(range(len(saved), 0, -1))
-    for newer, older in zip(saved, saved[1:], strict=False):
+    for newer, older in itertools.pairwise(saved):
         assert newer.definition.digest() != older.definition.digest()
 
 
@@ -140,7 +141,7 @@ def test_ten_thousand_nodes_in_one_workflow_work(system: System) -> None:
     assert len(system.ran(execution.id)) == width + 2
 
 
-class _failing_writes:  # noqa: N801  reads as what it does: with _failing_writes(system)
+class _failing_writes:
     """Make the database itself refuse new versions."""
 
     def __init__(self, system: System) -> None:

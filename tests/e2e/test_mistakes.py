@@ -83,9 +83,9 @@ MISTAKES = [
     # which store, which Redis
     Mistake("no store", "list", ("--store URL", "SPANLOOM_STORE_URL")),
     Mistake("unknown scheme", "list --store mysql://localhost/app", ("'mysql", "postgresql://")),
-    Mistake("unknown scheme in the environment", "list", ("'mysql",), {"SPANLOOM_STORE_URL": "mysql://localhost/app"}),
     Mistake("no URL", "list --store here.db", ("has no scheme", "sqlite:///")),
-    Mistake("malformed Postgres URL", "list --store postgresql://localhost:port/app", ("port", "postgresql://")),
+    Mistake("malformed Postgres URL", "list --store postgresql://[::1/app", ("malformed",)),
+    Mistake("malformed Postgres port", "list --store postgresql://localhost:port/app", ("localhost:port/app",)),
     Mistake("no Redis URL", f"run etl {STORE} --redis localhost:6379", ("'localhost:6379' is not a Redis URL", "redis://")),
     Mistake("malformed Redis URL", f"run etl {STORE} --redis redis://localhost:port", ("redis://host:6379/0",)),
     Mistake("app and store", f"list --app app:engine {STORE}", ("either --app or --store",)),
@@ -108,7 +108,6 @@ MISTAKES = [
     Mistake("engine with a wrong URL", "worker broken_url:engine", ("'mysql",)),
     Mistake("attribute missing", "worker app:engin", ("has no 'engin'", "did you mean app:engine?")),
     Mistake("not an engine", "worker app:registry", ("is a NodeRegistry, not a WorkflowEngine",)),
-    Mistake("not MODULE:ENGINE", "worker app", ("MODULE:ENGINE",)),
     Mistake("memory store with a worker", "worker app:in_memory", ("memory://", "sqlite:///")),
     Mistake("memory store with workers", "worker app:in_memory --processes 2", ("memory://", "sqlite:///")),
     Mistake("memory store to read from", "list --store memory://", ("memory://", "sqlite:///")),
@@ -124,21 +123,17 @@ MISTAKES = [
     Mistake("typo in an input id", f"register typo.yaml {STORE}", ("'store'", "'fetsh'", "did you mean 'fetch'?")),
     Mistake(
         "several problems", f"register five_problems.yaml {STORE}",
-        ("'a b'", "cycle", "'x'", "'y'", "its type is empty"),
+        ("'a b'", "cycle", "'x'", "'y'", "node 'f'"),
     ),
     Mistake("file not there", f"register nothing.yaml {STORE}", ("nothing.yaml",)),
     Mistake("file not YAML", f"register broken.yaml {STORE}", ("broken.yaml is not YAML", "line")),
     Mistake("version not as expected", f"register good.yaml {STORE} --expect-version 7", ("'etl'", "expected 7")),
     # arguments
     Mistake("input not JSON", f"run etl {STORE} --input {{{{id:7}}}}", ("not valid", "@FILE")),
-    Mistake("input file not there", f"run etl {STORE} --input @nothing.json", ("can't read nothing.json",)),
-    Mistake("metadata not a pair", f"run etl {STORE} --metadata customer", ("KEY=VALUE",)),
     Mistake("unknown command", "lst", ("'lst'", "--help")),
     Mistake("unknown workflow", f"workflows etl {STORE}", ("no workflow 'etl' is registered",)),
     Mistake("unknown execution", f"show {UNKNOWN_ID} {STORE}", (UNKNOWN_ID,)),
     Mistake("unknown part of an id", f"logs 89abcdef {STORE}", ("'89abcdef'", "`spanloom list`")),
-    Mistake("short part of an id", f"trace 89a {STORE}", ("at least 6 characters",)),
-    Mistake("unknown parent", f"list --parent {UNKNOWN_ID} {STORE}", (UNKNOWN_ID,)),
 ]  # fmt: skip
 
 
@@ -189,10 +184,10 @@ def test_a_workflow_that_is_not_registered_is_not_started(directory: Path, close
     refused(Mistake("unknown workflow", command, ("no workflow 'etl' is registered",)), directory, closed=closed)
 
 
-@pytest.mark.parametrize("command", ["list", "show 89abcdef", "stats", "run etl --redis {redis}", "register good.yaml"])
+@pytest.mark.parametrize("command", ["list", "run etl --redis {redis}", "register good.yaml"])
 def test_a_store_that_is_not_migrated_says_how_to_migrate_it(
     command: str, directory: Path, closed: str, postgres_url: str, redis_url: str
 ) -> None:
     says = ("has no Spanloom schema", "spanloom migrate --store postgresql://")
-    mistake = Mistake("not migrated", f"{command} --store {postgres_url}", says, {"SPANLOOM_NAMESPACE": "elsewhere"})
+    mistake = Mistake("not migrated", f"{command} --store {postgres_url}&namespace=elsewhere", says)
     refused(mistake, directory, closed=closed, redis=redis_url)

@@ -122,7 +122,17 @@ def test_a_config_that_json_cannot_carry_is_a_problem(value: Any) -> None:
 
 
 def test_an_empty_type_is_a_problem() -> None:
-    assert graph.problems(Workflow(id="w", nodes=[Node(id="a", type="")])) == ["node 'a': its type is empty"]
+    for registry in (None, NodeRegistry()):
+        (problem,) = graph.problems(Workflow(id="w", nodes=[Node(id="a", type="")]), registry)
+        assert problem == "node 'a': its type '' is empty"
+
+
+@pytest.mark.parametrize("odd", ["a\x00b", "a\nb", "\ud800"])
+def test_text_that_a_store_cannot_hold_is_a_problem(odd: str) -> None:
+    assert graph.problems(Workflow(id="w", name=odd, nodes=[Node(id="a", type=odd)])) == [
+        "the workflow name holds a control character",
+        f"node 'a': its type {odd!r} holds a control character",
+    ]
 
 
 # ---- cycles ----
@@ -349,7 +359,11 @@ def unknown() -> dict[str, list[str]]:
     return {f"n{i}": [f"x{i}"] for i in range(BIG)}
 
 
-@pytest.mark.parametrize("shape", [wide, chain, grid, unknown], ids=lambda shape: shape.__name__)
+def one_typo() -> dict[str, list[str]]:
+    return grid() | {"last": ["n50-505"]}
+
+
+@pytest.mark.parametrize("shape", [wide, chain, grid, unknown, one_typo], ids=lambda shape: shape.__name__)
 def test_10_000_nodes_are_read_checked_and_planned_within_a_second(shape: Any) -> None:
     text = workflow_of(shape()).to_json()
     registry = registry_of(t=lambda ctx: None)
@@ -357,7 +371,7 @@ def test_10_000_nodes_are_read_checked_and_planned_within_a_second(shape: Any) -
     started = time.process_time()
     workflow = Workflow.from_json(text)
     found = graph.problems(workflow, registry)
-    assert len(found) == (BIG if shape is unknown else 0)
+    assert len(found) == {unknown: BIG, one_typo: 1}.get(shape, 0)
     if not found:
         graph.edges(workflow)
         graph.plan(workflow)

@@ -312,6 +312,14 @@ def test_data_of_another_type_is_refused(annotation: Any, data: Any, sentence: s
     assert message == f"node 'n': data does not fit parameter 'data' of {name}: {sentence}"
 
 
+def test_what_pydantics_parser_cannot_read_is_fitted_all_the_same() -> None:
+    deep: Any = 1
+    for _ in range(300):
+        deep = [deep]
+    assert call(typed(list[Any]), ctx=context(deep)) == deep
+    assert "[0]: Input should be a valid integer" in refusal(typed(list[int]), ["\ud800"])
+
+
 def test_a_refusal_names_every_field_and_shows_no_data_not_even_in_its_traceback() -> None:
     secret = "hidden".upper()  # so that a quoted line of this test does not show it
     with pytest.raises(PermanentError) as caught:
@@ -364,6 +372,10 @@ class Later(BaseModel):
     x: int
 
 
+class Unfinished(BaseModel):
+    x: NeverDefined  # type: ignore[name-defined]  # noqa: F821
+
+
 class Service:
     """A class that pydantic does not know."""
 
@@ -379,7 +391,7 @@ def test_only_the_annotations_of_parameters_that_get_data_matter() -> None:
     assert call(unresolvable, ctx=context(1)) == 1
 
 
-@pytest.mark.parametrize("annotation", ["Missing", "Order[", "Order.Missing", Service, "Service"], ids=str)
+@pytest.mark.parametrize("annotation", ["Missing", "Order[", "Order.Missing", Service, "Service", Unfinished], ids=str)
 def test_an_annotation_that_cannot_be_used_fails_the_node_for_good(annotation: Any) -> None:
     handler = Handler("t", typed(annotation))
     (problem,) = handler.problems(node())

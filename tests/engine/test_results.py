@@ -49,6 +49,7 @@ def test_a_delay_that_is_none_is_refused(delay: Any) -> None:
     [
         {"outcome": Outcome.FAILED, "error_message": "x", "next_nodes": ("b",)},
         {"outcome": Outcome.FAILED},
+        {"outcome": Outcome.SKIPPED, "next_nodes": ()},
         {"outcome": Outcome.WAITING},
         {"outcome": Outcome.RELEASED},
         {"next": ("b",)},

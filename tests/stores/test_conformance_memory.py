@@ -15,6 +15,6 @@ class TestMemory(StoreConformance):
     @pytest.fixture
     def store(self) -> Iterator[ExecutionStore]:
         store = open_store("memory://")
-        store.migrate()
+        store.open()
         yield store
         store.close()

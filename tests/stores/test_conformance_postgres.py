@@ -13,8 +13,8 @@ from spanloom.testing.conformance import StoreConformance
 
 class TestPostgres(StoreConformance):
     @pytest.fixture
-    def store(self, postgres_url: str) -> Iterator[ExecutionStore]:
-        store = open_store(postgres_url)
-        store.migrate()
+    def store(self, emptied_postgres_url: str) -> Iterator[ExecutionStore]:
+        store = open_store(emptied_postgres_url)
+        store.open()
         yield store
         store.close()

@@ -15,6 +15,6 @@ class TestSqlite(StoreConformance):
     @pytest.fixture
     def store(self, sqlite_url: str) -> Iterator[ExecutionStore]:
         store = open_store(sqlite_url)
-        store.migrate()
+        store.open()
         yield store
         store.close()

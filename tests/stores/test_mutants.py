@@ -31,7 +31,6 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
             sys.executable,
             "-m",
             "pytest",
-            "--tb=line",  # rendering the failures would take longer than the tests
             "-q",
             f"--junitxml={report}",
             *(f"{HERE / 'mutants.py'}::{one}" for one in wanted),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -138,24 +139,66 @@ def test_a_process_that_dies_inside_a_transaction_leaves_nothing_of_it(store: Sq
     assert store.save_workflow(single()) == 1  # and no lock
 
 
-def test_a_forked_child_opens_its_own_connections(store: SqliteExecutionStore) -> None:
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forking beside a thread is the point
+def test_children_forked_while_another_thread_writes_and_reads_go_on(store: SqliteExecutionStore) -> None:
+    driver = StoreDriver(store)
+    executions = [driver.start(single()) for _ in range(5)]
+    over, busy = threading.Event(), threading.Event()
+
+    def work() -> None:
+        own = StoreDriver(store)
+        while not over.is_set():
+            own.start("single")
+            store.list_executions()
+            busy.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        worked = pool.submit(work)
+        assert busy.wait(10)
+        for execution in executions:
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)  # a lock that was inherited would never be given up in here
+                status = 1
+                try:
+                    driver.run(execution, "only")
+                    store.close()
+                    status = 0
+                finally:
+                    os._exit(status)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        over.set()
+        worked.result()
+    found = [store.get_execution(execution) for execution in executions]
+    assert [one.status for one in found if one] == [ExecutionStatus.COMPLETED] * 5
+
+
+def test_what_a_forked_child_wrote_outlives_the_parents_closing(store: SqliteExecutionStore) -> None:
     driver = StoreDriver(store)
     execution = driver.start(chain(2))
-    driver.run(execution, "n1")
+    from_child, to_parent = os.pipe()
+    from_parent, to_child = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(20)
         status = 1
         try:
-            driver.drain()
-            store.close()
+            driver.run(execution, "n1")
+            os.write(to_parent, b".")
+            os.read(from_parent, 1)
+            driver.run(execution, "n2")
             status = 0
         finally:
             os._exit(status)
+    os.read(from_child, 1)
+    store.close()  # had the child no lock of its own, this would take the write-ahead log away from it
+    os.write(to_child, b".")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for end in (from_child, to_parent, from_parent, to_child):
+        os.close(end)
     found = store.get_execution(execution)
     assert found is not None
     assert found.status is ExecutionStatus.COMPLETED
-    assert driver.start(chain(2))
 
 
 def test_a_writer_waits_for_another_processs_transaction(
@@ -242,6 +285,15 @@ def test_edges_of_a_version_that_was_rolled_back_are_forgotten(store: SqliteExec
     execution = driver.start(graph("g", {"new": []}))
     assert [run.node_id for run in store.get_node_results(execution)] == ["new"]
     assert store.get_execution_count() == 1
+
+
+def test_a_callers_own_database_error_inside_a_transaction_stays_what_it_is(store: SqliteExecutionStore) -> None:
+    own = sqlite3.connect(":memory:")
+    with pytest.raises(sqlite3.OperationalError, match="no such table"), store.transaction():
+        store.save_workflow(single())
+        own.execute("select * from orders")
+    own.close()
+    assert store.get_workflow("single") is None
 
 
 def test_a_start_that_is_sent_again_is_answered_and_not_repeated(store: SqliteExecutionStore) -> None:

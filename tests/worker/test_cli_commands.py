@@ -284,12 +284,12 @@ class TestDefinitions:
         assert json.loads(invoke("migrate", "--json")) == {"url": sqlite_url, "migrated": True}
 
     def test_migrate_makes_the_schema_that_a_postgres_store_lacks(
-        self, postgres_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, postgres_url: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setenv("SPANLOOM_NAMESPACE", "elsewhere")
-        assert run(["stats", "--store", postgres_url]) == MISTAKE
-        assert run(["migrate", "--store", postgres_url]) == DONE
-        assert run(["stats", "--store", postgres_url]) == DONE
+        elsewhere = f"{postgres_url}&namespace=elsewhere"
+        assert run(["stats", "--store", elsewhere]) == MISTAKE
+        assert run(["migrate", "--store", elsewhere]) == DONE
+        assert run(["stats", "--store", elsewhere]) == DONE
         assert "workflows\t0" in capsys.readouterr().out
 
 

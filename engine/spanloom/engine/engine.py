@@ -98,6 +98,10 @@ class WorkflowEngine:
     def close(self) -> None:
         """Give up connections and threads; the engine opens again at its next use."""
         self._listener.close()
+        try:
+            self.epoch.release()
+        except QueueUnavailable as error:
+            _log.debug("namespace_not_released", error=str(error))
         self.queue.close()
         self.store.close()
         with self._opening:

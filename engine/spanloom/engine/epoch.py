@@ -14,6 +14,8 @@ from spanloom.engine.store import ExecutionStore
 
 __all__ = ["Epoch"]
 
+PRIVATE_SECONDS = 60  #: how long Redis remembers a store that lived in one process, once nobody checks any more
+
 
 class Epoch:
     """Watch for a Redis that lost its data: the key is missing, or the server's run id is another one."""
@@ -44,17 +46,29 @@ class Epoch:
             if store_id not in (None, state.store_id):
                 raise ConfigurationError(
                     f"namespace {self._queue.namespace!r} in {self._queue.location} belongs to another store than "
-                    f"{self._store.url}; use the same store for all its engines and workers, or another namespace"
+                    f"{self._store.url}; use one store for all its engines and workers, or another SPANLOOM_NAMESPACE, or, "
+                    f"if that store is gone for good, delete the key {self._queue.epoch_key!r} from Redis"
                 )
             if int(number) > state.epoch:
                 state = self._store.get_epoch()
             if mark is None or run_id != state.redis_run_id:
                 state = self._store.raise_epoch(state.epoch, run_id)
-            if mark is None or int(number) < state.epoch:
+            if mark is None or int(number) < state.epoch or not self._store.shared:
+                lasts = None if self._store.shared else PRIVATE_SECONDS
                 with redis_errors(self._queue.redis):
-                    self._queue.redis.set(self._queue.epoch_key, f"{state.store_id} {state.epoch}")
+                    self._queue.redis.set(self._queue.epoch_key, f"{state.store_id} {state.epoch}", ex=lasts)
             self._state = state
             return state.epoch
+
+    def release(self) -> None:
+        """Let another store have the namespace if ours ends with this process. Raises QueueUnavailable."""
+        state = self._state
+        if state is None or self._store.shared:
+            return
+        with redis_errors(self._queue.redis):
+            mark = self._queue.redis.get(self._queue.epoch_key)
+            if mark is not None and mark.decode().startswith(state.store_id):
+                self._queue.redis.delete(self._queue.epoch_key)
 
     def _run_id(self) -> str | None:
         try:

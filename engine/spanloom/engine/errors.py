@@ -24,6 +24,7 @@ SpanloomError
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 

@@ -20,6 +20,7 @@ __all__ = ["Edge", "Plan", "check", "edges", "plan", "problems"]
 
 _NODE_ID = re.compile(NODE_ID).fullmatch
 _QUEUE_NAME = re.compile(QUEUE_NAME).fullmatch
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]").search  # what some store's text can't hold
 _SHOWN_OF_A_CYCLE = 10
 _SUGGESTIONS = 20_000  # how many names "did you mean" may look at in one workflow: it is slow
 
@@ -90,38 +91,45 @@ def problems(workflow: Workflow, registry: NodeRegistry | None = None) -> list[s
     found: list[str] = []
     if not re.fullmatch(WORKFLOW_ID, workflow.id):
         found.append(f"the workflow id {workflow.id[:250]!r} must be 1 to 200 of the characters A-Z a-z 0-9 _ - .")
+    if _UNPRINTABLE(workflow.name):
+        found.append("the workflow name holds a control character")
     if not workflow.nodes:
         found.append("there is no node; give it at least one")
     suggest = _Suggestions()
+    unknown_types = _unknown_types(workflow, registry, suggest) if registry is not None else {}
     counts = Counter(node.id for node in workflow.nodes)
     found += (f"node id {node_id!r} is used {count} times" for node_id, count in counts.items() if count > 1)
     for node in workflow.nodes:
-        found += (f"node {node.id[:250]!r}: {problem}" for problem in _node_problems(node, counts, registry, suggest))
+        told = [*_own_problems(node), *_input_problems(node, counts, suggest)]
+        if node.type in unknown_types:
+            told.append(unknown_types[node.type])
+        elif registry is not None and node.type:
+            told += registry.handler(node.type).problems(node)
+        found += (f"node {node.id[:250]!r}: {problem}" for problem in told)
     found += (f"nodes wait for each other in a cycle: {_path(cycle)}" for cycle in _cycles(workflow))
     return found
 
 
-def _node_problems(
-    node: Node, ids: Counter[str], registry: NodeRegistry | None, suggest: _Suggestions
-) -> Iterator[str]:
+def _own_problems(node: Node) -> Iterator[str]:
     if not _NODE_ID(node.id):
         yield "its id must be 1 to 200 of the characters A-Z a-z 0-9 _ -"
     if not _QUEUE_NAME(node.queue):
         yield f"its queue {node.queue!r} must be 1 to 100 of the characters A-Z a-z 0-9 _ -"
-    if node.inputs:
-        yield from _input_problems(node, ids, suggest)
     for path, what in find_faults(node.config) if node.config else ():
         yield f"its config can't be kept as JSON: {path} is {what}"
-    if not node.type:
-        yield "its type is empty"
-    elif registry is not None:
-        if node.type in registry:
-            yield from registry.handler(node.type).problems(node)
-        else:
-            hint = (
-                suggest.like(node.type, registry.types) or f" (registered: {listed(sorted(registry.types)) or 'none'})"
-            )
-            yield f"no handler is registered for its type {node.type!r}{hint}"
+    if not node.type or _UNPRINTABLE(node.type):
+        yield f"its type {node.type!r} {'holds a control character' if node.type else 'is empty'}"
+
+
+def _unknown_types(workflow: Workflow, registry: NodeRegistry, suggest: _Suggestions) -> dict[str, str]:
+    known = registry.types
+    registered = f" (registered: {listed(sorted(known)) or 'none'})"
+    unknown = [node_type for node_type in dict.fromkeys(node.type for node in workflow.nodes) if node_type not in known]
+    return {
+        node_type: f"no handler is registered for its type {node_type!r}{suggest.like(node_type, known) or registered}"
+        for node_type in unknown
+        if node_type
+    }
 
 
 def _input_problems(node: Node, ids: Counter[str], suggest: _Suggestions) -> Iterator[str]:

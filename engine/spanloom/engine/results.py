@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -16,7 +17,7 @@ __all__ = ["NodeResult"]
 class NodeResult(BaseModel):
     """Say how a node ended.
 
-    `NodeResult(data, next_nodes=…)` completes it: `next_nodes` names the successors whose success edges are taken
+    `NodeResult(data=…, next_nodes=…)` completes it: `next_nodes` names the successors whose success edges are taken
     (None: all, empty: none). The class methods make the other ends.
     """
 
@@ -28,6 +29,19 @@ class NodeResult(BaseModel):
     error_type: str | None = None  # of FAILED
     error_message: str | None = None
     delay_seconds: Seconds = 0.0  # of RETRY
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            data: Any = None,
+            next_nodes: Sequence[str] | None = None,
+            outcome: Outcome = Outcome.COMPLETED,
+            error_type: str | None = None,
+            error_message: str | None = None,
+            delay_seconds: float | timedelta = 0.0,
+        ) -> None: ...
 
     @model_validator(mode="after")
     def _one_meaning(self) -> Self:
@@ -52,5 +66,4 @@ class NodeResult(BaseModel):
     @classmethod
     def retry_after(cls, delay: float | timedelta) -> Self:
         """Run the node again after `delay` seconds, at the cost of no attempt: when a service is busy (HTTP 429)."""
-        seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-        return cls(outcome=Outcome.RETRY, delay_seconds=seconds)
+        return cls(outcome=Outcome.RETRY, delay_seconds=delay)

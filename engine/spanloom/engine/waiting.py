@@ -151,8 +151,9 @@ class Waiter:
                 execution = await asyncio.to_thread(self._look, execution_id)
                 if execution.status.ended:
                     return execution
+                pause = pauses.next(execution)
                 try:
-                    await asyncio.wait_for(signal.wait(), pauses.next(execution))
+                    await asyncio.wait_for(signal.wait(), pause)
                 except TimeoutError:
                     continue
                 signal.clear()

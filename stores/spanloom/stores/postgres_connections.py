@@ -8,7 +8,7 @@ import select
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import errors
 from psycopg.rows import tuple_row
+from sqlalchemy import exc
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from spanloom.engine.errors import (
@@ -28,12 +29,12 @@ from spanloom.engine.errors import (
 from spanloom.stores.postgres_location import Location
 from spanloom.stores.schema import SCHEMA_VERSION
 
-__all__ = ["PostgresConnections", "in_caller_transaction"]
+__all__ = ["PostgresConnections"]
 
-CONNECT_SECONDS = 5
 CHECKOUT_SECONDS = 10.0
 CONFLICT_RETRIES = 8
 
+_VERSION = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.Text)).c.version_num
 _CONFLICTS = (errors.SerializationFailure, errors.DeadlockDetected)
 _NOT_MIGRATED = (
     errors.UndefinedTable,
@@ -67,24 +68,19 @@ class PostgresConnections:
             pool_reset_on_return=None,  # outside `writing` there is no transaction to roll back
             use_native_hstore=False,
             execution_options={"schema_translate_map": {None: location.namespace}},
+            hide_parameters=True,  # no payload in an error
         )
         sa.event.listen(self.engine, "checkout", _refuse_dead)
         _every.add(self)
 
     def _connect(self) -> psycopg.Connection[Any]:
-        options: dict[str, Any] = {} if "connect_timeout=" in self.location.url else {"connect_timeout": CONNECT_SECONDS}
-        return psycopg.connect(
-            self.location.url,
-            autocommit=True,
-            prepare_threshold=5 if self._prepare else None,
-            application_name="spanloom",
-            **options,
-        )
+        prepare_after = 5 if self._prepare else None
+        return psycopg.connect(autocommit=True, prepare_threshold=prepare_after, **self.location.parameters)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """Lend a connection whose statements commit one by one; inside `writing` its own."""
-        joined = self._joined
+        joined = self.joined
         with self._translated():
             if joined is not None:
                 yield joined
@@ -95,25 +91,25 @@ class PostgresConnections:
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """Lend a connection inside a transaction; an inner block, and `call`, in this thread join it."""
-        joined = self._joined
+        joined = self.joined
         with self._translated():
             if joined is not None:
                 yield joined
                 return
-            with self.engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
-                with connection.begin():
-                    self._thread.joined = connection
-                    try:
-                        yield connection
-                    finally:
-                        self._thread.joined = None
+            lent = self.engine.connect().execution_options(isolation_level="READ COMMITTED")
+            with lent as connection, connection.begin():
+                self._thread.joined = connection
+                try:
+                    yield connection
+                finally:
+                    self._thread.joined = None
 
     def call(self, statement: str, parameters: Sequence[Any]) -> Any:
         """Run a statement that answers one value, in this thread's transaction or one of its own.
 
         One of its own is repeated when Postgres breaks a deadlock at its expense.
         """
-        joined = self._joined
+        joined = self.joined
         if joined is not None:
             with self._translated():
                 return self._value(joined.connection.driver_connection, statement, parameters)
@@ -125,8 +121,24 @@ class PostgresConnections:
         with self._translated():
             return self._call(statement, parameters)
 
+    def call_within(self, given: object, statement: str, parameters: Sequence[Any]) -> Any:
+        """Run a statement that answers one value in the transaction of a caller's psycopg or SQLAlchemy connection.
+
+        Raises ConfigurationError for anything else.
+        """
+        with self._translated():
+            if isinstance(given, psycopg.Connection):
+                return _first(given.cursor(row_factory=tuple_row).execute(statement, parameters))
+            if isinstance(given, sa.Connection) and given.dialect.driver == "psycopg":
+                # Through SQLAlchemy, which otherwise would not know that there is something to commit.
+                return given.exec_driver_sql(statement, tuple(parameters)).scalar_one()
+        raise ConfigurationError(
+            f"connection is a {type(given).__module__}.{type(given).__qualname__}; pass a psycopg.Connection, or a "
+            f"SQLAlchemy Connection on postgresql+psycopg, to the Postgres that holds the store"
+        )
+
     def forget_parent(self) -> None:
-        """Begin anew in a forked child: the parent's connections are kept, unused, as closing them would end them there."""
+        """Begin anew in a forked child. The parent's connections are kept, unused: they are the parent's to close."""
         _inherited.append(self.engine.pool)
         self.engine.dispose(close=False)
         self._thread = threading.local()
@@ -136,7 +148,8 @@ class PostgresConnections:
         self.engine.dispose()
 
     @property
-    def _joined(self) -> sa.Connection | None:
+    def joined(self) -> sa.Connection | None:
+        """This thread's transaction, if it is inside `writing`."""
         return getattr(self._thread, "joined", None)
 
     def _call(self, statement: str, parameters: Sequence[Any]) -> Any:
@@ -161,7 +174,7 @@ class PostgresConnections:
     def _translated(self, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         try:
             yield
-        except (psycopg.Error, sa.exc.SQLAlchemyError) as error:
+        except (psycopg.Error, exc.SQLAlchemyError) as error:
             ours = None if isinstance(error, but) else self._ours(error)
             if ours is None:
                 raise
@@ -170,14 +183,17 @@ class PostgresConnections:
     def _ours(self, error: Exception) -> SpanloomError | None:
         """Say a driver's error in our words; None if it is a mistake of this library, to be shown as it is."""
         where = self.location.shown
-        if isinstance(error, sa.exc.TimeoutError):
+        if isinstance(error, exc.TimeoutError):
             return StoreUnavailable(
-                f"all connections to {where} stayed in use for {CHECKOUT_SECONDS:g} s; give the store a larger pool_size"
+                f"all connections to {where} stayed in use for {CHECKOUT_SECONDS:g} s; raise the store's pool_size"
             )
-        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        cause: BaseException | None = error.orig if isinstance(error, exc.DBAPIError) else error
         said = str(cause).strip().partition("\n")[0]
         if isinstance(cause, _NOT_MIGRATED):
-            found = self._found_version()
+            try:
+                found = self.found_version()
+            except StoreUnavailable as gone:
+                return gone
             return None if found == SCHEMA_VERSION else StoreNotMigrated(where, found, SCHEMA_VERSION)
         if isinstance(cause, errors.InsufficientPrivilege):
             return ConfigurationError(f"the user of {where} lacks a right that Spanloom needs: {said}")
@@ -187,31 +203,13 @@ class PostgresConnections:
             return StoreUnavailable(f"Postgres at {where} did not answer: {said}")
         return None
 
-    def _found_version(self) -> str | None:
-        table = f'"{self.location.namespace}".alembic_version'
-        try:
-            with self.engine.connect() as connection:
-                return connection.exec_driver_sql(f"select version_num from {table}").scalar()  # noqa: S608
-        except sa.exc.DBAPIError:
-            return None  # nothing of ours is there, or it went away just now
-
-
-def in_caller_transaction(given: object) -> Callable[[str, Sequence[Any]], Any]:
-    """Return what runs a one-value statement in a caller's own transaction.
-
-    Takes a psycopg or SQLAlchemy connection. Raises ConfigurationError for anything else.
-    """
-    if isinstance(given, psycopg.Connection):
-        own: psycopg.Connection[Any] = given
-        return lambda statement, parameters: _first(own.cursor(row_factory=tuple_row).execute(statement, parameters))
-    if isinstance(given, sa.Connection) and given.dialect.driver == "psycopg":
-        # Through SQLAlchemy, which otherwise would not know that there is something to commit.
-        through = given
-        return lambda statement, parameters: through.exec_driver_sql(statement, tuple(parameters)).scalar_one()
-    raise ConfigurationError(
-        f"connection is a {type(given).__module__}.{type(given).__qualname__}; pass a psycopg.Connection, or a "
-        f"SQLAlchemy Connection on postgresql+psycopg, to the Postgres that holds the store"
-    )
+    def found_version(self) -> str | None:
+        """Return the schema version that the database holds, None if it has none. Raises StoreUnavailable."""
+        with self._translated(), self.engine.connect() as connection:
+            try:
+                return connection.scalar(sa.select(_VERSION))
+            except exc.ProgrammingError:
+                return None
 
 
 def _first(cursor: psycopg.Cursor[Any]) -> Any:
@@ -226,7 +224,7 @@ def _refuse_dead(connection: psycopg.Connection[Any], entry: ConnectionPoolEntry
         waiting.register(connection.fileno(), select.POLLIN)
         if not waiting.poll(0):
             return
-    raise sa.exc.InvalidatePoolError
+    raise exc.InvalidatePoolError
 
 
 _every: weakref.WeakSet[PostgresConnections] = weakref.WeakSet()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import psycopg
@@ -14,15 +15,16 @@ from spanloom.engine.errors import ConfigurationError
 __all__ = ["DEFAULT_NAMESPACE", "Location"]
 
 DEFAULT_NAMESPACE = "spanloom"
+CONNECT_SECONDS = 5  #: unless the URL says otherwise
 
 _NAMESPACE = re.compile(r"[a-z_][a-z0-9_]{0,62}")  # what needs no quotes in SQL, and fits Postgres' 63 bytes
 
 
 @dataclass(frozen=True)
 class Location:
-    """One schema of one database. `shown` is the URL to print; the others may hold a password."""
+    """One schema of one database: libpq's connection parameters, and `shown`, the URL without the password."""
 
-    url: str = field(repr=False)
+    parameters: dict[str, Any] = field(repr=False)
     namespace: str
     shown: str
 
@@ -36,21 +38,21 @@ class Location:
             parts = urlsplit(url)
             query = dict(parse_qsl(parts.query, keep_blank_values=True))
             namespace = query.pop("namespace", namespace)
-            plain = parts._replace(scheme="postgresql", query=urlencode(query, quote_via=quote)).geturl()
-            if not url.startswith(("postgresql://", "postgres://")):
-                raise ValueError(url)
-            known = conninfo_to_dict(plain)
+            given = conninfo_to_dict(parts._replace(query=urlencode(query, quote_via=quote)).geturl())
         except (ValueError, psycopg.Error):
+            given = {}
+        if not given or not url.startswith(("postgresql://", "postgres://")):
             raise ConfigurationError(
                 "the store's Postgres URL is malformed; write postgresql://user:password@host:5432/database, with odd "
                 "characters of the password percent-encoded (its text is not repeated here, as it may hold one)"
-            ) from None
+            )
         if not _NAMESPACE.fullmatch(namespace) or namespace.startswith("pg_"):
             raise ConfigurationError(
                 f"namespace {namespace!r} can't name a Postgres schema; use lower-case letters, digits and _, "
                 f"not first a digit, not pg_ first, at most 63 characters"
             )
-        return cls(plain, namespace, _shown({key: str(value) for key, value in known.items() if value}, namespace))
+        parameters = {"connect_timeout": CONNECT_SECONDS, "application_name": "spanloom", **given}
+        return cls(parameters, namespace, _shown({key: str(value) for key, value in given.items() if value}, namespace))
 
 
 def _shown(known: dict[str, str], namespace: str) -> str:

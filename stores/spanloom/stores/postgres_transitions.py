@@ -1,10 +1,11 @@
-"""The port's transitions on Postgres: each one call of a PL/pgSQL function (functions/*.sql), one round trip for a list."""
+"""The port's transitions on Postgres: each a call of a PL/pgSQL function, one round trip for a list."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from spanloom.engine.errors import (
@@ -64,9 +65,8 @@ class PostgresTransitions(SqlReads, ExecutionStore):
     ) -> list[StartAnswer]:
         """See NodeTransitions.create_executions."""
         if connection is not None:
-            call = self._connections.in_transaction_of(connection)
-            document = wire.starts(requests)
-            return wire.started(requests, call(self._start, (document, epoch, True, now))) if requests else []
+            call = partial(self._connections.call_within, connection)
+            return wire.started(requests, call(self._start, (wire.starts(requests), epoch, True, now)))
 
         def create(some: Sequence[StartRequest]) -> list[StartAnswer]:
             return wire.started(some, self._call(self._start, wire.starts(some), epoch, False, now))
@@ -77,7 +77,8 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         """See NodeTransitions.claim."""
 
         def claim(some: Sequence[NodeKey]) -> list[ClaimAnswer]:
-            return wire.claims(len(some), self._call(self._claim, wire.keys(some), worker_id, now))
+            known = wire.keys(some)
+            return wire.claims(len(some), self._call(self._claim, known, worker_id, now))
 
         return self._each(keys, claim)
 
@@ -85,7 +86,8 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         """See NodeTransitions.record."""
 
         def record(some: Sequence[Record]) -> list[Recorded]:
-            return wire.recorded(some, self._call(self._record, wire.records(some), epoch, now))
+            known = wire.records(some)
+            return wire.recorded(some, self._call(self._record, known, epoch, now))
 
         return self._each(records, record)
 

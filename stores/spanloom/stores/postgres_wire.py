@@ -75,7 +75,7 @@ def started(requests: Sequence[StartRequest], answer: str) -> list[StartAnswer]:
     """Read what start_v1 answers."""
     said = json.loads(answer)
     at = from_micros(said["at"])
-    return [_started(request, at, *one) for request, one in zip(requests, said["answers"], strict=True)]
+    return [_started(request, at, *one) for request, one in zip(requests, said["answers"] or (), strict=True)]
 
 
 def _started(

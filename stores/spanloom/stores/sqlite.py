@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-import weakref
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -33,10 +31,8 @@ class SqliteExecutionStore(SqliteTransitions):
         if str(path) in ("", ":memory:"):
             raise ConfigurationError("a SQLite store needs the path of a file; memory:// keeps executions in memory")
         self._path = Path(os.path.abspath(path))
-        self._synchronous = synchronous
-        self._connections: SqliteConnections | None = None
-        self._opening = threading.Lock()
-        _stores.add(self)
+        self._connections = SqliteConnections(str(self._path), synchronous=synchronous)
+        self._opened = False
 
     @classmethod
     def from_url(cls, url: str) -> SqliteExecutionStore:
@@ -76,10 +72,8 @@ class SqliteExecutionStore(SqliteTransitions):
 
     def close(self) -> None:
         """See Lifecycle.close."""
-        with self._opening:
-            connections, self._connections = self._connections, None
-        if connections is not None:
-            connections.close()
+        self._opened = False
+        self._connections.close()
 
     def migrate(self) -> None:
         """See Lifecycle.migrate. Opening does the same."""
@@ -92,38 +86,34 @@ class SqliteExecutionStore(SqliteTransitions):
             raise StoreUnavailable(f"SQLite store {self._path}: the file was removed while it was open; restart")
 
     def _live(self) -> SqliteConnections:
-        connections = self._connections
-        return self._open() if connections is None else connections
+        if not self._opened:
+            self._open()
+        return self._connections
 
-    def _open(self) -> SqliteConnections:
-        with self._opening:
-            if self._connections is not None:
-                return self._connections
-            try:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise StoreUnavailable(f"SQLite store {self._path}: {error}; choose another path") from error
-            connections = SqliteConnections(str(self._path), synchronous=self._synchronous)
-            try:
-                self._bring_up_to_date(connections)
-            except BaseException:
-                connections.close()
-                raise
-            self._connections = connections
-            return connections
+    def _open(self) -> None:
+        # Several threads may do this at once, as several processes may: the write transaction sorts them out.
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(f"SQLite store {self._path}: {error}; choose another path") from error
+        try:
+            if self._version() != SCHEMA_VERSION:
+                self._migrate()
+        except BaseException:
+            self._connections.close()
+            raise
+        self._opened = True
 
-    def _bring_up_to_date(self, connections: SqliteConnections) -> None:
-        if self._version(connections) == SCHEMA_VERSION:
-            return
-        with connections.writing():  # the turn is the lock: another process may be migrating just now
-            if self._version(connections) != SCHEMA_VERSION:
+    def _migrate(self) -> None:
+        with self._connections.translated(), self._connections.writing():
+            if self._version() != SCHEMA_VERSION:  # no other process was first
                 from spanloom.stores.migrations import upgrade  # Alembic is slow to import
 
-                upgrade(connections.writer, None)
+                upgrade(self._connections.writer, None)
 
-    def _version(self, connections: SqliteConnections) -> str | None:
+    def _version(self) -> str | None:
         """Return the schema's version, None for an empty file; refuse a newer one and another application's file."""
-        with connections.reading() as connection:
+        with self._connections.reading() as connection:
             tables = set(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars())
             if not tables:
                 return None
@@ -131,26 +121,7 @@ class SqliteExecutionStore(SqliteTransitions):
                 raise ConfigurationError(
                     f"{self._path} holds tables of another application; give the store a file of its own"
                 )
-            found = str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one())
-        if found > SCHEMA_VERSION:  # revisions are numbered in order
+            found: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if found is not None and found > SCHEMA_VERSION:  # revisions are numbered in order
             raise StoreNotMigrated(self.url, found, SCHEMA_VERSION)
         return found
-
-    def _forget_parent(self) -> None:
-        # Connections must not cross a fork. They are kept, unused: to close them here would touch the parent's locks.
-        if self._connections is not None:
-            _inherited.append(self._connections)
-        self._connections = None
-        self._opening = threading.Lock()
-
-
-_stores: weakref.WeakSet[SqliteExecutionStore] = weakref.WeakSet()
-_inherited: list[SqliteConnections] = []
-
-
-def _after_fork() -> None:
-    for store in _stores:
-        store._forget_parent()  # pyright: ignore[reportPrivateUsage] - the same module
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -33,7 +35,7 @@ _ADVICE = {
 
 
 class SqliteConnections:
-    """Lend one process's connections to one database.
+    """Lend one process's connections to one database; they are opened when they are needed.
 
     SQLite has one writer at a time, so there is one connection to write with and threads queue for it, which is
     quicker and fairer than to let SQLite poll. A database in memory has no other connection: it reads with it, too.
@@ -46,18 +48,29 @@ class SqliteConnections:
             )
         self._path = path
         self._synchronous = synchronous
-        self._turn = threading.RLock()
-        self._writing_thread: int | None = None
-        self._depth = 0
         pool = {"poolclass": StaticPool} if path == MEMORY else {"poolclass": QueuePool, "max_overflow": -1}
         self._engine = sa.create_engine("sqlite://", creator=self._connect, isolation_level="AUTOCOMMIT", **pool)
-        with self._translated():
-            self.writer: sa.Connection = self._engine.connect()
+        self._turn = threading.RLock()
+        self._writer: sa.Connection | None = None
+        self._writing_thread: int | None = None
+        self._depth = 0
+        self._readers_changed = threading.Condition()
+        self._readers = 0
+        if path != MEMORY:
+            _files.add(self)
+
+    @property
+    def writer(self) -> sa.Connection:
+        """The connection to write with; for the thread whose turn it is."""
+        assert self._writer is not None
+        return self._writer
+
+    @property
+    def raw_writer(self) -> sqlite3.Connection:
+        """The same, without SQLAlchemy."""
         raw = self.writer.connection.dbapi_connection
         assert isinstance(raw, sqlite3.Connection)
-        self.raw_writer: sqlite3.Connection = raw
-        # The writer waits for its turn in _begin, whose pauses are far shorter than those of SQLite's own handler.
-        raw.execute("PRAGMA busy_timeout = 0")
+        return raw
 
     @property
     def nested(self) -> bool:
@@ -65,45 +78,76 @@ class SqliteConnections:
         return self._depth > 1
 
     def close(self) -> None:
-        """Close every connection that no thread is using, once the writer's turn is over."""
-        with self._turn:
-            self.writer.close()
+        """Close every connection, once what other threads do with them is done. The next use opens new ones."""
+        self.close_and_block()
+        self.unblock()
+
+    def close_and_block(self) -> None:
+        """Close every connection as `close` does, and keep other threads from opening new ones until `unblock`.
+
+        Inside this thread's own write transaction it closes nothing.
+        """
+        self._turn.acquire()
+        self._readers_changed.acquire()
+        if self._depth == 0:
+            self._readers_changed.wait_for(lambda: self._readers == 0)
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
             self._engine.dispose()
+
+    def unblock(self) -> None:
+        """End what `close_and_block` began, in the same thread."""
+        self._readers_changed.release()
+        self._turn.release()
 
     @contextmanager
     def reading(self) -> Generator[sa.Connection]:
         """Lend a connection to read with: the writer's inside this thread's own write transaction."""
-        with self._translated():
-            if self._writing_thread == threading.get_ident():
+        if self._writing_thread == threading.get_ident():
+            with self.translated():
                 yield self.writer
-            elif self._path == MEMORY:
-                with self._turn:
-                    yield self.writer
-            else:
-                with self._engine.connect() as connection:
+        elif self._path == MEMORY:
+            with self._turn, self.translated():
+                self._open_writer()
+                yield self.writer
+        else:
+            self._count_reader(1)
+            try:
+                with self.translated(), self._engine.connect() as connection:
                     yield connection
+            finally:
+                self._count_reader(-1)
 
     @contextmanager
     def writing(self) -> Generator[None]:
         """Hold the writer in a write transaction: committed at the end of the block, rolled back by an exception.
 
-        Nested blocks of one thread are one transaction; an exception undoes what its own block wrote.
+        Nested blocks of one thread are one transaction; an exception undoes what its own block wrote. Errors of the
+        block itself stay what they are: it may be a caller's, with a database of its own.
         """
-        with self._translated(), self._turn:
-            execute = self.raw_writer.execute
+        with self._turn:
+            with self.translated():
+                self._open_writer()
+            raw = self.raw_writer
+            execute = raw.execute
             nested = self._depth > 0
             if nested:
+                if not raw.in_transaction:
+                    raise StoreUnavailable(f"SQLite store {self._path}: an earlier error has ended this transaction")
                 execute(f"SAVEPOINT level_{self._depth}")
             self._depth += 1
             try:
                 if not nested:
-                    self._begin()
+                    with self.translated():
+                        _begin(raw)
                     self._writing_thread = threading.get_ident()
                 yield
-                execute(f"RELEASE level_{self._depth - 1}" if nested else "COMMIT")
+                with self.translated():
+                    execute(f"RELEASE level_{self._depth - 1}" if nested else "COMMIT")
             except BaseException:
                 # Some errors, a full disk among them, have ended the transaction already.
-                if self.raw_writer.in_transaction:
+                if raw.in_transaction:
                     execute(f"ROLLBACK TO level_{self._depth - 1}" if nested else "ROLLBACK")
                 raise
             finally:
@@ -111,18 +155,27 @@ class SqliteConnections:
                 if not nested:
                     self._writing_thread = None
 
-    def _begin(self) -> None:
-        pause, deadline = 0.0002, time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                self.raw_writer.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > deadline:
-                    raise
-            else:
-                return
-            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the writers, guards nothing
-            pause = min(pause * 1.5, 0.005)
+    @contextmanager
+    def translated(self) -> Generator[None]:
+        """Turn driver errors of the block into StoreUnavailable, with the path and what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._translation(error) from error
+        except DBAPIError as error:
+            original = error.orig
+            raise (self._translation(original) if isinstance(original, sqlite3.Error) else error) from original
+
+    def _open_writer(self) -> None:
+        if self._writer is None:
+            self._writer = self._engine.connect()
+            # It waits for its turn in _begin, whose pauses are far shorter than those of SQLite's own handler.
+            self.raw_writer.execute("PRAGMA busy_timeout = 0")
+
+    def _count_reader(self, change: int) -> None:
+        with self._readers_changed:
+            self._readers += change
+            self._readers_changed.notify_all()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -158,16 +211,6 @@ class SqliteConnections:
                 f"SQLite store {self._path}: its file system allows no write-ahead log, only {mode}; use a local disk"
             )
 
-    @contextmanager
-    def _translated(self) -> Generator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise self._translation(error) from error
-        except DBAPIError as error:
-            original = error.orig
-            raise (self._translation(original) if isinstance(original, sqlite3.Error) else error) from original
-
     def _translation(self, error: sqlite3.Error) -> Exception:
         # Other classes of sqlite3 errors are mistakes in a statement or its values: repeating would not help.
         if type(error) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
@@ -177,5 +220,39 @@ class SqliteConnections:
         return StoreUnavailable(f"SQLite store {self._path}: {error}" + (f"; {advice}" if advice else ""))
 
 
+def _begin(connection: sqlite3.Connection) -> None:
+    pause, deadline = 0.0002, time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the writers, guards nothing
+        pause = min(pause * 1.5, 0.005)
+
+
 def _is_busy(error: sqlite3.Error) -> bool:
     return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
+# SQLite keeps a file's locks per process and does not notice a fork: a child that only had inherited a connection would
+# take the parent's locks for its own. So nothing is open while a process forks, and both sides open anew.
+_files: weakref.WeakSet[SqliteConnections] = weakref.WeakSet()
+_blocked: dict[int, list[SqliteConnections]] = {}  # by the thread that forks
+
+
+def _before_fork() -> None:
+    blocked = _blocked[threading.get_ident()] = list(_files)
+    for connections in blocked:
+        connections.close_and_block()
+
+
+def _after_fork() -> None:
+    for connections in _blocked.pop(threading.get_ident()):
+        connections.unblock()
+
+
+pass

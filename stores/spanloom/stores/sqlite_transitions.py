@@ -128,7 +128,7 @@ class SqliteTransitions(SqlReads):
     @contextmanager
     def _writing(self) -> Generator[sa.Connection]:
         connections = self._live()
-        with connections.writing():
+        with connections.translated(), connections.writing():
             yield connections.writer
 
     def _clock(self, connection: sa.Connection) -> datetime:
@@ -153,7 +153,7 @@ class SqliteTransitions(SqlReads):
     @contextmanager
     def _turn(self, epoch: int, now: datetime | None) -> Generator[Turn]:
         connections = self._live()
-        with connections.writing():
+        with connections.translated(), connections.writing():
             at = time.time_ns() // 1000 if now is None else to_micros(now)
             # What is read inside a caller's transaction may be rolled back with it: it is not remembered.
             graphs = ChainMap({}, self._graphs) if connections.nested else self._graphs

@@ -100,13 +100,17 @@ class Inbox:
         return messages
 
     def done(self, message: NodeMessage) -> None:
-        """Take a job off RQ's books; its node run was recorded, or is none of ours."""
+        """Take a job off RQ's books: its node run was recorded."""
+        self.drop(message)
+        self._owe(lambda pipe: pipe.hincrby(f"rq:worker:{self._worker_name}", "successful_job_count", 1))
+
+    def drop(self, message: NodeMessage) -> None:
+        """Take a job off RQ's books that was not run here: a duplicate, or of a type that others know."""
         self._started.pop(message.job_id, None)
 
         def tell(pipe: Any) -> None:
             pipe.zrem(f"rq:wip:{message.list_name}", f"{message.job_id}:{self._worker_name}")
             pipe.delete(f"rq:job:{message.job_id}")
-            pipe.hincrby(f"rq:worker:{self._worker_name}", "successful_job_count", 1)
 
         self._owe(tell)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from collections.abc import Callable
 import structlog
 
 from spanloom.engine.errors import StoreUnavailable
-from spanloom.engine.ids import uuid7
 from spanloom.engine.store import ExecutionStore
 
 __all__ = ["Lease"]
@@ -38,7 +38,7 @@ class Lease:
     def open(self) -> None:
         """Register with a new worker id. Raises StoreUnavailable."""
         with self._lock:
-            worker_id = uuid7()
+            worker_id = f"{self._name}:{secrets.token_hex(4)}"
             self._store.register_worker(
                 worker_id,
                 name=self._name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -32,6 +32,7 @@ class Sweeper:
         self._epoch = epoch
         self._list_names = list_names
         self._options = options
+        self.on_misfit: Callable[[ConfigurationError], object] = lambda _: None  #: called when it can't go on, ever
         self._changed = threading.Condition()
         self._wake_at = float("inf")
         self._stopped = False
@@ -66,9 +67,9 @@ class Sweeper:
                 suspect_seconds=self._options.suspect_seconds,
             )
             self._queue.push(swept.jobs, ended=swept.ended)
-            if counts := {cause: count for cause, count in swept.moved.items() if count}:
-                moved += sum(counts.values())
-                _log.debug("swept", **counts)
+            moved += sum(swept.moved.values())
+            if lost := {cause: count for cause, count in swept.moved.items() if count and cause.startswith("lost")}:
+                _log.info("recovered", **lost)
             if not swept.more:
                 return moved
 
@@ -78,7 +79,11 @@ class Sweeper:
             try:
                 self.sweep()
                 pause = self._options.sweep_seconds
-            except (QueueUnavailable, StoreUnavailable, ConfigurationError) as error:
+            except ConfigurationError as error:
+                _log.error("sweep_ends", error=str(error))
+                self.on_misfit(error)
+                return
+            except (QueueUnavailable, StoreUnavailable) as error:
                 _log.warning("sweep_failed", error=str(error))
                 pause = min(pause * 2, _MAX_PAUSE)
             except Exception:

@@ -11,6 +11,7 @@ import heapq
 import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -18,14 +19,23 @@ from spanloom.engine.errors import NodeTimeout
 
 __all__ = ["Watchdog"]
 
+_MANY = 1_000  #: watches after which those that ended are cleared away
+
 
 class _Watch:
-    __slots__ = ("armed", "fired", "thread_id")
+    """One call. Whoever takes the token decides: the watchdog that it timed out, the call that it ended in time.
+
+    No lock: the exception may come between any two bytecodes of the watched thread, and a lock that is
+    interrupted between being taken and being entered is never given back.
+    """
+
+    __slots__ = ("ended", "raised", "thread_id", "token")
 
     def __init__(self, thread_id: int) -> None:
         self.thread_id = thread_id
-        self.armed = True
-        self.fired = False
+        self.token: deque[bool] = deque()  # empty until the call begins
+        self.ended = False
+        self.raised = False
 
 
 class Watchdog:
@@ -42,55 +52,84 @@ class Watchdog:
         """Call `function` in this thread; raises NodeTimeout if it takes longer than `seconds`."""
         watch = _Watch(threading.get_ident())
         self._watch(watch, time.monotonic() + seconds)
+        cause: BaseException | None = None
         try:
+            watch.token.append(True)
             try:
                 result = function()
-            finally:
-                self._disarm(watch)
+            except BaseException as error:
+                if _ended_in_time(watch):
+                    raise
+                cause = error
+            else:
+                if _ended_in_time(watch):
+                    return result
+            _await_delivery(watch)
         except NodeTimeout as error:
-            if watch.fired:
-                raise NodeTimeout(node_id, seconds) from error
-            raise
-        if watch.fired:  # it ended in the instant in which it was given up
-            raise NodeTimeout(node_id, seconds)
-        return result
+            if watch.ended:
+                raise  # the handler's own
+            cause = error
+            _await_delivery(watch)
+        raise NodeTimeout(node_id, seconds) from cause
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching and wait for the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
 
     def _watch(self, watch: _Watch, due: float) -> None:
         with self._changed:
+            if len(self._due) > _MANY:
+                self._due = [entry for entry in self._due if not entry[2].ended]
+                heapq.heapify(self._due)
             heapq.heappush(self._due, (due, next(self._count), watch))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="spanloom-watchdog", daemon=True)
                 self._thread.start()
-            self._changed.notify()
-
-    def _disarm(self, watch: _Watch) -> None:
-        with self._changed:
-            watch.armed = False
-            if watch.fired:
-                _raise_in(watch.thread_id, None)  # it may not have been delivered yet; it must not hit our own code
+            if self._due[0][2] is watch:
+                self._changed.notify()
 
     def _run(self) -> None:
         with self._changed:
             while not self._closed:
-                while self._due and not self._due[0][2].armed:
-                    heapq.heappop(self._due)
                 if not self._due:
                     self._changed.wait()
-                    continue
-                remaining = self._due[0][0] - time.monotonic()
-                if remaining > 0:
+                elif (remaining := self._due[0][0] - time.monotonic()) > 0:
                     self._changed.wait(remaining)
-                    continue
-                watch = heapq.heappop(self._due)[2]
-                watch.fired = True
-                _raise_in(watch.thread_id, NodeTimeout)
+                else:
+                    self._end(heapq.heappop(self._due)[2])
+
+    def _end(self, watch: _Watch) -> None:
+        try:
+            watch.token.pop()
+        except IndexError:
+            if not watch.ended:  # its call is about to begin: look again
+                heapq.heappush(self._due, (time.monotonic() + 0.001, next(self._count), watch))
+            return
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(watch.thread_id), ctypes.py_object(NodeTimeout))
+        watch.raised = True
 
 
-def _raise_in(thread_id: int, error: type[BaseException] | None) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(error) if error else None)
+def _ended_in_time(watch: _Watch) -> bool:
+    try:
+        watch.token.pop()
+    except IndexError:
+        return False  # the watchdog has it: NodeTimeout has come or is coming
+    watch.ended = True
+    return True
+
+
+def _await_delivery(watch: _Watch) -> None:
+    """Return once the exception was delivered, here or earlier: it must not hit what this thread does next."""
+    ticks = 0
+    while ticks < 100:
+        try:
+            while ticks < 100:
+                time.sleep(0.0002 if not watch.raised else 0)
+                ticks += watch.raised
+        except NodeTimeout:
+            watch.raised = True
+            return

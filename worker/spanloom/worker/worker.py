@@ -6,13 +6,14 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
 
 from spanloom.engine.engine import WorkflowEngine
-from spanloom.engine.errors import QueueUnavailable, StoreUnavailable
+from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Refusal
 from spanloom.worker.inbox import Inbox
@@ -43,7 +44,9 @@ class Worker:
         self.name = self.options.name or f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
         self.on_ready: Callable[[], object] = lambda: None  #: called once node jobs are fetched
         self._stopping = threading.Event()  # no new claims
+        self._hurry = threading.Event()  # asked to stop twice
         self._given_up = threading.Event()  # the grace is over
+        self._misfit: ConfigurationError | None = None  # why no worker may run on this Redis and store
         self._inbox = Inbox(engine.queue, self.options.queues, self.name)
         self._lease = Lease(engine.store, self.name, self.options.queues, self.options.lease_seconds)
         self._presence = Presence(engine.queue, self._inbox.list_names, self.name, self.options.lease_seconds)
@@ -51,21 +54,28 @@ class Worker:
         self._lane = Lane(f"spanloom-loop-{self.name}")
         self._watchdog = Watchdog()
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._inbox.list_names, self.options)
+        self._sweeper.on_misfit = self._stop_for
         self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
         self._keeper = threading.Thread(target=self._keep, name=f"spanloom-lease-{self.name}", daemon=True)
         self._suspended = False
 
     def stop(self) -> None:
-        """Ask to stop: nothing new is claimed, running nodes have their grace. Safe in a signal handler."""
+        """Ask to stop: nothing new is claimed, running nodes have their grace. Asked twice, the grace ends.
+
+        Safe in a signal handler.
+        """
+        if self._stopping.is_set():
+            self._hurry.set()
         self._stopping.set()
 
     def run(self) -> bool:
         """Work until stop(), or in burst mode until nothing is left. Returns whether every slot ended in its grace.
 
-        Raises StoreUnavailable, StoreNotMigrated, QueueUnavailable or ConfigurationError if it can't start.
+        Raises StoreUnavailable, StoreNotMigrated, QueueUnavailable or ConfigurationError if it can't start, and
+        ConfigurationError if the Redis namespace turns out to belong to another store.
         """
-        self.engine.open()
         self.engine.queue.ping()
+        self.engine.open()
         self.engine.epoch.check()
         state = self._lifespan.enter()
         try:
@@ -92,13 +102,16 @@ class Worker:
             )
             self.on_ready()
             self._work(runner)
-            return self._drain()
+            ended = self._drain()
         finally:
             self._stopping.set()
             self._given_up.set()
             self._lifespan.leave()
             self._lane.close()
             self._watchdog.close()
+        if self._misfit is not None:
+            raise self._misfit
+        return ended
 
     # ---- the loop ----
 
@@ -140,7 +153,7 @@ class Worker:
                 runnable.append(message)
             else:  # another worker may know it: the sweep pushes it again, after a while
                 _log.warning("node_type_unknown", node_type=message.node_type, execution_id=message.execution_id)
-                self._inbox.done(message)
+                self._inbox.drop(message)
         if not runnable:
             return
         worker_id = self._lease.worker_id
@@ -154,7 +167,7 @@ class Worker:
                 self._slots.submit(partial(runner.run, message, answer, worker_id))
             else:
                 _log.debug("claim_refused", execution_id=message.execution_id, node_id=message.node_id, reason=answer)
-                self._inbox.done(message)
+                self._inbox.drop(message)
 
     # ---- beside the loop ----
 
@@ -166,7 +179,7 @@ class Worker:
                 self._lease.renew()
                 self._suspended = self._presence.beat(busy=self._slots.busy > 0)
                 self._inbox.renew()
-                self._inbox.flush_if_idle()
+                self._inbox.flush()
                 if stopping:
                     self._inbox.wake()
             except (QueueUnavailable, StoreUnavailable) as error:
@@ -181,7 +194,9 @@ class Worker:
     def _drain(self) -> bool:
         """Let running nodes end within their grace, give back the rest, and sign off."""
         self._sweeper.stop()
-        ended = self._slots.wait_idle(self.options.grace_seconds)
+        until = time.monotonic() + self.options.grace_seconds
+        while not (ended := self._slots.wait_idle(0.1)) and time.monotonic() < until and not self._hurry.is_set():
+            continue
         self._given_up.set()
         if not ended:
             _log.warning("grace_is_over", worker=self.name, running=self._slots.busy)
@@ -200,6 +215,10 @@ class Worker:
         self._slots.close()
         _log.info("worker_stopped", worker=self.name)
         return ended
+
+    def _stop_for(self, error: ConfigurationError) -> None:
+        self._misfit = error
+        self._stopping.set()
 
     def _put_back(self, messages: Sequence[NodeMessage]) -> None:
         try:

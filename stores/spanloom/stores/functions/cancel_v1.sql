@@ -11,6 +11,8 @@ begin
     select status, revision into x from {schema}.executions where id = p_execution for no key update;
     if not found then
         return '["unknown",0]';
+    elsif x.status = 'cancelled' then
+        return '["cancelled",0]';
     elsif p_expected <> x.revision then
         return json_build_array('stale', x.revision);
     elsif x.status not in ('pending', 'running', 'paused') then
@@ -30,12 +32,12 @@ begin
         where node_id not in ('$start', '$end')
         returning node_id, item, attempt, worker_id
     )
-    insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, at)
-    select p_execution, pg_current_xact_id()::text::bigint, n.kind, n.node_id, n.item, n.attempt, n.worker_id, v_now
+    insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, data, at)
+    select p_execution, pg_current_xact_id()::text::bigint, n.kind, n.node_id, n.item, n.attempt, n.worker_id, n.data, v_now
     from (
-        select 'node.cancelled' as kind, node_id, item, attempt, worker_id from kept
+        select 'node.cancelled' as kind, node_id, item, attempt, worker_id, null as data from kept
         union all
-        select 'execution.cancelled', null, 0, null, null
+        select 'execution.cancelled', null, 0, null, null, '{"revision":' || x.revision + 1 || '}'
     ) n
     order by n.node_id nulls last, n.item;
 

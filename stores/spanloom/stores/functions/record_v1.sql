@@ -80,19 +80,25 @@ create function {schema}.recorded_before_v1(p_work {schema}.work_v1) returns tex
 language plpgsql
 as $$
 declare
-    v_result record;
-    v_run record;
+    v_via text := p_work.node_id || '/' || p_work.item || '/' || p_work.fence;
+    v_status text;
     v_ended text;
     v_next json;
     v_jobs json;
 begin
-    select status, ended_at into v_result
+    select status into v_status
     from {schema}.node_results
     where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
-        and fence = p_work.fence and worker_id = p_work.worker_id and status in (p_work.outcome, 'cancelled');
-    if v_result.status = 'cancelled' then
+        and fence = p_work.fence and worker_id = p_work.worker_id;
+    if v_status = 'cancelled' then
+        -- Nothing follows, but what it has to tell is kept, once: the mark says so.
+        update {schema}.node_results set taken = '[]'
+        where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item and taken is null;
+        if found then
+            perform {schema}.keep_lines_v1(p_work.execution_id, p_work.node_id, p_work.item, p_work.logs, p_work.spans);
+        end if;
         return '[true,null,null,null]';
-    elsif v_result.status is not null then
+    elsif v_status = p_work.outcome then
         select
             json_agg(json_build_array(
                 n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.losses,
@@ -102,27 +108,25 @@ begin
                 filter (where n.status = 'queued')
         into v_next, v_jobs
         from {schema}.node_runs n
-        where n.execution_id = p_work.execution_id
-            and n.claimed_via = p_work.node_id || '/' || p_work.item || '/' || p_work.fence;
-        select status into v_ended
-        from {schema}.executions
-        where id = p_work.execution_id and ended_at = v_result.ended_at and status in ('completed', 'failed');
+        where n.execution_id = p_work.execution_id and n.claimed_via = v_via;
+        select substr(kind, 11) into v_ended
+        from {schema}.events
+        where execution_id = p_work.execution_id and kind in ('execution.completed', 'execution.failed')
+            and data::json ->> 'by' = v_via;
         return json_build_array(true, v_ended, v_next, v_jobs);
-    end if;
-
-    select status, wait_kind, json_build_array(
-        json_build_array(execution_id, node_id, item, node_type, queue, priority, push)
-    ) as jobs
-    into v_run
-    from {schema}.node_runs
-    where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
-        and fence = p_work.fence and worker_id = p_work.worker_id and status <> 'running';
-    if v_run.status is null or v_run.wait_kind is distinct from (
-        case p_work.outcome when 'retry' then 'retry' when 'waiting' then p_work.wait_kind end
-    ) or p_work.outcome not in ('retry', 'waiting', 'released') then
+    elsif p_work.outcome not in ('retry', 'waiting', 'released') or not exists (
+        select from {schema}.events
+        where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
+            and kind = case p_work.outcome when 'retry' then 'node.retrying' else 'node.' || p_work.outcome end
+            and worker_id = p_work.worker_id and (data::json ->> 'fence')::bigint = p_work.fence
+    ) then
         return '[false,null,null,null]';
     end if;
-    return json_build_array(true, null, null, case when v_run.status = 'queued' then v_run.jobs end);
+    select json_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push)) into v_jobs
+    from {schema}.node_runs
+    where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
+        and fence = p_work.fence and status = 'queued' and p_work.outcome = 'released';
+    return json_build_array(true, null, null, v_jobs);
 end
 $$;
 
@@ -156,6 +160,7 @@ declare
     v_queue text;
     v_attempt integer;
     v_job json;
+    v_held boolean;
     v_new {schema}.arrival_v1[];
     v_count integer;
     v_handled boolean;
@@ -171,12 +176,17 @@ declare
 begin
     select array_agg(row (
         q.position, q.execution_id, q.node_id, q.item, q.fence, q.worker_id, q.outcome, q.data, q.error, q.taken,
-        q.delay_seconds, q.wait_kind, q.wait_key, q.spends_attempt, q.successors, q.logs, q.spans, q.workflow_id, q.version,
+        q.delay_seconds, q.wait_kind, q.wait_key, q.spends_attempt, q.wishes, q.logs, q.spans, q.workflow_id, q.version,
         q.exclusive
     )::{schema}.work_v1 order by q.execution_id, q.node_id, q.item)
     into v_works
     from (
         select q.*, x.workflow_id, x.version,
+            -- A worker whose lease has lapsed is about to lose its claims: it gets no new one.
+            case when cardinality(q.successors) > 0 and exists (
+                select from {schema}.workers lease
+                where lease.id = q.worker_id and lease.released_at is null and lease.lease_until > v_now
+            ) then q.successors else '{}' end as wishes,
             -- What may change the execution's status: a failure, a way to $end, or a skip, which may travel there.
             bool_or(q.outcome in ('failed', 'skipped') or (q.outcome = 'completed' and exists (
                 select from {schema}.workflow_edges e
@@ -223,6 +233,7 @@ begin
 
         -- 1. The run itself.
         v_job := null;
+        v_held := v_status <> 'running' and w.outcome in ('retry', 'released');
         if w.outcome in ('completed', 'failed', 'skipped') then
             with ended as (
                 delete from {schema}.node_runs
@@ -242,26 +253,25 @@ begin
             select queue, attempt into v_queue, v_attempt from ended;
         elsif w.outcome = 'released' then
             update {schema}.node_runs
-            set status = case v_status when 'running' then 'queued' else 'held' end,
-                due_at = case v_status when 'running' then v_due end,
-                push = push + 1, pushed_epoch = p_epoch, pushed_at = v_now, claimed_via = null
+            set status = case when v_held then 'held' else 'queued' end,
+                due_at = case when not v_held then v_due end,
+                push = push + 1, pushed_epoch = p_epoch, pushed_at = v_now, worker_id = null, claimed_via = null
             where execution_id = w.execution_id and node_id = w.node_id and item = w.item
                 and status = 'running' and fence = w.fence and worker_id = w.worker_id
-            returning attempt, case v_status when 'running' then json_build_array(json_build_array(
+            returning attempt, case when not v_held then json_build_array(json_build_array(
                 execution_id, node_id, item, node_type, queue, priority, push
             )) end
             into v_attempt, v_job;
         else
             update {schema}.node_runs
-            set status = case when w.outcome = 'retry' and v_status <> 'running' then 'held' else 'waiting' end,
-                wait_kind = case w.outcome when 'retry' then 'retry' else w.wait_kind end,
+            set status = case when v_held then 'held' else 'waiting' end,
+                wait_kind = case when not v_held then w.wait_kind end,
                 wait_key = w.wait_key,
                 due_at = case
-                    when w.outcome = 'retry' and v_status = 'running' or w.outcome = 'waiting' and w.wait_kind = 'timer'
-                        then v_now + w.delay_seconds * interval '1 second'
+                    when not v_held and w.wait_kind <> 'child' then v_now + w.delay_seconds * interval '1 second'
                 end,
                 attempt = attempt + case when w.outcome = 'retry' and w.spends_attempt then 1 else 0 end,
-                claimed_via = null
+                worker_id = null, claimed_via = null
             where execution_id = w.execution_id and node_id = w.node_id and item = w.item
                 and status = 'running' and fence = w.fence and worker_id = w.worker_id
             returning attempt - case when w.outcome = 'retry' and w.spends_attempt then 1 else 0 end into v_attempt;
@@ -280,10 +290,13 @@ begin
                 case w.outcome when 'retry' then 'node.retrying' else 'node.' || w.outcome end,
                 w.node_id, w.item, v_attempt, w.worker_id,
                 case w.outcome
-                    when 'failed' then '{"error":' || coalesce(w.error, 'null') || '}'
+                    when 'failed' then '{"error":' || {schema}.brief_v1(coalesce(w.error, '{}')) || '}'
                     when 'retry' then
-                        '{"delay_seconds":' || w.delay_seconds || ',"error":' || coalesce(w.error, 'null') || '}'
-                    when 'waiting' then json_build_object('wait_kind', w.wait_kind, 'wait_key', w.wait_key)::text
+                        '{"error":' || {schema}.brief_v1(coalesce(w.error, '{}'))
+                        || ',"delay_seconds":' || w.delay_seconds || ',"fence":' || w.fence || '}'
+                    when 'waiting' then
+                        json_build_object('wait_kind', w.wait_kind, 'wait_key', w.wait_key, 'fence', w.fence)::text
+                    when 'released' then '{"fence":' || w.fence || '}'
                 end
             )::{schema}.event_v1;
 
@@ -312,9 +325,11 @@ begin
                     end if;
                 end if;
             else
-                if w.outcome <> 'waiting' and v_status <> 'running' then
-                    v_events := v_events
-                        || row (w.execution_id, 'node.held', w.node_id, w.item, v_attempt, null, null)::{schema}.event_v1;
+                if v_held or w.outcome = 'released' then
+                    v_events := v_events || row (
+                        w.execution_id, case when v_held then 'node.held' else 'node.queued' end, w.node_id, w.item,
+                        v_attempt, null, null
+                    )::{schema}.event_v1;
                 end if;
                 v_answers[w.position + 1] := json_build_array(true, null, null, v_job);
             end if;
@@ -325,7 +340,7 @@ begin
         if v_error is not null then
             perform {schema}.note_v1(v_events, v_now);
             v_events := '{}';
-            perform {schema}.fail_v1(w.execution_id, v_error, v_now);
+            perform {schema}.fail_v1(w.execution_id, v_error, v_vias[v_ended_by], v_now);
             v_status := 'failed';
             v_ended := 'failed';
         end if;
@@ -453,7 +468,10 @@ begin
                     and node_id = any(array(select d.node_id from unnest(v_open) d where d.status = 'pending'));
             end if;
             v_events := v_events || array(
-                select row (w.execution_id, 'node.' || v_ready, d.node_id, 0, 1, null, null)::{schema}.event_v1
+                select row (
+                    w.execution_id, 'node.' || v_ready, d.node_id, 0, 1, null,
+                    case v_ready when 'queued' then '{"push":1}' end
+                )::{schema}.event_v1
                 from unnest(v_open) d
             );
             continue when v_ready = 'held';
@@ -475,8 +493,9 @@ begin
                 where execution_id = w.execution_id and node_id = '$end' and item = 0 and pending <= v_sinks;
                 if found then
                     update {schema}.executions set status = 'completed', ended_at = v_now where id = w.execution_id;
-                    v_events := v_events
-                        || row (w.execution_id, 'execution.completed', null, 0, null, null, null)::{schema}.event_v1;
+                    v_events := v_events || row (
+                        w.execution_id, 'execution.completed', null, 0, null, null, '{"by":"' || v_vias[v_ended_by] || '"}'
+                    )::{schema}.event_v1;
                     v_ended := 'completed';
                 end if;
             end if;

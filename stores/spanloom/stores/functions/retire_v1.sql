@@ -32,9 +32,16 @@ begin
             and n.worker_id = p_worker and n.status = 'running'
         returning n.*
     ), noted as (
-        insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, at)
-        select execution_id, pg_current_xact_id()::text::bigint, 'node.released', node_id, item, attempt, p_worker, v_now
-        from released
+        insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, data, at)
+        select r.execution_id, pg_current_xact_id()::text::bigint, n.kind, r.node_id, r.item, r.attempt, n.worker_id, n.data,
+            v_now
+        from released r, lateral (
+            values
+                -- Without the fence that a record's event carries: had its worker sent one, it would be refused now.
+                (1, 'node.released', p_worker, '{"because":"retired"}'),
+                (2, 'node.' || r.status, null, '{"push":' || r.push || ',"because":"retired"}')
+        ) n (number, kind, worker_id, data)
+        order by r.execution_id, r.node_id, r.item, n.number
     )
     select json_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push))
     into v_jobs

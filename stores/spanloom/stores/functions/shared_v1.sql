@@ -24,6 +24,15 @@ as $$
     end
 $$;
 
+-- What of an error an event tells: not its traceback.
+create function {schema}.brief_v1(p_error text) returns text
+language sql immutable
+as $$
+    select '{' || coalesce(string_agg(to_json(e.key) || ':' || e.value, ','), '') || '}'
+    from json_each(p_error::json) e
+    where e.key in ('node_id', 'type', 'message')
+$$;
+
 -- The data of the parents whose edge to p_node was taken, as a JSON object of JSON texts. Called in a statement of its
 -- own after the last arrival: the arriving statement would miss siblings that committed while it waited.
 create function {schema}.inputs_v1(p_execution uuid, p_workflow text, p_version integer, p_node text) returns json
@@ -77,19 +86,21 @@ begin
         where x.id = any(p_executions)
         returning execution_id, node_id
     )
-    insert into {schema}.events (execution_id, xid, kind, node_id, item, at)
-    select n.execution_id, pg_current_xact_id()::text::bigint, n.kind, n.node_id, 0, p_now
+    insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, data, at)
+    select n.execution_id, pg_current_xact_id()::text::bigint, n.kind, n.node_id, 0, n.attempt, n.data, p_now
     from (
-        select x.id as execution_id, 'execution.started' as kind, null as node_id from unnest(p_executions) x (id)
+        select x.id as execution_id, 'execution.started' as kind, null as node_id, null::integer as attempt, null as data
+        from unnest(p_executions) x (id)
         union all
-        select execution_id, 'node.queued', node_id from entries
+        select execution_id, 'node.queued', node_id, 1, '{"push":' || p_push || '}' from entries
     ) n
     order by n.execution_id, n.node_id nulls first;
 end
 $$;
 
 -- Fail a running or paused execution whose row the caller holds FOR NO KEY UPDATE: nothing new starts, the rest is held.
-create function {schema}.fail_v1(p_execution uuid, p_error text, p_now timestamptz) returns void
+-- p_by names the claim whose record did it.
+create function {schema}.fail_v1(p_execution uuid, p_error text, p_by text, p_now timestamptz) returns void
 language plpgsql
 as $$
 begin
@@ -97,7 +108,7 @@ begin
     -- The deadline has nothing left to end: a row that may not progress is not due.
     update {schema}.node_runs set due_at = null where execution_id = p_execution and node_id = '$end' and item = 0;
     with held as (
-        update {schema}.node_runs set status = 'held', due_at = null
+        update {schema}.node_runs set status = 'held', due_at = null, wait_kind = null, wait_key = null
         where execution_id = p_execution and (status = 'queued' or (status = 'waiting' and wait_kind = 'retry'))
         returning node_id, item, attempt
     )
@@ -105,7 +116,7 @@ begin
     select p_execution, pg_current_xact_id()::text::bigint, n.kind, n.node_id, n.item, n.attempt, n.data, p_now
     from (
         select 'execution.failed' as kind, null as node_id, 0 as item, null::integer as attempt,
-            '{"error":' || p_error || '}' as data
+            '{"error":' || {schema}.brief_v1(p_error) || ',"by":' || coalesce(to_json(p_by)::text, 'null') || '}' as data
         union all
         select 'node.held', node_id, item, attempt, null from held
     ) n

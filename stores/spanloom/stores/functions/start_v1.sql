@@ -10,14 +10,14 @@ declare
     v_ids uuid[] := '{}';
     v_versions integer[] := '{}';
     v_begun uuid[] := '{}';
-    v_new uuid[] := '{}';
+    v_events {schema}.event_v1[] := '{}';
     v_delayed boolean;
     v_owner record;
     v_answer text;
     r record;
 begin
     for r in
-        select q.*, w.active, v.version as found
+        select q.*, w.id is not null as known, w.active, v.version as found
         from json_to_recordset(p_requests) as q (
             position integer, id uuid, workflow_id text, version integer, input text, priority text,
             delay_seconds double precision, deadline_seconds double precision, key text, input_hash text,
@@ -32,7 +32,18 @@ begin
         v_ids[r.position] := r.id;
         v_versions[r.position] := r.found;
         if r.found is null or not r.active then
-            v_codes[r.position] := case when r.found is null then 'unknown' else 'inactive' end;
+            -- A start that was sent before is answered, whatever has become of its workflow.
+            select k.execution_id, k.input_hash into v_owner
+            from {schema}.idempotency_keys k
+            where k.workflow_id = r.workflow_id and k.key = r.key and (k.expires_at is null or k.expires_at > v_now);
+            if found then
+                v_codes[r.position] := case v_owner.input_hash when r.input_hash then 'repeated' else 'conflict' end;
+                v_ids[r.position] := v_owner.execution_id;
+                select version into v_versions[r.position] from {schema}.executions where id = v_owner.execution_id;
+            else
+                v_codes[r.position] :=
+                    case when not r.known then 'unknown' when r.found is null then 'no version' else 'inactive' end;
+            end if;
             continue;
         end if;
         v_codes[r.position] := 'repeated';
@@ -59,7 +70,7 @@ begin
             parent_fence, depth, trace_parent, trace_state, caller_span_id, deadline_seconds, created_at, started_at
         )
         values (
-            r.id, r.workflow_id, r.found, case when v_delayed then 'pending' else 'running' end, 1, r.priority, r.input,
+            r.id, r.workflow_id, r.found, case when v_delayed then 'pending' else 'running' end, 0, r.priority, r.input,
             r.metadata, r.parent_id, r.parent_node_id, r.parent_item, r.parent_fence, r.depth, r.trace_parent,
             r.trace_state, r.caller_span_id, r.deadline_seconds, v_now, case when not v_delayed then v_now end
         )
@@ -68,7 +79,9 @@ begin
             continue;
         end if;
         v_codes[r.position] := 'created';
-        v_new := v_new || r.id;
+        v_events := v_events || row (
+            r.id, 'execution.created', null, 0, null, null, '{"version":' || r.found || '}'
+        )::{schema}.event_v1;
         if r.metadata <> '{}' then
             insert into {schema}.execution_metadata (key, value, execution_id)
             select m.key, m.value, r.id from json_each_text(r.metadata::json) m;
@@ -87,12 +100,12 @@ begin
         end if;
     end loop;
 
-    insert into {schema}.events (execution_id, xid, kind, item, at)
-    select x.id, pg_current_xact_id()::text::bigint, 'execution.created', 0, v_now from unnest(v_new) x (id);
-    if p_outbox then
-        perform {schema}.begin_v1(v_begun, 0, p_epoch, v_now, v_now);
-    elsif cardinality(v_begun) > 0 then
-        perform {schema}.begin_v1(v_begun, 1, p_epoch, v_now, v_now + interval '2 seconds');
+    perform {schema}.note_v1(v_events, v_now);
+    if cardinality(v_begun) > 0 then
+        perform {schema}.begin_v1(
+            v_begun, case when p_outbox then 0 else 1 end, p_epoch, v_now,
+            case when p_outbox then v_now else v_now + interval '2 seconds' end
+        );
     end if;
 
     select json_build_object(

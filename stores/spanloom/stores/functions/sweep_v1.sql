@@ -36,7 +36,7 @@ begin
     -- 1. What changes an execution's status: delayed starts, deadlines, and runs that were lost too often.
     for r in
         (
-            select execution_id, node_id, item, fence, worker_id
+            select execution_id, node_id, item, fence, worker_id, losses
             from {schema}.node_runs
             where due_at <= v_now and node_id in ('$start', '$end')
             order by due_at
@@ -44,7 +44,7 @@ begin
         )
         union all
         (
-            select n.execution_id, n.node_id, n.item, n.fence, n.worker_id
+            select n.execution_id, n.node_id, n.item, n.fence, n.worker_id, n.losses
             from {schema}.workers w
             join {schema}.node_runs n on n.worker_id = w.id and n.status = 'running'
             where w.released_at is not null and n.losses + 1 >= p_max_losses
@@ -65,9 +65,11 @@ begin
             perform from {schema}.node_runs
             where execution_id = r.execution_id and node_id = '$end' and item = 0 and due_at <= v_now;
             continue when not found;
-            perform {schema}.fail_v1(
-                r.execution_id, '{"type":"DeadlineExceeded","message":"the execution did not end before its deadline"}', v_now
-            );
+            perform {schema}.fail_v1(r.execution_id, json_build_object(
+                'type', 'DeadlineExceeded',
+                'message', 'execution ' || id || ' had not ended ' || deadline_seconds || ' s after its start'
+            )::text, null, v_now)
+            from {schema}.executions where id = r.execution_id;
             v_ended := v_ended || r.execution_id;
             v_causes := v_causes || 'deadline'::text;
         else
@@ -81,7 +83,9 @@ begin
                     'worker_id', r.worker_id, 'outcome', 'failed', 'successors', json_build_array(),
                     'error', json_build_object(
                         'type', 'WorkerLost', 'permanent', true,
-                        'message', 'the workers that ran this node died ' || p_max_losses || ' times'
+                        'message', format(
+                            'node %L was lost with its worker %s times; the last was %s', r.node_id, r.losses + 1, r.worker_id
+                        )
                     )::text
                 )),
                 p_epoch, v_now
@@ -157,7 +161,8 @@ begin
                 when n.pushed_epoch < p_epoch then 'lost_redis'
                 when n.due_at > v_now then null
                 when h.key is null then 'look'
-                when coalesce(h.value::timestamptz, v_now) - n.pushed_at > v_suspect then 'lost_job'
+                when h.value is null and v_now - n.pushed_at >= v_suspect then 'lost_job'
+                when h.value::timestamptz - n.pushed_at > v_suspect then 'lost_job'
                 else 'look'
             end as cause
         from unnest(v_keys) k
@@ -172,10 +177,14 @@ begin
             push = case when j.live and j.cause <> 'look' then n.push + 1 else n.push end,
             pushed_epoch = case when j.live and j.cause <> 'look' then p_epoch else n.pushed_epoch end,
             pushed_at = case when j.live and j.cause <> 'look' then v_now else n.pushed_at end,
-            -- Twice as long each time, by its pushes and by its age, so that a backlog is looked at ever more rarely.
-            due_at = case when j.live then v_now + least(interval '5 minutes', greatest(
-                v_suspect * power(2, least(n.push, 8)), case j.cause when 'look' then v_now - n.pushed_at end
-            )) end,
+            -- Suspicion waits twice as long each time, by pushes and by age: a backlog is looked at ever more rarely.
+            due_at = case when j.live then v_now + case j.cause
+                when 'lost_job' then least(interval '5 minutes', v_suspect * power(2, least(n.push, 20)))
+                when 'look' then least(interval '5 minutes', greatest(
+                    v_suspect * power(2, least(n.push - 1, 20)), v_now - n.pushed_at
+                ))
+                else interval '2 seconds'
+            end end,
             losses = case j.cause when 'lost_worker' then n.losses + 1 else n.losses end,
             worker_id = case j.cause when 'lost_worker' then null else n.worker_id end,
             claimed_via = case j.cause when 'look' then n.claimed_via end,
@@ -186,7 +195,7 @@ begin
     ), noted as (
         insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, data, at)
         select execution_id, pg_current_xact_id()::text::bigint, 'node.' || status, node_id, item, attempt,
-            json_build_object('cause', cause)::text, v_now
+            '{"push":' || push || ',"because":"' || cause || '"}', v_now
         from moved
         where cause <> 'look' or status = 'held'
     )

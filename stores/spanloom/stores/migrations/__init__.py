@@ -1,4 +1,4 @@
-"""Bring a database to this release's schema, and say at which version it is; Alembic does the steps, in one transaction."""
+"""Brings a database to this release's schema with Alembic, and says at which version it is."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def upgrade(connection: sa.Connection, schema: str | None) -> None:
     """
     with _alembic, nullcontext() if connection.in_transaction() else connection.begin():
         _lock(connection)
-        if schema is not None:
-            connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
+        if schema is not None and not sa.inspect(connection).has_schema(schema):
+            # Not `if not exists`, which asks for the right to create one even where an operator has made it.
+            connection.execute(sa.schema.CreateSchema(schema))
         config = Config()
         config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
         config.attributes.update(connection=connection, schema=schema)

@@ -206,20 +206,20 @@ class Pages:
     ) -> None:
         # given executions of one instant
         there = [driver.start(single()) for _ in range(15)]
-        # when others of the same instant, and later ones, come in while the list is read
-        paged = _all_pages(
-            lambda cursor: store.list_executions(limit=limit, cursor=cursor),
-            between=lambda: self._start_some(store, clock),
-        )
+        gaps = iter(range(8))
+
+        def start_some() -> None:
+            if next(gaps, None) is not None:
+                same = store.create_executions([request("single") for _ in range(3)], now=clock())
+                later = store.create_execution(request("single"), now=clock() + timedelta(seconds=1))
+                assert all(isinstance(answer, Started) for answer in [*same, later])
+
+        # when others of the same instant, and later ones, come in between the first pages of the list
+        paged = _all_pages(lambda cursor: store.list_executions(limit=limit, cursor=cursor), between=start_some)
         # then each that was there is seen once, in order, and nothing is seen twice
         seen = [one.id for one in paged]
         assert len(seen) == len(set(seen))
         assert [one for one in seen if one in there] == sorted(there, reverse=True)
-
-    def _start_some(self, store: ExecutionStore, clock: ManualClock) -> None:
-        same = store.create_executions([request("single") for _ in range(3)], now=clock())
-        later = store.create_execution(request("single"), now=clock() + timedelta(seconds=1))
-        assert all(isinstance(answer, Started) for answer in [*same, later])
 
     def test_a_filter_holds_on_every_page(self, store: ExecutionStore, driver: StoreDriver) -> None:
         wanted = [driver.start(single(), metadata={"k": "yes"}) for _ in range(7)]
@@ -239,9 +239,10 @@ class Pages:
     def test_versions_saved_between_pages_move_nothing(self, store: ExecutionStore) -> None:
         for length in range(1, 5):
             store.save_workflow(chain(length))
+        lengths = iter(range(10, 20))
         found = _all_pages(
             lambda cursor: store.list_workflow_versions("chain", limit=1, cursor=cursor),
-            between=lambda: store.save_workflow(chain(1)) and store.save_workflow(chain(2)),
+            between=lambda: store.save_workflow(chain(next(lengths))),
         )
         assert [one.version for one in found] == [4, 3, 2, 1]
 

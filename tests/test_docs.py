@@ -1,0 +1,265 @@
+"""The documents against the code: their examples run, their links lead somewhere, their tables are the code's."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from spanloom.cli.commands import SUBCOMMANDS
+from spanloom.engine import Settings, WorkflowEngine
+from spanloom.engine.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
+
+ROOT = Path(__file__).parents[1]
+README, CONTRIBUTING, CHANGELOG = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
+STATE_MACHINE = ROOT / "docs" / "state-machine.md"
+DOCUMENTS = [README, CONTRIBUTING, CHANGELOG, *sorted((ROOT / "docs").rglob("*.md"))]
+PUBLIC_MODULES = ["spanloom.engine", "spanloom.stores", "spanloom.worker", "spanloom.testing"]
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """Return the fenced blocks of one language, each preceded by empty lines so that errors name the right line."""
+    text = document.read_text()
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return ["\n" * text.count("\n", 0, match.start(1)) + match[1] for match in found]
+
+
+def name_of(value: object) -> str:
+    return str(value.relative_to(ROOT)) if isinstance(value, Path) else str(value)
+
+
+def table_rows(document: Path, pattern: str) -> list[str]:
+    """Return what `pattern` captures in the first cells of a document's tables."""
+    cells = [line.split("|")[1] for line in document.read_text().splitlines() if line.startswith("| `")]
+    return [found for cell in cells for found in re.findall(pattern, cell)]
+
+
+def modules() -> Iterator[ModuleType]:
+    """Import every module of the four packages but the programs among them."""
+    for package_name in [*PUBLIC_MODULES, "spanloom.cli"]:
+        package = importlib.import_module(package_name)
+        yield package
+        for found in pkgutil.walk_packages(package.__path__, f"{package_name}."):
+            if not found.name.endswith(".__main__") and ".migrations." not in found.name:
+                yield importlib.import_module(found.name)
+
+
+# ---- examples ----
+
+
+def test_the_readme_shows_the_quickstart_as_it_is() -> None:
+    assert (ROOT / "examples" / "quickstart.py").read_text() in [
+        block.lstrip("\n") for block in blocks(README, "python")
+    ]
+
+
+def test_every_python_block_of_the_readme_runs(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given: what the text around them says: a Redis, a working directory, and one program after the other
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPANLOOM_REDIS_URL", redis_url)
+    monkeypatch.delenv("SPANLOOM_STORE_URL", raising=False)
+    monkeypatch.delenv("SPANLOOM_NAMESPACE", raising=False)
+    readme = ModuleType("readme")
+    monkeypatch.setitem(sys.modules, "readme", readme)
+    readme.__dict__["__name__"] = "__main__"
+    found = blocks(README, "python")
+    assert len(found) == 3
+
+    for block in found:
+        exec(compile(block, str(README), "exec"), readme.__dict__)
+
+    assert "order 7: 9.90 paid" in capsys.readouterr().out.splitlines()
+    engine = readme.__dict__["engine"]
+    assert isinstance(engine, WorkflowEngine)
+    engine.close()
+
+
+def test_the_store_wiring_of_contributing_is_all_that_the_conformance_suite_needs(tmp_path: Path) -> None:
+    (wiring,) = blocks(CONTRIBUTING, "python")
+    (tmp_path / "test_your_store.py").write_text(wiring)
+
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "TestClaims or TestJoins",
+            str(tmp_path),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\d\d passed", done.stdout), done.stdout
+
+
+def test_no_document_has_a_python_block_that_no_test_runs() -> None:
+    assert [document for document in DOCUMENTS if blocks(document, "python")] == [README, CONTRIBUTING]
+
+
+def test_the_examples_in_docstrings_run() -> None:
+    results = [doctest.testmod(module) for module in modules()]
+    assert sum(result.failed for result in results) == 0
+
+
+# ---- what documents name ----
+
+
+def anchors(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = document.parent / path if path else document
+        assert file.exists(), f"{document.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{document.name} links to {target}"
+
+
+def test_the_way_of_one_node_job_names_what_is_there() -> None:
+    way = README.read_text().partition("## The way of one node job")[2].partition("\n## ")[0]
+    steps = re.findall(r"^\d\. \[[\w/.]+\]\((\w+)/(spanloom/\w+/\w+)\.py\): `(\w+)\.(\w+)`", way, re.MULTILINE)
+    assert len(steps) == way.count("\n1. ") + len(re.findall(r"^[2-9]\. ", way, re.MULTILINE))
+    for _, path, class_name, method in steps:
+        module = importlib.import_module(path.replace("/", "."))
+        assert callable(getattr(getattr(module, class_name), method))
+
+
+def test_the_table_of_commands_is_that_of_the_command() -> None:
+    assert table_rows(README, r"`spanloom (\w+)") == list(SUBCOMMANDS)
+
+
+def test_the_table_of_variables_is_that_of_the_settings() -> None:
+    known = {f"SPANLOOM_{name.upper()}" for name in Settings.model_fields}
+    assert set(table_rows(README, r"`(SPANLOOM_\w+)`")) == known | {"SPANLOOM_APP"}
+
+
+def test_the_table_of_stores_names_every_scheme() -> None:
+    from importlib.metadata import entry_points
+
+    offered = {point.name for point in entry_points(group="spanloom.stores")} - {"postgres"}  # short for postgresql
+    assert set(table_rows(README, r"`(\w+)://")) == offered
+
+
+def test_the_make_targets_that_documents_name_are_there() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {name for document in DOCUMENTS for name in re.findall(r"`make ([\w-]+)`", document.read_text())}
+    assert {"demo", "test", "check", "bench", "torture"} <= named
+    assert named <= targets
+
+
+def test_the_readme_has_room_for_what_the_benchmarks_print() -> None:
+    text = README.read_text()
+    assert text.count("<!-- bench:begin -->") == text.count("<!-- bench:end -->") == 1
+    assert text.index("<!-- bench:begin -->") < text.index("<!-- bench:end -->")
+
+
+def test_the_newest_release_of_the_changelog_is_this_one() -> None:
+    import tomllib
+
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert re.findall(r"^## \[(\d[\w.]*)\]", CHANGELOG.read_text(), re.MULTILINE)[0] == version
+
+
+def test_the_licence_is_apache_2_in_full() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text.splitlines()[1]
+    assert all(f"   {number}. " in text for number in range(1, 10))
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+# ---- the states ----
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"), [("## Execution", EXECUTION_TRANSITIONS), ("## Node run", NODE_TRANSITIONS)]
+)
+def test_a_drawing_of_states_has_the_transitions_of_its_table(heading: str, table: dict[Any, frozenset[Any]]) -> None:
+    section = STATE_MACHINE.read_text().partition(f"{heading}\n")[2].partition("\n## ")[0]
+    (drawing,) = re.findall(r"```mermaid\nstateDiagram-v2\n(.*?)```", section, re.DOTALL)
+    arrows = re.findall(r"^ +(\S+) --> ([^\s:]+)", drawing, re.MULTILINE)
+    assert len(arrows) == len(drawing.splitlines()) == len(set(arrows)), "every line is an arrow, and each stands once"
+
+    drawn = {(source, target) for source, target in arrows if "[*]" not in (source, target)}
+    ends = {source for source, target in arrows if target == "[*]"}
+    begins = {target for source, target in arrows if source == "[*]"}
+
+    assert drawn == {(source.value, target.value) for source, targets in table.items() for target in targets}
+    assert ends == {state.value for state in table if state.ended}
+    assert begins
+    assert begins <= {state.value for state in table}
+
+
+# ---- docstrings ----
+
+
+def public_objects() -> Iterator[tuple[str, Any]]:
+    """Yield every public name, and the public methods and properties that its class defines."""
+    for package_name in PUBLIC_MODULES:
+        package = importlib.import_module(package_name)
+        for name in package.__all__:
+            value = getattr(package, name)
+            yield f"{package_name}.{name}", value
+            if inspect.isclass(value):
+                for member, found in vars(value).items():
+                    described = found.__func__ if isinstance(found, classmethod | staticmethod) else found
+                    if not member.startswith("_") and (inspect.isfunction(described) or isinstance(found, property)):
+                        yield f"{package_name}.{name}.{member}", described
+
+
+def test_every_public_name_has_a_docstring_that_opens_with_a_sentence() -> None:
+    objects = list(public_objects())
+    assert len(objects) > 100
+    without = [name for name, value in objects if not _opens_with_a_sentence(inspect.getdoc(value) or "")]
+    assert without == []
+
+
+def test_every_package_says_what_is_public() -> None:
+    for package_name in PUBLIC_MODULES:
+        package = importlib.import_module(package_name)
+        names = package.__all__
+        assert len(names) == len(set(names)) > 0, package_name
+        assert all(hasattr(package, name) for name in names), package_name
+
+
+def test_every_module_opens_with_what_it_is_responsible_for() -> None:
+    sources = [path for name in ("engine", "stores", "worker") for path in (ROOT / name / "spanloom").rglob("*.py")]
+    assert len(sources) > 50
+    without = [
+        str(path.relative_to(ROOT))
+        for path in sources
+        if not _opens_with_a_sentence(ast.get_docstring(ast.parse(path.read_text())) or "")
+    ]
+    assert without == []
+
+
+def _opens_with_a_sentence(docstring: str) -> bool:
+    """Say whether the first paragraph is there and ends as a sentence does."""
+    return docstring.partition("\n\n")[0].rstrip().endswith(".")

@@ -1,0 +1,87 @@
+"""How the project is laid out: three roots, one namespace, small modules, and imports in one direction."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+ROOTS = [PROJECT / name for name in ("engine", "stores", "worker")]
+MODULES = sorted(path for root in ROOTS for path in root.rglob("*.py"))
+PACKAGES = sorted(path for root in ROOTS for path in (root / "spanloom").iterdir() if (path / "__init__.py").exists())
+MOST_LINES = 400
+
+
+def _name(path: Path) -> str:
+    """The name under which the module at `path` is imported."""
+    (root,) = (root for root in ROOTS if path.is_relative_to(root))
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_the_packages_are_found_where_the_project_says() -> None:
+    assert [path.name for path in PACKAGES] == ["engine", "stores", "cli", "testing", "worker"]
+
+
+def test_the_namespace_has_no_init_module() -> None:
+    assert [root / "spanloom" / "__init__.py" for root in ROOTS if (root / "spanloom" / "__init__.py").exists()] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_every_package_tells_that_it_is_typed(package: Path) -> None:
+    assert (package / "py.typed").exists()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=_name)
+def test_a_module_is_small_and_begins_with_what_it_is_for(module: Path) -> None:
+    lines = module.read_text().splitlines()
+    assert len(lines) <= MOST_LINES, f"{module} has {len(lines)} lines; split it by responsibility"
+    if lines:
+        assert lines[0].startswith('"""'), f"{module} does not begin with what it is responsible for"
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_every_public_name_of_a_package_is_there(package: Path) -> None:
+    module = importlib.import_module(_name(package / "__init__.py"))
+    names: list[str] = getattr(module, "__all__", [])
+    assert [name for name in names if not hasattr(module, name)] == []
+    assert [name for name, times in Counter(names).items() if times > 1] == []
+
+
+def test_no_module_file_is_loaded_under_two_names() -> None:
+    for path in MODULES:
+        if "migrations" not in path.parts:  # those run only inside Alembic
+            importlib.import_module(_name(path))
+    files: dict[str, set[str]] = {}
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if isinstance(module, ModuleType) and path and any(Path(path).is_relative_to(root) for root in ROOTS):
+            files.setdefault(path, set()).add(name)
+    assert len(files) > len(PACKAGES)
+    assert {path: names for path, names in files.items() if len(names) > 1} == {}
+
+
+def test_imports_go_from_the_outside_in() -> None:
+    ran = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_every_store_that_the_project_names_can_be_loaded() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    for target in project["project"]["entry-points"]["spanloom.stores"].values():
+        module, _, name = target.partition(":")
+        assert hasattr(importlib.import_module(module), name), f"{target} is not there"

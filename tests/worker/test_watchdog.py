@@ -1,0 +1,87 @@
+"""A synchronous handler that takes too long gets NodeTimeout, and nobody else ever does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from spanloom.engine.errors import NodeTimeout
+from spanloom.worker.watchdog import Watchdog
+
+
+@pytest.fixture
+def watchdog() -> Iterator[Watchdog]:
+    made = Watchdog()
+    yield made
+    made.close()
+
+
+def spin(seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+def test_a_call_that_ends_in_time_returns_its_result(watchdog: Watchdog) -> None:
+    assert watchdog.call(lambda: 7, "a", 5) == 7
+
+
+def test_a_call_that_takes_too_long_raises_with_node_and_seconds(watchdog: Watchdog) -> None:
+    with pytest.raises(NodeTimeout, match=r"'slow'.*0\.05 s") as raised:
+        watchdog.call(spin, "slow", 0.05)
+    assert (raised.value.node_id, raised.value.seconds) == ("slow", 0.05)
+
+
+def test_a_timeout_of_the_handlers_own_is_left_alone(watchdog: Watchdog) -> None:
+    def handler() -> None:
+        raise NodeTimeout("inner", 1.0)
+
+    with pytest.raises(NodeTimeout, match="'inner'"):
+        watchdog.call(handler, "outer", 5)
+
+
+def test_a_handler_that_swallows_the_timeout_still_timed_out(watchdog: Watchdog) -> None:
+    def stubborn() -> str:
+        try:
+            spin()
+        except NodeTimeout:
+            return "went on"
+        return "never"
+
+    with pytest.raises(NodeTimeout):
+        watchdog.call(stubborn, "stubborn", 0.05)
+
+
+def test_the_instant_in_which_both_end_hits_nobody_else(watchdog: Watchdog) -> None:
+    # Calls that end just when their time is over: each returns or times out, and what comes after is safe.
+    outcomes = {"returned": 0, "timed out": 0}
+    for _ in range(300):
+        try:
+            watchdog.call(lambda: spin(0.002), "edge", 0.002)
+            outcomes["returned"] += 1
+        except NodeTimeout:
+            outcomes["timed out"] += 1
+        sum(range(2_000))  # an exception that came too late would hit here
+    assert sum(outcomes.values()) == 300
+    assert outcomes["timed out"]
+
+
+def test_many_threads_are_watched_at_once(watchdog: Watchdog) -> None:
+    results: list[str] = []
+
+    def run(number: int) -> None:
+        try:
+            watchdog.call(lambda: spin(0.0 if number % 2 else 30.0), f"n{number}", 0.2)
+            results.append("returned")
+        except NodeTimeout:
+            results.append("timed out")
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(results) == ["returned"] * 3 + ["timed out"] * 3
