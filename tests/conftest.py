@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
 import pytest
 
 from spanloom.engine.errors import ConfigurationError
@@ -199,11 +199,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def _children() -> set[int]:
-    own = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-    if own.exists():
-        return {int(pid) for listed in own.parent.parent.glob("*/children") for pid in listed.read_text().split()}
-    listed = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True, check=False)
-    return {int(pid) for pid in listed.stdout.split()}
+    return {child.pid for child in psutil.Process().children()}
 
 
 def _wait_until_empty(look: Callable[[], list[str]]) -> list[str]:

@@ -19,9 +19,9 @@ WIDTH = 20
 def bare_system(request: pytest.FixtureRequest) -> Iterator[System]:
     """A system on an empty store of the kind that is asked for, without workers."""
     kind: str = request.param
-    with new_redis_server() as server:
-        with new_system(kind, request.getfixturevalue(f"{kind}_url"), server.url, workers=0) as made:
-            yield made
+    url = request.getfixturevalue(f"{kind}_url")
+    with new_redis_server() as server, new_system(kind, url, server.url, workers=0) as made:
+        yield made
 
 
 @pytest.mark.parametrize(

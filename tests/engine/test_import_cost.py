@@ -14,8 +14,11 @@ UNWANTED = ("psycopg", "sqlite3", "sqlalchemy", "alembic", "click", "rich", "yam
 
 @pytest.fixture(scope="module")
 def loaded() -> set[str]:
-    """What a fresh interpreter has loaded after the import."""
-    code = "import json, sys; import spanloom.engine; print(json.dumps(sorted(sys.modules)))"
+    """What a fresh interpreter loads beyond what RQ and pydantic load by themselves (redis-py loads some of the SDK)."""
+    code = (
+        "import json, sys; import rq, pydantic; before = set(sys.modules); import spanloom.engine;"
+        " print(json.dumps(sorted(set(sys.modules) - before)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout))
 

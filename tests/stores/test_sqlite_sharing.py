@@ -155,19 +155,21 @@ def test_children_forked_while_another_thread_writes_and_reads_go_on(store: Sqli
     with ThreadPoolExecutor(1) as pool:
         worked = pool.submit(work)
         assert busy.wait(10)
-        for execution in executions:
-            child = os.fork()
-            if child == 0:
-                signal.alarm(20)  # a lock that was inherited would never be given up in here
-                status = 1
-                try:
-                    driver.run(execution, "only")
-                    store.close()
-                    status = 0
-                finally:
-                    os._exit(status)
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        over.set()
+        try:
+            for execution in executions:
+                child = os.fork()
+                if child == 0:
+                    signal.alarm(20)  # a lock that was inherited would never be given up in here
+                    status = 1
+                    try:
+                        driver.run(execution, "only")
+                        store.close()
+                        status = 0
+                    finally:
+                        os._exit(status)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        finally:
+            over.set()
         worked.result()
     found = [store.get_execution(execution) for execution in executions]
     assert [one.status for one in found if one] == [ExecutionStatus.COMPLETED] * 5

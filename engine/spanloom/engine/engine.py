@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
-import structlog
-
 from spanloom.engine.builder import WorkflowBuilder
 from spanloom.engine.cache import CacheOptions, DefinitionCache
 from spanloom.engine.definitions import Workflow
@@ -21,6 +19,7 @@ from spanloom.engine.errors import ConfigurationError, QueueUnavailable, Spanloo
 from spanloom.engine.graph import check
 from spanloom.engine.handle import ExecutionHandle
 from spanloom.engine.ids import uuid7
+from spanloom.engine.logs import Logger
 from spanloom.engine.payload import encode
 from spanloom.engine.queue import NodeQueue
 from spanloom.engine.records import Execution, NodeJob, Priority, Started, StartRequest
@@ -32,7 +31,7 @@ from spanloom.engine.waiting import EndListener, Waiter
 
 __all__ = ["WorkflowEngine"]
 
-_log = structlog.get_logger("spanloom.engine")
+_log = Logger("spanloom.engine")
 _START_BATCH = 500
 
 Duration = float | timedelta

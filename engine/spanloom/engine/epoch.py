@@ -46,8 +46,8 @@ class Epoch:
             if store_id not in (None, state.store_id):
                 raise ConfigurationError(
                     f"namespace {self._queue.namespace!r} in {self._queue.location} belongs to another store than "
-                    f"{self._store.url}; use one store for all its engines and workers, or another SPANLOOM_NAMESPACE, or, "
-                    f"if that store is gone for good, delete the key {self._queue.epoch_key!r} from Redis"
+                    f"{self._store.url}; use one store for all its engines and workers, or another SPANLOOM_NAMESPACE, "
+                    f"or, if that store is gone for good, delete the key {self._queue.epoch_key!r} from Redis"
                 )
             if int(number) > state.epoch:
                 state = self._store.get_epoch()

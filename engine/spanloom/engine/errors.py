@@ -213,7 +213,7 @@ class StoreNotMigrated(SpanloomError):
         self.wanted = wanted
         have = f"is at schema version {found}" if found else "has no Spanloom schema"
         super().__init__(
-            f"the store {where} {have}, this release needs {wanted}; run `spanloom migrate --store {where}`"
+            f"the store {where} {have}, this release needs {wanted}; run: spanloom migrate --store {shlex.quote(where)}"
         )
 
 

@@ -9,17 +9,16 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
-import structlog
-
 from spanloom.engine.connect import redis_errors
 from spanloom.engine.errors import QueueUnavailable, UnknownExecution, WaitTimeout
+from spanloom.engine.logs import Logger
 from spanloom.engine.queue import NodeQueue
 from spanloom.engine.records import Execution
 from spanloom.engine.store import ExecutionStore
 
 __all__ = ["EndListener", "Waiter"]
 
-_log = structlog.get_logger("spanloom.engine")
+_log = Logger("spanloom.engine")
 _LISTEN_SECONDS = 1.0  #: how long one look at the subscription blocks; bounds how long close() takes
 _POLL_SECONDS = (0.1, 1.0)  #: first and longest pause between looks at the store when no signal comes
 

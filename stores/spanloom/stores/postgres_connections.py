@@ -8,7 +8,7 @@ import select
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import errors
 from psycopg.rows import tuple_row
-from sqlalchemy import exc
+from sqlalchemy import event, exc
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from spanloom.engine.errors import (
@@ -70,7 +70,7 @@ class PostgresConnections:
             execution_options={"schema_translate_map": {None: location.namespace}},
             hide_parameters=True,  # no payload in an error
         )
-        sa.event.listen(self.engine, "checkout", _refuse_dead)
+        event.listen(self.engine, "checkout", _refuse_dead)
         _every.add(self)
 
     def _connect(self) -> psycopg.Connection[Any]:
@@ -78,7 +78,7 @@ class PostgresConnections:
         return psycopg.connect(autocommit=True, prepare_threshold=prepare_after, **self.location.parameters)
 
     @contextmanager
-    def reading(self) -> Iterator[sa.Connection]:
+    def reading(self) -> Generator[sa.Connection]:
         """Lend a connection whose statements commit one by one; inside `writing` its own."""
         joined = self.joined
         with self._translated():
@@ -89,7 +89,7 @@ class PostgresConnections:
                 yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
+    def writing(self) -> Generator[sa.Connection]:
         """Lend a connection inside a transaction; an inner block, and `call`, in this thread join it."""
         joined = self.joined
         with self._translated():
@@ -128,7 +128,7 @@ class PostgresConnections:
         """
         with self._translated():
             if isinstance(given, psycopg.Connection):
-                return _first(given.cursor(row_factory=tuple_row).execute(statement, parameters))
+                return _first(given.cursor(row_factory=tuple_row).execute(statement.encode(), parameters))
             if isinstance(given, sa.Connection) and given.dialect.driver == "psycopg":
                 # Through SQLAlchemy, which otherwise would not know that there is something to commit.
                 return given.exec_driver_sql(statement, tuple(parameters)).scalar_one()
@@ -171,7 +171,7 @@ class PostgresConnections:
         return _first(connection.execute(statement, parameters, prepare=self._prepare or None))
 
     @contextmanager
-    def _translated(self, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    def _translated(self, but: tuple[type[Exception], ...] = ()) -> Generator[None]:
         try:
             yield
         except (psycopg.Error, exc.SQLAlchemyError) as error:
@@ -208,8 +208,10 @@ class PostgresConnections:
         with self._translated(), self.engine.connect() as connection:
             try:
                 return connection.scalar(sa.select(_VERSION))
-            except exc.ProgrammingError:
-                return None
+            except exc.ProgrammingError as error:
+                if isinstance(error.orig, _NOT_MIGRATED):
+                    return None
+                raise
 
 
 def _first(cursor: psycopg.Cursor[Any]) -> Any:

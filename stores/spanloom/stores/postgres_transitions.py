@@ -22,6 +22,7 @@ from spanloom.engine.records import (
     NodeKey,
     Record,
     Recorded,
+    Refusal,
     StartAnswer,
     StartRequest,
     Swept,
@@ -78,6 +79,8 @@ class PostgresTransitions(SqlReads, ExecutionStore):
 
         def claim(some: Sequence[NodeKey]) -> list[ClaimAnswer]:
             known = wire.keys(some)
+            if known is None:
+                return [Refusal.GONE] * len(some)
             return wire.claims(len(some), self._call(self._claim, known, worker_id, now))
 
         return self._each(keys, claim)
@@ -87,6 +90,8 @@ class PostgresTransitions(SqlReads, ExecutionStore):
 
         def record(some: Sequence[Record]) -> list[Recorded]:
             known = wire.records(some)
+            if known is None:
+                return [Recorded(recorded=False)] * len(some)
             return wire.recorded(some, self._call(self._record, known, epoch, now))
 
         return self._each(records, record)

@@ -37,7 +37,8 @@ from spanloom.stores.schema import from_micros
 
 __all__ = ["claims", "jobs", "keys", "recorded", "records", "scrubbed", "started", "starts", "swept"]
 
-_UNKNOWN = Recorded(recorded=False)
+_STALE = Recorded(recorded=False)
+_compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def starts(requests: Sequence[StartRequest]) -> str:
@@ -75,12 +76,11 @@ def started(requests: Sequence[StartRequest], answer: str) -> list[StartAnswer]:
     """Read what start_v1 answers."""
     said = json.loads(answer)
     at = from_micros(said["at"])
-    return [_started(request, at, *one) for request, one in zip(requests, said["answers"] or (), strict=True)]
+    return [_started(request, at, one) for request, one in zip(requests, said["answers"] or (), strict=True)]
 
 
-def _started(
-    request: StartRequest, at: datetime, code: str, execution_id: str, version: int, pushes: list[list[Any]] | None
-) -> StartAnswer:
+def _started(request: StartRequest, at: datetime, said: list[Any]) -> StartAnswer:
+    code, execution_id, version, pushes = said
     if code == "unknown":
         return UnknownWorkflow(request.workflow_id)
     if code == "no version":
@@ -112,12 +112,11 @@ def claims(number: int, answer: str | None) -> list[ClaimAnswer]:
         answers[position] = Refusal(why)
     for position, header, node in said["claims"] or ():
         metadata = json.loads(header[7])
-        answers[position] = Claim(ExecutionHeader(*header[:7], metadata, *header[8:]), _claimed(node))
+        answers[position] = Claim(
+            ExecutionHeader(*header[:7], metadata=metadata, trace_parent=header[8], trace_state=header[9]),
+            NodeClaim(*node[:7], results=node[7] or {}),
+        )
     return answers
-
-
-def _claimed(said: list[Any]) -> NodeClaim:
-    return NodeClaim(*said[:7], said[7] or {})
 
 
 def records(asked: Sequence[Record]) -> str | None:
@@ -145,6 +144,8 @@ def _record(position: int, record: Record) -> dict[str, Any]:
         said["data"] = record.data
     if record.error is not None:
         said["error"] = record.error
+        told = json.loads(record.error)
+        said["brief"] = _compact({name: told[name] for name in ("node_id", "type", "message") if name in told})
     if record.taken is not None:
         said["taken"] = record.taken
     if record.outcome in (Outcome.RETRY, Outcome.WAITING):
@@ -176,11 +177,9 @@ def _span(span: SpanLine) -> dict[str, Any]:
     return {name: getattr(span, name) for name in SpanLine.__slots__}
 
 
-def recorded(asked: Sequence[Record], answer: str | None) -> list[Recorded]:
+def recorded(asked: Sequence[Record], answer: str) -> list[Recorded]:
     """Read what record_v1 answers."""
-    answers = [_UNKNOWN] * len(asked)
-    if answer is None:
-        return answers
+    answers = [_STALE] * len(asked)
     said = json.loads(answer)
     at = from_micros(said["at"])
     for position, one in enumerate(said["answers"]):
@@ -196,13 +195,13 @@ def _recorded(
     if following is not None:
         # A single parent's data need not travel back: it is what was just recorded.
         results: Mapping[str, str] = following[7] or {record.node_id: "null" if record.data is None else record.data}
-        claim = NodeClaim(*following[:7], results)
+        claim = NodeClaim(*following[:7], results=results)
     return Recorded(True, jobs(pushes, at), claim, None if ended is None else ExecutionStatus(ended))
 
 
 def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, ...]:
     """Read pushes that were decided at one time."""
-    return tuple(NodeJob(*one, at) for one in said or ())
+    return tuple(NodeJob(*one, pushed_at=at) for one in said or ())
 
 
 def swept(answer: str) -> Swept:

@@ -255,4 +255,4 @@ def _after_fork() -> None:
         connections.unblock()
 
 
-pass
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -22,7 +22,7 @@ WHERE execution_id = ? AND node_id = ? AND item = ? AND status = 'running'
 """
 
 _FIND_RESULT = """
-SELECT r.status, r.taken, e.workflow_id, e.version
+SELECT r.status, e.workflow_id, e.version
 FROM node_results r JOIN executions e ON e.id = r.execution_id
 WHERE r.execution_id = ? AND r.node_id = ? AND r.item = ? AND r.worker_id = ? AND r.fence = ?
 """
@@ -120,7 +120,7 @@ def _answer_again(turn: Turn, request: Record, run: Run | None) -> Recorded:
     found = turn.execute(_FIND_RESULT, (*key, request.worker_id, request.fence)).fetchone()
     if found is None:
         return _STALE
-    status, _taken, workflow_id, version = found
+    status, workflow_id, version = found
     if status == NodeStatus.CANCELLED:
         return _cancelled(turn, request, key)
     if status != _ENDS[request.outcome]:
@@ -152,8 +152,8 @@ def _continuation(turn: Turn, request: Record, workflow_id: str, version: int) -
             results = turn.parents(request.execution_id, workflow_id, version, node_id)
             following = NodeClaim(node_id, item, node_type, queue, fence, attempt, losses, results)
     ended = turn.execute(_FIND_END, (request.execution_id, by)).fetchone()
-    status = None if ended is None else ExecutionStatus(ended[0].removeprefix("execution."))
-    return Recorded(True, jobs, following, status)
+    ended_as = None if ended is None else ExecutionStatus(ended[0].removeprefix("execution."))
+    return Recorded(True, jobs, following, ended_as)
 
 
 def _pushed(run: Run) -> NodeJob:

@@ -16,6 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from spanloom.engine.errors import ConfigurationError
 from spanloom.testing.process import ServerProcess
@@ -24,6 +26,7 @@ __all__ = ["PostgresServer", "RedisServer", "postgres_server", "redis_server"]
 
 _NOBODY = (65534, 65534)  # Postgres refuses to run as root
 _POSTGRES_USER = "spanloom"
+_INSTALLED = Path("/usr/lib/postgresql")  # where Debian keeps what it does not put on the PATH
 
 
 def redis_server(directory: str | Path | None = None, *, persist: bool = False) -> RedisServer:
@@ -78,7 +81,8 @@ class RedisServer(ServerProcess):
         return [str(self.program), *(part for key, value in settings.items() for part in (f"--{key}", value))]
 
     def _answers(self) -> str | None:
-        client = redis.Redis(unix_socket_path=str(self.socket_path), socket_timeout=5)
+        once = Retry(NoBackoff(), 0)
+        client = redis.Redis(unix_socket_path=str(self.socket_path), socket_timeout=5, retry=once)
         try:
             client.ping()
         except (redis.ConnectionError, redis.TimeoutError) as error:  # BusyLoadingError is one of the former
@@ -207,7 +211,7 @@ def _find_postgres() -> Path:
             return programs
     if (found := shutil.which("postgres")) is not None and _has_postgres(programs := Path(found).resolve().parent):
         return programs
-    installed = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if _has_postgres(path)]
+    installed = [path for path in _INSTALLED.glob("*/bin") if _has_postgres(path)]
     if installed:
         return max(installed, key=lambda path: [int(part) for part in path.parent.name.split(".") if part.isdigit()])
     raise ConfigurationError(

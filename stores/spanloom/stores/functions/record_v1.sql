@@ -11,6 +11,7 @@ create type {schema}.work_v1 as (
     outcome text,
     data text,
     error text,
+    brief text,  -- what an event tells of the error
     taken text[],
     delay_seconds double precision,
     wait_kind text,
@@ -81,6 +82,7 @@ language plpgsql
 as $$
 declare
     v_via text := p_work.node_id || '/' || p_work.item || '/' || p_work.fence;
+    v_mark text := '"fence":' || p_work.fence || '}';  -- what ends the event of a claim given up
     v_status text;
     v_ended text;
     v_next json;
@@ -112,13 +114,14 @@ begin
         select substr(kind, 11) into v_ended
         from {schema}.events
         where execution_id = p_work.execution_id and kind in ('execution.completed', 'execution.failed')
-            and data::json ->> 'by' = v_via;
+            and right(data, length(v_via) + 8) = '"by":"' || v_via || '"}';
         return json_build_array(true, v_ended, v_next, v_jobs);
     elsif p_work.outcome not in ('retry', 'waiting', 'released') or not exists (
         select from {schema}.events
         where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
             and kind = case p_work.outcome when 'retry' then 'node.retrying' else 'node.' || p_work.outcome end
-            and worker_id = p_work.worker_id and (data::json ->> 'fence')::bigint = p_work.fence
+            and worker_id = p_work.worker_id
+            and right(data, length(v_mark)) = v_mark
     ) then
         return '[false,null,null,null]';
     end if;
@@ -154,6 +157,7 @@ declare
     v_arrivals {schema}.arrival_v1[];
     v_sinks integer;  -- arrivals at $end
     v_error text;
+    v_brief text;
     v_ended text;
     v_ended_by integer;
     -- of one work
@@ -175,7 +179,8 @@ declare
     r record;
 begin
     select array_agg(row (
-        q.position, q.execution_id, q.node_id, q.item, q.fence, q.worker_id, q.outcome, q.data, q.error, q.taken,
+        q.position, q.execution_id, q.node_id, q.item, q.fence, q.worker_id, q.outcome, q.data, q.error, q.brief,
+        q.taken,
         q.delay_seconds, q.wait_kind, q.wait_key, q.spends_attempt, q.wishes, q.logs, q.spans, q.workflow_id, q.version,
         q.exclusive
     )::{schema}.work_v1 order by q.execution_id, q.node_id, q.item)
@@ -195,8 +200,8 @@ begin
             ))) over (partition by q.execution_id) as exclusive
         from json_to_recordset(p_records) as q (
             position integer, execution_id uuid, node_id text collate "C", item integer, fence bigint, worker_id text,
-            outcome text, data text, error text, taken text[], delay_seconds double precision, wait_kind text, wait_key text,
-            spends_attempt boolean, successors text[], logs json, spans json
+            outcome text, data text, error text, brief text, taken text[], delay_seconds double precision, wait_kind text,
+            wait_key text, spends_attempt boolean, successors text[], logs json, spans json
         )
         left join {schema}.executions x on x.id = q.execution_id
     ) q;
@@ -290,12 +295,13 @@ begin
                 case w.outcome when 'retry' then 'node.retrying' else 'node.' || w.outcome end,
                 w.node_id, w.item, v_attempt, w.worker_id,
                 case w.outcome
-                    when 'failed' then '{"error":' || {schema}.brief_v1(coalesce(w.error, '{}')) || '}'
+                    when 'failed' then '{"error":' || coalesce(w.brief, '{}') || '}'
                     when 'retry' then
-                        '{"error":' || {schema}.brief_v1(coalesce(w.error, '{}'))
-                        || ',"delay_seconds":' || w.delay_seconds || ',"fence":' || w.fence || '}'
+                        '{"error":' || coalesce(w.brief, '{}') || ',"delay_seconds":' || w.delay_seconds
+                        || ',"fence":' || w.fence || '}'
                     when 'waiting' then
-                        json_build_object('wait_kind', w.wait_kind, 'wait_key', w.wait_key, 'fence', w.fence)::text
+                        '{"wait_kind":"' || w.wait_kind || '","wait_key":' || coalesce(to_json(w.wait_key)::text, 'null')
+                        || ',"fence":' || w.fence || '}'
                     when 'released' then '{"fence":' || w.fence || '}'
                 end
             )::{schema}.event_v1;
@@ -319,9 +325,8 @@ begin
                 if v_error is null then
                     v_ended_by := i;
                     if w.outcome = 'failed' and not v_handled and v_status in ('running', 'paused') then
-                        v_error := '{"node_id":"' || w.node_id || '"' || case
-                            when w.error ~ '^\s*{\s*"' then ',' || substr(ltrim(w.error, E' \t\r\n'), 2) else '}'
-                        end;
+                        v_error := {schema}.error_at_v1(w.node_id, w.error);
+                        v_brief := {schema}.error_at_v1(w.node_id, w.brief);
                     end if;
                 end if;
             else
@@ -340,7 +345,7 @@ begin
         if v_error is not null then
             perform {schema}.note_v1(v_events, v_now);
             v_events := '{}';
-            perform {schema}.fail_v1(w.execution_id, v_error, v_vias[v_ended_by], v_now);
+            perform {schema}.fail_v1(w.execution_id, v_error, v_brief, v_vias[v_ended_by], v_now);
             v_status := 'failed';
             v_ended := 'failed';
         end if;

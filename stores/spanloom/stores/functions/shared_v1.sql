@@ -24,13 +24,11 @@ as $$
     end
 $$;
 
--- What of an error an event tells: not its traceback.
-create function {schema}.brief_v1(p_error text) returns text
+-- p_error, a JSON object, with the node's id before all else. As text: an error may hold what json functions refuse.
+create function {schema}.error_at_v1(p_node text, p_error text) returns text
 language sql immutable
 as $$
-    select '{' || coalesce(string_agg(to_json(e.key) || ':' || e.value, ','), '') || '}'
-    from json_each(p_error::json) e
-    where e.key in ('node_id', 'type', 'message')
+    select '{"node_id":"' || p_node || '"' || case when p_error ~ '^{"' then ',' || substr(p_error, 2) else '}' end
 $$;
 
 -- The data of the parents whose edge to p_node was taken, as a JSON object of JSON texts. Called in a statement of its
@@ -99,8 +97,8 @@ end
 $$;
 
 -- Fail a running or paused execution whose row the caller holds FOR NO KEY UPDATE: nothing new starts, the rest is held.
--- p_by names the claim whose record did it.
-create function {schema}.fail_v1(p_execution uuid, p_error text, p_by text, p_now timestamptz) returns void
+-- p_brief is what its event tells of the error; p_by names the claim whose record did it.
+create function {schema}.fail_v1(p_execution uuid, p_error text, p_brief text, p_by text, p_now timestamptz) returns void
 language plpgsql
 as $$
 begin
@@ -116,7 +114,7 @@ begin
     select p_execution, pg_current_xact_id()::text::bigint, n.kind, n.node_id, n.item, n.attempt, n.data, p_now
     from (
         select 'execution.failed' as kind, null as node_id, 0 as item, null::integer as attempt,
-            '{"error":' || {schema}.brief_v1(p_error) || ',"by":' || coalesce(to_json(p_by)::text, 'null') || '}' as data
+            '{"error":' || p_brief || ',"by":' || coalesce('"' || p_by || '"', 'null') || '}' as data
         union all
         select 'node.held', node_id, item, attempt, null from held
     ) n

@@ -39,7 +39,7 @@ begin
             if found then
                 v_codes[r.position] := case v_owner.input_hash when r.input_hash then 'repeated' else 'conflict' end;
                 v_ids[r.position] := v_owner.execution_id;
-                select version into v_versions[r.position] from {schema}.executions where id = v_owner.execution_id;
+                v_versions[r.position] := (select version from {schema}.executions where id = v_owner.execution_id);
             else
                 v_codes[r.position] :=
                     case when not r.known then 'unknown' when r.found is null then 'no version' else 'inactive' end;
@@ -60,7 +60,7 @@ begin
                 if v_owner.input_hash <> r.input_hash then
                     v_codes[r.position] := 'conflict';
                 end if;
-                select version into v_versions[r.position] from {schema}.executions where id = v_owner.execution_id;
+                v_versions[r.position] := (select version from {schema}.executions where id = v_owner.execution_id);
                 continue;
             end if;
         end if;

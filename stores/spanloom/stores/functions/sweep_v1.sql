@@ -15,6 +15,7 @@ declare
     v_ended uuid[] := '{}';
     v_begun uuid[] := '{}';
     v_answer json;
+    v_error text;
     v_keys {schema}.run_key_v1[];
     v_executions uuid[];
     v_new_jobs json[];
@@ -65,11 +66,13 @@ begin
             perform from {schema}.node_runs
             where execution_id = r.execution_id and node_id = '$end' and item = 0 and due_at <= v_now;
             continue when not found;
-            perform {schema}.fail_v1(r.execution_id, json_build_object(
-                'type', 'DeadlineExceeded',
-                'message', 'execution ' || id || ' had not ended ' || deadline_seconds || ' s after its start'
-            )::text, null, v_now)
-            from {schema}.executions where id = r.execution_id;
+            v_error := json_build_object(
+                'type', 'DeadlineExceeded', 'message', format(
+                    'execution %s had not ended %s s after its start', r.execution_id,
+                    (select deadline_seconds from {schema}.executions where id = r.execution_id)
+                )
+            );
+            perform {schema}.fail_v1(r.execution_id, v_error, v_error, null, v_now);
             v_ended := v_ended || r.execution_id;
             v_causes := v_causes || 'deadline'::text;
         else
@@ -77,16 +80,16 @@ begin
             where execution_id = r.execution_id and node_id = r.node_id and item = r.item
                 and status = 'running' and fence = r.fence and worker_id = r.worker_id;
             continue when not found;
+            v_error := json_build_object(
+                'type', 'WorkerLost', 'message', format(
+                    'node %L was lost with its worker %s times; the last was %s', r.node_id, r.losses + 1, r.worker_id
+                ), 'permanent', true
+            );
             v_answer := {schema}.record_v1(
                 json_build_array(json_build_object(
                     'position', 0, 'execution_id', r.execution_id, 'node_id', r.node_id, 'item', r.item, 'fence', r.fence,
-                    'worker_id', r.worker_id, 'outcome', 'failed', 'successors', json_build_array(),
-                    'error', json_build_object(
-                        'type', 'WorkerLost', 'permanent', true,
-                        'message', format(
-                            'node %L was lost with its worker %s times; the last was %s', r.node_id, r.losses + 1, r.worker_id
-                        )
-                    )::text
+                    'worker_id', r.worker_id, 'outcome', 'failed', 'error', v_error, 'brief', v_error,
+                    'successors', json_build_array()
                 )),
                 p_epoch, v_now
             )::json -> 'answers' -> 0;
