@@ -30,7 +30,7 @@ check: $(VENV)/has-dev
 	@$(BIN)/python -m pytest -q -m "not services" --ignore=tests/e2e --ignore=tests/faults $(ARGS)
 
 bench: $(VENV)/has-dev
-	@$(BIN)/python bench $(ARGS)
+	@$(BIN)/python bench/run.py $(ARGS)
 
 torture: $(VENV)/has-dev
 	@$(BIN)/python -m pytest -q -m torture --timeout=3600 $(ARGS)

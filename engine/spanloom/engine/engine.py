@@ -8,7 +8,6 @@ import importlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import timedelta
 from typing import Any
 
 from spanloom.engine.builder import WorkflowBuilder
@@ -20,9 +19,10 @@ from spanloom.engine.graph import check
 from spanloom.engine.handle import ExecutionHandle
 from spanloom.engine.ids import uuid7
 from spanloom.engine.logs import Logger
+from spanloom.engine.options import Duration, start_options
 from spanloom.engine.payload import encode
 from spanloom.engine.queue import NodeQueue
-from spanloom.engine.records import Execution, NodeJob, Priority, Started, StartRequest
+from spanloom.engine.records import Execution, NodeJob, Started, StartRequest
 from spanloom.engine.registry import NodeRegistry
 from spanloom.engine.settings import Settings
 from spanloom.engine.store import ExecutionStore
@@ -34,7 +34,6 @@ __all__ = ["WorkflowEngine"]
 _log = Logger("spanloom.engine")
 _START_BATCH = 500
 
-Duration = float | timedelta
 WorkflowRef = str | Workflow | WorkflowBuilder[Any]
 
 
@@ -61,7 +60,7 @@ class WorkflowEngine:
         `ctx.state` once per worker process: a function of no argument, or of the engine, that returns a sync or async
         context manager. Raises ConfigurationError.
         """
-        self.settings = settings or Settings()
+        self.settings = settings or Settings.from_environment()
         self.registry, self.builders = _handlers(workflows)
         self.store = _store(store or self.settings.store_url, self.settings)
         self.queue = NodeQueue(redis if redis is not None else self.settings.redis_url, self.settings.namespace)
@@ -175,7 +174,7 @@ class WorkflowEngine:
         IdempotencyConflict, PayloadRejected, ConfigurationError for a wrong option, StoreUnavailable; nothing was
         started then.
         """
-        options = _options(version, priority, delay, deadline, idempotency_key, key_ttl, metadata)
+        options = start_options(version, priority, delay, deadline, idempotency_key, key_ttl, metadata)
         return self._start([self._request(workflow_id, data, options)], connection)[0]
 
     def enqueue_workflows(self, workflow_id: str, items: Iterable[Any], **options: Any) -> list[str]:
@@ -186,7 +185,7 @@ class WorkflowEngine:
         """
         if refused := options.keys() - {"version", "priority", "delay", "deadline", "metadata"}:
             raise ConfigurationError(f"enqueue_workflows takes no {', '.join(sorted(refused))}; use enqueue_workflow")
-        checked = _options(**options)
+        checked = start_options(**options)
         requests = [self._request(workflow_id, item, checked) for item in items]
         ids: list[str] = []
         for first in range(0, len(requests), _START_BATCH):
@@ -325,42 +324,4 @@ def _store(given: ExecutionStore | str | None, settings: Settings) -> ExecutionS
         )
     if not isinstance(given, str):
         raise ConfigurationError(f"store= takes a URL or an ExecutionStore, not {type(given).__name__}")
-    return importlib.import_module("spanloom.stores").open_store(given)  # type: ignore[no-any-return]
-
-
-def _options(
-    version: int | None = None,
-    priority: str = "normal",
-    delay: Duration | None = None,
-    deadline: Duration | None = None,
-    idempotency_key: str | None = None,
-    key_ttl: Duration | None = None,
-    metadata: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    if priority not in list(Priority):
-        raise ConfigurationError(f"priority must be one of {', '.join(Priority)}, not {priority!r}")
-    if version is not None and (not isinstance(version, int) or isinstance(version, bool) or version < 1):
-        raise ConfigurationError(f"version must be a whole number from 1, not {version!r}")
-    if idempotency_key is not None and not (isinstance(idempotency_key, str) and 0 < len(idempotency_key) <= 500):
-        raise ConfigurationError("idempotency_key must be a text of 1 to 500 characters")
-    labels = dict(metadata or {})
-    if not all(isinstance(key, str) and isinstance(value, str) for key, value in labels.items()):
-        raise ConfigurationError("metadata must be texts by text: {'customer': '17'}")
-    return {
-        "version": version,
-        "priority": Priority(priority),
-        "delay_seconds": _seconds("delay", delay) or 0.0,
-        "deadline_seconds": _seconds("deadline", deadline),
-        "idempotency_key": idempotency_key,
-        "key_ttl_seconds": _seconds("key_ttl", key_ttl),
-        "metadata": labels,
-    }
-
-
-def _seconds(name: str, value: Duration | None) -> float | None:
-    if value is None:
-        return None
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e10:
-        raise ConfigurationError(f"{name} must be seconds or a timedelta, not negative; got {value!r}")
-    return float(seconds)
+    return importlib.import_module("spanloom.stores").open_store(given, namespace=settings.namespace)  # type: ignore[no-any-return]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from spanloom.engine.errors import ConfigurationError
 
 __all__ = ["Settings"]
 
@@ -26,3 +28,12 @@ class Settings(BaseSettings):
     payload_limit_bytes: int = Field(default=1024 * 1024, ge=1024)
     join_limit_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     log_format: Literal["auto", "json", "console"] = "auto"
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        """Read the environment. Raises ConfigurationError that names each variable that is wrong."""
+        try:
+            return cls()
+        except ValidationError as error:
+            wrong = [f"SPANLOOM_{str(one['loc'][0]).upper()}={one['input']!r}: {one['msg']}" for one in error.errors()]
+            raise ConfigurationError(f"the environment is wrong: {'; '.join(wrong)}") from error

@@ -34,8 +34,8 @@ class InMemoryExecutionStore(SqliteTransitions):
             self._connections.writer.execute(sa.insert(store_state).values(one=1, store_id=str(uuid.uuid4()), epoch=0))
 
     @classmethod
-    def from_url(cls, url: str) -> InMemoryExecutionStore:
-        """Make a new store for `memory://`. Raises ConfigurationError for any other URL."""
+    def from_url(cls, url: str, namespace: str = "") -> InMemoryExecutionStore:
+        """Make a new store for `memory://`, whatever the namespace. Raises ConfigurationError for any other URL."""
         if url != "memory://":
             raise ConfigurationError(f"{url!r}: a store in memory has no name and no options; write memory://")
         return cls()

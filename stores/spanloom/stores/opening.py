@@ -13,11 +13,12 @@ __all__ = ["open_store"]
 GROUP = "spanloom.stores"  #: the entry points that name a store class for each URL scheme
 
 
-def open_store(url: str) -> ExecutionStore:
+def open_store(url: str, *, namespace: str = "spanloom") -> ExecutionStore:
     """Make the store that `url` names, without connecting yet.
 
     `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://user:password@host/database`, or a
-    scheme that an installed package adds: entry points `spanloom.stores` name classes that have `from_url(url)`.
+    scheme that an installed package adds: entry points `spanloom.stores` name classes that have
+    `from_url(url, namespace)`. `namespace` is the Postgres schema; other stores have one namespace each.
     Raises ConfigurationError for an unknown scheme, a malformed URL, or a driver that is not installed.
     """
     scheme = _scheme(url)
@@ -34,7 +35,7 @@ def open_store(url: str) -> ExecutionStore:
             if scheme.startswith("postgres")
             else f"a {scheme}:// store needs the package {error.name!r}, which is not installed; install it with pip"
         ) from error
-    store: ExecutionStore = store_class.from_url(url)
+    store: ExecutionStore = store_class.from_url(url, namespace)
     return store
 
 

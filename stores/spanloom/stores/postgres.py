@@ -42,9 +42,9 @@ class PostgresExecutionStore(PostgresTransitions):
         self._opened = False
 
     @classmethod
-    def from_url(cls, url: str) -> PostgresExecutionStore:
+    def from_url(cls, url: str, namespace: str = DEFAULT_NAMESPACE) -> PostgresExecutionStore:
         """Make the store of `postgresql://…` or `postgres://…`. Raises ConfigurationError for a malformed URL."""
-        return cls(url)
+        return cls(url, namespace=namespace)
 
     @property
     def url(self) -> str:

@@ -35,10 +35,10 @@ class SqliteExecutionStore(SqliteTransitions):
         self._opened = False
 
     @classmethod
-    def from_url(cls, url: str) -> SqliteExecutionStore:
+    def from_url(cls, url: str, namespace: str = "") -> SqliteExecutionStore:
         """Make the store of `sqlite:///relative.db` or `sqlite:////absolute.db`, with `?synchronous=normal` if wanted.
 
-        Raises ConfigurationError for any other URL.
+        A file has one namespace, whatever its name. Raises ConfigurationError for any other URL.
         """
         parts = urlsplit(url)
         path = unquote(parts.path[1:])

@@ -11,7 +11,6 @@ from functools import wraps
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from spanloom.cli.loading import load_engine
 from spanloom.engine import NodeRegistry, WorkflowEngine
@@ -48,7 +47,7 @@ class Target:
         Raises ConfigurationError if none is named, its URL is wrong, or it lives inside another process.
         """
         engine = self.load_app()
-        store = engine.store if engine else open_store(self._store_url(_settings()))
+        store = engine.store if engine else self._named_store(Settings.from_environment())
         check_shared(store)
         return store
 
@@ -73,7 +72,7 @@ class Target:
 
         engine = self.load_app()
         if engine is None:
-            settings = _settings()
+            settings = Settings.from_environment()
             engine = WorkflowEngine(
                 NodeRegistry(), self._store_url(settings), self.redis_url or settings.redis_url, settings=settings
             )
@@ -85,6 +84,9 @@ class Target:
             yield engine
         finally:
             engine.close()
+
+    def _named_store(self, settings: Settings) -> ExecutionStore:
+        return open_store(self._store_url(settings), namespace=settings.namespace)
 
     def _store_url(self, settings: Settings) -> str:
         url = self.store_url or settings.store_url
@@ -113,14 +115,6 @@ def target_options(*, redis: bool = False) -> Callable[[Callable[..., Any]], Cal
         return click.option("--app", metavar="MODULE:ENGINE", help=app_help)(decorated)
 
     return decorate
-
-
-def _settings() -> Settings:
-    try:
-        return Settings()
-    except ValidationError as error:
-        wrong = [f"SPANLOOM_{str(one['loc'][0]).upper()}={one['input']!r}: {one['msg']}" for one in error.errors()]
-        raise ConfigurationError(f"the environment is wrong: {'; '.join(wrong)}") from error
 
 
 def check_shared(store: ExecutionStore) -> None:

@@ -3,6 +3,11 @@
 
 create function {schema}.cancel_v1(p_execution uuid, p_expected integer, p_now timestamptz) returns text
 language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());

@@ -3,6 +3,11 @@
 
 create function {schema}.start_v1(p_requests json, p_epoch bigint, p_outbox boolean, p_now timestamptz) returns text
 language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());

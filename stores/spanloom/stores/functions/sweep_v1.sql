@@ -5,6 +5,11 @@ create function {schema}.sweep_v1(
     p_heads json, p_epoch bigint, p_limit integer, p_max_losses integer, p_suspect_seconds double precision, p_now timestamptz
 ) returns text
 language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());

@@ -36,6 +36,7 @@ from spanloom.testing.conformance import (  # noqa: E402 (the rewriting comes fi
     joins,
     leases,
     payloads,
+    random_graphs,
     reads,
     records,
     starts,
@@ -76,6 +77,7 @@ class StoreConformance:
     TestReplays = fences.Replays
     TestJoins = joins.Joins
     TestSkips = joins.Skips
+    TestRandomGraphs = random_graphs.RandomGraphs
     TestFailures = failures.Failures
     TestRetries = failures.Retries
     TestCancels = cancels.Cancels

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from spanloom.engine.errors import InvalidTransition
-from spanloom.engine.records import Claim, Event, NodeJob, NodeKey, Recorded, Refusal, Started, Swept
+from spanloom.engine.records import Claim, ClaimAnswer, Event, NodeJob, NodeKey, Recorded, Refusal, Started, Swept
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.testing.clock import ManualClock
@@ -37,6 +37,27 @@ class Concurrency:
             answers = race([partial(worker.try_claim, execution, "only") for worker in workers])
             assert len([answer for answer in answers if isinstance(answer, Claim)]) == 1
             assert [answer for answer in answers if not isinstance(answer, Claim)] == [Refusal.TAKEN] * 19
+
+    def test_a_claim_waits_for_a_row_that_another_transaction_holds(self, store: ExecutionStore) -> None:
+        first, second = StoreDriver(store), StoreDriver(store)
+        execution = first.start(single())
+        answers: list[ClaimAnswer] = []
+        answered = threading.Event()
+
+        def claim() -> None:
+            answers.append(second.try_claim(execution, "only"))
+            answered.set()
+
+        waiting = threading.Thread(target=claim)
+        # given a claim that is not committed
+        with pytest.raises(KeyError), store.transaction():
+            first.claim(execution, "only")
+            waiting.start()
+            assert not answered.wait(0.2), "the second claim was answered before the first was committed or taken back"
+            raise KeyError
+        # when it is taken back, the one that waited is given
+        waiting.join(30)
+        assert isinstance(answers[0], Claim)
 
     def test_batches_of_claims_in_any_order_do_not_lock_each_other_out(
         self, store: ExecutionStore, driver: StoreDriver

@@ -104,6 +104,14 @@ class Fences:
         assert not driver.record(execution, first).recorded
         assert driver.record(execution, second).recorded
 
+    def test_a_claim_holds_until_the_sweep_has_released_it(
+        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
+    ) -> None:
+        execution = driver.start(single())
+        node = driver.claim(execution, "only")
+        clock.advance(3600)
+        assert driver.record(execution, node).recorded
+
     def test_one_stale_record_fails_itself_and_not_its_batch(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:

@@ -50,6 +50,20 @@ class LostWorkers:
         assert list(store.sweep(heads={}, epoch=0, now=clock()).jobs) == []
         assert driver.try_claim(execution, "only") is Refusal.RETIRED
 
+    def test_everything_a_lost_worker_held_is_released_within_the_limit_of_each_sweep(
+        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
+    ) -> None:
+        execution = driver.start(fan(12))
+        driver.run(execution, "split")
+        held = [driver.claim(execution, f"w{number}").node_id for number in range(1, 13)]
+        clock.advance(61)
+        released: list[str] = []
+        for _ in range(6):
+            swept = store.sweep(heads={}, epoch=0, limit=5, now=clock())
+            assert len(swept.jobs) <= 5
+            released.extend(job.node_id for job in swept.jobs)
+        assert sorted(released) == sorted(held)
+
     def test_a_run_that_loses_its_worker_again_and_again_fails(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:

@@ -1,0 +1,95 @@
+"""What an engine makes of what it is given, before it connects to anything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from spanloom.engine import ConfigurationError, NodeRegistry, Settings, WorkflowBuilder, WorkflowEngine
+from spanloom.stores import InMemoryExecutionStore
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+def test_the_constructor_connects_to_nothing() -> None:
+    engine = WorkflowEngine(NodeRegistry(), "postgresql://nobody@127.0.0.1:1/none", NOWHERE)
+
+    assert engine.store.url == "postgresql://nobody@127.0.0.1:1/none"
+    assert engine.queue.location == NOWHERE
+    engine.close()
+
+
+def test_the_namespace_names_the_postgres_schema_and_the_queues() -> None:
+    engine = WorkflowEngine(
+        NodeRegistry(), "postgresql://nobody@127.0.0.1:1/none", NOWHERE, settings=Settings(namespace="shop")
+    )
+
+    assert engine.store.url == "postgresql://nobody@127.0.0.1:1/none?namespace=shop"
+    assert engine.queue.list_name("default", "high") == "shop.default.high"
+    engine.close()
+
+
+def test_urls_come_from_the_environment_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPANLOOM_STORE_URL", "memory://")
+    monkeypatch.setenv("SPANLOOM_REDIS_URL", NOWHERE)
+
+    engine = WorkflowEngine(NodeRegistry())
+
+    assert isinstance(engine.store, InMemoryExecutionStore)
+    assert engine.queue.location == NOWHERE
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"workflows": ["orders"]}, "WorkflowBuilders, not str"),
+        ({"workflows": [WorkflowBuilder("a"), WorkflowBuilder("a")]}, "two builders"),
+        ({"store": None}, "SPANLOOM_STORE_URL"),
+        ({"store": 7}, "not int"),
+        ({"store": "mysql://host/db"}, "mysql"),
+        ({"redis": 7}, "not int"),
+        ({"redis": "http://host"}, "redis://"),
+        ({"redis": Redis(decode_responses=True)}, "decode_responses"),
+    ],
+)
+def test_what_an_engine_can_not_use_is_refused_by_name(
+    arguments: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPANLOOM_STORE_URL", raising=False)
+
+    with pytest.raises(ConfigurationError, match=why):
+        WorkflowEngine(**{"workflows": NodeRegistry(), "store": "memory://", "redis": NOWHERE, **arguments})
+
+
+def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPANLOOM_NAMESPACE", "Not A Name")
+
+    with pytest.raises(ConfigurationError, match="SPANLOOM_NAMESPACE"):
+        WorkflowEngine(NodeRegistry(), "memory://", NOWHERE)
+
+
+def test_a_builder_that_was_not_given_to_the_engine_is_refused(redis_url: str) -> None:
+    with WorkflowEngine([], "memory://", redis_url) as engine, pytest.raises(ConfigurationError, match="'stray'"):
+        engine.start(WorkflowBuilder("stray"))
+
+
+def test_bulk_starts_refuse_what_is_for_one(redis_url: str) -> None:
+    with (
+        WorkflowEngine([], "memory://", redis_url) as engine,
+        pytest.raises(ConfigurationError, match="idempotency_key"),
+    ):
+        engine.enqueue_workflows("w", [1, 2], idempotency_key="k")
+
+
+def test_the_engine_needs_no_worker_package_to_start_work() -> None:
+    code = (
+        "import sys; from spanloom.engine import WorkflowEngine, NodeRegistry;"
+        " WorkflowEngine(NodeRegistry(), 'memory://', 'redis://127.0.0.1:1');"
+        " sys.exit(any(name.startswith('spanloom.worker') for name in sys.modules))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
