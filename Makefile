@@ -25,6 +25,7 @@ check: $(VENV)/has-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@command -v node >/dev/null || $(PIP) install "pyright[nodejs]"
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m pytest -q -m "not services" --ignore=tests/e2e --ignore=tests/faults $(ARGS)

@@ -61,9 +61,9 @@ def test_no_module_file_is_loaded_under_two_names() -> None:
             importlib.import_module(_name(path))
     files: dict[str, set[str]] = {}
     for name, module in list(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if isinstance(module, ModuleType) and path and any(Path(path).is_relative_to(root) for root in ROOTS):
-            files.setdefault(path, set()).add(name)
+        file = getattr(module, "__file__", None)
+        if isinstance(module, ModuleType) and file and any(Path(file).is_relative_to(root) for root in ROOTS):
+            files.setdefault(file, set()).add(name)
     assert len(files) > len(PACKAGES)
     assert {path: names for path, names in files.items() if len(names) > 1} == {}
 

@@ -129,13 +129,17 @@ class NodeTransitions(ABC):
         """
 
     @abstractmethod
-    def claim(self, keys: Sequence[NodeKey], *, worker_id: str, now: datetime | None = None) -> list[ClaimAnswer]:
+    def claim(
+        self, keys: Sequence[NodeKey], *, worker_id: str, token: str | None = None, now: datetime | None = None
+    ) -> list[ClaimAnswer]:
         """Claim queued node runs for a worker whose lease is live.
 
         Given only for a `queued` run of a `running` execution: it becomes running, its fence rises by one, it has
         no `due_at`, and the answer holds the data of all parents whose edge was taken, read after the last
         arrival was committed. A queued run whose execution is paused or failed becomes held and answers
         NOT_READY. Waits for a locked row instead of skipping it. The same key twice in one call is claimed once.
+        A call sent again with the same `token` (unique for each first call), because its answer was lost, answers
+        the same claims as long as they are live; without a token the worker finds its own runs TAKEN.
         Event: node.started.
         """
 
@@ -153,7 +157,8 @@ class NodeTransitions(ABC):
         skipped, and the skip travels on, to any depth. Ready means queued (push 1) in a running execution, held
         in any other that is not cancelled. The first of `successors` that became ready by this record and whose
         queue is the recorded node's is claimed for this worker at once (`next`) instead of pushed.
-        FAILED with no taken edge fails a running or paused execution: its error is this one with `node_id`, its
+        FAILED with no taken edge is not handled: it arrives nowhere, so that a retry finds what comes after it
+        untouched, and it fails a running or paused execution, whose error is then this one with `node_id` and whose
         queued and retry-waiting runs become held. Arrivals count whatever the execution's status. When `$end` has
         all arrivals, a running or paused execution completes. Nothing changes an ended execution's status.
         RETRY makes the run waiting (kind retry, due after delay_seconds), its attempt rises if `spends_attempt`;

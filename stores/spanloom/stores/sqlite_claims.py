@@ -14,7 +14,7 @@ __all__ = ["claim", "is_live"]
 _IS_LIVE = "SELECT 1 FROM workers WHERE id = ? AND released_at IS NULL AND lease_until > ?"
 
 _CLAIM = """
-UPDATE node_runs SET status = 'running', fence = ?, worker_id = ?, claimed_via = NULL, due_at = NULL, started_at = ?
+UPDATE node_runs SET status = 'running', fence = ?, worker_id = ?, claimed_via = ?, due_at = NULL, started_at = ?
 WHERE execution_id = ? AND node_id = ? AND item = ? AND status = 'queued'
 """
 
@@ -38,13 +38,14 @@ def is_live(turn: Turn, worker_id: str) -> bool:
     return turn.execute(_IS_LIVE, (worker_id, turn.now)).fetchone() is not None
 
 
-def claim(turn: Turn, key: NodeKey, worker_id: str) -> ClaimAnswer:
-    """Claim one run for a worker whose lease is live."""
+def claim(turn: Turn, key: NodeKey, worker_id: str, token: str | None) -> ClaimAnswer:
+    """Claim one run for a worker whose lease is live, or find the claim that the same call was given before."""
     run = turn.load(*key)
     if run is None:
         return Refusal.GONE
     if run.status == NodeStatus.RUNNING:
-        return Refusal.TAKEN
+        again = token is not None and run.worker_id == worker_id and run.claimed_via == _via(token)
+        return _claimed(turn, run, run.fence) if again else Refusal.TAKEN
     if run.status != NodeStatus.QUEUED:
         return Refusal.NOT_READY
     if run.execution_status != ExecutionStatus.RUNNING:
@@ -52,8 +53,16 @@ def claim(turn: Turn, key: NodeKey, worker_id: str) -> ClaimAnswer:
         return Refusal.NOT_READY
     check_node_transition(run.node_id, NodeStatus.QUEUED, NodeStatus.RUNNING)
     fence = run.fence + 1
-    turn.execute(_CLAIM, (fence, worker_id, turn.now, *key))
+    turn.execute(_CLAIM, (fence, worker_id, None if token is None else _via(token), turn.now, *key))
     turn.event(run.execution_id, "node.started", run, attempt=run.attempt, worker_id=worker_id)
+    return _claimed(turn, run, fence)
+
+
+def _via(token: str) -> str:
+    return f"claim {token}"  # apart from what records write there: node/item/fence
+
+
+def _claimed(turn: Turn, run: Run, fence: int) -> Claim:
     results = turn.parents(run.execution_id, run.workflow_id, run.version, run.node_id)
     node = NodeClaim(run.node_id, run.item, run.node_type, run.queue, fence, run.attempt, run.losses, results)
     return Claim(_header(turn, run), node)

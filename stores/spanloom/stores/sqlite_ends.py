@@ -111,11 +111,11 @@ def end(turn: Turn, run: Run, ending: Ending, *, claims: bool = False) -> Record
     told = None if error is None else {"error": brief(error)}
     turn.event(run.execution_id, f"node.{status.value}", run, attempt=run.attempt, worker_id=run.worker_id, data=told)
     flow = _Flow(turn, run)
-    handled = flow.leave(ending)
+    handled = flow.leave(ending)  # or it is no failure at all
     execution_status = ExecutionStatus(run.execution_status)
     ended = None
     by = via(run.node_id, run.item, run.fence)
-    if status is NodeStatus.FAILED and not handled and not execution_status.ended:
+    if not handled and not execution_status.ended:
         fail_execution(turn, run.execution_id, execution_status, {"node_id": run.node_id, **(error or {})}, by)
         execution_status = ended = ExecutionStatus.FAILED
     flow.settle()
@@ -161,20 +161,23 @@ class _Flow:
         self._taken_at_end = 0
 
     def leave(self, ending: Ending) -> bool:
-        """Arrive at the ended run's successors; tell whether an edge to one of them was taken."""
+        """Arrive at the ended run's successors and return True; a failure that nobody handles arrives nowhere."""
         followed = _FOLLOWED[ending.status]
         skipped = ending.status is NodeStatus.SKIPPED
         named = None if ending.taken is None or skipped else frozenset(ending.taken)
-        handled = False
-        for edge in self._graph.get(self._run.node_id, ()):
+        edges = [
+            (edge, edge.target != END and (edge.kind in followed if named is None else edge.target in named))
+            for edge in self._graph.get(self._run.node_id, ())
+        ]
+        if ending.status is NodeStatus.FAILED and not any(taken for _, taken in edges):
+            return False
+        for edge, taken in edges:
             if edge.target == END:
                 self._at_end += 1
                 self._taken_at_end += ending.status is NodeStatus.COMPLETED
-                continue
-            taken = edge.kind in followed if named is None else edge.target in named
-            handled = handled or taken
-            self._arrive(edge, taken)
-        return handled
+            else:
+                self._arrive(edge, taken)
+        return True
 
     def settle(self) -> None:
         """Write the arrivals; what has all of its inputs is ready, or skipped when none of them was taken."""

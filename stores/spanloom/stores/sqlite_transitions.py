@@ -73,11 +73,13 @@ class SqliteTransitions(SqlReads):
             )
         return self._each(requests, create, epoch, now)
 
-    def claim(self, keys: Sequence[NodeKey], *, worker_id: str, now: datetime | None = None) -> list[ClaimAnswer]:
+    def claim(
+        self, keys: Sequence[NodeKey], *, worker_id: str, token: str | None = None, now: datetime | None = None
+    ) -> list[ClaimAnswer]:
         """See NodeTransitions.claim."""
 
         def one(turn: Turn, key: NodeKey) -> ClaimAnswer:
-            return claim(turn, key, worker_id) if is_live(turn, worker_id) else Refusal.RETIRED
+            return claim(turn, key, worker_id, token) if is_live(turn, worker_id) else Refusal.RETIRED
 
         return self._each(keys, one, 0, now)
 

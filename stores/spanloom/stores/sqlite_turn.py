@@ -48,6 +48,7 @@ class Run(NamedTuple):
     pushed_at: int | None
     started_at: int | None
     wait_kind: str | None
+    claimed_via: str | None
     workflow_id: str
     version: int
     execution_status: str
@@ -56,7 +57,7 @@ class Run(NamedTuple):
 
 _LOAD = """
 SELECT r.execution_id, r.node_id, r.item, r.status, r.node_type, r.queue, r.priority, r.fence, r.attempt, r.losses,
-       r.worker_id, r.push, r.pushed_epoch, r.pushed_at, r.started_at, r.wait_kind,
+       r.worker_id, r.push, r.pushed_epoch, r.pushed_at, r.started_at, r.wait_kind, r.claimed_via,
        e.workflow_id, e.version, e.status, CASE WHEN w.released_at IS NULL THEN w.lease_until END
 FROM node_runs r JOIN executions e ON e.id = r.execution_id LEFT JOIN workers w ON w.id = r.worker_id
 WHERE r.execution_id = ? AND r.node_id = ? AND r.item = ?

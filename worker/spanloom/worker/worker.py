@@ -117,6 +117,7 @@ class Worker:
 
     def _work(self, runner: NodeRunner) -> None:
         fetched: list[NodeMessage] = []
+        token = ""
         pause, longest = _PAUSES
         while not self._stopping.is_set():
             free = self._slots.wait_free(timeout=0.5)
@@ -126,12 +127,12 @@ class Worker:
             try:
                 if not fetched:
                     idle = not self._slots.busy  # looked at before: what a slot pushes, it pushes before it is free
-                    fetched = self._inbox.fetch(free, self._block_seconds())
+                    fetched, token = self._inbox.fetch(free, self._block_seconds()), secrets.token_hex(8)
                     if self.options.burst and idle and not fetched:
                         break
                 if self._stopping.is_set():
                     break
-                self._dispatch(runner, fetched)
+                self._dispatch(runner, fetched, token)
                 fetched, pause = [], _PAUSES[0]
             except (QueueUnavailable, StoreUnavailable) as error:
                 _log.warning("worker_waits", worker=self.name, error=str(error))
@@ -145,8 +146,8 @@ class Worker:
             return _BLOCK_SECONDS
         return 0.05 if self._slots.busy else 0.0
 
-    def _dispatch(self, runner: NodeRunner, messages: Sequence[NodeMessage]) -> None:
-        """Claim what was fetched, in one round trip, and hand it to the slots."""
+    def _dispatch(self, runner: NodeRunner, messages: Sequence[NodeMessage], token: str) -> None:
+        """Claim what was fetched, in one round trip, and hand it to the slots. May be called again if it raised."""
         runnable = []
         for message in messages:
             if message.node_type in self.engine.registry:
@@ -157,11 +158,12 @@ class Worker:
         if not runnable:
             return
         worker_id = self._lease.worker_id
-        answers = self.engine.store.claim([message.key for message in runnable], worker_id=worker_id)
+        keys = [message.key for message in runnable]
+        answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
         if any(answer is Refusal.RETIRED for answer in answers):
             self._lease.replace(worker_id)
             worker_id = self._lease.worker_id
-            answers = self.engine.store.claim([message.key for message in runnable], worker_id=worker_id)
+            answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
         for message, answer in zip(runnable, answers, strict=True):
             if isinstance(answer, Claim):
                 self._slots.submit(partial(runner.run, message, answer, worker_id))

@@ -54,6 +54,28 @@ class Claims:
         assert (event.kind, event.node_id, event.attempt) == ("node.started", "only", 1)
         assert event.worker_id == driver.worker_id
 
+    def test_a_claim_sent_again_is_answered_again(
+        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
+    ) -> None:
+        # given a claim whose answer was lost
+        execution = driver.start(diamond())
+        driver.run(execution, "top", data=1)
+        keys = [NodeKey(execution, "left"), NodeKey(execution, "right")]
+        first = store.claim(keys, worker_id=driver.worker_id, token="t1", now=clock())
+        events = len(store.get_events(execution))
+        # when it is sent again it is the same claim; under another token, or by another worker, it is taken
+        assert store.claim(keys, worker_id=driver.worker_id, token="t1", now=clock()) == first
+        assert store.claim(keys, worker_id=driver.worker_id, token="t2", now=clock()) == [Refusal.TAKEN] * 2
+        assert store.claim(keys, worker_id=driver.worker_id, now=clock()) == [Refusal.TAKEN] * 2
+        other = StoreDriver(store, clock=clock)
+        assert store.claim(keys, worker_id=other.worker_id, token="t1", now=clock()) == [Refusal.TAKEN] * 2
+        # and it wrote nothing, and is over once the run has ended
+        assert len(store.get_events(execution)) == events
+        assert isinstance(first[0], Claim)
+        driver.record(execution, first[0].node)
+        again = store.claim(keys, worker_id=driver.worker_id, token="t1", now=clock())
+        assert again == [Refusal.GONE, first[1]]
+
     def test_a_claimed_run_is_taken(self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock) -> None:
         execution = driver.start(single())
         driver.claim(execution, "only")

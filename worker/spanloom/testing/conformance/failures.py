@@ -46,11 +46,16 @@ class Failures:
         found = store.get_execution(execution)
         assert found is not None
         assert found.status is ExecutionStatus.FAILED
-        assert _statuses(store, execution) == {
-            "n1": NodeStatus.FAILED,
-            "n2": NodeStatus.SKIPPED,
-            "n3": NodeStatus.SKIPPED,
-        }
+        assert _statuses(store, execution) == {"n1": NodeStatus.FAILED}
+
+    def test_an_unhandled_failure_arrives_nowhere(self, store: ExecutionStore, driver: StoreDriver) -> None:
+        execution = driver.start(diamond())
+        driver.run(execution, "top")
+        left, right = driver.claim(execution, "left"), driver.claim(execution, "right")
+        driver.record(execution, left, Outcome.FAILED)
+        driver.record(execution, right)
+        # one input of the join is still open: the failed one, which a retry may yet bring
+        assert _statuses(store, execution)["bottom"] is NodeStatus.PENDING
 
     def test_what_was_queued_or_waiting_is_held(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -70,7 +75,8 @@ class Failures:
         self, store: ExecutionStore, driver: StoreDriver
     ) -> None:
         # given three running branches of which one fails
-        execution = driver.start(fan(3))
+        parents = {"split": [], "w1": ["split"], "w2": ["split"], "w3": ["split"], "join": ["w2", "w3"]}
+        execution = driver.start(graph("branches", parents))
         driver.run(execution, "split")
         running = {name: driver.claim(execution, name) for name in ("w1", "w2", "w3")}
         driver.record(execution, running["w1"], Outcome.FAILED)

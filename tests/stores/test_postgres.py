@@ -1,0 +1,275 @@
+"""What is particular to the Postgres store: its URL, its connections, and a caller's own transaction."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from psycopg.rows import dict_row
+
+from spanloom.engine.errors import ConfigurationError, PayloadRejected, StoreUnavailable, UnknownWorkflow
+from spanloom.engine.records import LogLine, Started
+from spanloom.stores import open_store
+from spanloom.stores.postgres import PostgresExecutionStore
+from spanloom.testing.driver import StoreDriver, request
+from spanloom.testing.race import race
+from spanloom.testing.servers import PostgresServer
+from spanloom.testing.workflows import chain, single
+
+SECRET = "s3cret-p@ss"
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[PostgresExecutionStore]:
+    store = PostgresExecutionStore(postgres_url)
+    store.save_workflow(single())
+    yield store
+    store.close()
+
+
+def _database(url: str) -> str:
+    return urlsplit(url).path[1:]
+
+
+# ---- the URL ----
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ann:s3cret-p%40ss@db:5433/shop", "postgresql://ann@db:5433/shop"),
+        ("postgres://ann@db/shop?namespace=orders", "postgresql://ann@db/shop?namespace=orders"),
+        ("postgresql://db/shop?password=s3cret-p%40ss&user=ann", "postgresql://ann@db/shop"),
+        ("postgresql:///shop?host=/run/pg&port=5433", "postgresql:///shop?host=/run/pg&port=5433"),
+        ("postgresql://a,b/shop", "postgresql:///shop?host=a,b"),
+    ],
+)
+def test_the_url_is_shown_without_the_password(url: str, shown: str) -> None:
+    assert open_store(url).url == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://ann:{SECRET}:{SECRET}@@db:x/shop",
+        f"postgresql://ann:{SECRET}@db:port/shop",
+        f"postgresql://ann:{SECRET}@[db/shop",
+        f"postgresql://ann:{SECRET}@db/shop",
+        f"postgresql://db/shop?nosuch={SECRET}",
+    ],
+)
+def test_a_malformed_url_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="postgresql://user:password@host") as refused:
+        PostgresExecutionStore(url)
+    assert SECRET not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize("namespace", ["", "Orders", "1st", "pg_mine", "a-b", 'x"; drop', "n" * 64])
+def test_a_namespace_that_can_name_no_schema_is_refused(namespace: str) -> None:
+    with pytest.raises(ConfigurationError, match="can't name a Postgres schema"):
+        PostgresExecutionStore("postgresql://db/shop", namespace=namespace)
+
+
+def test_a_server_that_is_not_there_is_named_without_the_password() -> None:
+    store = open_store("postgresql://ann:s3cret-p%40ss@127.0.0.1:1/shop")
+    with pytest.raises(StoreUnavailable, match=r"ann@127\.0\.0\.1:1/shop did not answer") as failed:
+        store.open()
+    shown = [str(failed.value), repr(failed.value), str(failed.value.__cause__), repr(store.__dict__)]
+    assert not any(SECRET in text or "s3cret" in text for text in shown)
+
+
+def test_namespaces_of_one_database_know_nothing_of_each_other(postgres_url: str) -> None:
+    stores = [PostgresExecutionStore(postgres_url, namespace=name) for name in ("spanloom", "other")]
+    stores[1].migrate()
+    execution = StoreDriver(stores[0]).start(single())
+    assert stores[0].get_execution(execution) is not None
+    assert stores[1].get_execution(execution) is None
+    assert isinstance(stores[1].create_execution(request("single")), UnknownWorkflow)
+    assert stores[0].get_epoch().store_id != stores[1].get_epoch().store_id
+    for one in stores:
+        one.close()
+
+
+# ---- the connections ----
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_nothing_is_left_on_a_session(postgres_url: str, prepare: bool) -> None:
+    # given a store that has only one connection
+    store = PostgresExecutionStore(postgres_url, pool_size=1, prepare=prepare)
+
+    def look(query: str) -> list[object]:
+        with store._connections.reading() as connection:
+            return list(connection.exec_driver_sql(query).scalars())
+
+    settings = "select name || '=' || setting from pg_settings where source = 'session' order by name"
+    before = look(settings)
+    # when it has done some of everything
+    driver = StoreDriver(store)
+    execution = driver.start(chain(3))
+    driver.drain()
+    store.sweep(heads={}, epoch=1)
+    with store.transaction():
+        store.add_log(execution, LogLine("info", "m", datetime.now(UTC)))
+    # then the session is as it was, and without `prepare` nothing is prepared on it
+    assert look(settings) == before
+    assert look("select objid from pg_locks where locktype = 'advisory'") == []
+    assert look("select relname from pg_class where relpersistence = 't'") == []
+    assert bool(look("select name from pg_prepared_statements")) is prepare
+    store.close()
+
+
+def test_a_search_path_that_leads_elsewhere_changes_nothing(postgres_url: str) -> None:
+    store = PostgresExecutionStore(postgres_url + "&options=-csearch_path%3Dnowhere")
+    driver = StoreDriver(store)
+    execution = driver.start(chain(2))
+    driver.drain()
+    found = store.get_execution(execution)
+    assert found is not None
+    assert found.status == "completed"
+    store.close()
+
+
+def _terminate(url: str) -> None:
+    query = (
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = %s and pid <> pg_backend_pid()"
+    )
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(query, [_database(url)])
+
+
+def test_idle_connections_that_the_server_closed_are_replaced_unnoticed(
+    store: PostgresExecutionStore, postgres_url: str
+) -> None:
+    race([store.stats] * 6)  # so that several connections lie idle
+    for _ in range(3):
+        _terminate(postgres_url)
+        assert isinstance(store.create_execution(request("single")), Started)
+        _terminate(postgres_url)
+        assert store.get_execution_count() > 0
+
+
+def test_a_connection_lost_in_use_is_told_once(store: PostgresExecutionStore, postgres_url: str) -> None:
+    race([store.stats] * 6)
+    with pytest.raises(StoreUnavailable, match="did not answer"), store.transaction():
+        store.stats()
+        _terminate(postgres_url)
+        store.create_execution(request("single"))
+    assert isinstance(store.create_execution(request("single")), Started)
+
+
+def test_a_store_outlives_a_restart_of_its_server(
+    store: PostgresExecutionStore, postgres_server: PostgresServer
+) -> None:
+    race([store.stats] * 4)
+    postgres_server.stop()
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            store.create_execution(request("single"))
+        with pytest.raises(StoreUnavailable):
+            store.stats()
+    postgres_server.start()
+    assert isinstance(store.create_execution(request("single")), Started)
+    store.health()
+
+
+def test_a_full_pool_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spanloom.stores.postgres_connections.CHECKOUT_SECONDS", 0.01)
+    store = PostgresExecutionStore(postgres_url, pool_size=1)
+    with store.transaction():
+        (answer,) = race([lambda: _refusal(store)])
+    assert "raise the store's pool_size" in answer
+    store.close()
+
+
+def _refusal(store: PostgresExecutionStore) -> str:
+    with pytest.raises(StoreUnavailable) as refused:
+        store.stats()
+    return str(refused.value)
+
+
+def test_a_forked_child_gets_connections_of_its_own(store: PostgresExecutionStore) -> None:
+    execution = StoreDriver(store).start("single")
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+
+    def work() -> None:
+        store.create_execution(request("single"))
+        answers.put((os.getpid(), store.get_execution(execution) is not None))
+
+    child = context.Process(target=work)
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+    assert answers.get() == (child.pid, True)
+    assert store.get_execution_count() == 2
+    answers.close()
+
+
+# ---- a caller's own transaction ----
+
+
+def test_an_execution_starts_if_the_callers_transaction_commits(
+    store: PostgresExecutionStore, postgres_url: str
+) -> None:
+    # given an application's own connection, which reads rows as dicts
+    with psycopg.connect(postgres_url, row_factory=dict_row) as connection:
+        # when one start is rolled back and another committed
+        lost = store.create_execution(request("single"), connection=connection)
+        connection.rollback()
+        kept = store.create_execution(request("single"), connection=connection)
+        assert isinstance(kept, Started)
+        assert store.get_execution_count() == 0
+        connection.commit()
+    # then the committed one is there, and its job is owed to the first sweep
+    assert isinstance(lost, Started)
+    assert (lost.jobs, kept.jobs) == ((), ())
+    assert store.get_execution(lost.execution_id) is None
+    swept = store.sweep(heads={}, epoch=0)
+    assert [(job.execution_id, job.node_id, job.push) for job in swept.jobs] == [(kept.execution_id, "only", 1)]
+    assert store.sweep(heads={}, epoch=0).jobs == ()
+
+
+def test_a_sqlalchemy_connection_carries_the_start_in_its_transaction(
+    store: PostgresExecutionStore, postgres_url: str
+) -> None:
+    engine = sa.create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        store.create_execution(request("single"), connection=connection)
+        connection.rollback()
+        kept = store.create_execution(request("single"), connection=connection)
+        connection.commit()
+    engine.dispose()
+    assert isinstance(kept, Started)
+    assert [found.id for found in store.list_executions().items] == [kept.execution_id]
+
+
+def test_what_is_no_connection_is_refused(store: PostgresExecutionStore) -> None:
+    with pytest.raises(ConfigurationError, match=r"connection is a builtins\.str; pass a psycopg\.Connection"):
+        store.create_execution(request("single"), connection="postgresql://db/shop")
+
+
+# ---- values that Postgres can't keep ----
+
+
+def test_one_start_that_can_not_be_kept_fails_itself_only(store: PostgresExecutionStore) -> None:
+    huge = {"key": os.urandom(9000).hex()}  # more than an index row may hold
+    answers = store.create_executions([request("single"), request("single", metadata=huge), request("single")])
+    assert [type(answer) for answer in answers] == [Started, PayloadRejected, Started]
+    assert store.get_execution_count() == 2
+
+
+def test_a_log_line_with_a_nul_or_half_a_character_is_kept_without_it(store: PostgresExecutionStore) -> None:
+    driver = StoreDriver(store)
+    execution = driver.start("single")
+    said = "nul \0, half \ud800, whole \U0001f600, backslash \\u0000"
+    driver.run(execution, "only", logs=[LogLine("info", said, datetime.now(UTC))])
+    (line,) = store.get_logs(execution)
+    assert line.message == "nul \ufffd, half \ufffd, whole \U0001f600, backslash \\u0000"

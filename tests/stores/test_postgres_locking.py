@@ -1,0 +1,196 @@
+"""What Postgres makes possible and must not show: writers that lock the same rows in any order, and late commits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import psycopg
+import pytest
+
+from spanloom.engine.errors import InvalidTransition
+from spanloom.engine.records import Claim, NodeClaim, NodeKey, Outcome, Record
+from spanloom.engine.states import ExecutionStatus
+from spanloom.stores import postgres_connections
+from spanloom.stores.postgres import PostgresExecutionStore
+from spanloom.testing.driver import StoreDriver
+from spanloom.testing.race import race
+from spanloom.testing.workflows import fan, graph
+
+ROUNDS = 15
+
+
+@pytest.fixture
+def store(postgres_url: str) -> Iterator[PostgresExecutionStore]:
+    store = PostgresExecutionStore(postgres_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def no_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a deadlock show instead of being retried."""
+    monkeypatch.setattr(postgres_connections, "CONFLICT_RETRIES", 0)
+
+
+def _claimed(store: PostgresExecutionStore, driver: StoreDriver, keys: list[NodeKey]) -> list[tuple[str, NodeClaim]]:
+    answers = store.claim(keys, worker_id=driver.worker_id)
+    assert all(isinstance(answer, Claim) for answer in answers), answers
+    return [(answer.header.execution_id, answer.node) for answer in answers if isinstance(answer, Claim)]
+
+
+def _completed(driver: StoreDriver, claims: list[tuple[str, NodeClaim]]) -> list[Record]:
+    return [driver.outcome(execution, node) for execution, node in claims]
+
+
+@pytest.mark.usefixtures("no_second_try")
+def test_batches_over_the_same_executions_in_opposite_orders_never_deadlock(store: PostgresExecutionStore) -> None:
+    driver = StoreDriver(store)
+    store.save_workflow(fan(4))
+    for _ in range(ROUNDS):
+        # given four executions whose branches are all queued
+        executions = [driver.start("fan") for _ in range(4)]
+        driver.jobs.clear()
+        for execution in executions:
+            driver.run(execution, "split")
+        driver.jobs.clear()
+        # when four workers claim one branch of each, then record them, each in another order
+        shares = [[NodeKey(one, f"w{number}") for one in executions] for number in range(1, 5)]
+        shares = [share if number % 2 else share[::-1] for number, share in enumerate(shares)]
+        claims = race([partial(_claimed, store, driver, share) for share in shares])
+        answers = race([partial(store.record, _completed(driver, some[::-1])) for some in claims])
+        # then every join is ready exactly once
+        assert all(answer.recorded for some in answers for answer in some)
+        ready = [job.execution_id for some in answers for answer in some for job in answer.jobs]
+        assert sorted(ready) == sorted(executions)
+
+
+@pytest.mark.usefixtures("no_second_try")
+def test_siblings_that_fail_or_end_at_once_beside_control_and_sweep_never_deadlock(
+    store: PostgresExecutionStore,
+) -> None:
+    driver = StoreDriver(store)
+    sinks = {f"s{number}": list[str]() for number in range(4)}
+    store.save_workflow(graph("sinks", sinks))
+    for _ in range(ROUNDS):
+        # given two executions, each with four claimed nodes
+        first, second = (driver.start("sinks") for _ in range(2))
+        driver.jobs.clear()
+        claims = {one: dict(_by_node(store, driver, one, list(sinks))) for one in (first, second)}
+        batches = [
+            [driver.outcome(one, claims[one][name], Outcome.FAILED) for one in (first, second)] for name in sinks
+        ]
+        # when all fail at once, while others sweep and cancel
+        recording: list[Callable[[], object]] = [partial(store.record, batch) for batch in batches]
+        sweeping = partial(store.sweep, heads={}, epoch=0)
+        race([*recording, sweeping, partial(_cancel_quietly, store, second)])
+        # then each fails once, or was cancelled
+        ended = store.get_execution(first)
+        assert ended is not None
+        assert ended.status is ExecutionStatus.FAILED
+        assert [event.kind for event in store.get_events(first)].count("execution.failed") == 1
+
+
+def _by_node(
+    store: PostgresExecutionStore, driver: StoreDriver, execution: str, names: list[str]
+) -> list[tuple[str, NodeClaim]]:
+    claims = _claimed(store, driver, [NodeKey(execution, name) for name in names])
+    return [(node.node_id, node) for _, node in claims]
+
+
+def _cancel_quietly(store: PostgresExecutionStore, execution: str) -> object:
+    try:
+        return store.cancel_execution(execution)
+    except InvalidTransition:
+        return None  # it failed before
+
+
+def test_a_call_that_lost_to_a_deadlock_is_made_again(
+    store: PostgresExecutionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = StoreDriver(store)
+    execution = driver.start(graph("one", {"only": []}))
+    losses: list[Exception] = [psycopg.errors.DeadlockDetected("lost"), psycopg.errors.SerializationFailure("lost")]
+    run = postgres_connections.PostgresConnections._value
+
+    def lose_twice(*given: object) -> object:
+        if losses:
+            raise losses.pop()
+        return run(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(postgres_connections.PostgresConnections, "_value", lose_twice)
+    assert isinstance(driver.try_claim(execution, "only"), Claim)
+    assert losses == []
+
+
+def test_a_claim_waits_for_a_row_that_a_sweep_holds(store: PostgresExecutionStore, postgres_url: str) -> None:
+    driver = StoreDriver(store)
+    execution = driver.start(graph("one", {"only": []}))
+    answers: list[object] = []
+    with psycopg.connect(postgres_url) as holder:
+        holder.execute("select from spanloom.node_runs where execution_id = %s for update", [execution])
+        claiming = threading.Thread(target=lambda: answers.append(driver.try_claim(execution, "only")))
+        claiming.start()
+        _until_blocked(postgres_url)
+        assert answers == []
+    claiming.join(10)
+    assert isinstance(answers[0], Claim)
+
+
+def test_a_sweep_passes_over_rows_that_are_held(store: PostgresExecutionStore, postgres_url: str) -> None:
+    driver = StoreDriver(store)
+    execution = driver.start(graph("one", {"only": []}))
+    with psycopg.connect(postgres_url) as holder:
+        holder.execute("select from spanloom.executions where id = %s for no key update", [execution])
+        assert store.sweep(heads={}, epoch=1).moved == {}
+    assert store.sweep(heads={}, epoch=1).moved == {"lost_redis": 1}
+
+
+def _until_blocked(url: str) -> None:
+    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    with psycopg.connect(url, autocommit=True) as watcher:
+        for _ in range(2000):
+            row = watcher.execute(waiting).fetchone()
+            if row is not None and row[0]:
+                return
+            watcher.execute("select pg_sleep(0.005)")
+    raise AssertionError("nobody waits for a lock")
+
+
+def test_an_event_of_a_lower_transaction_that_commits_later_is_not_passed_over(store: PostgresExecutionStore) -> None:
+    # given an execution with two branches, and a reader who has read all there is
+    driver = StoreDriver(store)
+    store.save_workflow(fan(2))
+    execution = driver.start("fan")
+    driver.run(execution, "split")
+    cursor = store.get_events(execution)[-1].cursor
+    started, release = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        with store.transaction():
+            driver.claim(execution, "w1")
+            started.set()
+            assert release.wait(10)
+
+    # when an older transaction is still open, and a younger one commits
+    older = threading.Thread(target=slowly)
+    older.start()
+    assert started.wait(10)
+    driver.claim(execution, "w2")
+    # then the younger one's events wait
+    assert store.get_events(execution, after=cursor) == []
+    release.set()
+    older.join(10)
+    # and a reader sees both, the older first
+    assert [event.node_id for event in store.get_events(execution, after=cursor)] == ["w1", "w2"]
+
+
+def test_two_executions_failing_in_one_batch_fail_both(store: PostgresExecutionStore) -> None:
+    driver = StoreDriver(store)
+    store.save_workflow(graph("one", {"only": []}))
+    executions = [driver.start("one") for _ in range(3)]
+    nodes = _claimed(store, driver, [NodeKey(one, "only") for one in executions])
+    outcomes = [Outcome.FAILED, Outcome.COMPLETED, Outcome.FAILED]
+    answers = store.record([driver.outcome(*pair, outcome) for pair, outcome in zip(nodes, outcomes, strict=True)])
+    assert [answer.ended for answer in answers] == ["failed", "completed", "failed"]
