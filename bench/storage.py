@@ -41,15 +41,15 @@ CLAIM = """
     where execution_id = %(id)s and node_id = %(node)s and status = 'queued'
 """
 NEXT = """
-    insert into {table} (execution_id, node_id, status, node_type, queue, pending, taken, fence, attempt, worker_id, push,
-                         started_at)
+    insert into {table} (execution_id, node_id, status, node_type, queue, pending, taken, fence, attempt, worker_id,
+                         push, started_at)
     values (%(id)s, %(next)s, 'running', 'work', 'default', 0, 1, 1, 1, %(worker)s, 0, now())
 """
 
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to keep node runs: its tables, and the statement that ends a run."""
+    """One way to keep node runs: its tables, and the `with` clauses that end a run."""
 
     name: str
     open_table: str
@@ -61,8 +61,8 @@ class Layout:
         texts = {
             "queue": QUEUED.format(table=self.open_table),
             "claim": CLAIM.format(table=self.open_table),
-            "step": f"with ended as ({self.end}) {NEXT.format(table=self.open_table)}",
-            "last": self.end,
+            "step": f"with {self.end} {NEXT.format(table=self.open_table)}",
+            "last": f"with {self.end} select",
             "sweep": f"select execution_id from {self.open_table} where due_at <= statement_timestamp() limit 500",
         }
         return {name: text.encode() for name, text in texts.items()}
@@ -76,19 +76,22 @@ HOT_AND_COLD = Layout(
     create index on storage_bench.open_runs (due_at) where due_at is not null;
     create index on storage_bench.open_runs (worker_id) where worker_id is not null;
     create table storage_bench.results (
-        execution_id uuid, node_id text collate "C", status text not null, data text, error text, attempt integer not null,
-        fence bigint not null, worker_id text, started_at timestamptz, ended_at timestamptz,
+        execution_id uuid, node_id text collate "C", status text not null, data text, error text,
+        attempt integer not null, fence bigint not null, worker_id text, started_at timestamptz, ended_at timestamptz,
         primary key (execution_id, node_id)
     );
     """,
     """
-    with gone as (
+    gone as (
         delete from storage_bench.open_runs
         where execution_id = %(id)s and node_id = %(node)s and status = 'running' and fence = 1
         returning attempt, fence, worker_id, started_at
+    ),
+    ended as (
+        insert into storage_bench.results
+            (execution_id, node_id, status, data, attempt, fence, worker_id, started_at, ended_at)
+        select %(id)s::uuid, %(node)s, 'completed', %(data)s, attempt, fence, worker_id, started_at, now() from gone
     )
-    insert into storage_bench.results (execution_id, node_id, status, data, attempt, fence, worker_id, started_at, ended_at)
-    select %(id)s::uuid, %(node)s, 'completed', %(data)s, attempt, fence, worker_id, started_at, now() from gone
     """,
 )
 
@@ -103,8 +106,10 @@ ONE_TABLE = Layout(
     create index on storage_bench.runs (worker_id) where status = 'running';
     """,
     """
-    update storage_bench.runs set status = 'completed', data = %(data)s, ended_at = now()
-    where execution_id = %(id)s and node_id = %(node)s and status = 'running' and fence = 1
+    ended as (
+        update storage_bench.runs set status = 'completed', data = %(data)s, ended_at = now()
+        where execution_id = %(id)s and node_id = %(node)s and status = 'running' and fence = 1
+    )
     """,
 )
 
@@ -146,7 +151,7 @@ def measure(url: str, layout: Layout, processes: int, seconds: float) -> tuple[f
         connection.execute(layout.tables.encode())
         connection.execute("checkpoint")  # both begin with the same full-page images to write
         before = connection.execute("select pg_current_wal_insert_lsn()").fetchone()
-        answers = multiprocessing.SimpleQueue()
+        answers: Any = multiprocessing.SimpleQueue()
         until = time.time() + seconds
         workers = [
             multiprocessing.Process(target=run_chains, args=(url, layout, number, until, answers))
@@ -180,7 +185,7 @@ def main() -> None:
     for name, (rate, written) in medians.items():
         print(f"{name:20} {rate:8,.0f} nodes/s   {written:8,.0f} bytes of WAL a node")
     hot, one = medians[HOT_AND_COLD.name], medians[ONE_TABLE.name]
-    print(f"{'hot and cold : one':20} {hot[0] / one[0]:8.2f} ×         {hot[1] / one[1]:8.2f} ×")
+    print(f"{'hot and cold : one':20} {hot[0] / one[0]:8.2f} times     {hot[1] / one[1]:8.2f} times")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
@@ -12,7 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from spanloom.engine.errors import ConfigurationError, StoreNotMigrated
-from spanloom.stores.core import Upsert
+from spanloom.engine.records import Event
+from spanloom.stores.core import Upsert, canonical_id
 from spanloom.stores.paging import bad_cursor
 from spanloom.stores.postgres_connections import PostgresConnections
 from spanloom.stores.postgres_location import DEFAULT_NAMESPACE, Location
@@ -20,6 +22,8 @@ from spanloom.stores.postgres_transitions import PostgresTransitions
 from spanloom.stores.schema import SCHEMA_VERSION, events
 
 __all__ = ["PostgresExecutionStore"]
+
+SETTLE_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.03, 0.05)  #: the pauses of a reader of events, while some may come late
 
 
 class PostgresExecutionStore(PostgresTransitions):
@@ -86,6 +90,21 @@ class PostgresExecutionStore(PostgresTransitions):
         with self._writing():
             yield
 
+    def get_events(self, execution_id: str, *, after: str | None = None, limit: int = 1000) -> list[Event]:
+        """See ExecutionReads.get_events. Waits up to a tenth of a second for older transactions to end."""
+        if not self._connections.joined:
+            for pause_seconds in SETTLE_SECONDS:
+                if not self._unsettled(execution_id):
+                    break
+                time.sleep(pause_seconds)
+        return super().get_events(execution_id, after=after, limit=limit)
+
+    def _unsettled(self, execution_id: str) -> bool:
+        spelled = canonical_id(execution_id)
+        late = sa.exists().where(events.c.execution_id == spelled, events.c.xid >= _oldest_at_work())
+        with self._reading() as connection:
+            return spelled is not None and bool(connection.scalar(sa.select(late)))
+
     def _reading(self) -> AbstractContextManager[sa.Connection]:
         self.open()
         return self._connections.reading()
@@ -105,12 +124,11 @@ class PostgresExecutionStore(PostgresTransitions):
 
     def _event_query(self, execution_id: str, after: str | None) -> sa.Select[Any]:
         columns = events.c
-        # What an older transaction may still write would be passed over by a cursor beyond it: such events wait.
-        settled = sa.cast(sa.cast(sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot()), sa.Text), sa.BigInteger)
         cursor = sa.func.concat(columns.xid, ":", columns.seq).label("cursor")
         query = (
             sa.select(events, cursor)
-            .where(columns.execution_id == execution_id, columns.xid < settled)
+            # What an older transaction may yet write would be passed over by a cursor beyond it: such events wait.
+            .where(columns.execution_id == execution_id, columns.xid < _oldest_at_work())
             .order_by(columns.xid, columns.seq)
         )
         if after is None:
@@ -119,3 +137,9 @@ class PostgresExecutionStore(PostgresTransitions):
         if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts):
             raise bad_cursor(after)
         return query.where(sa.tuple_(columns.xid, columns.seq) > sa.tuple_(*map(int, parts)))
+
+
+def _oldest_at_work() -> sa.ColumnElement[int]:
+    """Return the number below which every transaction of the server has ended, as an expression."""
+    oldest = sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot())
+    return sa.cast(sa.cast(oldest, sa.Text), sa.BigInteger)

@@ -35,6 +35,7 @@ CHECKOUT_SECONDS = 10.0
 CONFLICT_RETRIES = 8
 
 _VERSION = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.Text)).c.version_num
+_TOO_LARGE = errors.ProgramLimitExceeded.sqlstate
 _CONFLICTS = (errors.SerializationFailure, errors.DeadlockDetected)
 _NOT_MIGRATED = (
     errors.UndefinedTable,
@@ -197,7 +198,7 @@ class PostgresConnections:
             return None if found == SCHEMA_VERSION else StoreNotMigrated(where, found, SCHEMA_VERSION)
         if isinstance(cause, errors.InsufficientPrivilege):
             return ConfigurationError(f"the user of {where} lacks a right that Spanloom needs: {said}")
-        if isinstance(cause, psycopg.DataError):
+        if isinstance(cause, psycopg.DataError) or getattr(cause, "sqlstate", None) == _TOO_LARGE:
             return PayloadRejected(f"Postgres can't keep a value that it was given: {said}")
         if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | errors.ReadOnlySqlTransaction):
             return StoreUnavailable(f"Postgres at {where} did not answer: {said}")

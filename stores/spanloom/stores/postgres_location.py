@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -34,14 +34,11 @@ class Location:
 
         A namespace in the URL goes before the argument. Raises ConfigurationError, without the URL in it.
         """
-        try:
-            parts = urlsplit(url)
-            query = dict(parse_qsl(parts.query, keep_blank_values=True))
-            namespace = query.pop("namespace", namespace)
-            given = conninfo_to_dict(parts._replace(query=urlencode(query, quote_via=quote)).geturl())
-        except (ValueError, psycopg.Error):
-            given = {}
-        if not given or not url.startswith(("postgresql://", "postgres://")):
+        address, _, options = url.partition("?")
+        query = dict(parse_qsl(options, keep_blank_values=True))
+        namespace = query.pop("namespace", namespace)
+        given = _parameters(f"{address}?{urlencode(query, quote_via=quote)}")
+        if given is None:
             raise ConfigurationError(
                 "the store's Postgres URL is malformed; write postgresql://user:password@host:5432/database, with odd "
                 "characters of the password percent-encoded (its text is not repeated here, as it may hold one)"
@@ -52,14 +49,27 @@ class Location:
                 f"not first a digit, not pg_ first, at most 63 characters"
             )
         parameters = {"connect_timeout": CONNECT_SECONDS, "application_name": "spanloom", **given}
-        return cls(parameters, namespace, _shown({key: str(value) for key, value in given.items() if value}, namespace))
+        return cls(parameters, namespace, _shown(given, namespace))
+
+
+def _parameters(url: str) -> dict[str, str] | None:
+    """Return libpq's parameters, None if the URL is malformed."""
+    if not url.startswith(("postgresql://", "postgres://")):
+        return None
+    try:
+        given = {name: str(value) for name, value in conninfo_to_dict(url).items() if value}
+    except psycopg.Error:
+        return None
+    # What follows an odd character of a password would pass for a host or a port, and be shown.
+    odd = "@" in given.get("host", "") or not re.fullmatch(r"[0-9,]*", given.get("port", ""))
+    return None if odd else given
 
 
 def _shown(known: dict[str, str], namespace: str) -> str:
     host, port = known.get("host", ""), known.get("port", "")
     query: dict[str, str] = {}
     if "/" in host or "," in host:  # a unix socket's directory, or several hosts
-        query = {"host": host, "port": port}
+        query = {"host": host, "port": port.strip(",") and port}
         host = port = ""
     if namespace != DEFAULT_NAMESPACE:
         query["namespace"] = namespace

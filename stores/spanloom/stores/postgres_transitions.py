@@ -48,7 +48,7 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         self._connections = connections
         schema = f'"{connections.location.namespace}"'
         self._start = f"select {schema}.start_v1(%s::json, %s::bigint, %s::boolean, %s::timestamptz)"
-        self._claim = f"select {schema}.claim_v1(%s::json, %s::text, %s::timestamptz)"
+        self._claim = f"select {schema}.claim_v1(%s::json, %s::text, %s::text, %s::timestamptz)"
         self._record = f"select {schema}.record_v1(%s::json, %s::bigint, %s::timestamptz)"
         self._cancel = f"select {schema}.cancel_v1(%s::uuid, %s::integer, %s::timestamptz)"
         self._retire = f"select {schema}.retire_v1(%s::text, %s::bigint, %s::timestamptz)"
@@ -70,18 +70,25 @@ class PostgresTransitions(SqlReads, ExecutionStore):
             return wire.started(requests, call(self._start, (wire.starts(requests), epoch, True, now)))
 
         def create(some: Sequence[StartRequest]) -> list[StartAnswer]:
-            return wire.started(some, self._call(self._start, wire.starts(some), epoch, False, now))
+            try:
+                return wire.started(some, self._call(self._start, wire.starts(some), epoch, False, now))
+            except PayloadRejected as refused:
+                if len(some) > 1:
+                    raise
+                return [refused]
 
         return self._each(requests, create)
 
-    def claim(self, keys: Sequence[NodeKey], *, worker_id: str, now: datetime | None = None) -> list[ClaimAnswer]:
+    def claim(
+        self, keys: Sequence[NodeKey], *, worker_id: str, token: str | None = None, now: datetime | None = None
+    ) -> list[ClaimAnswer]:
         """See NodeTransitions.claim."""
 
         def claim(some: Sequence[NodeKey]) -> list[ClaimAnswer]:
             known = wire.keys(some)
             if known is None:
                 return [Refusal.GONE] * len(some)
-            return wire.claims(len(some), self._call(self._claim, known, worker_id, now))
+            return wire.claims(len(some), self._call(self._claim, known, worker_id, token, now))
 
         return self._each(keys, claim)
 
@@ -89,10 +96,10 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         """See NodeTransitions.record."""
 
         def record(some: Sequence[Record]) -> list[Recorded]:
-            known = wire.records(some)
-            if known is None:
+            order = wire.in_key_order(some)
+            if not order:
                 return [Recorded(recorded=False)] * len(some)
-            return wire.recorded(some, self._call(self._record, known, epoch, now))
+            return wire.recorded(some, order, self._call(self._record, wire.records(some, order), epoch, now))
 
         return self._each(records, record)
 

@@ -35,7 +35,7 @@ from spanloom.engine.states import ExecutionStatus, WaitKind
 from spanloom.stores.core import canonical_id
 from spanloom.stores.schema import from_micros
 
-__all__ = ["claims", "jobs", "keys", "recorded", "records", "scrubbed", "started", "starts", "swept"]
+__all__ = ["claims", "in_key_order", "jobs", "keys", "recorded", "records", "scrubbed", "started", "starts", "swept"]
 
 _STALE = Recorded(recorded=False)
 _compact = json.JSONEncoder(separators=(",", ":")).encode
@@ -119,19 +119,22 @@ def claims(number: int, answer: str | None) -> list[ClaimAnswer]:
     return answers
 
 
-def records(asked: Sequence[Record]) -> str | None:
-    """Write what record_v1 takes, without records of ids that no execution can have; None if there are no others."""
-    known = [
-        _record(position, record)
-        for position, record in enumerate(asked)
-        if canonical_id(record.execution_id) is not None
-    ]
-    return json.dumps(known) if known else None
+def in_key_order(asked: Sequence[Record]) -> list[int]:
+    """Return the positions of these records by key, without those of ids that no execution can have."""
+    known = [position for position, record in enumerate(asked) if canonical_id(record.execution_id) is not None]
+    if len(known) > 1:
+        known.sort(key=lambda position: (asked[position].execution_id, asked[position].node_id, asked[position].item))
+    return known
 
 
-def _record(position: int, record: Record) -> dict[str, Any]:
+def records(asked: Sequence[Record], order: Sequence[int]) -> str:
+    """Write what record_v1 takes."""
+    return json.dumps([_record(number, asked[position]) for number, position in enumerate(order, 1)])
+
+
+def _record(number: int, record: Record) -> dict[str, Any]:
     said: dict[str, Any] = {
-        "position": position,
+        "number": number,
         "execution_id": record.execution_id,
         "node_id": record.node_id,
         "item": record.item,
@@ -177,13 +180,13 @@ def _span(span: SpanLine) -> dict[str, Any]:
     return {name: getattr(span, name) for name in SpanLine.__slots__}
 
 
-def recorded(asked: Sequence[Record], answer: str) -> list[Recorded]:
+def recorded(asked: Sequence[Record], order: Sequence[int], answer: str) -> list[Recorded]:
     """Read what record_v1 answers."""
     answers = [_STALE] * len(asked)
     said = json.loads(answer)
     at = from_micros(said["at"])
-    for position, one in enumerate(said["answers"]):
-        if one is not None and one[0]:
+    for position, one in zip(order, said["answers"], strict=True):
+        if one[0]:
             answers[position] = _recorded(asked[position], at, *one[1:])
     return answers
 

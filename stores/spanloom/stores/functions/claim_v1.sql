@@ -1,7 +1,8 @@
 -- Claim queued node runs for a worker. Answers null if the worker's lease is not live, else
 -- {claims: [[position, header, node]], refused: [[position, why]]}. The first of equal keys is claimed, the others find it taken.
+-- What an earlier call with the same token claimed is answered again: its answer was lost.
 
-create function {schema}.claim_v1(p_keys json, p_worker text, p_now timestamptz) returns text
+create function {schema}.claim_v1(p_keys json, p_worker text, p_token text, p_now timestamptz) returns text
 language plpgsql
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -11,6 +12,9 @@ set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
+    -- Not a literal: with that the planner may go through all queued runs by their partial index.
+    v_queued constant text := 'queued';
+    v_via constant text := 'claim ' || p_token;  -- apart from what records write there: node/item/fence
     v_keys {schema}.run_key_v1[];
     v_positions integer[];
     v_executions uuid[];
@@ -18,8 +22,7 @@ declare
     v_claims json;
     v_refused json;
 begin
-    perform from {schema}.workers where id = p_worker and released_at is null and lease_until > v_now;
-    if not found then
+    if not {schema}.is_live_v1(p_worker, v_now) then
         return null;
     end if;
 
@@ -41,12 +44,12 @@ begin
 
     with claimed as (
         update {schema}.node_runs n
-        set status = 'running', fence = n.fence + 1, worker_id = p_worker, claimed_via = null, due_at = null,
+        set status = 'running', fence = n.fence + 1, worker_id = p_worker, claimed_via = v_via, due_at = null,
             wait_kind = null, wait_key = null, started_at = v_now
         from unnest(v_keys) k
         join {schema}.executions x on x.id = k.execution_id
         where n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
-            and n.status = 'queued' and x.status = 'running'
+            and n.status = v_queued and x.status = 'running'
         returning n.execution_id, n.node_id, n.item, n.attempt
     ), noted as (
         insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, at)
@@ -54,6 +57,14 @@ begin
         from claimed c
     )
     select array_agg(row (c.execution_id, c.node_id, c.item)::{schema}.run_key_v1) into v_claimed from claimed c;
+
+    if v_via is not null and coalesce(cardinality(v_claimed), 0) < cardinality(v_keys) then
+        select array_agg(row (n.execution_id, n.node_id, n.item)::{schema}.run_key_v1) into v_claimed
+        from {schema}.node_runs n
+        join (select distinct k.execution_id, k.node_id, k.item from unnest(v_keys) k) k
+            on n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
+        where n.claimed_via = v_via and coalesce(n.worker_id, '') = p_worker;
+    end if;
 
     if v_claimed is not null then
         select json_agg(json_build_array(
@@ -80,7 +91,7 @@ begin
             from unnest(v_keys) k
             join {schema}.executions x on x.id = k.execution_id
             where n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
-                and n.status = 'queued' and x.status <> 'running'
+                and n.status = v_queued and x.status <> 'running'
             returning n.execution_id, n.node_id, n.item, n.attempt
         )
         insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, at)

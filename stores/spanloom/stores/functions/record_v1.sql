@@ -1,8 +1,18 @@
--- Record outcomes of claims and all that follows. Answers {at, answers: [[recorded, ended, next, jobs]]} in the order asked.
+-- Record outcomes of claims and all that follows. The records come numbered from 1 in the order of their keys.
+-- Answers {at, answers: [[recorded, ended, next, jobs]]} in that order.
 -- next is [node, item, type, queue, fence, attempt, losses, inputs]; inputs null: the recorded node is its only parent.
 
+create type {schema}.arrival_v1 as (
+    target text collate "C",
+    node_type text,
+    queue text,
+    inputs integer,
+    took boolean,
+    work integer  -- the number of the work that it comes from
+);
+
 create type {schema}.work_v1 as (
-    position integer,
+    number integer,
     execution_id uuid,
     node_id text collate "C",
     item integer,
@@ -22,16 +32,10 @@ create type {schema}.work_v1 as (
     spans json,
     workflow_id text,
     version integer,
-    exclusive boolean
-);
-
-create type {schema}.arrival_v1 as (
-    target text collate "C",
-    node_type text,
-    queue text,
-    inputs integer,
-    took boolean,
-    work integer  -- the number of the work that it came from
+    arrivals {schema}.arrival_v1[],  -- at its successors
+    sinks integer,  -- arrivals at $end: 1 or 0
+    handled boolean,  -- whether an edge to a successor is taken
+    exclusive boolean  -- whether it may change the execution's status
 );
 
 create type {schema}.landing_v1 as (
@@ -44,10 +48,14 @@ create type {schema}.landing_v1 as (
     via text
 );
 
--- Store the log lines and spans that came with a record.
-create function {schema}.keep_lines_v1(p_execution uuid, p_node text, p_item integer, p_logs json, p_spans json) returns void
+-- Store the log lines and spans that came with a record, and say how many there were.
+create function {schema}.keep_lines_v1(p_execution uuid, p_node text, p_item integer, p_logs json, p_spans json)
+returns integer
 language plpgsql
 as $$
+declare
+    v_logs integer := 0;
+    v_spans integer := 0;
 begin
     if p_logs is not null then
         insert into {schema}.logs (execution_id, node_id, item, attempt, level, message, fields, at, trace_id, span_id)
@@ -55,6 +63,7 @@ begin
         from json_to_recordset(p_logs) as l (
             attempt integer, level text, message text, fields text, at timestamptz, trace_id text, span_id text
         );
+        get diagnostics v_logs = row_count;
     end if;
     if p_spans is not null then
         insert into {schema}.spans (
@@ -72,7 +81,9 @@ begin
             item = excluded.item, attempt = excluded.attempt, name = excluded.name, kind = excluded.kind,
             status = excluded.status, start_ns = excluded.start_ns, end_ns = excluded.end_ns,
             attributes = excluded.attributes, links = excluded.links;
+        get diagnostics v_spans = row_count;
     end if;
+    return v_logs + v_spans;
 end
 $$;
 
@@ -125,10 +136,11 @@ begin
     ) then
         return '[false,null,null,null]';
     end if;
-    select json_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push)) into v_jobs
+    select json_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push))
+        filter (where status = 'queued' and p_work.outcome = 'released')
+    into v_jobs
     from {schema}.node_runs
-    where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
-        and fence = p_work.fence and status = 'queued' and p_work.outcome = 'released';
+    where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item and fence = p_work.fence;
     return json_build_array(true, null, null, v_jobs);
 end
 $$;
@@ -146,13 +158,14 @@ declare
     v_due timestamptz := v_now + interval '2 seconds';
     v_works {schema}.work_v1[];
     w {schema}.work_v1;
-    v_answers text[] := '{}';  -- by position + 1; the other arrays by number of the work
+    v_answers text[] := '{}';  -- like the arrays below by number of the work
     v_statuses text[] := '{}';
     v_priorities text[] := '{}';
     v_queues text[] := '{}';
     v_nexts text[] := '{}';
     v_jobs text[] := '{}';
     v_events {schema}.event_v1[] := '{}';
+    v_exclusive boolean;
     -- of the execution at hand
     v_first integer;
     v_vias text[];  -- names each recorded work on the rows that it makes ready
@@ -170,9 +183,6 @@ declare
     v_attempt integer;
     v_job json;
     v_held boolean;
-    v_new {schema}.arrival_v1[];
-    v_count integer;
-    v_handled boolean;
     -- of one round of arrivals
     a {schema}.arrival_v1;
     l {schema}.landing_v1;
@@ -181,42 +191,50 @@ declare
     v_open {schema}.landing_v1[];  -- ready, and nobody's yet
     v_target text;
     v_fence bigint;
+    v_lines integer;  -- an assignment calls a function without the cost of a query
     r record;
 begin
+    -- Edges never change once they are saved: what follows from each outcome is known before anything is locked.
     select array_agg(row (
-        q.position, q.execution_id, q.node_id, q.item, q.fence, q.worker_id, q.outcome, q.data, q.error, q.brief,
-        q.taken,
-        q.delay_seconds, q.wait_kind, q.wait_key, q.spends_attempt, q.wishes, q.logs, q.spans, q.workflow_id, q.version,
-        q.exclusive
-    )::{schema}.work_v1 order by q.execution_id, q.node_id, q.item)
+        q.number, q.execution_id, q.node_id, q.item, q.fence, q.worker_id, q.outcome, q.data, q.error, q.brief, q.taken,
+        q.delay_seconds, q.wait_kind, q.wait_key, q.spends_attempt, q.successors, q.logs, q.spans, x.workflow_id, x.version,
+        e.arrivals, e.sinks, e.handled, q.outcome in ('failed', 'skipped') or e.sinks > 0 or e.skips
+    )::{schema}.work_v1 order by q.number)
     into v_works
-    from (
-        select q.*, x.workflow_id, x.version,
-            -- A worker whose lease has lapsed is about to lose its claims: it gets no new one.
-            case when cardinality(q.successors) > 0 and exists (
-                select from {schema}.workers lease
-                where lease.id = q.worker_id and lease.released_at is null and lease.lease_until > v_now
-            ) then q.successors else '{}' end as wishes,
-            -- What may change the execution's status: a failure, a way to $end, or a skip, which may travel there.
-            bool_or(q.outcome in ('failed', 'skipped') or (q.outcome = 'completed' and exists (
-                select from {schema}.workflow_edges e
-                where e.workflow_id = x.workflow_id and e.version = x.version and e.source = q.node_id
-                    and (e.target = '$end' or not {schema}.took_v1(q.outcome, q.taken, e.kind, e.target))
-            ))) over (partition by q.execution_id) as exclusive
-        from json_to_recordset(p_records) as q (
-            position integer, execution_id uuid, node_id text collate "C", item integer, fence bigint, worker_id text,
-            outcome text, data text, error text, brief text, taken text[], delay_seconds double precision, wait_kind text,
-            wait_key text, spends_attempt boolean, successors text[], logs json, spans json
-        )
-        left join {schema}.executions x on x.id = q.execution_id
-    ) q;
+    from json_to_recordset(p_records) as q (
+        number integer, execution_id uuid, node_id text collate "C", item integer, fence bigint, worker_id text,
+        outcome text, data text, error text, brief text, taken text[], delay_seconds double precision, wait_kind text,
+        wait_key text, spends_attempt boolean, successors text[], logs json, spans json
+    )
+    left join {schema}.executions x on x.id = q.execution_id
+    left join lateral (
+        select
+            array_agg(row (
+                e.target, e.target_type, e.target_queue, e.target_inputs, e.took, q.number
+            )::{schema}.arrival_v1) filter (where e.target <> '$end') as arrivals,
+            count(*) filter (where e.target = '$end') as sinks,
+            bool_or(e.took and e.target <> '$end') as handled,
+            bool_or(not e.took) as skips
+        from (
+            select e.*, {schema}.took_v1(q.outcome, q.taken, e.kind, e.target) as took
+            from {schema}.workflow_edges e
+            where e.workflow_id = x.workflow_id and e.version = x.version and e.source = q.node_id
+        ) e
+        where q.outcome in ('completed', 'failed', 'skipped')
+    ) e on true;
 
     -- Every transition locks executions first, in the order of their ids, then the ending runs, in the order of their
-    -- keys, then the successors. To share first and upgrade later would deadlock two siblings that fail at once.
+    -- keys, then the successors. What may change an execution's status (a failure, a way to $end, or a skip, which may
+    -- travel there) locks it alone at once: to share first and upgrade later would deadlock two siblings that fail.
     for i in 1 .. cardinality(v_works) loop
         w := v_works[i];
         if i = 1 or w.execution_id <> v_works[i - 1].execution_id then
-            if w.exclusive then
+            v_exclusive := w.exclusive;
+            for k in i + 1 .. cardinality(v_works) loop
+                exit when v_works[k].execution_id <> w.execution_id;
+                v_exclusive := v_exclusive or v_works[k].exclusive;
+            end loop;
+            if v_exclusive then
                 select status, priority into v_status, v_priority
                 from {schema}.executions where id = w.execution_id for no key update;
             else
@@ -241,14 +259,14 @@ begin
             v_ended := null;
         end if;
 
-        -- 1. The run itself.
+        -- 1. The run itself. `coalesce` keeps the planner from going through all runs of the worker by their index.
         v_job := null;
         v_held := v_status <> 'running' and w.outcome in ('retry', 'released');
         if w.outcome in ('completed', 'failed', 'skipped') then
             with ended as (
                 delete from {schema}.node_runs
                 where execution_id = w.execution_id and node_id = w.node_id and item = w.item
-                    and status = 'running' and fence = w.fence and worker_id = w.worker_id
+                    and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
                 returning node_type, queue, attempt, losses, started_at
             ), kept as (
                 insert into {schema}.node_results (
@@ -267,7 +285,7 @@ begin
                 due_at = case when not v_held then v_due end,
                 push = push + 1, pushed_epoch = p_epoch, pushed_at = v_now, worker_id = null, claimed_via = null
             where execution_id = w.execution_id and node_id = w.node_id and item = w.item
-                and status = 'running' and fence = w.fence and worker_id = w.worker_id
+                and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
             returning attempt, case when not v_held then json_build_array(json_build_array(
                 execution_id, node_id, item, node_type, queue, priority, push
             )) end
@@ -283,18 +301,16 @@ begin
                 attempt = attempt + case when w.outcome = 'retry' and w.spends_attempt then 1 else 0 end,
                 worker_id = null, claimed_via = null
             where execution_id = w.execution_id and node_id = w.node_id and item = w.item
-                and status = 'running' and fence = w.fence and worker_id = w.worker_id
+                and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
             returning attempt - case when w.outcome = 'retry' and w.spends_attempt then 1 else 0 end into v_attempt;
         end if;
 
         if not found then
             v_vias[i] := null;
-            v_answers[w.position + 1] := {schema}.recorded_before_v1(w);
+            v_answers[i] := {schema}.recorded_before_v1(w);
         else
             v_vias[i] := w.node_id || '/' || w.item || '/' || w.fence;
-            if w.logs is not null or w.spans is not null then
-                perform {schema}.keep_lines_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
-            end if;
+            v_lines := {schema}.keep_lines_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
             v_events := v_events || row (
                 w.execution_id,
                 case w.outcome when 'retry' then 'node.retrying' else 'node.' || w.outcome end,
@@ -313,23 +329,14 @@ begin
 
             if w.outcome in ('completed', 'failed', 'skipped') then
                 v_queues[i] := v_queue;
-                select
-                    coalesce(array_agg(row (
-                        e.target, e.target_type, e.target_queue, e.target_inputs, e.took, i
-                    )::{schema}.arrival_v1) filter (where e.target <> '$end'), '{}'),
-                    count(*) filter (where e.target = '$end'),
-                    coalesce(bool_or(e.took and e.target <> '$end'), false)
-                into v_new, v_count, v_handled
-                from (
-                    select e.*, {schema}.took_v1(w.outcome, w.taken, e.kind, e.target) as took
-                    from {schema}.workflow_edges e
-                    where e.workflow_id = w.workflow_id and e.version = w.version and e.source = w.node_id
-                ) e;
-                v_arrivals := v_arrivals || v_new;
-                v_sinks := v_sinks + v_count;
+                -- A failure that no taken edge handles arrives nowhere: a retry finds what comes after it untouched.
+                if w.outcome <> 'failed' or w.handled then
+                    v_arrivals := v_arrivals || w.arrivals;
+                    v_sinks := v_sinks + w.sinks;
+                end if;
                 if v_error is null then
                     v_ended_by := i;
-                    if w.outcome = 'failed' and not v_handled and v_status in ('running', 'paused') then
+                    if w.outcome = 'failed' and not coalesce(w.handled, false) and v_status in ('running', 'paused') then
                         v_error := {schema}.error_at_v1(w.node_id, w.error);
                         v_brief := {schema}.error_at_v1(w.node_id, w.brief);
                     end if;
@@ -341,14 +348,14 @@ begin
                         v_attempt, null, null
                     )::{schema}.event_v1;
                 end if;
-                v_answers[w.position + 1] := json_build_array(true, null, null, v_job);
+                v_answers[i] := json_build_array(true, null, null, v_job);
             end if;
         end if;
         continue when i < cardinality(v_works) and v_works[i + 1].execution_id = w.execution_id;
 
         -- 2. The execution fails, if it does, before anything is made ready.
         if v_error is not null then
-            perform {schema}.note_v1(v_events, v_now);
+            v_lines := {schema}.note_v1(v_events, v_now);
             v_events := '{}';
             perform {schema}.fail_v1(w.execution_id, v_error, v_brief, v_vias[v_ended_by], v_now);
             v_status := 'failed';
@@ -361,6 +368,7 @@ begin
             a := v_arrivals[1];
             if cardinality(v_arrivals) = 1 and a.inputs = 1 and a.took and v_ready = 'queued'
                 and a.queue = v_queues[a.work] and a.target = any(v_works[a.work].successors)
+                and {schema}.is_live_v1(v_works[a.work].worker_id, v_now)
             then
                 -- The link of a chain: its one successor is born running, under the same worker's claim.
                 w := v_works[a.work];
@@ -441,10 +449,12 @@ begin
                     on e.workflow_id = w.workflow_id and e.version = w.version and e.source = d.node_id;
             end if;
 
-            -- Work first: each work may take the first of its wishes that became ready in its queue.
+            -- Work first: each worker may take the first of its wishes that became ready in its queue. One whose lease has
+            -- lapsed is about to lose its claims: it gets no new one.
             for k in v_first .. i loop
                 exit when v_ready = 'held' or cardinality(v_open) = 0;
-                continue when v_vias[k] is null or v_nexts[k] is not null;
+                continue when v_vias[k] is null or v_nexts[k] is not null or cardinality(v_works[k].successors) = 0
+                    or not {schema}.is_live_v1(v_works[k].worker_id, v_now);
                 foreach v_target in array v_works[k].successors loop
                     select * into l from unnest(v_open) d where d.node_id = v_target and d.queue = v_queues[k];
                     if found then
@@ -517,16 +527,14 @@ begin
 
         for k in v_first .. i loop
             if v_vias[k] is not null and v_works[k].outcome in ('completed', 'failed', 'skipped') then
-                v_answers[v_works[k].position + 1] := '[true,'
+                v_answers[k] := '[true,'
                     || case when v_ended is not null and k = v_ended_by then '"' || v_ended || '"' else 'null' end || ','
                     || coalesce(v_nexts[k], 'null') || ',' || coalesce('[' || v_jobs[k] || ']', 'null') || ']';
             end if;
         end loop;
     end loop;
 
-    if cardinality(v_events) > 0 then
-        perform {schema}.note_v1(v_events, v_now);
-    end if;
+    v_lines := {schema}.note_v1(v_events, v_now);
     return '{"at":' || (extract(epoch from v_now) * 1000000)::bigint || ',"answers":['
         || array_to_string(v_answers, ',') || ']}';
 end

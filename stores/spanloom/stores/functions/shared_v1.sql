@@ -34,25 +34,46 @@ $$;
 -- The data of the parents whose edge to p_node was taken, as a JSON object of JSON texts. Called in a statement of its
 -- own after the last arrival: the arriving statement would miss siblings that committed while it waited.
 create function {schema}.inputs_v1(p_execution uuid, p_workflow text, p_version integer, p_node text) returns json
-language sql stable
+language plpgsql
 as $$
-    select json_object_agg(r.node_id, coalesce(r.data, 'null'))
+declare
+    v_inputs json;
+begin
+    select json_object_agg(r.node_id, coalesce(r.data, 'null')) into v_inputs
     from {schema}.workflow_edges e
     join {schema}.node_results r on r.execution_id = p_execution and r.node_id = e.source and r.item = 0
     where e.workflow_id = p_workflow and e.version = p_version and e.target = p_node
         and {schema}.took_v1(
             r.status, case when r.taken is not null then array(select json_array_elements_text(r.taken::json)) end,
             e.kind, e.target
-        )
+        );
+    return v_inputs;
+end
 $$;
 
--- Append events, in the order of the array. The transaction's number makes a cursor that skips no late commit.
-create function {schema}.note_v1(p_events {schema}.event_v1[], p_now timestamptz) returns void
-language sql
+-- Append events, in the order of the array, and say how many. The transaction's number makes a cursor that skips no late
+-- commit. In PL/pgSQL, which keeps its plans; before version 18 a function in SQL is planned at every call.
+create function {schema}.note_v1(p_events {schema}.event_v1[], p_now timestamptz) returns integer
+language plpgsql
 as $$
+declare
+    v_xid bigint := pg_current_xact_id()::text::bigint;
+begin
     insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, data, at)
-    select e.execution_id, pg_current_xact_id()::text::bigint, e.kind, e.node_id, e.item, e.attempt, e.worker_id, e.data, p_now
-    from unnest(p_events) e
+    select e.execution_id, v_xid, e.kind, e.node_id, e.item, e.attempt, e.worker_id, e.data, p_now
+    from unnest(p_events) e;
+    return cardinality(p_events);
+end
+$$;
+
+-- Whether a worker holds a lease that has neither lapsed nor been released.
+create function {schema}.is_live_v1(p_worker text, p_now timestamptz) returns boolean
+language plpgsql stable
+as $$
+begin
+    perform from {schema}.workers where id = p_worker and released_at is null and lease_until > p_now;
+    return found;
+end
 $$;
 
 -- Give running executions their $end row and their queued entry nodes. p_push 0 leaves the first push to the sweep.

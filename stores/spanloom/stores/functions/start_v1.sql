@@ -122,7 +122,7 @@ begin
     left join lateral (
         select json_agg(json_build_array(n.execution_id, n.node_id, n.item, n.node_type, n.queue, n.priority, n.push)) as jobs
         from {schema}.node_runs n
-        where a.code = 'created' and not p_outbox and n.execution_id = a.id and n.status = 'queued'
+        where a.code = 'created' and not p_outbox and n.execution_id = a.id and n.node_id not in ('$start', '$end')
     ) j on true;
     return v_answer;
 end

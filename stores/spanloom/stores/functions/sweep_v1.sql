@@ -92,7 +92,7 @@ begin
             );
             v_answer := {schema}.record_v1(
                 json_build_array(json_build_object(
-                    'position', 0, 'execution_id', r.execution_id, 'node_id', r.node_id, 'item', r.item, 'fence', r.fence,
+                    'number', 1, 'execution_id', r.execution_id, 'node_id', r.node_id, 'item', r.item, 'fence', r.fence,
                     'worker_id', r.worker_id, 'outcome', 'failed', 'error', v_error, 'brief', v_error,
                     'successors', json_build_array()
                 )),
@@ -111,7 +111,7 @@ begin
         perform {schema}.begin_v1(v_begun, 1, p_epoch, v_now, v_now + v_suspect);
         v_jobs := v_jobs || array(
             select json_build_array(execution_id, node_id, item, node_type, queue, priority, push)
-            from {schema}.node_runs where execution_id = any(v_begun) and status = 'queued'
+            from {schema}.node_runs where execution_id = any(v_begun) and node_id <> '$end'
         );
     end if;
 

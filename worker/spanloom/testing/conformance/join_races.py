@@ -91,22 +91,25 @@ class JoinRaces:
             assert [answer.ended for answer in answers if answer.ended] == [ExecutionStatus.FAILED]
             assert [event.kind for event in store.get_events(execution)].count("execution.failed") == 1
 
-    def test_a_failure_and_arrivals_at_once_leave_the_join_open(
+    def test_a_failure_and_arrivals_at_once_hold_what_is_ready_and_leave_the_rest_open(
         self, store: ExecutionStore, driver: StoreDriver
     ) -> None:
+        # given a node that fails beside three that end, a join of the three, and a join of all
+        ends = ["w2", "w3", "w4"]
+        inputs: dict[str, list[str]] = {name: [] for name in ("w1", *ends)}
+        store.save_workflow(graph("joins", inputs | {"ready": ends, "open": ["w1", *ends]}))
         for _ in range(10):
-            execution = driver.start(fan(4))
-            driver.run(execution, "split")
-            nodes = [driver.claim(execution, f"w{number}") for number in range(1, 5)]
-            outcomes = [Outcome.FAILED, *[Outcome.COMPLETED] * 3]
-            race(
-                [
-                    partial(driver.record, execution, node, outcome)
-                    for node, outcome in zip(nodes, outcomes, strict=True)
-                ]
-            )
-            (join,) = store.get_node_results(execution, ["join"])
-            assert (_status(store, execution), join.status) == (ExecutionStatus.FAILED, NodeStatus.PENDING)
+            execution = driver.start("joins")
+            calls = [
+                partial(driver.record, execution, driver.claim(execution, name), outcome)
+                for name, outcome in (("w1", Outcome.FAILED), *((name, Outcome.COMPLETED) for name in ends))
+            ]
+            # when all four end at once
+            race(calls)
+            # then nothing is queued, whichever came first
+            assert _status(store, execution) is ExecutionStatus.FAILED
+            joins = {run.node_id: run.status for run in store.get_node_results(execution, ["open", "ready"])}
+            assert joins == {"open": NodeStatus.PENDING, "ready": NodeStatus.HELD}
 
     def test_the_same_record_sent_at_once_counts_once(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(fan(3))
