@@ -11,6 +11,8 @@ from pathlib import Path
 
 from systems import WORKERS, BenchFailed
 
+from spanloom.engine import SpanloomError
+
 __all__ = ["worker_processes"]
 
 _READY_SECONDS = 30.0
@@ -24,7 +26,8 @@ def worker_processes(
 ) -> Generator[None]:
     """Run two copies of `command` in this directory until the block ends; begins once `count_ready` says two.
 
-    Raises BenchFailed, with the end of their log, if one ends by itself or is not ready in time.
+    Raises BenchFailed, with the end of their log, if one ends by itself or is not ready in time, and for whatever goes
+    wrong inside the block.
     """
     processes: list[subprocess.Popen[bytes]] = []
     try:
@@ -47,7 +50,10 @@ def worker_processes(
             if time.monotonic() > deadline:
                 raise BenchFailed(f"the workers were not ready after {_READY_SECONDS:g} s:\n{_tail(log_path)}")
             time.sleep(0.02)
-        yield
+        try:
+            yield
+        except (BenchFailed, SpanloomError) as error:
+            raise BenchFailed(f"{error}\nits workers' log ends with:\n{_tail(log_path)}") from error
         _check(processes, log_path)
     finally:
         for process in processes:

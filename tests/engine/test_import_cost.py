@@ -14,7 +14,7 @@ UNWANTED = ("psycopg", "sqlite3", "sqlalchemy", "alembic", "click", "rich", "yam
 
 @pytest.fixture(scope="module")
 def loaded() -> set[str]:
-    """What a fresh interpreter loads beyond what RQ and pydantic load by themselves (redis-py loads some of the SDK)."""
+    """What a fresh interpreter loads beyond what RQ and pydantic load (redis-py loads some of the SDK)."""
     code = (
         "import json, sys; import rq, pydantic; before = set(sys.modules); import spanloom.engine;"
         " print(json.dumps(sorted(set(sys.modules) - before)))"

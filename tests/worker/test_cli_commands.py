@@ -17,18 +17,12 @@ import pytest
 
 from spanloom.cli.failures import DONE, FAILED, MISTAKE, run
 from spanloom.engine import ExecutionStore
-from spanloom.engine.records import (
-    Claim,
+from spanloom.engine.records import Claim, LogLine, NodeKey, Outcome, Record, SpanLine, StartRequest
+from spanloom.engine.views import (
     Execution,
-    LogLine,
     LogRecord,
-    NodeKey,
     NodeRun,
-    Outcome,
-    Record,
-    SpanLine,
     SpanRecord,
-    StartRequest,
     StoreStats,
     WorkflowSummary,
     WorkflowVersion,

@@ -30,17 +30,17 @@ from spanloom.cli.rendering import (
 from spanloom.cli.rendering.layout import lay_out
 from spanloom.cli.rendering.values import ago, cell, duration, printable
 from spanloom.engine.definitions import Node, Workflow
-from spanloom.engine.records import (
+from spanloom.engine.records import WorkerLease
+from spanloom.engine.states import ExecutionStatus, NodeStatus
+from spanloom.engine.views import (
     Execution,
     LogRecord,
     NodeRun,
     SpanRecord,
     StoreStats,
-    WorkerLease,
     WorkflowSummary,
     WorkflowVersion,
 )
-from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.testing.workflows import chain, fan, graph
 
 NINE = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)

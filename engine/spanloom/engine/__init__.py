@@ -29,12 +29,13 @@ from spanloom.engine.errors import (
 )
 from spanloom.engine.files import dump_workflow, load_workflow, workflow_json_schema
 from spanloom.engine.handle import ExecutionHandle
-from spanloom.engine.records import Execution, ExecutionFilter, NodeRun, Page, Priority
+from spanloom.engine.records import Priority
 from spanloom.engine.registry import NodeRegistry
 from spanloom.engine.results import NodeResult
 from spanloom.engine.settings import Settings
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import Execution, ExecutionFilter, NodeRun, Page
 
 __all__ = [
     "CacheOptions",

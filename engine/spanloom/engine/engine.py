@@ -22,11 +22,12 @@ from spanloom.engine.logs import Logger
 from spanloom.engine.options import Duration, start_options
 from spanloom.engine.payload import encode
 from spanloom.engine.queue import NodeQueue
-from spanloom.engine.records import Execution, NodeJob, Started, StartRequest
+from spanloom.engine.records import NodeJob, Started, StartRequest
 from spanloom.engine.registry import NodeRegistry
 from spanloom.engine.settings import Settings
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.tracing import start_trace
+from spanloom.engine.views import Execution
 from spanloom.engine.waiting import EndListener, Waiter
 
 __all__ = ["WorkflowEngine"]

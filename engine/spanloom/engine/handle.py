@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spanloom.engine.errors import ExecutionFailed, UnknownExecution
-from spanloom.engine.records import Execution
 from spanloom.engine.states import ExecutionStatus
+from spanloom.engine.views import Execution
 
 if TYPE_CHECKING:
     from spanloom.engine.engine import WorkflowEngine

@@ -1,7 +1,7 @@
-"""What crosses the store port: requests and answers of transitions, and the frozen models that reads return.
+"""What transitions ask of the store port and what it answers.
 
-Payloads cross as JSON text, so that every store keeps them to the letter; reads decode them.
-Times are aware datetimes in UTC, durations seconds.
+Payloads cross as JSON text, so that every store keeps them to the letter. Times are aware datetimes in UTC, durations
+seconds.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
-from spanloom.engine.definitions import Workflow
 from spanloom.engine.errors import SpanloomError
-from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.engine.states import ExecutionStatus, WaitKind
 
 END = "$end"  #: the virtual node whose inputs are the sinks; its row carries the deadline
 START = "$start"  #: the virtual node whose successors are the entry nodes; its row carries a delayed start
@@ -244,160 +241,6 @@ class Swept:
     moved: Mapping[str, int]
     more: bool = False  # the limit was reached: call again
     ended: Sequence[str] = ()  # executions that ended in this pass (deadline, losses)
-
-
-# ---- reads: frozen pydantic models, decoded ----
-
-
-class _Read(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Execution(_Read):
-    """One run of one version of a workflow."""
-
-    id: str
-    workflow_id: str
-    version: int
-    status: ExecutionStatus
-    revision: int  # raised by control transitions only
-    priority: Priority
-    input: Any
-    output: Any = None  # the only sink's data, or {node_id: data} of several; None until completed
-    error: dict[str, Any] | None = None  # {node_id, type, message, …} of the node that failed it
-    metadata: dict[str, str] = {}
-    parent_execution_id: str | None = None
-    parent_node_id: str | None = None
-    parent_item: int | None = None
-    depth: int = 0
-    trace_parent: str | None = None
-    created_at: datetime
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-
-
-class NodeRun(_Read):
-    """One node of one execution, open or ended."""
-
-    execution_id: str
-    node_id: str
-    item: int = 0
-    node_type: str
-    status: NodeStatus
-    attempt: int = 1
-    losses: int = 0
-    data: Any = None
-    error: dict[str, Any] | None = None
-    taken: tuple[str, ...] | None = None
-    worker_id: str | None = None
-    wait_kind: WaitKind | None = None
-    wait_key: str | None = None
-    due_at: datetime | None = None
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-
-
-class LogRecord(_Read):
-    """One stored log line; `id` rises in the order of storing."""
-
-    id: int
-    execution_id: str
-    node_id: str | None
-    item: int = 0
-    attempt: int = 1
-    level: str
-    message: str
-    fields: dict[str, Any] = {}
-    at: datetime
-    trace_id: str | None = None
-    span_id: str | None = None
-
-
-class SpanRecord(_Read):
-    """One stored span; ids are lower-case hex, times Unix nanoseconds."""
-
-    execution_id: str
-    trace_id: str
-    span_id: str
-    parent_span_id: str | None
-    node_id: str | None
-    item: int = 0
-    attempt: int = 1
-    name: str
-    kind: str
-    status: str
-    start_ns: int
-    end_ns: int | None
-    attributes: dict[str, Any] = {}
-    links: list[dict[str, str]] = []
-
-
-class Event(_Read):
-    """One line of an execution's history. `cursor` is opaque and grows; hand it to get_events(after=…)."""
-
-    cursor: str
-    execution_id: str
-    kind: str
-    node_id: str | None
-    item: int = 0
-    attempt: int | None = None
-    worker_id: str | None = None
-    data: dict[str, Any] = {}
-    at: datetime
-
-
-class WorkflowVersion(_Read):
-    """One registered version."""
-
-    workflow_id: str
-    version: int
-    name: str
-    change_notes: str | None
-    created_by: str | None
-    created_at: datetime
-    definition: Workflow
-
-
-class WorkflowSummary(_Read):
-    """One workflow as a list shows it."""
-
-    id: str
-    name: str
-    latest_version: int
-    active: bool
-    created_at: datetime
-    updated_at: datetime
-
-
-class StoreStats(_Read):
-    """Counts of a store, by status."""
-
-    workflows: int
-    executions: dict[ExecutionStatus, int]
-    open_node_runs: dict[NodeStatus, int]
-    workers: int
-    oldest_queued_seconds: float | None
-
-
-T = TypeVar("T")
-
-
-class Page(_Read, Generic[T]):
-    """One page of a list; pass `next_cursor` to get the one after it. None: this was the last."""
-
-    items: list[T]
-    next_cursor: str | None = None
-
-
-class ExecutionFilter(_Read):
-    """Which executions to list or count. Every field that is set must match."""
-
-    workflow_id: str | None = None
-    status: ExecutionStatus | None = None
-    parent_execution_id: str | None = None
-    created_after: datetime | None = None  # inclusive
-    created_before: datetime | None = None  # exclusive
-    metadata: dict[str, str] = {}  # every pair must match exactly
 
 
 ClaimAnswer = Claim | Refusal

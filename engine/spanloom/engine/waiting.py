@@ -13,8 +13,8 @@ from spanloom.engine.connect import redis_errors
 from spanloom.engine.errors import QueueUnavailable, UnknownExecution, WaitTimeout
 from spanloom.engine.logs import Logger
 from spanloom.engine.queue import NodeQueue
-from spanloom.engine.records import Execution
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import Execution
 
 __all__ = ["EndListener", "Waiter"]
 

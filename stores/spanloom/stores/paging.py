@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from spanloom.engine.errors import ConfigurationError
-from spanloom.engine.records import Page
+from spanloom.engine.views import Page
 
 __all__ = ["bad_cursor", "check_limit", "page", "sort_key"]
 

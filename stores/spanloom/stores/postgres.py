@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from spanloom.engine.errors import ConfigurationError, StoreNotMigrated
-from spanloom.engine.records import Event
+from spanloom.engine.views import Event
 from spanloom.stores.core import Upsert, canonical_id
 from spanloom.stores.paging import bad_cursor
 from spanloom.stores.postgres_connections import PostgresConnections

@@ -10,18 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from spanloom.engine.records import (
-    END,
-    START,
-    Event,
-    Execution,
-    ExecutionFilter,
-    NodeRun,
-    Page,
-    StoreStats,
-)
+from spanloom.engine.records import END, START
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import Event, Execution, ExecutionFilter, NodeRun, Page, StoreStats
 from spanloom.stores.core import canonical_id
 from spanloom.stores.leases import SqlLeases
 from spanloom.stores.paging import check_limit, page, sort_key

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from spanloom.engine.errors import StaleVersion, UnknownExecution
-from spanloom.engine.records import Execution, NodeKey
+from spanloom.engine.records import NodeKey
 from spanloom.engine.states import ExecutionStatus, check_execution_transition
+from spanloom.engine.views import Execution
 from spanloom.stores.sqlite_turn import Turn
 
 __all__ = ["cancel"]

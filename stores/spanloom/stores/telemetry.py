@@ -8,8 +8,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from spanloom.engine.records import LogLine, LogRecord, SpanLine, SpanRecord
+from spanloom.engine.records import LogLine, SpanLine
 from spanloom.engine.store import Telemetry
+from spanloom.engine.views import LogRecord, SpanRecord
 from spanloom.stores.core import SqlCore, canonical_id, known_id
 from spanloom.stores.paging import check_limit
 from spanloom.stores.schema import logs, spans

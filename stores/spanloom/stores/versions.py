@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from spanloom.engine.definitions import Workflow
 from spanloom.engine.errors import StaleVersion, UnknownWorkflow
 from spanloom.engine.graph import edges
-from spanloom.engine.records import END, Page, WorkflowSummary, WorkflowVersion
+from spanloom.engine.records import END
 from spanloom.engine.store import WorkflowVersions
+from spanloom.engine.views import Page, WorkflowSummary, WorkflowVersion
 from spanloom.stores.core import SqlCore
 from spanloom.stores.paging import check_limit, page, sort_key
 from spanloom.stores.schema import workflow_edges, workflow_versions, workflows

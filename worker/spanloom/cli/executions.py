@@ -17,8 +17,8 @@ from spanloom.cli.rendering import (
     read_snapshot,
 )
 from spanloom.cli.target import Target, target_options
-from spanloom.engine.records import ExecutionFilter
 from spanloom.engine.states import ExecutionStatus
+from spanloom.engine.views import ExecutionFilter
 
 __all__ = ["list_executions", "show"]
 

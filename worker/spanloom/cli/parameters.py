@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from spanloom.engine.errors import UnknownExecution, UserError
-from spanloom.engine.records import Execution
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import Execution
 
 __all__ = ["duration", "find_execution", "json_option", "json_value", "moment", "pair"]
 

@@ -13,7 +13,8 @@ from spanloom.cli.parameters import duration, json_option, json_value, pair
 from spanloom.cli.target import Target, target_options
 from spanloom.engine.errors import UnknownExecution
 from spanloom.engine.handle import output_of
-from spanloom.engine.records import Execution, Priority
+from spanloom.engine.records import Priority
+from spanloom.engine.views import Execution
 
 if TYPE_CHECKING:
     from spanloom.engine import WorkflowEngine

@@ -12,8 +12,8 @@ from spanloom.cli.parameters import find_execution, json_option
 from spanloom.cli.rendering import log_line, log_text, waterfall, waterfall_lines
 from spanloom.cli.target import Target, target_options
 from spanloom.engine.errors import UnknownExecution
-from spanloom.engine.records import LogRecord
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import LogRecord
 
 __all__ = ["logs", "trace"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from spanloom.engine.definitions import Workflow
 from spanloom.engine.errors import UnknownWorkflow
-from spanloom.engine.records import Execution, NodeRun
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import Execution, NodeRun
 
 __all__ = ["Snapshot", "read_snapshot"]
 

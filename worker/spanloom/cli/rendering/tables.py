@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from spanloom.cli.rendering.values import GLYPHS, STYLES, ago, cell, duration, printable, seconds_between
-from spanloom.engine.records import Execution, LogRecord, StoreStats, WorkerLease, WorkflowSummary, WorkflowVersion
+from spanloom.engine.records import WorkerLease
+from spanloom.engine.views import Execution, LogRecord, StoreStats, WorkflowSummary, WorkflowVersion
 
 __all__ = [
     "execution_row_lines",

@@ -25,8 +25,8 @@ from spanloom.cli.rendering.values import (
     seconds_between,
 )
 from spanloom.engine.definitions import Node
-from spanloom.engine.records import Execution, NodeRun
 from spanloom.engine.states import NodeStatus
+from spanloom.engine.views import Execution, NodeRun
 
 __all__ = ["FOLD", "execution_header", "execution_lines", "execution_tree"]
 

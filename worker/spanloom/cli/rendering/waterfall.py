@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from spanloom.cli.rendering.values import STYLES, cell, duration, printable
-from spanloom.engine.records import Execution, SpanRecord
 from spanloom.engine.tracing import parse_trace_parent
+from spanloom.engine.views import Execution, SpanRecord
 
 __all__ = ["SIBLINGS", "waterfall", "waterfall_lines"]
 

@@ -7,9 +7,10 @@ import uuid
 import pytest
 
 from spanloom.engine.errors import InvalidTransition, StaleVersion, UnknownExecution
-from spanloom.engine.records import Execution, Outcome, Refusal
+from spanloom.engine.records import Outcome, Refusal
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import Execution
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import chain, diamond, fan, graph, single

@@ -10,9 +10,10 @@ from functools import partial
 import pytest
 
 from spanloom.engine.errors import InvalidTransition
-from spanloom.engine.records import Claim, ClaimAnswer, Event, NodeJob, NodeKey, Recorded, Refusal, Started, Swept
+from spanloom.engine.records import Claim, ClaimAnswer, NodeJob, NodeKey, Recorded, Refusal, Started, Swept
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import Event
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race

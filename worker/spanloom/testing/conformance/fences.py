@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from spanloom.engine.records import Event, LogLine, LogRecord, NodeRun, Outcome, Record, Recorded
+from spanloom.engine.records import LogLine, Outcome, Record, Recorded
 from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import Event, LogRecord, NodeRun
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import chain, fan, single

@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 
 from spanloom.engine.definitions import Node, Workflow
-from spanloom.engine.records import Claim, ExecutionFilter, LogLine, Outcome
+from spanloom.engine.records import Claim, LogLine, Outcome
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import ExecutionFilter
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.workflows import chain, fan, single

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from spanloom.engine.records import Execution, ExecutionFilter, NodeKey, Outcome, Page, Started
+from spanloom.engine.records import NodeKey, Outcome, Started
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import Execution, ExecutionFilter, Page
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.workflows import chain, graph, single

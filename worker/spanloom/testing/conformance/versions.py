@@ -8,8 +8,9 @@ import pytest
 
 from spanloom.engine.definitions import Input, Node, RetryPolicy, Workflow
 from spanloom.engine.errors import StaleVersion, UnknownWorkflow
-from spanloom.engine.records import Claim, WorkflowVersion
+from spanloom.engine.records import Claim
 from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import WorkflowVersion
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.workflows import chain, diamond, single
