@@ -111,11 +111,9 @@ def claims(number: int, answer: str | None) -> list[ClaimAnswer]:
     for position, why in said["refused"] or ():
         answers[position] = Refusal(why)
     for position, header, node in said["claims"] or ():
-        metadata = json.loads(header[7])
-        answers[position] = Claim(
-            ExecutionHeader(*header[:7], metadata, header[8], header[9]),
-            NodeClaim(*node[:7], node[7] or {}),
-        )
+        header[7] = json.loads(header[7])  # metadata
+        node[7] = node[7] or {}  # results
+        answers[position] = Claim(ExecutionHeader(*header), NodeClaim(*node))
     return answers
 
 
@@ -198,13 +196,13 @@ def _recorded(
     if following is not None:
         # A single parent's data need not travel back: it is what was just recorded.
         results: Mapping[str, str] = following[7] or {record.node_id: "null" if record.data is None else record.data}
-        claim = NodeClaim(*following[:7], results)
+        claim = NodeClaim(*[*following[:7], results])
     return Recorded(True, jobs(pushes, at), claim, None if ended is None else ExecutionStatus(ended))
 
 
 def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, ...]:
     """Read pushes that were decided at one time."""
-    return tuple(NodeJob(*one, at) for one in said or ())
+    return tuple(NodeJob(*[*one, at]) for one in said or ())
 
 
 def swept(answer: str) -> Swept:
