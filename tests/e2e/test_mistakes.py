@@ -85,7 +85,7 @@ MISTAKES = [
     Mistake("unknown scheme", "list --store mysql://localhost/app", ("'mysql", "postgresql://")),
     Mistake("no URL", "list --store here.db", ("has no scheme", "sqlite:///")),
     Mistake("malformed Postgres URL", "list --store postgresql://[::1/app", ("malformed",)),
-    Mistake("malformed Postgres port", "list --store postgresql://localhost:port/app", ("localhost:port/app",)),
+    Mistake("malformed Postgres port", "list --store postgresql://localhost:port/app", ("malformed", "postgresql://")),
     Mistake("no Redis URL", f"run etl {STORE} --redis localhost:6379", ("'localhost:6379' is not a Redis URL", "redis://")),
     Mistake("malformed Redis URL", f"run etl {STORE} --redis redis://localhost:port", ("redis://host:6379/0",)),
     Mistake("app and store", f"list --app app:engine {STORE}", ("either --app or --store",)),
@@ -188,6 +188,6 @@ def test_a_workflow_that_is_not_registered_is_not_started(directory: Path, close
 def test_a_store_that_is_not_migrated_says_how_to_migrate_it(
     command: str, directory: Path, closed: str, postgres_url: str, redis_url: str
 ) -> None:
-    says = ("has no Spanloom schema", "spanloom migrate --store postgresql://")
+    says = ("has no Spanloom schema", "spanloom migrate --store 'postgresql://")
     mistake = Mistake("not migrated", f"{command} --store {postgres_url}&namespace=elsewhere", says)
     refused(mistake, directory, closed=closed, redis=redis_url)

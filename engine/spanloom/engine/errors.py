@@ -18,6 +18,7 @@ SpanloomError
 │   └── NodeTimeout              the handler ran past its node's timeout
 ├── LeaseLost                    this claim belongs to someone else now
 ├── StoreUnavailable             the store did not answer; nothing is known to have been written
+├── StoreRefused                 the database refused a statement; nothing was written
 ├── StoreNotMigrated             the store's schema is missing or of another version
 └── QueueUnavailable             Redis did not answer
 """
@@ -42,6 +43,7 @@ __all__ = [
     "SpanloomError",
     "StaleVersion",
     "StoreNotMigrated",
+    "StoreRefused",
     "StoreUnavailable",
     "UnknownExecution",
     "UnknownNodeType",
@@ -203,6 +205,10 @@ class LeaseLost(SpanloomError):
 
 class StoreUnavailable(SpanloomError):
     """Say that the store did not answer; the call may be repeated."""
+
+
+class StoreRefused(SpanloomError):
+    """Say that the database refused a statement (a trigger, a constraint); asking again would not help."""
 
 
 class StoreNotMigrated(SpanloomError):

@@ -2,8 +2,9 @@
 
 A store is the truth; Redis only hints. Every method below is one transition and one transaction: a crash at any
 instruction leaves all of it or none. Methods are synchronous, safe to call from many threads, and work on the
-store's own clock; `now` overrides it in tests. A store that does not answer raises StoreUnavailable; nothing
-else about its driver shows. A method called inside `transaction()` joins that transaction.
+store's own clock; `now` overrides it in tests. A store that does not answer raises StoreUnavailable, one that
+refuses a statement StoreRefused; nothing else about its driver shows. A method called inside `transaction()` joins
+that transaction.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from spanloom.engine.errors import (
     PayloadRejected,
     SpanloomError,
     StoreNotMigrated,
+    StoreRefused,
     StoreUnavailable,
 )
 from spanloom.stores.postgres_location import Location
@@ -202,6 +203,8 @@ class PostgresConnections:
             return PayloadRejected(f"Postgres can't keep a value that it was given: {said}")
         if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | errors.ReadOnlySqlTransaction):
             return StoreUnavailable(f"Postgres at {where} did not answer: {said}")
+        if isinstance(cause, psycopg.DatabaseError):
+            return StoreRefused(f"Postgres at {where} refused a statement: {said}")
         return None
 
     def found_version(self) -> str | None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from spanloom.engine.errors import ConfigurationError, StoreUnavailable
+from spanloom.engine.errors import ConfigurationError, StoreRefused, StoreUnavailable
 
 __all__ = ["MEMORY", "SqliteConnections"]
 
@@ -157,7 +157,7 @@ class SqliteConnections:
 
     @contextmanager
     def translated(self) -> Generator[None]:
-        """Turn driver errors of the block into StoreUnavailable, with the path and what to do."""
+        """Turn driver errors of the block into StoreUnavailable or StoreRefused, with the path and what to do."""
         try:
             yield
         except sqlite3.Error as error:
@@ -212,9 +212,8 @@ class SqliteConnections:
             )
 
     def _translation(self, error: sqlite3.Error) -> Exception:
-        # Other classes of sqlite3 errors are mistakes in a statement or its values: repeating would not help.
         if type(error) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
-            return error
+            return StoreRefused(f"SQLite store {self._path} refused a statement: {error}")
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of the bits tell finer causes
         advice = _ADVICE.get(code)
         return StoreUnavailable(f"SQLite store {self._path}: {error}" + (f"; {advice}" if advice else ""))

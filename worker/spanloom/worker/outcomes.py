@@ -15,7 +15,7 @@ from spanloom.engine.payload import encode
 from spanloom.engine.records import Outcome
 from spanloom.engine.results import NodeResult
 
-__all__ = ["Ending", "of_error", "of_load_error", "of_result", "retry_delay"]
+__all__ = ["Ending", "of_error", "of_load_error", "of_refusal", "of_result", "retry_delay"]
 
 _MAX_MESSAGE = 4_000
 _MAX_TRACEBACK = 16_000
@@ -74,6 +74,11 @@ def of_load_error(error: BaseException) -> Ending:
     """Give the run back, for a while: this worker can't load its definition, a newer one may. Costs no attempt."""
     described = _describe(error, permanent=False)
     return Ending(Outcome.RETRY, error=described, delay_seconds=_LOAD_AGAIN_SECONDS, spends_attempt=False)
+
+
+def of_refusal(error: BaseException) -> Ending:
+    """Fail a node whose outcome the store refused to keep: it would refuse it again."""
+    return Ending(Outcome.FAILED, error=_describe(error, permanent=True))
 
 
 def retry_delay(policy: RetryPolicy, attempt: int, fraction: float | None = None) -> float:

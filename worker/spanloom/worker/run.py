@@ -17,7 +17,7 @@ from opentelemetry import context as otel_context
 from spanloom.engine.context import NodeContext
 from spanloom.engine.definitions import Node
 from spanloom.engine.engine import WorkflowEngine
-from spanloom.engine.errors import NodeTimeout, PermanentError, QueueUnavailable, SpanloomError
+from spanloom.engine.errors import NodeTimeout, PermanentError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.graph import Plan
 from spanloom.engine.handlers import Handler
 from spanloom.engine.queue import NodeMessage
@@ -27,7 +27,7 @@ from spanloom.worker.inbox import Inbox
 from spanloom.worker.lane import Lane
 from spanloom.worker.lease import Lease
 from spanloom.worker.options import WorkerOptions
-from spanloom.worker.outcomes import Ending, of_error, of_load_error, of_result
+from spanloom.worker.outcomes import Ending, of_error, of_load_error, of_refusal, of_result
 from spanloom.worker.recorder import Recorder
 from spanloom.worker.watchdog import Watchdog
 
@@ -86,7 +86,7 @@ class NodeRunner:
                 more = nodes_left > 0 and time.monotonic() < until
                 following = self._run_one(message, following, worker_id, more)
                 message = _inline(following, self._engine) if following is not None else message
-        except SpanloomError as error:  # the store or the lease is gone: the sweep moves the run on
+        except StoreUnavailable as error:  # given up at a stop: the lease lapses, and the sweep moves the run on
             _log.warning("node_not_recorded", execution_id=claim.header.execution_id, error=str(error))
         except Exception:
             _log.exception("node_not_recorded", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
@@ -112,9 +112,16 @@ class NodeRunner:
             PermanentError("the handler returned a failure") if ending.outcome is Outcome.FAILED else None
         )
         attempt.close(failed)
-        answer = self._record(
-            claim, worker_id, attempt, ending, self._successors(loaded, claim, ending) if more else ()
-        )
+        try:
+            successors = self._successors(loaded, claim, ending) if more else ()
+            answer = self._record(claim, worker_id, attempt, ending, successors)
+        except StoreUnavailable:
+            raise
+        except Exception as refused:
+            _log.exception("result_not_recorded", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
+            attempt.logs, attempt.spans = [], []  # whatever the store can't keep, it can keep that this failed
+            ending = of_refusal(refused)
+            answer = self._record(claim, worker_id, attempt, ending, ())
         return self._continue(message, claim, ending, answer)
 
     def _load(self, claim: Claim) -> _Loaded:
