@@ -6,7 +6,8 @@ One table: the row stays, and its status, result and partial indexes change in p
     python bench/storage.py postgresql://user@host/scratch --processes 2 --seconds 5
 
 Each process runs chains of four nodes: queue, claim, three ends that start the next node in the same transaction, and
-the last end. Both layouts take turns, three rounds; medians are printed. It makes and drops the schema `storage_bench`.
+the last end. Both layouts begin with a history of ended runs and take turns, three rounds; medians are printed. It
+makes and drops the schema `storage_bench`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import argparse
 import multiprocessing
 import statistics
 import time
-import uuid
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+
+from spanloom.engine.ids import uuid7
 
 ROUNDS = 3
 NODES = 4
@@ -54,6 +56,7 @@ class Layout:
     name: str
     open_table: str
     tables: str
+    history: str
     end: str
 
     def statements(self) -> dict[str, bytes]:
@@ -82,6 +85,11 @@ HOT_AND_COLD = Layout(
     );
     """,
     """
+    insert into storage_bench.results
+        (execution_id, node_id, status, data, attempt, fence, worker_id, started_at, ended_at)
+    select md5(n::text)::uuid, 'n1', 'completed', %(data)s, 1, 1, 'w', now(), now() from generate_series(1, %(rows)s) n
+    """,
+    """
     gone as (
         delete from storage_bench.open_runs
         where execution_id = %(id)s and node_id = %(node)s and status = 'running' and fence = 1
@@ -106,6 +114,14 @@ ONE_TABLE = Layout(
     create index on storage_bench.runs (worker_id) where status = 'running';
     """,
     """
+    insert into storage_bench.runs (
+        execution_id, node_id, status, node_type, queue, pending, taken, fence, attempt, worker_id, push, pushed_at,
+        started_at, data, ended_at
+    )
+    select md5(n::text)::uuid, 'n1', 'completed', 'work', 'default', 0, 1, 1, 1, 'w', 1, now(), now(), %(data)s, now()
+    from generate_series(1, %(rows)s) n
+    """,
+    """
     ended as (
         update storage_bench.runs set status = 'completed', data = %(data)s, ended_at = now()
         where execution_id = %(id)s and node_id = %(node)s and status = 'running' and fence = 1
@@ -118,9 +134,11 @@ def run_chains(url: str, layout: Layout, number: int, until: float, answers: Any
     """Run chains until the time is up and answer how many nodes ended."""
     statements = layout.statements()
     nodes = 0
-    with psycopg.connect(url, autocommit=True, prepare_threshold=0) as connection:
+    # As in the store: a plan made while a table is small would read it whole for ever.
+    by_key = "-c enable_seqscan=off -c plan_cache_mode=force_generic_plan"
+    with psycopg.connect(url, autocommit=True, prepare_threshold=0, options=by_key) as connection:
 
-        def run(name: str, execution: uuid.UUID, node: int) -> None:
+        def run(name: str, execution: str, node: int) -> None:
             values = {
                 "id": execution,
                 "node": f"n{node}",
@@ -131,7 +149,7 @@ def run_chains(url: str, layout: Layout, number: int, until: float, answers: Any
             connection.execute(statements[name], values)
 
         while time.time() < until:
-            execution = uuid.uuid4()
+            execution = uuid7()
             run("queue", execution, 1)
             run("claim", execution, 1)
             for node in range(1, NODES):
@@ -143,12 +161,14 @@ def run_chains(url: str, layout: Layout, number: int, until: float, answers: Any
     answers.put(nodes)
 
 
-def measure(url: str, layout: Layout, processes: int, seconds: float) -> tuple[float, float]:
+def measure(url: str, layout: Layout, processes: int, seconds: float, history: int) -> tuple[float, float]:
     """Return nodes per second, and bytes of write-ahead log per node."""
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("drop schema if exists storage_bench cascade")
         connection.execute("create schema storage_bench")
         connection.execute(layout.tables.encode())
+        connection.execute(layout.history.encode(), {"rows": history, "data": PAYLOAD})
+        connection.execute("vacuum (analyze)")
         connection.execute("checkpoint")  # both begin with the same full-page images to write
         before = connection.execute("select pg_current_wal_insert_lsn()").fetchone()
         answers: Any = multiprocessing.SimpleQueue()
@@ -174,11 +194,14 @@ def main() -> None:
     parser.add_argument("url")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--history", type=int, default=200_000, help="ended runs to begin with")
     given = parser.parse_args()
     found: dict[str, list[tuple[float, float]]] = {}
     for _ in range(ROUNDS):
         for layout in (HOT_AND_COLD, ONE_TABLE):
-            found.setdefault(layout.name, []).append(measure(given.url, layout, given.processes, given.seconds))
+            found.setdefault(layout.name, []).append(
+                measure(given.url, layout, given.processes, given.seconds, given.history)
+            )
     medians = {
         name: [statistics.median(column) for column in zip(*rounds, strict=True)] for name, rounds in found.items()
     }

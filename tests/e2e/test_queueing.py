@@ -94,6 +94,8 @@ def test_one_idempotency_key_is_one_execution_also_with_several_entry_nodes(syst
         ({"delay": "soon"}, ConfigurationError),
         ({"deadline": float("nan")}, ConfigurationError),
         ({"metadata": {"customer": 7}}, ConfigurationError),
+        ({"metadata": {"customer": "x" * 501}}, ConfigurationError),
+        ({"metadata": {"customer": "\x00"}}, ConfigurationError),
         ({"idempotency_key": ""}, ConfigurationError),
         ({"data": {1, 2}}, PayloadRejected),
         ({"data": "x" * 2_000_000}, PayloadRejected),

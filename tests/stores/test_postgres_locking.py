@@ -177,11 +177,13 @@ def test_an_event_of_a_lower_transaction_that_commits_later_is_not_passed_over(s
     older = threading.Thread(target=slowly)
     older.start()
     assert started.wait(10)
-    driver.claim(execution, "w2")
-    # then the younger one's events wait
-    assert store.get_events(execution, after=cursor) == []
-    release.set()
-    older.join(10)
+    try:
+        driver.claim(execution, "w2")
+        # then the younger one's events wait
+        assert store.get_events(execution, after=cursor) == []
+    finally:
+        release.set()
+        older.join(10)
     # and a reader sees both, the older first
     assert [event.node_id for event in store.get_events(execution, after=cursor)] == ["w1", "w2"]
 

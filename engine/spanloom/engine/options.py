@@ -31,8 +31,10 @@ def start_options(
     if idempotency_key is not None and not (isinstance(idempotency_key, str) and 0 < len(idempotency_key) <= 500):
         raise ConfigurationError("idempotency_key must be a text of 1 to 500 characters")
     labels = dict(metadata or {})
-    if not all(isinstance(key, str) and isinstance(value, str) for key, value in labels.items()):
-        raise ConfigurationError("metadata must be texts by text: {'customer': '17'}")
+    if not all(_is_label(key, 100) and _is_label(value, 500) for key, value in labels.items()):
+        raise ConfigurationError(
+            "metadata must be texts by text, such as {'customer': '17'}; keys of at most 100 characters, values of 500"
+        )
     return {
         "version": version,
         "priority": Priority(priority),
@@ -42,6 +44,10 @@ def start_options(
         "key_ttl_seconds": _seconds("key_ttl", key_ttl),
         "metadata": labels,
     }
+
+
+def _is_label(value: Any, longest: int) -> bool:
+    return isinstance(value, str) and len(value) <= longest and "\x00" not in value
 
 
 def _seconds(name: str, value: Duration | None) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -42,7 +41,6 @@ class PostgresExecutionStore(PostgresTransitions):
             raise ConfigurationError(f"pool_size is {pool_size}; a store needs at least one connection")
         self._location = Location.parse(url, namespace)
         super().__init__(PostgresConnections(self._location, pool_size=pool_size, prepare=prepare))
-        self._opening = threading.Lock()
         self._opened = False
 
     @classmethod

@@ -141,6 +141,7 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         return wire.swept(self._call(self._sweep, pushed, epoch, limit, max_losses, suspect_seconds, now))
 
     def _call(self, statement: str, document: str, *parameters: Any) -> Any:
+        self.open()
         try:
             return self._connections.call(statement, (document, *parameters))
         except PayloadRejected:

@@ -196,13 +196,15 @@ def _recorded(
     if following is not None:
         # A single parent's data need not travel back: it is what was just recorded.
         results: Mapping[str, str] = following[7] or {record.node_id: "null" if record.data is None else record.data}
-        claim = NodeClaim(*[*following[:7], results])
+        following[7] = results
+        claim = NodeClaim(*following)
     return Recorded(True, jobs(pushes, at), claim, None if ended is None else ExecutionStatus(ended))
 
 
 def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, ...]:
     """Read pushes that were decided at one time."""
-    return tuple(NodeJob(*[*one, at]) for one in said or ())
+    rows: list[list[Any]] = [[*one, at] for one in said or ()]
+    return tuple(NodeJob(*row) for row in rows)
 
 
 def swept(answer: str) -> Swept:

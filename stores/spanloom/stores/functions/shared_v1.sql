@@ -1,4 +1,8 @@
 -- What the transitions share: how an edge is judged, how an execution begins and how it fails.
+--
+-- Each transition sets for its own duration, never for the session, how it is planned: by key, once. These tables grow from
+-- empty within seconds, faster than statistics follow: a plan made early would read them whole, and a plan made anew for
+-- each call costs more than the call.
 
 create type {schema}.run_key_v1 as (execution_id uuid, node_id text collate "C", item integer);
 

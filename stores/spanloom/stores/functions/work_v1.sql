@@ -1,0 +1,144 @@
+-- The parts of record_v1: the shapes it works with, the lines that come with a record, and the answer to one sent again.
+
+create type {schema}.arrival_v1 as (
+    target text collate "C",
+    node_type text,
+    queue text,
+    inputs integer,
+    took boolean,
+    work integer  -- the number of the work that it comes from
+);
+
+create type {schema}.work_v1 as (
+    number integer,
+    execution_id uuid,
+    node_id text collate "C",
+    item integer,
+    fence bigint,
+    worker_id text,
+    outcome text,
+    data text,
+    error text,
+    brief text,  -- what an event tells of the error
+    taken text[],
+    delay_seconds double precision,
+    wait_kind text,
+    wait_key text,
+    spends_attempt boolean,
+    successors text[],
+    logs json,
+    spans json,
+    workflow_id text,
+    version integer,
+    arrivals {schema}.arrival_v1[],  -- at its successors
+    sinks integer,  -- arrivals at $end: 1 or 0
+    handled boolean,  -- whether an edge to a successor is taken
+    exclusive boolean  -- whether it may change the execution's status
+);
+
+create type {schema}.landing_v1 as (
+    node_id text,
+    node_type text,
+    queue text,
+    status text,
+    pending integer,
+    taken integer,
+    via text
+);
+
+-- Store the log lines and spans that came with a record, and say how many there were.
+create function {schema}.keep_lines_v1(p_execution uuid, p_node text, p_item integer, p_logs json, p_spans json)
+returns integer
+language plpgsql
+as $$
+declare
+    v_logs integer := 0;
+    v_spans integer := 0;
+begin
+    if p_logs is not null then
+        insert into {schema}.logs (execution_id, node_id, item, attempt, level, message, fields, at, trace_id, span_id)
+        select p_execution, p_node, p_item, l.attempt, l.level, l.message, l.fields, l.at, l.trace_id, l.span_id
+        from json_to_recordset(p_logs) as l (
+            attempt integer, level text, message text, fields text, at timestamptz, trace_id text, span_id text
+        );
+        get diagnostics v_logs = row_count;
+    end if;
+    if p_spans is not null then
+        insert into {schema}.spans (
+            execution_id, span_id, trace_id, parent_span_id, node_id, item, attempt, name, kind, status, start_ns, end_ns,
+            attributes, links
+        )
+        select p_execution, s.span_id, s.trace_id, s.parent_span_id, s.node_id, s.item, s.attempt, s.name, s.kind, s.status,
+            s.start_ns, s.end_ns, s.attributes, s.links
+        from json_to_recordset(p_spans) as s (
+            span_id text, trace_id text, parent_span_id text, node_id text, item integer, attempt integer, name text,
+            kind text, status text, start_ns bigint, end_ns bigint, attributes text, links text
+        )
+        on conflict (execution_id, span_id) do update set
+            trace_id = excluded.trace_id, parent_span_id = excluded.parent_span_id, node_id = excluded.node_id,
+            item = excluded.item, attempt = excluded.attempt, name = excluded.name, kind = excluded.kind,
+            status = excluded.status, start_ns = excluded.start_ns, end_ns = excluded.end_ns,
+            attributes = excluded.attributes, links = excluded.links;
+        get diagnostics v_spans = row_count;
+    end if;
+    return v_logs + v_spans;
+end
+$$;
+
+-- Answer a record that was refused: was it recorded before? Then with the same continuation, else as not recorded.
+create function {schema}.recorded_before_v1(p_work {schema}.work_v1) returns text
+language plpgsql
+as $$
+declare
+    v_via text := p_work.node_id || '/' || p_work.item || '/' || p_work.fence;
+    v_mark text := '"fence":' || p_work.fence || '}';  -- what ends the event of a claim given up
+    v_status text;
+    v_ended text;
+    v_next json;
+    v_jobs json;
+begin
+    select status into v_status
+    from {schema}.node_results
+    where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
+        and fence = p_work.fence and worker_id = p_work.worker_id;
+    if v_status = 'cancelled' then
+        -- Nothing follows, but what it has to tell is kept, once: the mark says so.
+        update {schema}.node_results set taken = '[]'
+        where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item and taken is null;
+        if found then
+            perform {schema}.keep_lines_v1(p_work.execution_id, p_work.node_id, p_work.item, p_work.logs, p_work.spans);
+        end if;
+        return '[true,null,null,null]';
+    elsif v_status = p_work.outcome then
+        select
+            json_agg(json_build_array(
+                n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.losses,
+                {schema}.inputs_v1(n.execution_id, p_work.workflow_id, p_work.version, n.node_id)
+            )) filter (where n.status = 'running' and n.worker_id = p_work.worker_id) -> 0,
+            json_agg(json_build_array(n.execution_id, n.node_id, n.item, n.node_type, n.queue, n.priority, n.push))
+                filter (where n.status = 'queued')
+        into v_next, v_jobs
+        from {schema}.node_runs n
+        where n.execution_id = p_work.execution_id and n.claimed_via = v_via;
+        select substr(kind, 11) into v_ended
+        from {schema}.events
+        where execution_id = p_work.execution_id and kind in ('execution.completed', 'execution.failed')
+            and right(data, length(v_via) + 8) = '"by":"' || v_via || '"}';
+        return json_build_array(true, v_ended, v_next, v_jobs);
+    elsif p_work.outcome not in ('retry', 'waiting', 'released') or not exists (
+        select from {schema}.events
+        where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
+            and kind = case p_work.outcome when 'retry' then 'node.retrying' else 'node.' || p_work.outcome end
+            and worker_id = p_work.worker_id
+            and right(data, length(v_mark)) = v_mark
+    ) then
+        return '[false,null,null,null]';
+    end if;
+    select json_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push))
+        filter (where status = 'queued' and p_work.outcome = 'released')
+    into v_jobs
+    from {schema}.node_runs
+    where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item and fence = p_work.fence;
+    return json_build_array(true, null, null, v_jobs);
+end
+$$;
