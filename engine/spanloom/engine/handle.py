@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from spanloom.engine.errors import ExecutionFailed, UnknownExecution
 from spanloom.engine.states import ExecutionStatus
+from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import Execution
 
-if TYPE_CHECKING:
-    from spanloom.engine.engine import WorkflowEngine
-
 __all__ = ["ExecutionHandle", "output_of"]
+
+
+class _Engine(Protocol):
+    """What a handle needs of the engine that made it."""
+
+    @property
+    def store(self) -> ExecutionStore: ...
+    def wait(self, execution_id: str, timeout: float | None = None) -> Execution: ...
+    async def await_end(self, execution_id: str, timeout: float | None = None) -> Execution: ...
+    def cancel_execution(self, execution_id: str) -> bool: ...
 
 
 class ExecutionHandle:
@@ -19,7 +27,7 @@ class ExecutionHandle:
 
     __slots__ = ("_engine", "id")
 
-    def __init__(self, engine: WorkflowEngine, execution_id: str) -> None:
+    def __init__(self, engine: _Engine, execution_id: str) -> None:
         self._engine = engine
         self.id = execution_id
 
