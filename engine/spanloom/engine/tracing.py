@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from dataclasses import dataclass
 
@@ -43,6 +44,7 @@ def parse_trace_parent(trace_parent: str | None) -> tuple[str, str] | None:
     return (parts[1], parts[2]) if len(parts) == 4 and len(parts[1]) == 32 and len(parts[2]) == 16 else None
 
 
+@functools.lru_cache(maxsize=1024)  # the nodes of one execution follow each other
 def remote_parent(trace_parent: str | None, trace_state: str | None) -> NonRecordingSpan | None:
     """Return a span to be the parent of an execution's node spans; None if there is no usable context."""
     ids = parse_trace_parent(trace_parent)

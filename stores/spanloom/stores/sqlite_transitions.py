@@ -16,6 +16,7 @@ from sqlalchemy.dialects import sqlite
 
 from spanloom.engine.errors import ConfigurationError, StoreUnavailable
 from spanloom.engine.records import (
+    Claim,
     ClaimAnswer,
     NodeJob,
     NodeKey,
@@ -81,7 +82,12 @@ class SqliteTransitions(SqlReads):
         def one(turn: Turn, key: NodeKey) -> ClaimAnswer:
             return claim(turn, key, worker_id, token) if is_live(turn, worker_id) else Refusal.RETIRED
 
-        return self._each(keys, one, 0, now)
+        first = list(dict.fromkeys(keys))  # the same key again is no call sent again: it finds the run taken
+        answers = dict(zip(first, self._each(first, one, 0, now), strict=True))
+        return [
+            Refusal.TAKEN if isinstance(answers[key], Claim) and key in keys[:position] else answers[key]
+            for position, key in enumerate(keys)
+        ]
 
     def record(self, records: Sequence[Record], *, epoch: int = 0, now: datetime | None = None) -> list[Recorded]:
         """See NodeTransitions.record."""

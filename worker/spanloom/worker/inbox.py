@@ -69,7 +69,10 @@ class Inbox:
         self._wake_key = f"{queue.namespace}:wake:{worker_name}"
         self._script: str | None = None
         self._lock = threading.Lock()
-        self._owed: list[Callable[[Any], None]] = []  # what Redis is to be told with the next round trip
+        # What Redis is to be told with the next round trip: jobs that are over, by list; how many nodes ran; the rest.
+        self._over: dict[str, list[str]] = {}
+        self._ran = 0
+        self._owed: list[Callable[[Any], None]] = []
         self._blocked = False
         self._started: dict[str, str] = {}  # job id -> list name, of jobs that run here now
         self._urgent: dict[str, tuple[float, bool]] = {}
@@ -99,20 +102,18 @@ class Inbox:
                 self._owe(partial(self._refuse, job_id=job_id, list_name=list_name, reason=str(error)))
         return messages
 
-    def done(self, message: NodeMessage) -> None:
-        """Take a job off RQ's books: its node run was recorded."""
-        self.drop(message)
-        self._owe(lambda pipe: pipe.hincrby(f"rq:worker:{self._worker_name}", "successful_job_count", 1))
+    def done(self, message: NodeMessage | None) -> None:
+        """Count a node whose run was recorded, and take its job off RQ's books; None: it ran without one."""
+        if message is not None:
+            self.drop(message)
+        with self._lock:
+            self._ran += 1
 
     def drop(self, message: NodeMessage) -> None:
         """Take a job off RQ's books that was not run here: a duplicate, or of a type that others know."""
         self._started.pop(message.job_id, None)
-
-        def tell(pipe: Any) -> None:
-            pipe.zrem(f"rq:wip:{message.list_name}", f"{message.job_id}:{self._worker_name}")
-            pipe.delete(f"rq:job:{message.job_id}")
-
-        self._owe(tell)
+        with self._lock:
+            self._over.setdefault(message.list_name, []).append(message.job_id)
 
     def failed(self, message: NodeMessage, reason: str) -> None:
         """Show a node that failed for good among RQ's failed jobs; the store drives everything else."""
@@ -206,7 +207,7 @@ class Inbox:
 
     def _may_block(self) -> bool:
         with self._lock:
-            self._blocked = not self._owed
+            self._blocked = not (self._over or self._ran or self._owed)
             return self._blocked
 
     def _owe(self, tell: Callable[[Any], None]) -> None:
@@ -215,7 +216,14 @@ class Inbox:
 
     def _pay(self, pipeline: Any) -> None:
         with self._lock:
+            over, self._over = self._over, {}
+            ran, self._ran = self._ran, 0
             owed, self._owed = self._owed, []
+        for list_name, job_ids in over.items():
+            pipeline.zrem(f"rq:wip:{list_name}", *(f"{job_id}:{self._worker_name}" for job_id in job_ids))
+            pipeline.delete(*(f"rq:job:{job_id}" for job_id in job_ids))
+        if ran:
+            pipeline.hincrby(f"rq:worker:{self._worker_name}", "successful_job_count", ran)
         for tell in owed:
             tell(pipeline)
 

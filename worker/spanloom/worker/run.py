@@ -80,12 +80,13 @@ class NodeRunner:
         """Run a claimed node, and then what follows from it as long as work first allows. Never raises."""
         nodes_left, until = self._options.slice_nodes, time.monotonic() + self._options.slice_seconds
         following: Claim | None = claim
+        job: NodeMessage | None = message  # None: work first goes on without one
         try:
             while following is not None:
                 nodes_left -= 1
                 more = nodes_left > 0 and time.monotonic() < until
-                following = self._run_one(message, following, worker_id, more)
-                message = _inline(following, self._engine) if following is not None else message
+                following = self._run_one(job, following, worker_id, more)
+                job = None
         except StoreUnavailable as error:  # given up at a stop: the lease lapses, and the sweep moves the run on
             _log.warning("node_not_recorded", execution_id=claim.header.execution_id, error=str(error))
         except Exception:
@@ -95,7 +96,7 @@ class NodeRunner:
         except QueueUnavailable as error:
             _log.warning("queue_unavailable", error=str(error))
 
-    def _run_one(self, message: NodeMessage, claim: Claim, worker_id: str, more: bool) -> Claim | None:
+    def _run_one(self, job: NodeMessage | None, claim: Claim, worker_id: str, more: bool) -> Claim | None:
         attempt = Attempt(claim, self._name, partial(self._lease.is_lost, worker_id), self._given_up.is_set)
         error: BaseException | None = None
         loaded: _Loaded | None = None
@@ -122,7 +123,7 @@ class NodeRunner:
             attempt.logs, attempt.spans = [], []  # whatever the store can't keep, it can keep that this failed
             ending = of_refusal(refused)
             answer = self._record(claim, worker_id, attempt, ending, ())
-        return self._continue(message, claim, ending, answer)
+        return self._continue(job, claim, ending, answer)
 
     def _load(self, claim: Claim) -> _Loaded:
         plan = self._engine.definitions.get(claim.header.workflow_id, claim.header.version)
@@ -213,13 +214,13 @@ class NodeRunner:
             )
         )
 
-    def _continue(self, message: NodeMessage, claim: Claim, ending: Ending, answer: Recorded) -> Claim | None:
+    def _continue(self, job: NodeMessage | None, claim: Claim, ending: Ending, answer: Recorded) -> Claim | None:
         if not answer.recorded:
             _log.warning("claim_lost", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
         if ending.outcome is Outcome.FAILED and answer.recorded:
-            self._inbox.failed(message, ending.error or "")
+            self._inbox.failed(job or _inline(claim, self._engine), ending.error or "")
         else:
-            self._inbox.done(message)
+            self._inbox.done(job)
         if answer.ended is not None:
             self._inbox.announce(claim.header.execution_id)
         if ending.outcome is Outcome.RETRY:
@@ -230,7 +231,7 @@ class NodeRunner:
 
 
 def _inline(claim: Claim, engine: WorkflowEngine) -> NodeMessage:
-    """Name a run that work first continued with: no job stands for it in Redis, unless it fails and is shown there."""
+    """Name a failed run that work first went on with: it is shown among RQ's failed jobs, though none stood for it."""
     node = claim.node
     return NodeMessage(
         job_id=f"{claim.header.execution_id}-{node.node_id}-{node.item}-0",

@@ -9,6 +9,10 @@ from collections.abc import Callable
 
 __all__ = ["Slots"]
 
+# Slots whose nodes take next to no time are refilled together: one fetch, one claim and one commit serve them all.
+_BRIEF_SECONDS = 0.02
+_GATHER_SECONDS = 0.002
+
 
 class Slots:
     """A fixed number of threads, and the count of free ones. A slot whose handler does not end stays accounted for."""
@@ -18,6 +22,7 @@ class Slots:
         self._name = name
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._free = size
+        self._brief = False  # what ended last took next to no time
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
 
@@ -37,9 +42,11 @@ class Slots:
         self._work.put(work)
 
     def wait_free(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds for a free slot and return how many are free."""
+        """Wait up to `timeout` seconds for a free slot, a moment more behind brief work; return how many are free."""
         with self._changed:
             self._changed.wait_for(lambda: self._free > 0, timeout)
+            if self._brief and 0 < self._free < self.size:
+                self._changed.wait_for(lambda: self._free == self.size, _GATHER_SECONDS)
             return self._free
 
     def wait_idle(self, timeout: float) -> bool:
@@ -58,9 +65,11 @@ class Slots:
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
+            started = time.monotonic()
             try:
                 work()
             finally:
                 with self._changed:
+                    self._brief = time.monotonic() - started < _BRIEF_SECONDS
                     self._free += 1
                     self._changed.notify_all()

@@ -76,6 +76,16 @@ class Claims:
         again = store.claim(keys, worker_id=driver.worker_id, token="t1", now=clock())
         assert again == [Refusal.GONE, first[1]]
 
+    def test_the_same_key_twice_is_claimed_once_also_under_a_token(
+        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
+    ) -> None:
+        execution = driver.start(single())
+        keys = [NodeKey(execution, "only")] * 3
+        answers = store.claim(keys, worker_id=driver.worker_id, token="t", now=clock())
+        assert isinstance(answers[0], Claim)
+        assert answers[1:] == [Refusal.TAKEN] * 2
+        assert store.claim(keys, worker_id=driver.worker_id, token="t", now=clock()) == answers
+
     def test_a_claimed_run_is_taken(self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock) -> None:
         execution = driver.start(single())
         driver.claim(execution, "only")
