@@ -32,7 +32,7 @@ class NodeRuntime(Protocol):
 
     @property
     def cancelled(self) -> bool:
-        """Whether the execution was cancelled, the node timed out or the worker stops."""
+        """Whether this attempt should end: its claim was lost, or its worker stops and the grace is over."""
         ...
 
 
@@ -130,7 +130,7 @@ class NodeContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether to stop: the execution was cancelled, the node timed out, or the worker is told to stop."""
+        """Whether to stop: the claim was lost, or the worker stops and its grace is over. What ends now is run again."""
         return self._runtime.cancelled
 
     def __repr__(self) -> str:

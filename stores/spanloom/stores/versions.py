@@ -172,7 +172,7 @@ def _version(row: sa.Row[Any]) -> WorkflowVersion:
         change_notes=row.change_notes,
         created_by=row.created_by,
         created_at=row.created_at,
-        definition=Workflow.model_validate_json(row.definition),
+        definition=Workflow.from_json(row.definition),
     )
 
 
