@@ -26,7 +26,7 @@ READY_SECONDS = 30
 class WorkerProcess:
     """One `spanloom worker` process, and what it logged."""
 
-    def __init__(self, store_url: str, redis_url: str, *options: str, app: str = "behaviour_app:engine") -> None:
+    def __init__(self, store_url: str, redis_url: str, *options: str, new_session: bool = False) -> None:
         environment = {
             **os.environ,
             "SPANLOOM_STORE_URL": store_url,
@@ -35,12 +35,13 @@ class WorkerProcess:
             "BEHAVIOUR_REDIS_URL": redis_url,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "spanloom.cli", "worker", app, *options],
+            [sys.executable, "-m", "spanloom.cli", "worker", "behaviour_app:engine", *options],
             cwd=HERE,
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=new_session,
         )
         self.lines: list[str] = []
         self._ready = threading.Event()

@@ -63,8 +63,13 @@ def test_logs_and_spans_of_every_attempt_are_stored(system: System) -> None:
     assert execution.output == f"{execution.id}:t:0"
     logs = system.engine.store.get_logs(execution.id)
     assert [(line.attempt, line.level, line.message) for line in logs] == [
-        (attempt, level, message) for attempt in (1, 2) for level, message in (("info", "began"), ("warning", "inside"))
+        (1, "info", "began"),
+        (1, "warning", "inside"),
+        (1, "warning", "ConnectionError: once"),
+        (2, "info", "began"),
+        (2, "warning", "inside"),
     ]
+    assert "raise ConnectionError" in logs[2].fields["exception"]
     assert logs[0].fields == {"attempt_seen": 1}
     spans = system.engine.store.get_trace(execution.id)
     by_id = {span.span_id: span for span in spans}

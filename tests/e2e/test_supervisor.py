@@ -85,3 +85,35 @@ def test_processes_that_can_not_start_end_the_command_with_two(system: System) -
 
     assert made.wait(30) == 2
     assert "Traceback" not in made.log
+
+
+def test_one_ctrl_c_on_the_terminal_leaves_running_nodes_their_grace(system: System) -> None:
+    made = WorkerProcess(system.store_url, system.redis_url, "--processes", "2", new_session=True)
+    until(lambda: len(running(system)) == 2)
+    workflow_id = system.register({"id": "a", "type": "gate", "config": {"gate": "grace"}})
+    execution_id = system.engine.enqueue_workflow(workflow_id)
+    system.arrived("grace")
+
+    os.killpg(made.pid, signal.SIGINT)  # what a terminal does: the whole group gets it
+    until(lambda: len(running(system)) == 1)  # the idle one has gone, the busy one stays
+
+    system.open_gate("grace")
+    assert made.wait(30) == 0
+    assert system.engine.wait(execution_id, timeout=5).output == "a"
+    assert system.ran(execution_id) == ["a"]
+
+
+def test_burst_does_what_is_due_and_ends_at_once(system: System) -> None:
+    retry = {"max_attempts": 2, "delay": 0.01}
+    workflow_id = system.register({"id": "a", "type": "flaky", "config": {"succeeds_at": 2}, "retry": retry})
+    delayed = system.register({"id": "a", "type": "echo"})
+    late = system.engine.enqueue_workflow(delayed, 1, delay=0.01)
+    threading.Event().wait(0.05)  # it is due before any worker is there
+    ids = [system.engine.enqueue_workflow(workflow_id) for _ in range(3)]
+
+    started = time.monotonic()
+    while any(not system.engine.store.get_execution(one).status.ended for one in [late, *ids]):  # type: ignore[union-attr]
+        assert WorkerProcess(system.store_url, system.redis_url, "--burst").wait(30) == 0
+        assert time.monotonic() - started < 30
+
+    assert system.engine.store.get_execution(late).output == 1  # type: ignore[union-attr]

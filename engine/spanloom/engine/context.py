@@ -130,7 +130,7 @@ class NodeContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether to stop: the claim was lost, or the worker stops and its grace is over. What ends now is run again."""
+        """Whether to stop: the claim was lost, or the worker stops and its grace is over."""
         return self._runtime.cancelled
 
     def __repr__(self) -> str:

@@ -6,10 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spanloom.stores.postgres import PostgresExecutionStore
-
     from spanloom.stores.memory import InMemoryExecutionStore
     from spanloom.stores.opening import open_store
+    from spanloom.stores.postgres import PostgresExecutionStore
     from spanloom.stores.sqlite import SqliteExecutionStore
 
 __all__ = ["InMemoryExecutionStore", "PostgresExecutionStore", "SqliteExecutionStore", "open_store"]

@@ -100,9 +100,21 @@ class Attempt:
         """Whether the handler should end early: its claim was lost, or the worker stops and its grace is over."""
         return self._is_lost() or self._is_stopping()
 
-    def close(self, error: BaseException | None) -> None:
-        """End the attempt's own span."""
+    def close(self, error: BaseException | None, *, final: bool = True) -> None:
+        """End the attempt's own span; an error becomes its last log line, a warning if it is not the `final` one."""
         self._keep_span(self._open.close(error))
+        if error is not None:
+            self.logs.append(
+                LogLine(
+                    level="error" if final else "warning",
+                    message=f"{type(error).__name__}: {error}"[:_MAX_MESSAGE],
+                    at=datetime.now(UTC),
+                    fields=_as_json({"exception": "".join(traceback.format_exception(error, limit=-20))[-8_000:]}),
+                    attempt=self.claim.node.attempt,
+                    trace_id=self._open.trace_id,
+                    span_id=self._open.span_id,
+                )
+            )
         if self._dropped:
             self.logs.append(
                 LogLine(

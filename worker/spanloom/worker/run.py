@@ -112,7 +112,17 @@ class NodeRunner:
         failed = error or (
             PermanentError("the handler returned a failure") if ending.outcome is Outcome.FAILED else None
         )
-        attempt.close(failed)
+        attempt.close(failed, final=ending.outcome is Outcome.FAILED)
+        if failed is not None:
+            node = claim.node
+            _log.warning(
+                "attempt_failed",
+                execution_id=claim.header.execution_id,
+                node_id=node.node_id,
+                attempt=node.attempt,
+                outcome=ending.outcome.value,
+                error=type(failed).__name__,
+            )
         try:
             successors = self._successors(loaded, claim, ending) if more else ()
             answer = self._record(claim, worker_id, attempt, ending, successors)

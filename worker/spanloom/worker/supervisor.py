@@ -77,6 +77,7 @@ def _look_after(child: _Child, pipe: int) -> int | None:
                 [sys.executable, "-m", "spanloom.cli", *child.command],
                 pass_fds=(pipe,),
                 env={**os.environ, PARENT_PIPE: str(pipe)},
+                start_new_session=True,  # Ctrl-C is for us alone: a second signal would end the children's grace
             )
             child.started = now
         return None

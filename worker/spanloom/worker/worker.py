@@ -128,8 +128,8 @@ class Worker:
                 if not fetched:
                     idle = not self._slots.busy  # looked at before: what a slot pushes, it pushes before it is free
                     fetched, token = self._inbox.fetch(free, self._block_seconds()), secrets.token_hex(8)
-                    if self.options.burst and idle and not fetched:
-                        break
+                    if self.options.burst and idle and not fetched and not self._sweeper.sweep():
+                        break  # nothing waits on a list, and nothing is due
                 if self._stopping.is_set():
                     break
                 self._dispatch(runner, fetched, token)
@@ -195,6 +195,7 @@ class Worker:
 
     def _drain(self) -> bool:
         """Let running nodes end within their grace, give back the rest, and sign off."""
+        self._stopping.set()
         self._sweeper.stop()
         until = time.monotonic() + self.options.grace_seconds
         while not (ended := self._slots.wait_idle(0.1)) and time.monotonic() < until and not self._hurry.is_set():

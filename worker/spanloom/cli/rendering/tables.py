@@ -26,6 +26,7 @@ __all__ = [
     "workflows_table",
 ]
 
+_ELASTIC = {"workflow": 60, "name": 60, "metadata": 200, "notes": 200, "queues": 60}
 _TELLING = 8  # the last digits of a UUIDv7 tell executions apart; the first ones are the time
 
 
@@ -38,7 +39,7 @@ def executions_table(executions: Sequence[Execution], now: datetime) -> Renderab
         metadata = "  ".join(f"{printable(key)}={printable(value)}" for key, value in execution.metadata.items())
         table.add_row(
             name,
-            f"{execution.workflow_id} v{execution.version}",
+            Text(f"{execution.workflow_id} v{execution.version}", no_wrap=True, overflow="ellipsis"),
             _status(execution.status),
             ago(execution.created_at, now),
             "" if took is None else duration(took),
@@ -169,6 +170,6 @@ def _status(status: str) -> Text:
 def _table(*headings: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bright_black")
     for heading in headings:
-        last = heading == headings[-1]
-        table.add_column(heading, no_wrap=True, overflow="ellipsis" if last else "fold")
+        # In a narrow terminal names and notes are cut, with a mark; what is pasted elsewhere, and short words, are not.
+        table.add_column(heading, no_wrap=heading not in _ELASTIC, overflow="ellipsis", max_width=_ELASTIC.get(heading))
     return table
