@@ -25,6 +25,7 @@ from workloads import Workload
 __all__ = ["RQ_SYSTEMS"]
 
 _LOOK_SECONDS = 0.005  #: between two looks at the finished registry, one ZCARD each
+_SETTLE_SECONDS = 5.0  #: a job that enqueued the last one may be booked as finished after it
 
 
 class RqSystem(System):
@@ -60,13 +61,9 @@ class _RqPlayer(Player):
         self._expected += workload.nodes
 
     def run_all(self, workload: Workload) -> None:
-        deadline = time.monotonic() + END_SECONDS
         runs = [self._run_id(workload, number) for number in range(workload.executions)]
         enqueue_stage(self._redis, runs, workload.stages, 0)
-        while self._finished.get_job_count(cleanup=False) < self._expected:
-            if time.monotonic() > deadline:
-                break  # check() says what is missing
-            time.sleep(_LOOK_SECONDS)
+        self._wait_until_finished(END_SECONDS)
 
     def run_one(self, workload: Workload, number: int) -> None:
         run = self._run_id(workload, number)
@@ -76,6 +73,7 @@ class _RqPlayer(Player):
             raise BenchFailed(f"{workload.name}: RQ did not end run {run} within {END_SECONDS:g} s")
 
     def check(self, workload: Workload) -> None:
+        self._wait_until_finished(_SETTLE_SECONDS)
         finished = self._finished.get_job_count(cleanup=False)
         failed = self._failed.get_job_count(cleanup=False)
         # Each worker counts the jobs it ran, in the very step that puts them into the registry.
@@ -85,6 +83,12 @@ class _RqPlayer(Player):
                 f"{workload.name}: of {self._expected:,} jobs so far RQ finished {finished:,}, "
                 f"its workers ran {ran:,}, and {failed:,} failed"
             )
+
+    def _wait_until_finished(self, seconds: float) -> None:
+        """Return once RQ has every job in its finished registry, or after so many seconds; check() says what lacks."""
+        deadline = time.monotonic() + seconds
+        while self._finished.get_job_count(cleanup=False) < self._expected and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
 
     def _run_id(self, workload: Workload, number: int) -> str:
         return f"{workload.name}-{self._begun}-{number}"

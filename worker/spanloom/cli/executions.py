@@ -89,7 +89,7 @@ def show(target: Target, execution: str, as_json: bool) -> None:
     branches are indented, a join stands where its branches came from; in a terminal, uneventful branches of a
     wide fan-out share a line. Child executions hang below the node that started them.
 
-    In a pipe: the execution's fields as name and value, an empty line, then a line a node of tab-separated indented name,
+    In a pipe: the execution's fields as name and value, an empty line, then a line a node: indented name, and by tabs
     status, attempt, seconds, started, worker, error. With --json: {"execution": …, "nodes": […], "children": […]}.
     """
     with target.store() as store:
