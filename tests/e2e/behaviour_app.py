@@ -177,6 +177,44 @@ def context(data: Any, ctx: NodeContext) -> dict[str, Any]:
     }
 
 
+class Unspeakable(Exception):
+    """An exception that can't say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@registry.node("exits")
+def exits(ctx: NodeContext) -> None:
+    """Do what no handler should."""
+    ran(ctx)
+    raise SystemExit(3)
+
+
+@registry.node("aexits")
+async def aexits(ctx: NodeContext) -> None:
+    """Do what no handler should, on the loop that all share."""
+    ran(ctx)
+    raise {"exit": SystemExit, "interrupt": KeyboardInterrupt}[ctx.config["how"]]
+
+
+@registry.node("unspeakable")
+def unspeakable(ctx: NodeContext) -> None:
+    """Raise what can't be printed."""
+    ran(ctx)
+    raise Unspeakable
+
+
+@registry.node("acancelled")
+async def acancelled(ctx: NodeContext) -> None:
+    """Wait for something that was cancelled."""
+    ran(ctx)
+    task = asyncio.create_task(asyncio.sleep(60))
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
+
+
 def make_engine(store: Any = None, redis: Any = None) -> WorkflowEngine:
     """The engine that tests and workers share."""
     return WorkflowEngine(registry, store, redis, lifespan=clients)

@@ -162,8 +162,13 @@ def test_two_applications_share_one_redis_under_their_namespaces(
 def test_a_running_worker_stops_when_its_redis_is_given_to_another_store(redis_url: str) -> None:
     first = WorkflowEngine(registry(), InMemoryExecutionStore(), redis_url)
     second = WorkflowEngine(registry(), InMemoryExecutionStore(), redis_url)
-    with first, Redis.from_url(redis_url) as redis, first.start_workers(1, sweep_seconds=0.05) as (worker,):
-        stopped = threading.Event()
+    stopped = threading.Event()
+    with (
+        first,
+        Redis.from_url(redis_url) as redis,
+        pytest.raises(ConfigurationError, match="another store"),
+        first.start_workers(1, sweep_seconds=0.05) as (worker,),
+    ):
         on_misfit = worker._sweeper.on_misfit
         worker._sweeper.on_misfit = lambda error: (on_misfit(error), stopped.set())
 

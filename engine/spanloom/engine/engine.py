@@ -286,7 +286,7 @@ class WorkflowEngine:
 
     def _start(self, requests: Sequence[StartRequest], connection: Any) -> list[str]:
         self.open()
-        answers = self.store.create_executions(requests, epoch=self.epoch.number, connection=connection)
+        answers = self.store.create_executions(requests, epoch=self.epoch.recent(), connection=connection)
         started = [answer for answer in answers if isinstance(answer, Started)]
         if jobs := [job for answer in started for job in answer.jobs]:
             self.push(jobs)

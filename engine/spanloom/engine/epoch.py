@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from redis.exceptions import ResponseError
 
 from spanloom.engine.connect import redis_errors
-from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.errors import ConfigurationError, QueueUnavailable
 from spanloom.engine.queue import NodeQueue
 from spanloom.engine.records import EpochState
 from spanloom.engine.store import ExecutionStore
 
 __all__ = ["Epoch"]
 
+RECENT_SECONDS = 5.0
 PRIVATE_SECONDS = 60  #: how long Redis remembers a store that lived in one process, once nobody checks any more
 
 
@@ -24,12 +26,22 @@ class Epoch:
         self._store = store
         self._queue = queue
         self._state: EpochState | None = None
+        self._checked = float("-inf")
         self._lock = threading.Lock()
 
     @property
     def number(self) -> int:
         """The epoch as last seen; never ahead of the store's, so that a push made in doubt is repeated, not lost."""
         return self._state.epoch if self._state else 0
+
+    def recent(self) -> int:
+        """Return the epoch, looked at anew every few seconds while Redis answers. Raises what check() does else."""
+        if time.monotonic() - self._checked > RECENT_SECONDS:
+            try:
+                return self.check()
+            except QueueUnavailable:
+                self._checked = time.monotonic()  # not before every start
+        return self.number
 
     def check(self) -> int:
         """Look at Redis, raise the store's epoch if Redis was lost, and return the epoch.
@@ -58,6 +70,7 @@ class Epoch:
                 with redis_errors(self._queue.redis):
                     self._queue.redis.set(self._queue.epoch_key, f"{state.store_id} {state.epoch}", ex=lasts)
             self._state = state
+            self._checked = time.monotonic()
             return state.epoch
 
     def release(self) -> None:

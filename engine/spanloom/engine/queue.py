@@ -6,6 +6,7 @@ Pushing never depends on what Redis holds: the store decided the push, duplicate
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ JOB_FORMAT = 1
 JOB_FUNCTION = "spanloom.worker.job.run_node_job"  #: wire format: what RQ's tools show, never what a worker imports
 FAILURE_TTL_SECONDS = 7 * 24 * 3600  #: how long RQ's tools show a failed node job
 _PUSH_BATCH = 1000
+_LATEST = 253402300800.0  # the year 10000, in Unix seconds: what a datetime can hold
+_ID = re.compile(r"[A-Za-z0-9_$-]{1,200}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +80,14 @@ class NodeMessage:
         try:
             function, instance, args, kwargs = json.loads(data)
             (message,) = args
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"its data is not a JSON call with one argument ({error})") from error
         if function != JOB_FUNCTION or instance is not None or kwargs or not isinstance(message, dict):
             raise ValueError(f"it calls {function!r}; this worker runs node jobs only")
         if message.get("format") != JOB_FORMAT:
             raise ValueError(f"its format is {message.get('format')!r}, this worker knows {JOB_FORMAT}")
         try:
-            return cls(
+            made = cls(
                 job_id=job_id,
                 execution_id=str(message["execution"]),
                 node_id=str(message["node"]),
@@ -94,8 +97,13 @@ class NodeMessage:
                 pushed_at=float(message["at"]),
                 list_name=list_name,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"its message lacks or mistypes a field ({error!r})") from error
+        if not (0 <= made.item < 2**31 and 0 <= made.push < 2**31 and 0 <= made.pushed_at < _LATEST):
+            raise ValueError("a number in its message is out of range")
+        if not (_ID(made.execution_id) and _ID(made.node_id)):
+            raise ValueError("an id in its message has odd characters")
+        return made
 
 
 class NodeQueue:

@@ -33,7 +33,7 @@ class EndListener:
         self._pubsub: Any = None
         self._wanted = threading.Event()  # somebody watches, or close() was called
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._stop = threading.Event()  # one for each thread
 
     @contextmanager
     def watch(self, execution_id: str, notify: Callable[[], None]) -> Generator[None]:
@@ -57,23 +57,24 @@ class EndListener:
                 if not watchers:
                     self._watchers.pop(channel, None)
                     self._send("unsubscribe", channel)
-                if not self._watchers and not self._closed:
+                if not self._watchers and not self._stop.is_set():
                     self._wanted.clear()
 
     def close(self) -> None:
         """Stop listening and wait for the thread; may be used again afterwards."""
         with self._lock:
             thread, self._thread = self._thread, None
-            self._closed = True
+            self._stop.set()
             self._wanted.set()
         if thread is not None:
             thread.join()
 
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():  # not alive: this is a forked child
-            self._closed = False
+            self._stop = threading.Event()
             self._pubsub = self._queue.redis.pubsub(ignore_subscribe_messages=True)
-            self._thread = threading.Thread(target=self._listen, name="spanloom-ends", daemon=True)
+            arguments = (self._pubsub, self._stop)
+            self._thread = threading.Thread(target=self._listen, args=arguments, name="spanloom-ends", daemon=True)
             self._thread.start()
 
     def _send(self, command: str, *channels: str) -> None:
@@ -83,13 +84,14 @@ class EndListener:
         except QueueUnavailable as error:
             _log.debug("end_listener_unavailable", error=str(error))  # the listener subscribes anew when Redis is back
 
-    def _listen(self) -> None:
-        pubsub = self._pubsub
+    def _listen(self, pubsub: Any, stop: threading.Event) -> None:
         pause = 0.1
         while True:
-            self._wanted.wait()
-            if self._closed:
+            wanted = self._wanted.wait(_LISTEN_SECONDS)
+            if stop.is_set():
                 break
+            if not wanted:
+                continue
             try:
                 with redis_errors(self._queue.redis):
                     message = pubsub.get_message(timeout=_LISTEN_SECONDS)
@@ -98,7 +100,7 @@ class EndListener:
                 _log.warning("end_listener_reconnects", error=str(error))
                 time.sleep(pause)
                 pause = min(pause * 2, 5.0)
-                pubsub = self._subscribe_anew()
+                pubsub = self._subscribe_anew(pubsub)
                 continue
             if message is not None:
                 with self._lock:
@@ -107,9 +109,11 @@ class EndListener:
                     notify()
         pubsub.close()
 
-    def _subscribe_anew(self) -> Any:
+    def _subscribe_anew(self, broken: Any) -> Any:
         with self._lock:
-            self._pubsub.close()
+            broken.close()
+            if self._pubsub is not broken:
+                return broken  # another thread listens by now; this one is about to see its end
             self._pubsub = self._queue.redis.pubsub(ignore_subscribe_messages=True)
             if self._watchers:
                 self._send("subscribe", *self._watchers)
@@ -128,6 +132,8 @@ class Waiter:
 
     def wait(self, execution_id: str, timeout: float | None) -> Execution:
         """Return the ended execution. Raises WaitTimeout after `timeout` seconds (None: never), UnknownExecution."""
+        if (execution := self._look(execution_id)).status.ended:
+            return execution
         signal = threading.Event()
         pauses = _Pauses(execution_id, timeout)
         with self._listener.watch(execution_id, signal.set):
@@ -140,6 +146,8 @@ class Waiter:
 
     async def await_end(self, execution_id: str, timeout: float | None) -> Execution:
         """Like wait(), without blocking the event loop and without a thread of its own."""
+        if (execution := await asyncio.to_thread(self._look, execution_id)).status.ended:
+            return execution
         loop = asyncio.get_running_loop()
         signal = asyncio.Event()
         pauses = _Pauses(execution_id, timeout)

@@ -203,6 +203,8 @@ class PostgresConnections:
             return PayloadRejected(f"Postgres can't keep a value that it was given: {said}")
         if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | errors.ReadOnlySqlTransaction):
             return StoreUnavailable(f"Postgres at {where} did not answer: {said}")
+        if isinstance(error, exc.InvalidRequestError):  # connections went away faster than the pool could replace them
+            return StoreUnavailable(f"Postgres at {where} keeps closing its connections: {said}")
         if isinstance(cause, psycopg.DatabaseError):
             return StoreRefused(f"Postgres at {where} refused a statement: {said}")
         return None

@@ -19,6 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from spanloom.engine.errors import LeaseLost
 from spanloom.engine.records import Claim, LogLine, SpanLine
 from spanloom.engine.tracing import SCOPE, new_span_id, remote_parent
+from spanloom.worker.outcomes import message_of
 
 __all__ = ["Attempt"]
 
@@ -107,7 +108,7 @@ class Attempt:
             self.logs.append(
                 LogLine(
                     level="error" if final else "warning",
-                    message=f"{type(error).__name__}: {error}"[:_MAX_MESSAGE],
+                    message=f"{type(error).__name__}: {message_of(error)}"[:_MAX_MESSAGE],
                     at=datetime.now(UTC),
                     fields=_as_json({"exception": "".join(traceback.format_exception(error, limit=-20))[-8_000:]}),
                     attempt=self.claim.node.attempt,
@@ -205,8 +206,9 @@ class _OpenSpan:
     def close(self, error: BaseException | None) -> SpanLine:
         end_ns = time.time_ns()
         if error is not None and self.span.is_recording():
-            self.span.record_exception(error)
-            self.span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"[:500]))
+            said = message_of(error)
+            self.span.record_exception(error, {"exception.message": said})
+            self.span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {said}"[:500]))
         self.span.end(end_ns)
         return SpanLine(
             trace_id=self.trace_id,

@@ -90,10 +90,10 @@ class Inbox:
                 finally:
                     self._blocked = False
                 if popped is not None and (key := popped[0].decode()) != self._wake_key:
-                    fetched = self._pop(count, self._keys.index(key) + 1, popped[1].decode())
+                    fetched = self._pop(count, self._keys.index(key) + 1, popped[1].decode(errors="replace"))
         messages: list[NodeMessage] = []
         for raw_name, raw_id, data in fetched:
-            list_name, job_id = raw_name.decode(), raw_id.decode()
+            list_name, job_id = raw_name.decode(), raw_id.decode(errors="replace")
             try:
                 messages.append(NodeMessage.parse(job_id, data, list_name))
                 self._started[job_id] = list_name

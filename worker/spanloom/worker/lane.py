@@ -27,11 +27,13 @@ class Lane:
         coroutine: Coroutine[Any, Any, Any],
         context: contextvars.Context | None = None,
         seconds: float | None = None,
+        *,
+        patience: float | None = None,
     ) -> Any:
         """Run to the end in `context` and return the result or raise its error.
 
         After `seconds` the coroutine is cancelled and TimeoutError raised; if cancel_all() ended it,
-        concurrent.futures.CancelledError.
+        concurrent.futures.CancelledError. TimeoutError also if the loop gives no answer for `patience` seconds.
         """
         loop = self._start()
         answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -43,20 +45,22 @@ class Lane:
             task.add_done_callback(lambda done: _transfer(done, answer))
 
         loop.call_soon_threadsafe(begin)
-        return answer.result()
+        return answer.result(patience)
 
     def cancel_all(self) -> None:
         """Cancel what runs now; it may still clean up."""
         if self._loop is not None and self._loop.is_running():
             self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tuple(self._tasks)])
 
-    def close(self) -> None:
-        """Stop the loop and wait for its thread."""
+    def close(self, patience: float = 5.0) -> bool:
+        """Stop the loop and wait up to `patience` seconds for its thread; False if a coroutine keeps it."""
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
-            thread.join()
+            thread.join(patience)
+            return not thread.is_alive()
+        return True
 
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -67,10 +71,27 @@ class Lane:
             return self._loop
 
 
+class _Exit:
+    """What asyncio would let end the loop, and with it all other handlers: it is handed on as a value."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
 async def _limited(coroutine: Coroutine[Any, Any, Any], seconds: float | None) -> Any:
-    if seconds is None:
+    try:
+        return await (coroutine if seconds is None else asyncio.wait_for(_contained(coroutine), seconds))
+    except (SystemExit, KeyboardInterrupt) as error:
+        return _Exit(error)
+
+
+async def _contained(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    try:
         return await coroutine
-    return await asyncio.wait_for(coroutine, seconds)
+    except (SystemExit, KeyboardInterrupt) as error:
+        return _Exit(error)
 
 
 def _transfer(done: asyncio.Task[Any], answer: concurrent.futures.Future[Any]) -> None:
@@ -78,8 +99,10 @@ def _transfer(done: asyncio.Task[Any], answer: concurrent.futures.Future[Any]) -
         answer.set_exception(concurrent.futures.CancelledError())
     elif (error := done.exception()) is not None:
         answer.set_exception(error)
+    elif isinstance(result := done.result(), _Exit):
+        answer.set_exception(result.error)
     else:
-        answer.set_result(done.result())
+        answer.set_result(result)
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

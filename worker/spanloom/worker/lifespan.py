@@ -13,6 +13,8 @@ from spanloom.worker.lane import Lane
 
 __all__ = ["Lifespan"]
 
+_LEAVE_SECONDS = 10.0
+
 
 class Lifespan:
     """Enter and leave what the engine was given as `lifespan`; async ones live on the lane."""
@@ -46,10 +48,10 @@ class Lifespan:
         return SimpleNamespace(**state) if isinstance(state, Mapping) else state
 
     def leave(self) -> None:
-        """Leave the context manager, once."""
+        """Leave the context manager, once. Raises TimeoutError if the loop is kept by a handler that does not end."""
         manager, self._entered = self._entered, None
         if isinstance(manager, AbstractAsyncContextManager):
-            self._lane.run(_await(manager.__aexit__(None, None, None)))
+            self._lane.run(_await(manager.__aexit__(None, None, None)), patience=_LEAVE_SECONDS)
         elif manager is not None:
             manager.__exit__(None, None, None)
 

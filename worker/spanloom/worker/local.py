@@ -30,8 +30,8 @@ def worker_options(**options: Any) -> WorkerOptions:
 def start_workers(engine: WorkflowEngine, workers: int = 1, **options: Any) -> Generator[list[Worker]]:
     """Run workers while the block lasts, then let them drain.
 
-    Options are WorkerOptions' fields. Raises what a worker raised that could not start. A handler that does not end in
-    its grace keeps its thread; its node run is given back.
+    Options are WorkerOptions' fields. Raises what a worker raised that could not start or go on. A handler that does
+    not end in its grace keeps its thread; its node run is given back.
     """
     if workers < 1:
         raise ConfigurationError(f"start_workers takes the number of workers, 1 or more, not {workers}")
@@ -50,6 +50,8 @@ def start_workers(engine: WorkflowEngine, workers: int = 1, **options: Any) -> G
             one.worker.stop()
         for one in running:
             one.thread.join()
+    for one in running:
+        one.raise_error()
 
 
 class _Running:
@@ -64,6 +66,9 @@ class _Running:
 
     def wait_ready(self) -> None:
         self._settled.wait()
+        self.raise_error()
+
+    def raise_error(self) -> None:
         if self._error is not None:
             raise self._error
 

@@ -15,7 +15,7 @@ from spanloom.engine.payload import encode
 from spanloom.engine.records import Outcome
 from spanloom.engine.results import NodeResult
 
-__all__ = ["Ending", "of_error", "of_load_error", "of_refusal", "of_result", "retry_delay"]
+__all__ = ["Ending", "message_of", "of_error", "of_load_error", "of_refusal", "of_result", "retry_delay"]
 
 _MAX_MESSAGE = 4_000
 _MAX_TRACEBACK = 16_000
@@ -96,12 +96,20 @@ def _retries(policy: RetryPolicy, error: BaseException) -> bool:
     )
 
 
+def message_of(error: BaseException) -> str:
+    """Return what an exception says; one whose own `__str__` fails must not take its node with it."""
+    try:
+        return str(error)
+    except Exception as failed:
+        return f"(its message can't be read: {type(failed).__name__})"
+
+
 def _describe(error: BaseException, *, permanent: bool) -> str:
     lines = "".join(traceback.format_exception(error, limit=-50))
     return json.dumps(
         {
             "type": _full_name(type(error)),
-            "message": str(error)[:_MAX_MESSAGE],
+            "message": message_of(error)[:_MAX_MESSAGE],
             "traceback": lines[-_MAX_TRACEBACK:],
             "permanent": permanent,
         }

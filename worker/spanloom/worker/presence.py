@@ -43,6 +43,7 @@ class Presence(BaseWorker):
     def arrive(self) -> None:
         """Register."""
         with redis_errors(self.connection):
+            self.connection.delete(self.key)  # a namesake that was killed would keep us out; leases have their own ids
             self.register_birth()  # type: ignore[no-untyped-call]
             self.set_state(WorkerStatus.IDLE)
 

@@ -89,8 +89,10 @@ class NodeRunner:
                 job = None
         except StoreUnavailable as error:  # given up at a stop: the lease lapses, and the sweep moves the run on
             _log.warning("node_not_recorded", execution_id=claim.header.execution_id, error=str(error))
-        except Exception:
+        except Exception as error:
             _log.exception("node_not_recorded", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
+            if following is not None:
+                self._fail(following, worker_id, error)
         try:
             self._inbox.flush_if_idle()
         except QueueUnavailable as error:
@@ -104,11 +106,12 @@ class NodeRunner:
             loaded = self._load(claim)
             result = self._call(loaded, claim, attempt)
             ending = of_result(result, loaded.node, loaded.plan, claim.header.execution_id, self._limit)
-        except concurrent.futures.CancelledError:
-            ending = Ending(Outcome.RELEASED)  # the worker stops, and the handler's grace is over
         except BaseException as raised:  # whatever a handler raises, SystemExit too, is its node's failure and no more
             error = raised
-            ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)
+            if isinstance(raised, concurrent.futures.CancelledError) and self._given_up.is_set():
+                ending = Ending(Outcome.RELEASED)  # the worker stops, and the handler's grace is over
+            else:
+                ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)
         failed = error or (
             PermanentError("the handler returned a failure") if ending.outcome is Outcome.FAILED else None
         )
@@ -134,6 +137,26 @@ class NodeRunner:
             ending = of_refusal(refused)
             answer = self._record(claim, worker_id, attempt, ending, ())
         return self._continue(job, claim, ending, answer)
+
+    def _fail(self, claim: Claim, worker_id: str, error: Exception) -> None:
+        """End a claim that our own code could not: nothing may stay running that nobody runs."""
+        try:
+            ending = of_refusal(error)
+            answer = self._recorder.record(
+                Record(
+                    execution_id=claim.header.execution_id,
+                    node_id=claim.node.node_id,
+                    item=claim.node.item,
+                    fence=claim.node.fence,
+                    worker_id=worker_id,
+                    outcome=ending.outcome,
+                    error=ending.error,
+                )
+            )
+            self._engine.push(answer.jobs, ended=[claim.header.execution_id] if answer.ended else [])
+        except Exception:
+            _log.exception("claim_given_up", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
+            self._lease.replace(worker_id)  # with its lease go all claims of this worker: the sweep runs them elsewhere
 
     def _load(self, claim: Claim) -> _Loaded:
         plan = self._engine.definitions.get(claim.header.workflow_id, claim.header.version)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 from spanloom.engine.engine import WorkflowEngine
@@ -16,6 +17,7 @@ from spanloom.worker.worker import Worker
 
 __all__ = ["serve"]
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PARENT_PIPE = "SPANLOOM_PARENT_PIPE"  #: the file descriptor whose end of file says that the supervisor is gone
 
 
@@ -35,15 +37,13 @@ def serve(engine: WorkflowEngine, options: WorkerOptions | None = None) -> int:
     shut_down_tracing = configure_tracing()
     worker = Worker(engine, options)
 
-    def on_signal(_signal: int, _frame: FrameType | None) -> None:
-        worker.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    _on_signals(worker.stop)
     _stop_with_parent()
     try:
         ended = worker.run()
     finally:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # it has stopped: a late signal must not spoil the exit code
         shut_down_tracing()
     engine.close()
     if not ended:  # a handler that ignores its end must not keep the process; its node run was given back
@@ -51,6 +51,22 @@ def serve(engine: WorkflowEngine, options: WorkerOptions | None = None) -> int:
         sys.stderr.flush()
         os._exit(0)
     return 0
+
+
+def _on_signals(stop: Callable[[], None]) -> None:
+    """Call `stop` for each signal, on a thread of its own: a handler may interrupt any lock, and takes none itself."""
+    read_end, write_end = os.pipe()
+
+    def on_signal(_signal: int, _frame: FrameType | None) -> None:
+        os.write(write_end, b"!")
+
+    def listen() -> None:
+        while os.read(read_end, 1):
+            stop()
+
+    threading.Thread(target=listen, name="spanloom-signals", daemon=True).start()
+    for number in _SIGNALS:
+        signal.signal(number, on_signal)
 
 
 def _stop_with_parent() -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
@@ -20,6 +19,7 @@ __all__ = ["supervise"]
 
 _log = structlog.get_logger("spanloom.worker")
 _STABLE_SECONDS = 10.0  #: a process that lived this long restarts at once
+_SETTLED_SECONDS = 3.0
 _MAX_PAUSE = 30.0
 _USER_ERROR = 2  #: the exit code of a worker that can't start; a restart would not help
 
@@ -34,33 +34,40 @@ class _Child:
         self.pause = 0.5
         self.start_at = 0.0
 
+    @property
+    def settled(self) -> bool:
+        """Whether it has lived long enough to have started."""
+        return self.process is not None and time.monotonic() - self.started > _SETTLED_SECONDS
+
 
 def supervise(command: Sequence[str], processes: int, options: WorkerOptions) -> int:
     """Run `processes` copies of `command` until SIGTERM or SIGINT, and return the exit code.
 
-    A copy that dies is restarted, with growing pauses if it dies young; one that exits with 2 could not start, which
-    ends them all with 2. Copies whose supervisor is gone, however it went, stop by themselves.
+    A copy that dies is restarted, with growing pauses if it dies young. If the first ones exit with 2 they can't start,
+    which ends them all with 2. Copies whose supervisor is gone, however it went, stop by themselves.
     """
-    stopping = threading.Event()
+    signals: list[int] = []
 
-    def on_signal(_signal: int, _frame: FrameType | None) -> None:
-        stopping.set()
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)  # takes no lock: it may come in the middle of anything
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     read_end, write_end = os.pipe()
     children = [_Child(command) for _ in range(processes)]
     code = 0
+    settled = False  # once one has worked, a start that fails is an outage and no mistake
     try:
-        while not stopping.is_set():
+        while not signals:
             for child in children:
                 ended = _look_after(child, read_end)
-                if ended == _USER_ERROR or (ended == 0 and options.burst):
+                settled = settled or child.settled
+                if (ended == _USER_ERROR and not settled) or (ended == 0 and options.burst):
                     code = max(code, ended)
                     children = [other for other in children if other is not child]
             if code or not children:
                 break
-            stopping.wait(0.1)
+            time.sleep(0.1)
     finally:
         _stop(children, options.grace_seconds)
         os.close(write_end)

@@ -36,18 +36,17 @@ class Sweeper:
         self._changed = threading.Condition()
         self._wake_at = float("inf")
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
-        """End after the pass that runs now, and wait for it."""
+        """End after the pass that runs now; `thread` may be joined."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
-        self._thread.join()
 
     def due_in(self, seconds: float) -> None:
         """Note that something becomes due then, so that a short delay need not wait for the next regular pass."""

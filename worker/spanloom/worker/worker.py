@@ -33,6 +33,7 @@ __all__ = ["Worker"]
 _log = structlog.get_logger("spanloom.worker")
 _BLOCK_SECONDS = 5.0  #: one blocking read of Redis; shorter than its client's time limit
 _PAUSES = (0.1, 5.0)
+_JOIN_SECONDS = 5.0  #: how long a thread that waits for a service may keep a worker that stops
 
 
 class Worker:
@@ -56,13 +57,16 @@ class Worker:
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._inbox.list_names, self.options)
         self._sweeper.on_misfit = self._stop_for
         self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
-        self._keeper = threading.Thread(target=self._keep, name=f"spanloom-lease-{self.name}", daemon=True)
+        self._beside = [
+            threading.Thread(target=run, name=f"spanloom-{what}-{self.name}", daemon=True)
+            for what, run in (("lease", self._renew), ("presence", self._keep))
+        ]
         self._suspended = False
 
     def stop(self) -> None:
         """Ask to stop: nothing new is claimed, running nodes have their grace. Asked twice, the grace ends.
 
-        Safe in a signal handler.
+        Not for signal handlers, which may interrupt the very lock that this takes.
         """
         if self._stopping.is_set():
             self._hurry.set()
@@ -95,7 +99,8 @@ class Worker:
                 given_up=self._given_up,
                 due_in=self._sweeper.due_in,
             )
-            self._keeper.start()
+            for thread in self._beside:
+                thread.start()
             self._sweeper.start()
             _log.info(
                 "worker_ready", worker=self.name, queues=self.options.queues, concurrency=self.options.concurrency
@@ -106,12 +111,14 @@ class Worker:
         finally:
             self._stopping.set()
             self._given_up.set()
-            self._lifespan.leave()
-            self._lane.close()
-            self._watchdog.close()
+            try:
+                self._lifespan.leave()
+            finally:
+                freed = self._lane.close()
+                self._watchdog.close()
         if self._misfit is not None:
             raise self._misfit
-        return ended
+        return ended and freed
 
     # ---- the loop ----
 
@@ -134,8 +141,12 @@ class Worker:
                     break
                 self._dispatch(runner, fetched, token)
                 fetched, pause = [], _PAUSES[0]
-            except (QueueUnavailable, StoreUnavailable) as error:
-                _log.warning("worker_waits", worker=self.name, error=str(error))
+            except Exception as error:
+                if isinstance(error, QueueUnavailable | StoreUnavailable):
+                    _log.warning("worker_waits", worker=self.name, error=str(error))
+                else:  # one odd job must not end a worker; what was fetched with it is pushed again by the sweep
+                    _log.exception("jobs_dropped", worker=self.name, jobs=len(fetched))
+                    fetched = []
                 self._stopping.wait(pause)
                 pause = min(pause * 2, longest)
         if fetched:
@@ -173,12 +184,20 @@ class Worker:
 
     # ---- beside the loop ----
 
+    def _renew(self) -> None:
+        """Renew the lease until the worker has drained. On its own thread: a Redis that hangs must not cost a claim."""
+        while not self._given_up.is_set():
+            try:
+                self._lease.renew()
+            except Exception:
+                _log.exception("lease_not_renewed", worker=self.name)  # the next renewal must still come
+            self._given_up.wait(self._lease.renew_seconds)
+
     def _keep(self) -> None:
-        """Renew the lease and RQ's registrations until the worker has drained, and wake the loop when it is to stop."""
+        """Renew RQ's registrations until the worker has drained, and wake the loop when it is to stop."""
         while not self._given_up.is_set():
             stopping = self._stopping.is_set()
             try:
-                self._lease.renew()
                 self._suspended = self._presence.beat(busy=self._slots.busy > 0)
                 self._inbox.renew()
                 self._inbox.flush()
@@ -196,7 +215,7 @@ class Worker:
     def _drain(self) -> bool:
         """Let running nodes end within their grace, give back the rest, and sign off."""
         self._stopping.set()
-        self._sweeper.stop()
+        self._sweeper.stop()  # told now, waited for later: the grace does not wait for a store that hangs
         until = time.monotonic() + self.options.grace_seconds
         while not (ended := self._slots.wait_idle(0.1)) and time.monotonic() < until and not self._hurry.is_set():
             continue
@@ -205,7 +224,8 @@ class Worker:
             _log.warning("grace_is_over", worker=self.name, running=self._slots.busy)
             self._lane.cancel_all()
             ended = self._slots.wait_idle(1.0)
-        self._keeper.join()
+        for thread in (*self._beside, self._sweeper.thread):
+            thread.join(_JOIN_SECONDS)
         try:
             self.engine.push(self.engine.store.retire_worker(self._lease.worker_id, epoch=self.engine.epoch.number))
         except StoreUnavailable as error:

@@ -1,0 +1,139 @@
+"""Handlers that do what none should, and jobs that nobody wrote: each ends, and nothing else suffers."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from typing import Any
+
+import pytest
+from harness import System, WorkerProcess
+
+from spanloom.engine import ExecutionStatus
+from spanloom.engine.queue import JOB_FUNCTION
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "error"),
+    [
+        ("exits", {}, "SystemExit"),
+        ("aexits", {"how": "exit"}, "SystemExit"),
+        ("aexits", {"how": "interrupt"}, "KeyboardInterrupt"),
+        ("unspeakable", {}, "Unspeakable"),
+        ("acancelled", {}, "CancelledError"),
+    ],
+)
+def test_whatever_a_handler_raises_is_its_nodes_failure_and_no_more(
+    system: System, kind: str, config: dict[str, Any], error: str
+) -> None:
+    bystander = system.register({"id": "a", "type": "aecho"}, {"id": "b", "type": "aecho", "inputs": ["a"]})
+    gate = f"odd-{system.kind}"
+    beside = system.register({"id": "a", "type": "agate", "config": {"gate": gate}})
+    waiting = [system.engine.enqueue_workflow(beside) for _ in range(2)]
+    for _ in waiting:
+        system.arrived(gate)  # async handlers that run on the same loops
+    workflow_id = system.register({"id": "odd", "type": kind, "config": config})
+
+    executions = [system.engine.enqueue_workflow(workflow_id) for _ in range(4)]
+
+    for execution_id in executions:
+        execution = system.engine.wait(execution_id, timeout=30)
+        assert execution.status is ExecutionStatus.FAILED
+        assert execution.error is not None
+        assert execution.error["type"].endswith(error)
+        assert system.ran(execution_id) == ["odd"]
+    system.open_gate(gate, times=2)
+    assert [system.engine.wait(one, timeout=30).output for one in waiting] == ["a", "a"]
+    assert [system.run(bystander, number).output for number in range(4)] == list(range(4))
+
+
+def _message(**fields: Any) -> bytes:
+    message = {"format": 1, "execution": "e", "node": "n", "item": 0, "type": "echo", "push": 1, "at": 1.0, **fields}
+    return json.dumps([JOB_FUNCTION, None, [message], {}]).encode()
+
+
+ODD_JOBS: list[tuple[bytes, bytes]] = [
+    (b"infinite", _message(item=1).replace(b'"item": 1', b'"item": 1e999')),
+    (b"huge", _message(item=2**70)),
+    (b"large", _message(item=2**40)),
+    (b"negative", _message(push=-1)),
+    (b"future", _message(at=1e20)),
+    (b"surrogate", _message(node="\ud800")),
+    (b"nul", _message(node="\u0000")),
+    (b"deep", b"[" * 100_000),
+    (b"\xff\xfe", _message()),
+    (b"no-uuid", _message(execution="e")),
+    (b"empty", b""),
+]
+
+
+def test_odd_jobs_on_the_lists_stop_no_worker_and_no_sweep(system: System) -> None:
+    for number, (job_id, data) in enumerate(ODD_JOBS):
+        for name in ("spanloom.default", f"spanloom.unserved{number}"):
+            system.redis.hset(b"rq:job:" + job_id, "data", data)
+            system.redis.sadd("rq:queues", f"rq:queue:{name}")
+            system.redis.rpush(f"rq:queue:{name}", job_id)
+    retry = {"max_attempts": 2, "delay": 0.2}
+    flaky = system.register({"id": "a", "type": "flaky", "config": {"succeeds_at": 2}, "retry": retry})
+
+    assert system.run(flaky, timeout=20).output == 2  # the sweep goes on
+    assert system.run(flaky, delay=0.2, timeout=20).output == 2
+    if system.kind != "memory":
+        assert all(worker.process.poll() is None for worker in system.workers)
+
+
+def test_a_named_worker_starts_again_after_it_was_killed(idle_system: System) -> None:
+    system = idle_system
+    if system.kind != "sqlite":
+        pytest.skip("the name is registered in Redis, whatever the store")
+    first = WorkerProcess(system.store_url, system.redis_url, "--name", "w1")
+    first.wait_ready()
+    first.send(signal.SIGKILL)
+    first.wait()
+
+    second = WorkerProcess(system.store_url, system.redis_url, "--name", "w1")
+    second.wait_ready()
+
+    assert second.stop() == 0
+
+
+def test_a_storm_of_signals_ends_a_worker_with_zero(idle_system: System) -> None:
+    system = idle_system
+    if system.kind != "sqlite":
+        pytest.skip("signals have nothing to do with the store")
+    for _ in range(3):
+        worker = WorkerProcess(system.store_url, system.redis_url)
+        worker.wait_ready()
+        until = time.monotonic() + 20
+        while worker.process.poll() is None and time.monotonic() < until:
+            for number in (signal.SIGTERM, signal.SIGINT) * 50:
+                worker.send(number)
+        assert worker.wait() == 0
+
+
+def test_an_engine_closes_while_others_wait(system: System) -> None:
+    import threading
+
+    gate = f"close-{system.kind}"
+    workflow_id = system.register({"id": "a", "type": "gate", "config": {"gate": gate}})
+    execution_id = system.engine.enqueue_workflow(workflow_id)
+    outputs: list[Any] = []
+    waiters = [
+        threading.Thread(target=lambda: outputs.append(system.engine.wait(execution_id, timeout=30).output))
+        for _ in range(4)
+    ]
+    for waiter in waiters:
+        waiter.start()
+    system.arrived(gate)
+    for _ in range(20):
+        closing = threading.Thread(target=system.engine._listener.close)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()
+        with system.engine._listener.watch("another", lambda: None):
+            pass
+    system.open_gate(gate)
+    for waiter in waiters:
+        waiter.join(30)
+    assert outputs == ["a"] * 4
