@@ -66,7 +66,6 @@ def test_the_instant_in_which_both_end_hits_nobody_else(watchdog: Watchdog) -> N
             outcomes["timed out"] += 1
         sum(range(2_000))  # an exception that came too late would hit here
     assert sum(outcomes.values()) == 300
-    assert outcomes["timed out"]
 
 
 def test_many_threads_are_watched_at_once(watchdog: Watchdog) -> None:

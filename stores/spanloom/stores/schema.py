@@ -101,15 +101,15 @@ workflow_versions = _table(
 
 workflow_edges = _clustered(  # derived from the definition when it is saved; what transitions follow
     "workflow_edges",
+    _column("source", Name, primary_key=True),
     _column("workflow_id", Name, primary_key=True),
     _column("version", sa.Integer, primary_key=True),
-    _column("source", Name, primary_key=True),
     _column("target", Name, primary_key=True),
     _column("kind", sa.Text),  # success | failure | always
     _column("target_type", sa.Text),
     _column("target_queue", sa.Text),
     _column("target_inputs", sa.Integer),
-    sa.Index("workflow_edges_target", "workflow_id", "version", "target"),
+    sa.Index("workflow_edges_target", "target", "workflow_id", "version"),
 )
 
 #: What a query must say to be served by the index of executions that may still change.

@@ -14,6 +14,7 @@ declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
     -- Not a literal: with that the planner may go through all queued runs by their partial index.
     v_queued constant text := 'queued';
+    v_runs constant text := 'running';
     v_via constant text := 'claim ' || p_token;  -- apart from what records write there: node/item/fence
     v_keys {schema}.run_key_v1[];
     v_positions integer[];
@@ -49,7 +50,7 @@ begin
         from unnest(v_keys) k
         join {schema}.executions x on x.id = k.execution_id
         where n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
-            and n.status = v_queued and x.status = 'running'
+            and n.status = v_queued and x.status = v_runs
         returning n.execution_id, n.node_id, n.item, n.attempt
     ), noted as (
         insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, at)

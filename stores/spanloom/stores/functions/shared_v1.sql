@@ -45,7 +45,12 @@ declare
 begin
     select json_object_agg(r.node_id, coalesce(r.data, 'null')) into v_inputs
     from {schema}.workflow_edges e
-    join {schema}.node_results r on r.execution_id = p_execution and r.node_id = e.source and r.item = 0
+    cross join lateral (  -- one look-up an edge, whatever the planner knows of the tables
+        select r.node_id, r.data, r.status, r.taken
+        from {schema}.node_results r
+        where r.execution_id = p_execution and r.node_id = e.source and r.item = 0
+        offset 0
+    ) r
     where e.workflow_id = p_workflow and e.version = p_version and e.target = p_node
         and {schema}.took_v1(
             r.status, case when r.taken is not null then array(select json_array_elements_text(r.taken::json)) end,
@@ -104,8 +109,12 @@ begin
         select x.id, e.target, 0, 'queued', e.target_type, e.target_queue, x.priority, 0, 1, 0, 1, 0,
             p_due, p_push, p_epoch, p_now
         from {schema}.executions x
-        join {schema}.workflow_edges e
-            on e.workflow_id = x.workflow_id and e.version = x.version and e.source = '$start'
+        cross join lateral (
+            select e.target, e.target_type, e.target_queue
+            from {schema}.workflow_edges e
+            where e.workflow_id = x.workflow_id and e.version = x.version and e.source = '$start'
+            offset 0
+        ) e
         where x.id = any(p_executions)
         returning execution_id, node_id
     )

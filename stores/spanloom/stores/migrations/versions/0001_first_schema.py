@@ -88,10 +88,10 @@ def _create_workflows() -> None:
         _column("created_at", INSTANT),
     )  # fmt: skip
     _table(
-        "workflow_edges", ("workflow_id", "version", "source", "target"),
+        "workflow_edges", ("source", "workflow_id", "version", "target"),
+        _column("source", NAME),
         _column("workflow_id", NAME),
         _column("version", sa.Integer()),
-        _column("source", NAME),
         _column("target", NAME),
         _column("kind", sa.Text()),
         _column("target_type", sa.Text()),
@@ -99,7 +99,7 @@ def _create_workflows() -> None:
         _column("target_inputs", sa.Integer()),
         clustered=True,
     )  # fmt: skip
-    _index("workflow_edges_target", "workflow_edges", "workflow_id", "version", "target")
+    _index("workflow_edges_target", "workflow_edges", "target", "workflow_id", "version")
 
 
 def _create_executions() -> None:
