@@ -259,7 +259,9 @@ class WorkflowEngine:
 
         Options are those of spanloom.worker.WorkerOptions (queues, concurrency, …).
         """
-        return importlib.import_module("spanloom.worker").start_workers(self, workers, **options)  # type: ignore[no-any-return]
+        worker: Any = importlib.import_module("spanloom.worker")  # by a string: the engine knows no worker
+        running: AbstractContextManager[Any] = worker.start_workers(self, workers, **options)
+        return running
 
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = ()) -> None:
         """Put on Redis what the store decided. A Redis that is away is logged; the sweep pushes again later."""
@@ -325,4 +327,6 @@ def _store(given: ExecutionStore | str | None, settings: Settings) -> ExecutionS
         )
     if not isinstance(given, str):
         raise ConfigurationError(f"store= takes a URL or an ExecutionStore, not {type(given).__name__}")
-    return importlib.import_module("spanloom.stores").open_store(given, namespace=settings.namespace)  # type: ignore[no-any-return]
+    stores: Any = importlib.import_module("spanloom.stores")  # by a string: the engine knows no database
+    store: ExecutionStore = stores.open_store(given, namespace=settings.namespace)
+    return store

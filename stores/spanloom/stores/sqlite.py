@@ -54,7 +54,7 @@ class SqliteExecutionStore(SqliteTransitions):
             )
         if synchronous not in ("full", "normal"):
             raise ConfigurationError(f"{url!r} sets synchronous to {synchronous!r}; it is full or normal")
-        return cls(path, synchronous=synchronous)  # type: ignore[arg-type]
+        return cls(path, synchronous=synchronous)  # type: ignore[arg-type]  # checked above
 
     @property
     def url(self) -> str:

@@ -203,7 +203,7 @@ class Inbox:
             answer = self._redis.evalsha(self._script, len(self._keys), *self._keys, *arguments)
         if isinstance(answer, Exception):
             raise answer
-        return answer  # type: ignore[no-any-return]
+        return answer  # type: ignore[no-any-return]  # what the script returns
 
     def _may_block(self) -> bool:
         with self._lock:
