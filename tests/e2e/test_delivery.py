@@ -89,7 +89,7 @@ def test_sigterm_lets_running_nodes_end(idle_system: System) -> None:
         execution_id = system.engine.enqueue_workflow(workflow_id)
         system.arrived("term")
         worker.send(signal.SIGTERM)
-        _until(lambda: "wake" in worker.log or not system.redis.exists("never"))
+        _until(lambda: worker.events("worker_stopping"))
         system.open_gate("term")
         assert worker.wait() == 0
     runs = {run.node_id: run.status for run in system.engine.store.get_node_results(execution_id)}

@@ -215,6 +215,7 @@ class Worker:
     def _drain(self) -> bool:
         """Let running nodes end within their grace, give back the rest, and sign off."""
         self._stopping.set()
+        _log.info("worker_stopping", worker=self.name, running=self._slots.busy)
         self._sweeper.stop()  # told now, waited for later: the grace does not wait for a store that hangs
         until = time.monotonic() + self.options.grace_seconds
         while not (ended := self._slots.wait_idle(0.1)) and time.monotonic() < until and not self._hurry.is_set():
