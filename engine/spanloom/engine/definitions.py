@@ -14,9 +14,14 @@ from spanloom.engine.errors import WorkflowInvalid
 from spanloom.engine.payload import copied, decode
 from spanloom.engine.wording import sentences
 
-__all__ = ["DEFINITION_FORMAT", "INITIAL", "Input", "Node", "RetryPolicy", "Seconds", "Workflow"]
+__all__ = ["DEFINITION_FORMAT", "INITIAL", "MAX_ITEMS", "Input", "MapOver", "Node", "On", "RetryPolicy", "Seconds", "Workflow"]
 
 DEFINITION_FORMAT = 1  #: the format number that stored definitions and files carry
+
+MAX_ITEMS = 10_000  #: the most elements that a node can be mapped over
+
+#: After which end of its source an edge is taken.
+On = Literal["success", "failure", "always"]
 
 INITIAL = "$input"  #: as the source of a named input: the execution's initial data
 
@@ -75,27 +80,60 @@ class RetryPolicy(_Definition):
 
 
 class Input(_Definition):
-    """One edge: the node it comes from (`$input`: the execution's initial data) and the parameter it feeds, if any."""
+    """One edge: the node it comes from (`$input`: the execution's initial data) and the parameter it feeds, if any.
+
+    The edge is taken if its source ended as `on` says and `when`, a JMESPath expression over the source's data (after
+    a failure `{"error": {…}}`), holds: in JMESPath's sense, in which false, null and what is empty are false.
+    """
 
     node: str
     name: str | None = None
+    on: On = "success"
+    when: str | None = None
 
 
 def _as_edges(given: Any) -> Any:
     if isinstance(given, str):
         return ({"node": given},)
     if isinstance(given, Mapping):
-        return tuple({"name": name, "node": node} for name, node in given.items())
+        return tuple({**_as_edge(one), "name": name} for name, one in given.items())
     if isinstance(given, list | tuple):
-        return tuple({"node": one} if isinstance(one, str) else one for one in given)
+        return tuple(_as_edge(one) if isinstance(one, str) else one for one in given)
     return given
+
+
+def _as_edge(given: Any) -> dict[str, Any]:
+    if isinstance(given, Input):
+        return given.model_dump()
+    return dict(given) if isinstance(given, Mapping) else {"node": given}
 
 
 #: The edges that lead to a node: one node id, a list of them, or `{parameter: node id}`; kept as a tuple of Input.
 Inputs = Annotated[
     tuple[Input, ...],
-    BeforeValidator(_as_edges, json_schema_input_type=str | list[str | Input] | dict[str, str]),
+    BeforeValidator(_as_edges, json_schema_input_type=str | list[str | Input] | dict[str, str | Input]),
 ]
+
+
+class MapOver(_Definition):
+    """Run a node once for each element of a list; its data is then the list of their results, in order.
+
+    `over` is a JMESPath expression over `{input, nodes}` that gives the list, of at most 10,000 elements. At most
+    `at_once` items run at the same time. Up to `tolerate` items may fail for good, and stand in the list as
+    `{"error": {…}}`; one more, and no further item starts and the node fails.
+    """
+
+    over: str
+    at_once: Annotated[int, Field(ge=1, le=MAX_ITEMS)] = 100
+    tolerate: Annotated[int, Field(ge=0, le=MAX_ITEMS)] = 0
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, over: str, at_once: int = 100, tolerate: int = 0) -> None: ...
+
+
+def _as_map(given: Any) -> Any:
+    return {"over": given} if isinstance(given, str) else given
 
 
 def _own_copy(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -108,17 +146,23 @@ def _own_copy(config: Mapping[str, Any]) -> Mapping[str, Any]:
 class Node(_Definition):
     """One step of a workflow.
 
-    `inputs` is written as a list of node ids, or as `{parameter: node id}`; `config` holds JSON values, of which the
-    node keeps its own copy; `timeout` is in seconds (None: none); `queue` is the RQ queue its jobs go to.
+    `inputs` is written as a list of node ids, or as `{parameter: node id}`, where an Input in place of an id says more
+    of its edge; `config` holds JSON values, of which the node keeps its own copy; `timeout` is in seconds (None: none);
+    `queue` is the RQ queue its jobs go to. `mapping` makes the node's data with JMESPath instead: of `{input, nodes}`,
+    and in a mapped node also `item` and `index` (from 0). With `map` the node runs once for each element of a list.
+    With `continue_on_fail` its failure is data, `{"error": {…}}`, for those that its success edges lead to.
     """
 
     id: Annotated[str, _pattern(NODE_ID)]
     type: str
     config: Annotated[Mapping[str, Any], AfterValidator(_own_copy)] = {}
     inputs: Inputs = ()
+    mapping: str | dict[str, str] | None = None
+    map: Annotated[MapOver | None, BeforeValidator(_as_map, json_schema_input_type=str | MapOver | None)] = None
     queue: Annotated[str, _pattern(QUEUE_NAME)] = "default"
     retry: RetryPolicy = RetryPolicy()
     timeout: _PositiveSeconds | None = None
+    continue_on_fail: bool = False
 
     if TYPE_CHECKING:
 
@@ -128,10 +172,13 @@ class Node(_Definition):
             id: str,
             type: str,
             config: Mapping[str, Any] = ...,
-            inputs: str | Sequence[str | Input] | Mapping[str, str] = (),
+            inputs: str | Sequence[str | Input] | Mapping[str, str | Input] = (),
+            mapping: str | Mapping[str, str] | None = None,
+            map: str | MapOver | None = None,
             queue: str = "default",
             retry: RetryPolicy = ...,
             timeout: float | timedelta | None = None,
+            continue_on_fail: bool = False,
         ) -> None: ...
 
     @property

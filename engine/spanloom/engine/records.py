@@ -12,11 +12,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from spanloom.engine.errors import SpanloomError
+from spanloom.engine.errors import SpanloomError, UnknownWorkflow
 from spanloom.engine.states import ExecutionStatus, WaitKind
 
 END = "$end"  #: the virtual node whose inputs are the sinks; its row carries the deadline
 START = "$start"  #: the virtual node whose successors are the entry nodes; its row carries a delayed start
+PARENT = "$parent"  #: the virtual node of an ended child; its row is due until the end has reached the parent's run
 
 
 class Priority(StrEnum):
@@ -34,7 +35,7 @@ class Outcome(StrEnum):
     FAILED = "failed"  # for good
     SKIPPED = "skipped"  # the handler said so
     RETRY = "retry"  # due again after delay_seconds
-    WAITING = "waiting"  # for a timer or a child
+    WAITING = "waiting"  # for a timer, a child or its items
     RELEASED = "released"  # given back unrun, or cut short by a shutdown; costs no attempt
 
 
@@ -114,7 +115,11 @@ class ExecutionHeader:
 
 @dataclass(frozen=True, slots=True)
 class NodeClaim:
-    """One exclusive, leased, fenced right to run a node run, with the data of its taken parents as JSON text."""
+    """One exclusive, leased, fenced right to run a node run, with the data of its taken parents as JSON text.
+
+    An item of a mapped node (item > 0) comes with its own `data` and without `results`. `woken` tells what the run
+    waited for, and `wait_key` under which key, if it waited for a timer, a child or its items and goes on from there.
+    """
 
     node_id: str
     item: int
@@ -124,6 +129,9 @@ class NodeClaim:
     attempt: int  # from 1
     losses: int
     results: Mapping[str, str]
+    data: str | None = None  # JSON text
+    woken: WaitKind | None = None
+    wait_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +184,15 @@ class SpanLine:
 
 
 @dataclass(frozen=True, slots=True)
+class FanOut:
+    """Ask for a node to be run once for each item. `items` is not empty; its data crosses as JSON text."""
+
+    items: Sequence[str]
+    at_once: int  # how many may be open at the same time
+    tolerate: int  # how many may fail before no further one is started
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """Ask for one node run's outcome to be recorded, in one atomic step with everything that follows from it."""
 
@@ -188,9 +205,13 @@ class Record:
     data: str | None = None  # JSON text
     error: str | None = None  # JSON text: {type, message, traceback, permanent}
     taken: tuple[str, ...] | None = None  # successors whose edge is taken; None: by each edge's `on`
-    delay_seconds: float = 0.0  # of RETRY and of WAITING for a timer
-    wait_kind: WaitKind | None = None
-    wait_key: str | None = None
+    handled: bool = False  # of FAILED: the execution goes on even if no edge is taken
+    delay_seconds: float = 0.0  # of RETRY, and of WAITING for a timer
+    due_at: datetime | None = None  # of WAITING for a timer: until then, in place of delay_seconds
+    wait_kind: WaitKind | None = None  # of WAITING: timer, child or items
+    wait_key: str | None = None  # of a child: its execution id
+    child: StartRequest | None = None  # of WAITING for a child
+    fan_out: FanOut | None = None  # of WAITING for items
     spends_attempt: bool = True
     logs: Sequence[LogLine] = ()
     spans: Sequence[SpanLine] = ()
@@ -199,12 +220,26 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Answer a record: what follows from it. `recorded` False: the fence is stale, nothing was written."""
+    """Answer a record: what follows from it. `recorded` False: the fence is stale, nothing was written.
+
+    With `refused` the fence holds and nothing was written either: the child can't be started, and this is why.
+    """
 
     recorded: bool
     jobs: Sequence[NodeJob] = ()  # ready successors to push, without the claimed one
     next: NodeClaim | None = None  # claimed for this worker, to run at once
     ended: ExecutionStatus | None = None  # the execution's status, if this record ended it
+    refused: UnknownWorkflow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Controlled:
+    """Answer a control transition. `done` False: it was so before, nothing was written."""
+
+    done: bool
+    revision: int
+    executions: Sequence[str] = ()  # of the family, whose status it changed: the one asked for first
+    jobs: Sequence[NodeJob] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,13 +269,13 @@ class EpochState:
 class Swept:
     """Answer one pass of the sweep: what to push, and how much it moved by cause.
 
-    Causes: lost_job, lost_redis, lost_worker, retry, timer, start, deadline.
+    Causes: lost_job, lost_redis, lost_worker, retry, timer, child, start, deadline.
     """
 
     jobs: Sequence[NodeJob]
     moved: Mapping[str, int]
     more: bool = False  # the limit was reached: call again
-    ended: Sequence[str] = ()  # executions that ended in this pass (deadline, losses)
+    ended: Sequence[str] = ()  # executions that ended in this pass (deadline)
 
 
 ClaimAnswer = Claim | Refusal

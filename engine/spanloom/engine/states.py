@@ -40,7 +40,7 @@ class NodeStatus(StrEnum):
     QUEUED = "queued"  # ready; its job is, or will be pushed again, on Redis
     HELD = "held"  # ready, but the execution is paused or failed
     RUNNING = "running"  # claimed by a worker
-    WAITING = "waiting"  # for a retry, a timer, a child
+    WAITING = "waiting"  # for a retry, a timer, a child, its items
     COMPLETED = "completed"
     FAILED = "failed"
     SKIPPED = "skipped"
@@ -57,7 +57,8 @@ class WaitKind(StrEnum):
 
     RETRY = "retry"
     TIMER = "timer"
-    CHILD = "child"
+    CHILD = "child"  # the end of the execution that wait_key names
+    ITEMS = "items"  # the ends of the items it was mapped over
 
 
 _EXECUTION_ENDED = frozenset({ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED})
@@ -77,17 +78,20 @@ EXECUTION_TRANSITIONS: dict[ExecutionStatus, frozenset[ExecutionStatus]] = {
 }
 
 _READY = frozenset({NodeStatus.QUEUED, NodeStatus.HELD})
+_AGAIN = frozenset({NodeStatus.PENDING})  # a retry of what comes before it, whose failure had been handled
 NODE_TRANSITIONS: dict[NodeStatus, frozenset[NodeStatus]] = {
     # Work first claims a ready successor in the step that makes it ready, so pending leads to running as well.
     NodeStatus.PENDING: _READY | {NodeStatus.RUNNING, NodeStatus.SKIPPED, NodeStatus.CANCELLED},
-    NodeStatus.QUEUED: frozenset({NodeStatus.RUNNING, NodeStatus.HELD, NodeStatus.CANCELLED}),
-    NodeStatus.HELD: frozenset({NodeStatus.QUEUED, NodeStatus.CANCELLED}),
+    NodeStatus.QUEUED: _AGAIN | {NodeStatus.RUNNING, NodeStatus.HELD, NodeStatus.CANCELLED},
+    NodeStatus.HELD: _AGAIN | {NodeStatus.QUEUED, NodeStatus.CANCELLED},
     NodeStatus.RUNNING: _READY
+    | _AGAIN
     | {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.WAITING, NodeStatus.CANCELLED},
-    NodeStatus.WAITING: _READY | {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.CANCELLED},
-    NodeStatus.FAILED: frozenset({NodeStatus.QUEUED}),
-    NodeStatus.COMPLETED: frozenset(),
-    NodeStatus.SKIPPED: frozenset(),
+    # Mapped items end in the step that makes their node ready, so waiting leads to running as well.
+    NodeStatus.WAITING: _READY | _AGAIN | {NodeStatus.RUNNING, NodeStatus.CANCELLED},
+    NodeStatus.FAILED: _AGAIN | {NodeStatus.QUEUED, NodeStatus.WAITING},
+    NodeStatus.COMPLETED: _AGAIN,
+    NodeStatus.SKIPPED: _AGAIN,
     NodeStatus.CANCELLED: frozenset(),
 }
 

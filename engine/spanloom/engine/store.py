@@ -18,6 +18,7 @@ from typing import Any
 from spanloom.engine.definitions import Workflow
 from spanloom.engine.records import (
     ClaimAnswer,
+    Controlled,
     EpochState,
     LogLine,
     NodeJob,
@@ -31,6 +32,7 @@ from spanloom.engine.records import (
     WorkerLease,
 )
 from spanloom.engine.views import (
+    Attempt,
     Event,
     Execution,
     ExecutionFilter,
@@ -44,6 +46,7 @@ from spanloom.engine.views import (
 )
 
 __all__ = [
+    "Control",
     "ExecutionReads",
     "ExecutionStore",
     "Lifecycle",
@@ -139,10 +142,12 @@ class NodeTransitions(ABC):
 
         Given only for a `queued` run of a `running` execution: it becomes running, its fence rises by one, it has
         no `due_at`, and the answer holds the data of all parents whose edge was taken, read after the last
-        arrival was committed. A queued run whose execution is paused or failed becomes held and answers
-        NOT_READY. Waits for a locked row instead of skipping it. The same key twice in one call is claimed once.
-        A call sent again with the same `token` (unique for each first call), because its answer was lost, answers
-        the same claims as long as they are live; without a token the worker finds its own runs TAKEN.
+        arrival was committed; for an item of a mapped node its own data instead. A run that waited for a timer, a
+        child or its items is claimed with that as `woken`, and with its wait_key, until its next record, however
+        often it is released, lost or held in between. A queued run whose execution is paused or failed becomes held
+        and answers NOT_READY. Waits for a locked row instead of skipping it. The same key twice in one call is claimed
+        once. A call sent again with the same `token` (unique for each first call), because its answer was lost,
+        answers the same claims as long as they are live; without a token the worker finds its own runs TAKEN.
         Event: node.started.
         """
 
@@ -160,26 +165,104 @@ class NodeTransitions(ABC):
         skipped, and the skip travels on, to any depth. Ready means queued (push 1) in a running execution, held
         in any other that is not cancelled. The first of `successors` that became ready by this record and whose
         queue is the recorded node's is claimed for this worker at once (`next`) instead of pushed.
-        FAILED with no taken edge is not handled: it arrives nowhere, so that a retry finds what comes after it
-        untouched, and it fails a running or paused execution, whose error is then this one with `node_id` and whose
-        queued and retry-waiting runs become held. Arrivals count whatever the execution's status. When `$end` has
-        all arrivals, a running or paused execution completes. Nothing changes an ended execution's status.
-        RETRY makes the run waiting (kind retry, due after delay_seconds), its attempt rises if `spends_attempt`;
-        in an execution that is failed or paused it is held. WAITING makes it waiting for `wait_kind`. RELEASED
-        makes it queued again, push + 1 (held if the execution is not running), and answers the job to push.
-        A run of a cancelled execution is recorded as cancelled: answered recorded, with nothing following.
+        FAILED is handled if an edge to a successor is taken, or if the record says so. If not it arrives nowhere, so
+        that a retry finds what comes after it untouched, and it fails a running or paused execution, whose error is
+        then this one with `node_id` and whose queued and retry-waiting runs become held. Arrivals count whatever the
+        execution's status. When `$end` has all arrivals, a running or paused execution completes. Nothing changes an
+        ended execution's status.
+
+        RETRY makes the run waiting (kind retry, due after delay_seconds), its attempt rises if `spends_attempt`, and
+        it forgets what woke it; in a failed execution it is held. RELEASED makes it queued again, push + 1 (held if
+        the execution is not running), and answers the job to push.
+        WAITING makes it waiting for `wait_kind`:
+        - timer: due after delay_seconds, or at `due_at`.
+        - child: the execution that `child` asks for is created in the same step, with its entry nodes' jobs to push;
+          the run is its parent under this fence, and its deadline is no later than its parent's. If it can't be
+          started, answers `refused` and writes nothing. In an execution that is not running nothing is created and
+          the run is held, to ask again.
+        - items: the node's items 1..n are kept with their data, and the first `at_once` of them are queued; one of
+          them is `next` if `successors` names the node itself. In an execution that is not running the run is held, to
+          ask again.
+        An item's end arrives at its node's run (item 0) and nowhere else: the next item that was never started becomes
+        ready, unless more than `tolerate` have failed, and when none is open any more the node's run becomes ready,
+        woken by its items. Either is claimed as `next` if `successors` names the node.
+
+        The end of an execution that has a parent leaves a row (`$parent`) that is due at once, until wake_parents or
+        a sweep has told the parent's run. A run of a cancelled execution is recorded as cancelled: answered recorded,
+        with nothing following.
         Events: node.completed, node.failed, node.skipped, node.retrying, node.waiting, node.released, node.queued,
-        node.held, node.started, execution.completed, execution.failed.
+        node.held, node.started, execution.completed, execution.failed; those of a child that is created.
+        node.failed and node.retrying carry the whole error.
         """
+
+    @abstractmethod
+    def wake_parents(
+        self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[NodeJob]:
+        """Tell the parents' runs that these children have ended, and answer the jobs to push.
+
+        A run that still waits for that child under the fence that the child was created with becomes queued (held in
+        an execution that is not running), woken by its child. Then, or if it waits no more, the `$parent` row goes.
+        One that has no such row, has not ended or is unknown is passed over. Event: node.queued, or node.held.
+        """
+
+
+class Control(ABC):
+    """What operators do to an execution; it reaches all its descendants, root first, in one step.
+
+    Each raises UnknownExecution, InvalidTransition where the table in states.py forbids it, and StaleVersion, with
+    `current` being the Execution, if `expected_revision` is not its revision. Each that does something raises the
+    revision of every execution that it changes; one that finds nothing to do answers done=False and writes nothing.
+    """
 
     @abstractmethod
     def cancel_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> bool:
+    ) -> Controlled:
         """Cancel: its open runs end as cancelled, also running ones (their records will find that).
 
-        True if this call did it, False if it was cancelled before. Raises UnknownExecution; InvalidTransition if it
-        completed or failed; StaleVersion. Raises the revision. Events: node.cancelled, execution.cancelled.
+        Its pending, running and paused descendants are cancelled with it. Not done if it was cancelled before. If it
+        has a parent, that is told as by any end. Events: node.cancelled, execution.cancelled.
+        """
+
+    @abstractmethod
+    def pause_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> Controlled:
+        """Pause a running execution and its running descendants: queued runs become held, running ones may end.
+
+        Runs that wait for a retry, a timer, a child or items go on waiting, with the same due_at; what comes due is
+        held. The deadline goes on counting. Not done if it is paused. Events: execution.paused, node.held.
+        """
+
+    @abstractmethod
+    def resume_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
+    ) -> Controlled:
+        """Set a paused execution and its paused descendants running: held runs become queued, with jobs to push.
+
+        Nothing that still waits for its time is touched. Not done if it is running. Events: execution.resumed,
+        node.queued.
+        """
+
+    @abstractmethod
+    def retry_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
+    ) -> Controlled:
+        """Set a failed execution running again from where it failed; what completed before is kept.
+
+        - Held runs become queued.
+        - Everything downstream of a failure that had been handled is reset: its results, open runs, items and
+          counters go, its open children are cancelled, and what arrives at it is counted anew from the edges. A record
+          of a claim on such a run finds its fence stale, whatever becomes of the run.
+        - Every other failed run becomes queued, attempt 1, losses 0, under a higher fence and the next push. A mapped
+          node that failed for its items waits for them again: the failed ones are started anew, `at_once` of them, then
+          those that never were, and `tolerate` counts from the start. A run whose latest child failed waits for that
+          child, which is retried in turn, under the new fence; one whose latest child is still open waits for it; one
+          whose latest child completed goes on, woken by it.
+        - `$end` counts anew, and a deadline counts from now.
+        Raises InvalidTransition unless it is failed; not done never. A `$parent` row of its own end goes.
+        Events: execution.retried, node.reset, node.queued, node.waiting, and those of a cancel.
         """
 
 
@@ -214,6 +297,13 @@ class ExecutionReads(ABC):
     @abstractmethod
     def get_parent_execution(self, execution_id: str) -> Execution | None:
         """Return the parent, or None."""
+
+    @abstractmethod
+    def get_attempts(self, execution_id: str, node_id: str, item: int = 0) -> list[Attempt]:
+        """Return every claim of one node run in order, with how it ended: its worker, times, error; [] if unknown.
+
+        Drawn from the events; earlier rounds, before a retry of the execution or a reset, are among them.
+        """
 
     @abstractmethod
     def get_events(self, execution_id: str, *, after: str | None = None, limit: int = 1000) -> list[Event]:
@@ -298,16 +388,16 @@ class Recovery(ABC):
         heads: Mapping[str, datetime | None],
         epoch: int,
         limit: int = 500,
-        max_losses: int = 3,
         suspect_seconds: float = 2.0,
         now: datetime | None = None,
     ) -> Swept:
         """Move on whatever is due, at most `limit` rows; any number of sweepers cooperate (SKIP LOCKED).
 
         - Workers whose lease lapsed: marked, and all their running runs are queued again (push + 1, losses + 1;
-          held if the execution is not running); at `max_losses` losses the run fails for good with WorkerLost.
+          held if the execution is not running). Whoever claims one learns how often it was lost.
         - Due rows: a waiting retry or timer becomes queued (held in a paused or failed execution); a `$start`
-          starts its execution; a `$end` past its deadline fails its execution with DeadlineExceeded.
+          starts its execution; a `$end` past its deadline fails its execution with DeadlineExceeded; a `$parent`
+          wakes the parent's run, as wake_parents does.
         - Queued rows of an older epoch are pushed again.
         - A due queued row is suspect if the head of its list was pushed more than `suspect_seconds` after it, or
           the list is empty (None) and it was pushed that long ago: it is pushed again. `heads` maps
@@ -355,7 +445,9 @@ class Lifecycle(ABC):
         """Make the calls of this thread inside the block one transaction: all commit at its end, or none."""
 
 
-class ExecutionStore(WorkflowVersions, NodeTransitions, ExecutionReads, Telemetry, WorkerLeases, Recovery, Lifecycle):
+class ExecutionStore(
+    WorkflowVersions, NodeTransitions, Control, ExecutionReads, Telemetry, WorkerLeases, Recovery, Lifecycle
+):
     """An execution store: all parts together. Stores are found by URL scheme: the entry points `spanloom.stores`."""
 
     def create_execution(

@@ -60,6 +60,21 @@ class NodeRun(_Read):
     ended_at: datetime | None = None
 
 
+class Attempt(_Read):
+    """One claim of a node run, and how it ended.
+
+    `ended_as`: completed, failed, skipped, retrying, waiting, released, lost, reset or cancelled; None while it runs.
+    `error` is {type, message, traceback, permanent} of one that failed or is retried.
+    """
+
+    attempt: int
+    worker_id: str | None
+    started_at: datetime
+    ended_at: datetime | None = None
+    ended_as: str | None = None
+    error: dict[str, Any] | None = None
+
+
 class LogRecord(_Read):
     """One stored log line; `id` rises in the order of storing."""
 

@@ -13,9 +13,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["EXECUTIONS_OPEN", "SCHEMA_VERSION", "from_micros", "metadata", "to_micros"]
+__all__ = ["EXECUTIONS_OPEN", "FENCES_A_REVISION", "SCHEMA_VERSION", "from_micros", "metadata", "to_micros"]
 
 SCHEMA_VERSION = "0001"  #: the Alembic revision that this release reads and writes
+
+#: A run's fence begins at its execution's revision times this: one that a retry resets is never claimed under a fence
+#: that was given before.
+FENCES_A_REVISION = 1 << 20
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -183,8 +187,14 @@ node_runs = _clustered(  # open ones only
     _column("worker_id", sa.Text, nullable=True),
     # node/item/fence of the record that made it ready, until another claim: finds a lost answer's continuation
     _column("claimed_via", sa.Text, nullable=True),
+    # what it waits for; of one that is queued, held or running what woke it, so that it goes on from there
     _column("wait_kind", sa.Text, nullable=True),
     _column("wait_key", sa.Text, nullable=True),
+    # of a mapped node's run (item 0), whose pending counts open items and whose taken how many more may fail
+    _column("items", sa.Integer, nullable=True),  # how many there are
+    _column("at_once", sa.Integer, nullable=True),
+    _column("tolerate", sa.Integer, nullable=True),
+    _column("next_item", sa.Integer, nullable=True),  # all before it were started
     _column("due_at", Instant, nullable=True),
     _column("push", sa.Integer),
     _column("pushed_epoch", sa.BigInteger),
@@ -214,12 +224,22 @@ node_results = _table(  # ended ones
     _column("data", sa.Text, nullable=True),
     _column("error", sa.Text, nullable=True),
     _column("taken", sa.Text, nullable=True),  # JSON list of targets; null: by each edge's kind
+    _column("arrived", sa.Boolean),  # at its successors; not so a failure that nobody handled, nor what was cancelled
     _column("attempt", sa.Integer),
     _column("losses", sa.Integer),
     _column("fence", sa.BigInteger),
+    _column("push", sa.Integer),
     _column("worker_id", sa.Text, nullable=True),
     _column("started_at", Instant, nullable=True),
     _column("ended_at", Instant),
+)
+
+node_items = _clustered(  # what mapped nodes were mapped over; kept, so that a retry can run an item again
+    "node_items",
+    _column("execution_id", Id, primary_key=True),
+    _column("node_id", Name, primary_key=True),
+    _column("item", sa.Integer, primary_key=True),
+    _column("data", sa.Text),
 )
 
 workers = _table(

@@ -170,6 +170,10 @@ def _create_node_runs() -> None:
         _optional("claimed_via", sa.Text()),
         _optional("wait_kind", sa.Text()),
         _optional("wait_key", sa.Text()),
+        _optional("items", sa.Integer()),
+        _optional("at_once", sa.Integer()),
+        _optional("tolerate", sa.Integer()),
+        _optional("next_item", sa.Integer()),
         _optional("due_at", INSTANT),
         _column("push", sa.Integer()),
         _column("pushed_epoch", sa.BigInteger()),
@@ -190,12 +194,22 @@ def _create_node_runs() -> None:
         _optional("data", sa.Text()),
         _optional("error", sa.Text()),
         _optional("taken", sa.Text()),
+        _column("arrived", sa.Boolean()),
         _column("attempt", sa.Integer()),
         _column("losses", sa.Integer()),
         _column("fence", sa.BigInteger()),
+        _column("push", sa.Integer()),
         _optional("worker_id", sa.Text()),
         _optional("started_at", INSTANT),
         _column("ended_at", INSTANT),
+    )  # fmt: skip
+    _table(
+        "node_items", key,
+        _column("execution_id", ID),
+        _column("node_id", NAME),
+        _column("item", sa.Integer()),
+        _column("data", sa.Text()),
+        clustered=True,
     )  # fmt: skip
     _table(
         "workers", ("id",),
