@@ -3,19 +3,24 @@
 from spanloom.engine.builder import NodeRef, WorkflowBuilder
 from spanloom.engine.cache import CacheOptions
 from spanloom.engine.context import NodeContext
-from spanloom.engine.definitions import Input, Node, RetryPolicy, Workflow
+from spanloom.engine.definitions import Input, MapOver, Node, RetryPolicy, Workflow
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import (
+    ChildFailed,
     ConfigurationError,
+    DepthExceeded,
     ExecutionFailed,
+    ExpressionFailed,
     IdempotencyConflict,
     InvalidTransition,
+    ItemsFailed,
     LeaseLost,
     NodeFailure,
     NodeTimeout,
     PayloadRejected,
     PermanentError,
     QueueUnavailable,
+    RoutingFailed,
     SpanloomError,
     StaleVersion,
     StoreNotMigrated,
@@ -26,6 +31,7 @@ from spanloom.engine.errors import (
     UnknownWorkflow,
     UserError,
     WaitTimeout,
+    WorkerLost,
     WorkflowInvalid,
 )
 from spanloom.engine.files import dump_workflow, load_workflow, workflow_json_schema
@@ -36,21 +42,27 @@ from spanloom.engine.results import NodeResult
 from spanloom.engine.settings import Settings
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import ExecutionStore
-from spanloom.engine.views import Execution, ExecutionFilter, NodeRun, Page
+from spanloom.engine.views import Attempt, Execution, ExecutionFilter, NodeRun, Page
 
 __all__ = [
+    "Attempt",
     "CacheOptions",
+    "ChildFailed",
     "ConfigurationError",
+    "DepthExceeded",
     "Execution",
     "ExecutionFailed",
     "ExecutionFilter",
     "ExecutionHandle",
     "ExecutionStatus",
     "ExecutionStore",
+    "ExpressionFailed",
     "IdempotencyConflict",
     "Input",
     "InvalidTransition",
+    "ItemsFailed",
     "LeaseLost",
+    "MapOver",
     "Node",
     "NodeContext",
     "NodeFailure",
@@ -66,6 +78,7 @@ __all__ = [
     "Priority",
     "QueueUnavailable",
     "RetryPolicy",
+    "RoutingFailed",
     "Settings",
     "SpanloomError",
     "StaleVersion",
@@ -77,6 +90,7 @@ __all__ = [
     "UnknownWorkflow",
     "UserError",
     "WaitTimeout",
+    "WorkerLost",
     "Workflow",
     "WorkflowBuilder",
     "WorkflowEngine",

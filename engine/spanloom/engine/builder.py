@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
-from typing import Any, Generic, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from datetime import datetime, timedelta
+from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from spanloom.engine.definitions import INITIAL, Input, Node, RetryPolicy, Workflow
+from spanloom.engine.builtin import DELAY, WORKFLOW
+from spanloom.engine.definitions import INITIAL, Input, MapOver, Node, On, RetryPolicy, Workflow
 from spanloom.engine.errors import PayloadRejected, WorkflowInvalid
 from spanloom.engine.registry import NodeRegistry
 from spanloom.engine.wording import did_you_mean, sentences
 
-__all__ = ["NodeOptions", "NodeRef", "Source", "WorkflowBuilder"]
+__all__ = ["Edge", "NodeOptions", "NodeRef", "Source", "WorkflowBuilder"]
 
 InputT = TypeVar("InputT")
 P = ParamSpec("P")
@@ -28,8 +29,28 @@ class Source:
         self.builder = builder
         self.id = id
 
+    def when(self, expression: str) -> Edge:
+        """The edge that is taken when it completed and `expression`, JMESPath over its data, holds."""
+        return Edge(self, "success", expression)
+
+    def on_failure(self, when: str | None = None) -> Edge:
+        """The edge that is taken when it failed for good, which handles the failure; its data is `{"error": {…}}`."""
+        return Edge(self, "failure", when)
+
+    def always(self, when: str | None = None) -> Edge:
+        """The edge that is taken when it completed and when it failed for good, but not when it was skipped."""
+        return Edge(self, "always", when)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id!r} of workflow {self.builder.id!r}>"
+
+
+class Edge(NamedTuple):
+    """A source together with when the edge from it is taken."""
+
+    source: Source
+    on: On
+    when: str | None
 
 
 class NodeRef(Source, Generic[P, R]):
@@ -44,10 +65,17 @@ class NodeRef(Source, Generic[P, R]):
         return self.function(*args, **kwargs)
 
 
+#: The last: parameter -> node or builder.input.
+Inputs = Source | Edge | Sequence[Source | Edge] | Mapping[str, Source | Edge]
+
+
 class NodeOptions(TypedDict, total=False):
     """How a node is fed and run; what is left out is as in Node and RetryPolicy."""
 
-    inputs: Source | Sequence[Source] | Mapping[str, Source] | None  # the last: parameter -> node or builder.input
+    inputs: Inputs | None
+    mapping: str | Mapping[str, str] | None  # JMESPath over {input, nodes}: makes the node's data
+    map: str | MapOver | Source | None  # run once for each element: of an expression's list, a node's, the input's
+    continue_on_fail: bool
     max_attempts: int | None  # short for, and stronger than, that of `retry`
     retry: RetryPolicy | None
     timeout: float | timedelta | None  # seconds
@@ -122,6 +150,45 @@ class WorkflowBuilder(Generic[InputT]):
         self._nodes[id] = self._new_node(id, type, config, options)
         return Source(self, id)
 
+    def delay(
+        self,
+        id: str,
+        seconds: float | timedelta | None = None,
+        *,
+        until: datetime | None = None,
+        expression: str | None = None,
+        **options: Unpack[NodeOptions],
+    ) -> Source:
+        """Add a node that waits, and passes its data on: for `seconds`, `until` a time, or as an expression says.
+
+        Raises WorkflowInvalid as `node` does. See DelayConfig.
+        """
+        wait = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        given = {"seconds": wait, "until": until and until.isoformat(), "expression": expression}
+        config = {name: value for name, value in given.items() if value is not None}
+        return self.add(id, DELAY, config=config, **options)
+
+    def child(
+        self,
+        id: str,
+        workflow: str | WorkflowBuilder[Any] | Workflow,
+        *,
+        version: int | None = None,
+        output: str | None = None,
+        **options: Unpack[NodeOptions],
+    ) -> Source:
+        """Add a node that starts an execution of another workflow, or of this one, and waits for its output.
+
+        Raises WorkflowInvalid as `node` does. See WorkflowConfig.
+        """
+        given = {
+            "workflow": workflow if isinstance(workflow, str) else workflow.id,
+            "version": version,
+            "output": output,
+        }
+        config = {name: value for name, value in given.items() if value is not None}
+        return self.add(id, WORKFLOW, config=config, **options)
+
     @property
     def workflow(self) -> Workflow:
         """The definition as it stands; registering it, or `graph.problems`, checks the whole."""
@@ -156,7 +223,10 @@ class WorkflowBuilder(Generic[InputT]):
                 id=id,
                 type=type,
                 config=config or {},
-                inputs=self._edges(id, options.get("inputs")),
+                inputs=self._edges(id, options),
+                mapping=options.get("mapping"),
+                map=self._map(id, options.get("map")),
+                continue_on_fail=options.get("continue_on_fail", False),
                 queue=options.get("queue", "default"),
                 retry=retry,
                 timeout=options.get("timeout"),
@@ -164,13 +234,26 @@ class WorkflowBuilder(Generic[InputT]):
         except ValidationError as error:
             raise WorkflowInvalid(self.id, [f"node {id!r}: {sentence}" for sentence in sentences(error)]) from error
 
-    def _edges(self, id: str, inputs: Source | Sequence[Source] | Mapping[str, Source] | None) -> list[Input]:
+    def _edges(self, id: str, options: NodeOptions) -> list[Input]:
+        inputs, over = options.get("inputs"), options.get("map")
+        if inputs is None and isinstance(over, Source) and over.id != INITIAL:
+            inputs = over
         if inputs is None:
             return []
         if isinstance(inputs, Mapping):
-            return [Input(name=name, node=self._source_id(id, one)) for name, one in inputs.items()]
-        several = inputs if isinstance(inputs, list | tuple) else [inputs]
-        return [Input(node=self._source_id(id, one)) for one in several]
+            return [self._input(id, one, name) for name, one in inputs.items()]
+        several = inputs if isinstance(inputs, list | tuple) and not isinstance(inputs, Edge) else [inputs]
+        return [self._input(id, one) for one in several]
+
+    def _input(self, id: str, one: object, name: str | None = None) -> Input:
+        source, on, when = one if isinstance(one, Edge) else Edge(one, "success", None)  # type: ignore[arg-type]  # told below
+        return Input(node=self._source_id(id, source), name=name, on=on, when=when)
+
+    def _map(self, id: str, over: str | MapOver | Source | None) -> str | MapOver | None:
+        if not isinstance(over, Source):
+            return over
+        source = self._source_id(id, over)
+        return "input" if source == INITIAL else f'nodes."{source}"'
 
     def _source_id(self, id: str, source: object) -> str:
         if not isinstance(source, Source):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spanloom.engine.definitions import Workflow
 from spanloom.engine.errors import UnknownWorkflow
-from spanloom.engine.graph import Plan, plan
+from spanloom.engine.plan import Plan, plan
 
 __all__ = ["CacheOptions", "DefinitionCache"]
 

@@ -45,6 +45,7 @@ class NodeContext:
         "_runtime",
         "attempt",
         "config",
+        "data_json",
         "depth",
         "execution_id",
         "idempotency_key",
@@ -72,12 +73,16 @@ class NodeContext:
         config: Any = None,
         input_json: str = "null",
         results_json: Mapping[str, str] | None = None,
+        data_json: str | None = None,
         depth: int = 0,
         metadata: Mapping[str, str] | None = None,
         parent_execution_id: str | None = None,
         state: Any = None,
     ) -> None:
-        """Take payloads as JSON text: the execution's initial data, and the data of each taken parent."""
+        """Take payloads as JSON text: the execution's initial data, the data of each taken parent, and the node's own.
+
+        The last is what a mapping made, or the element of a mapped node's item; None: it follows from its inputs.
+        """
         self.execution_id = execution_id
         self.workflow_id = workflow_id
         self.version = version
@@ -88,6 +93,7 @@ class NodeContext:
         self.config: Any = {} if config is None else config
         self.input_json = input_json
         self.results_json: Mapping[str, str] = results_json or {}
+        self.data_json = data_json
         self.depth = depth
         self.metadata: Mapping[str, str] = metadata or {}
         self.parent_execution_id = parent_execution_id
@@ -108,7 +114,7 @@ class NodeContext:
 
     @property
     def results(self) -> dict[str, Any]:
-        """The data of each parent whose edge was taken, by node id."""
+        """The data of each parent whose edge was taken, by node id; nothing for an item of a mapped node."""
         try:
             return self._results
         except AttributeError:

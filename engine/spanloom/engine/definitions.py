@@ -14,7 +14,18 @@ from spanloom.engine.errors import WorkflowInvalid
 from spanloom.engine.payload import copied, decode
 from spanloom.engine.wording import sentences
 
-__all__ = ["DEFINITION_FORMAT", "INITIAL", "MAX_ITEMS", "Input", "MapOver", "Node", "On", "RetryPolicy", "Seconds", "Workflow"]
+__all__ = [
+    "DEFINITION_FORMAT",
+    "INITIAL",
+    "MAX_ITEMS",
+    "Input",
+    "MapOver",
+    "Node",
+    "On",
+    "RetryPolicy",
+    "Seconds",
+    "Workflow",
+]
 
 DEFINITION_FORMAT = 1  #: the format number that stored definitions and files carry
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from spanloom.engine.builder import WorkflowBuilder
 from spanloom.engine.cache import CacheOptions, DefinitionCache
+from spanloom.engine.control import ExecutionControl
 from spanloom.engine.definitions import Workflow
 from spanloom.engine.epoch import Epoch
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, SpanloomError
@@ -38,7 +39,7 @@ _START_BATCH = 500
 WorkflowRef = str | Workflow | WorkflowBuilder[Any]
 
 
-class WorkflowEngine:
+class WorkflowEngine(ExecutionControl):
     """Register workflows, start executions and follow them. Thread-safe; one per application is enough.
 
     The constructor does no I/O: the first use, or `open()`, does.
@@ -228,7 +229,7 @@ class WorkflowEngine:
         """Like run(), without blocking the event loop and without a thread per waiter."""
         return await (await self.astart(workflow, data, **options)).aresult(timeout)
 
-    # ---- following and control ----
+    # ---- following ----
 
     def wait(self, execution_id: str, timeout: float | None = None) -> Execution:
         """Wait up to `timeout` seconds (None: without limit) for the end and return the terminal execution.
@@ -242,17 +243,6 @@ class WorkflowEngine:
         """Like wait(), on the running event loop, which it never blocks."""
         await asyncio.to_thread(self.open)
         return await self._waiter.await_end(execution_id, timeout)
-
-    def cancel_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Cancel an execution: nothing of it starts any more, what runs is not recorded as completed.
-
-        True if this call did it, False if it was cancelled already. Raises UnknownExecution, InvalidTransition if it
-        completed or failed, StaleVersion, StoreUnavailable.
-        """
-        self.open()
-        done = self.store.cancel_execution(execution_id, expected_revision=expected_revision)
-        self.push([], ended=[execution_id])
-        return done
 
     def start_workers(self, workers: int = 1, **options: Any) -> AbstractContextManager[Any]:
         """Run workers in threads of this process while the block lasts; they drain when it ends.
@@ -270,10 +260,17 @@ class WorkflowEngine:
         except QueueUnavailable as error:
             _log.warning("push_deferred", jobs=len(jobs), error=str(error))
 
-    def _request(self, workflow_id: str, data: Any, options: Mapping[str, Any]) -> StartRequest:
+    def encode_input(self, workflow_id: str, data: Any) -> str:
+        """Return initial data as JSON text, validated where a builder of this engine says what it is.
+
+        Raises PayloadRejected.
+        """
         if builder := self.builders.get(workflow_id):
             data = builder.validate_input(data)
-        text = encode(data, f"the input of workflow {workflow_id!r}", self.settings.payload_limit_bytes)
+        return encode(data, f"the input of workflow {workflow_id!r}", self.settings.payload_limit_bytes)
+
+    def _request(self, workflow_id: str, data: Any, options: Mapping[str, Any]) -> StartRequest:
+        text = self.encode_input(workflow_id, data)
         trace = start_trace()
         return StartRequest(
             execution_id=uuid7(),

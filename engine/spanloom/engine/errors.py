@@ -13,9 +13,15 @@ SpanloomError
 │   └── PayloadRejected          data that JSON can't carry, or that is too large
 ├── ExecutionFailed              the execution ended as failed or cancelled; .execution
 ├── WaitTimeout                  it has not ended yet; it goes on
-├── NodeFailure                  raised by handlers
+├── NodeFailure                  why a node failed, where its own code did not say; handlers may raise these
 │   ├── PermanentError           fail the node now, without a retry
+│   │   ├── RoutingFailed        it named a successor it does not have, or a `when` can't be evaluated
+│   │   ├── DepthExceeded        its child would be nested too deep
+│   │   ├── ItemsFailed          more of the items it was mapped over failed than it tolerates
+│   │   └── WorkerLost           it was lost with its worker too often
+│   ├── ChildFailed              the execution that it started failed, or was cancelled
 │   └── NodeTimeout              the handler ran past its node's timeout
+├── ExpressionFailed             a JMESPath expression is wrong, or can't be evaluated on this data
 ├── LeaseLost                    this claim belongs to someone else now
 ├── StoreUnavailable             the store did not answer; nothing is known to have been written
 ├── StoreRefused                 the database refused a statement; nothing was written
@@ -30,16 +36,21 @@ from collections.abc import Sequence
 from typing import Any
 
 __all__ = [
+    "ChildFailed",
     "ConfigurationError",
+    "DepthExceeded",
     "ExecutionFailed",
+    "ExpressionFailed",
     "IdempotencyConflict",
     "InvalidTransition",
+    "ItemsFailed",
     "LeaseLost",
     "NodeFailure",
     "NodeTimeout",
     "PayloadRejected",
     "PermanentError",
     "QueueUnavailable",
+    "RoutingFailed",
     "SpanloomError",
     "StaleVersion",
     "StoreNotMigrated",
@@ -50,6 +61,7 @@ __all__ = [
     "UnknownWorkflow",
     "UserError",
     "WaitTimeout",
+    "WorkerLost",
     "WorkflowInvalid",
 ]
 
@@ -182,6 +194,54 @@ class PermanentError(NodeFailure):
     """Fail the node at once, whatever its retry policy says."""
 
 
+class RoutingFailed(PermanentError):
+    """Say that a node can't be left: it named a successor that it does not have, or a `when` can't be evaluated."""
+
+
+class DepthExceeded(PermanentError):
+    """Say that a child would be nested deeper than `limit` executions."""
+
+    def __init__(self, workflow_id: str, limit: int) -> None:
+        self.workflow_id = workflow_id
+        self.limit = limit
+        super().__init__(
+            f"a child of workflow {workflow_id!r} would be execution {limit + 1} in a line of at most {limit}; "
+            f"does it start itself? (SPANLOOM_MAX_DEPTH)"
+        )
+
+
+class ItemsFailed(PermanentError):
+    """Say that more items of a mapped node failed than it tolerates, and how the first of them did."""
+
+    def __init__(self, node_id: str, failed: int, items: int, tolerate: int, first: str) -> None:
+        self.node_id = node_id
+        self.failed = failed
+        self.items = items
+        super().__init__(
+            f"{failed:,} of the {items:,} items of node {node_id!r} failed, it tolerates {tolerate:,}; first {first}"
+        )
+
+
+class WorkerLost(PermanentError):
+    """Say that a node was lost together with its worker, again and again: it may be what kills them."""
+
+    def __init__(self, node_id: str, losses: int) -> None:
+        self.node_id = node_id
+        self.losses = losses
+        super().__init__(f"node {node_id!r} was lost with its worker {losses} times")
+
+
+class ChildFailed(NodeFailure):
+    """Say how the execution that a node started has ended, if it did not complete."""
+
+    def __init__(self, execution_id: str, workflow_id: str, status: str, because: str = "") -> None:
+        self.execution_id = execution_id
+        self.workflow_id = workflow_id
+        self.status = status
+        ended = "was cancelled" if status == "cancelled" else "failed"
+        super().__init__(f"child execution {execution_id} of workflow {workflow_id!r} {ended}{because}")
+
+
 class NodeTimeout(NodeFailure):
     """Say that a handler ran for longer than its node's `timeout`, in seconds."""
 
@@ -189,6 +249,10 @@ class NodeTimeout(NodeFailure):
         self.node_id = node_id
         self.seconds = seconds
         super().__init__(f"node {node_id!r} ran for longer than its timeout of {seconds:g} s")
+
+
+class ExpressionFailed(SpanloomError):
+    """Say why a JMESPath expression can't be compiled or evaluated; never shows the data."""
 
 
 class LeaseLost(SpanloomError):

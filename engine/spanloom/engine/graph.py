@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from spanloom.engine.definitions import INITIAL, NODE_ID, QUEUE_NAME, WORKFLOW_ID, Node, Workflow
 from spanloom.engine.errors import WorkflowInvalid
 from spanloom.engine.payload import find_faults
+from spanloom.engine.plan import expression_problems
 from spanloom.engine.wording import did_you_mean, listed
 
 if TYPE_CHECKING:
     from spanloom.engine.registry import NodeRegistry
 
-__all__ = ["Edge", "Plan", "check", "edges", "plan", "problems"]
+__all__ = ["Edge", "check", "edges", "problems"]
 
 _NODE_ID = re.compile(NODE_ID).fullmatch
 _QUEUE_NAME = re.compile(QUEUE_NAME).fullmatch
@@ -37,30 +38,6 @@ class Edge:
     target_inputs: int  # how many edges lead to the target
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A definition made ready to run by: what workers cache. Treat it as read-only."""
-
-    workflow: Workflow
-    nodes: dict[str, Node]
-    successors: dict[str, tuple[str, ...]]  # of every node, in the order of the definition
-    sinks: tuple[str, ...]
-
-
-def plan(workflow: Workflow) -> Plan:
-    """Index a valid workflow."""
-    successors: dict[str, list[str]] = {node.id: [] for node in workflow.nodes}
-    for node in workflow.nodes:
-        for parent in node.parents:
-            successors[parent].append(node.id)
-    return Plan(
-        workflow=workflow,
-        nodes={node.id: node for node in workflow.nodes},
-        successors={node_id: tuple(found) for node_id, found in successors.items()},
-        sinks=tuple(node_id for node_id, found in successors.items() if not found),
-    )
-
-
 def edges(workflow: Workflow) -> list[Edge]:
     """List all edges, with the virtual ones: `$start` to each entry node, and each sink to `$end`."""
     found: list[Edge] = []
@@ -68,8 +45,10 @@ def edges(workflow: Workflow) -> list[Edge]:
     for node in workflow.nodes:
         parents = node.parents
         has_successor.update(parents)
-        sources = parents or ("$start",)
-        found.extend(Edge(source, node.id, "success", node.type, node.queue, len(sources)) for source in sources)
+        if not parents:
+            found.append(Edge("$start", node.id, "success", node.type, node.queue, 1))
+        kinds = {edge.node: edge.on for edge in node.inputs}
+        found.extend(Edge(parent, node.id, kinds[parent], node.type, node.queue, len(parents)) for parent in parents)
     sinks = [node.id for node in workflow.nodes if node.id not in has_successor]
     found.extend(Edge(sink, "$end", "always", "$end", "", len(sinks)) for sink in sinks)
     return found
@@ -100,7 +79,7 @@ def problems(workflow: Workflow, registry: NodeRegistry | None = None) -> list[s
     counts = Counter(node.id for node in workflow.nodes)
     found += (f"node id {node_id!r} is used {count} times" for node_id, count in counts.items() if count > 1)
     for node in workflow.nodes:
-        told = [*_own_problems(node), *_input_problems(node, counts, suggest)]
+        told = [*_own_problems(node), *_input_problems(node, counts, suggest), *expression_problems(node)]
         if node.type in unknown_types:
             told.append(unknown_types[node.type])
         elif registry is not None and node.type:
@@ -151,6 +130,10 @@ def _input_problems(node: Node, ids: Counter[str], suggest: _Suggestions) -> Ite
             yield f"its input {source!r} is not a node of this workflow{suggest.like(source, ids)}"
         if count > 1 and not named:
             yield f"its input {source!r} is listed {count} times"
+        if len({(edge.on, edge.when) for edge in node.inputs if edge.node == source}) > 1:
+            yield f"its inputs from {source!r} differ in `on` or `when`; they are one edge, so write the same for each"
+        if source == INITIAL and any(edge.on != "success" or edge.when for edge in node.inputs if edge.node == INITIAL):
+            yield f"its input {INITIAL!r} can't have `on` or `when`: the initial data is always there"
 
 
 class _Suggestions:

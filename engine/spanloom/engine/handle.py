@@ -20,6 +20,9 @@ class _Engine(Protocol):
     def wait(self, execution_id: str, timeout: float | None = None) -> Execution: ...
     async def await_end(self, execution_id: str, timeout: float | None = None) -> Execution: ...
     def cancel_execution(self, execution_id: str) -> bool: ...
+    def pause_execution(self, execution_id: str) -> bool: ...
+    def resume_execution(self, execution_id: str) -> bool: ...
+    def retry_execution(self, execution_id: str) -> bool: ...
 
 
 class ExecutionHandle:
@@ -53,6 +56,18 @@ class ExecutionHandle:
     def cancel(self) -> bool:
         """Cancel the execution. See WorkflowEngine.cancel_execution."""
         return self._engine.cancel_execution(self.id)
+
+    def pause(self) -> bool:
+        """Pause the execution. See WorkflowEngine.pause_execution."""
+        return self._engine.pause_execution(self.id)
+
+    def resume(self) -> bool:
+        """Resume the execution. See WorkflowEngine.resume_execution."""
+        return self._engine.resume_execution(self.id)
+
+    def retry(self) -> bool:
+        """Retry the failed execution. See WorkflowEngine.retry_execution."""
+        return self._engine.retry_execution(self.id)
 
     def __repr__(self) -> str:
         return f"ExecutionHandle({self.id!r})"

@@ -20,9 +20,8 @@ from spanloom.engine.errors import ConfigurationError, PermanentError
 from spanloom.engine.payload import copied, decode, find_faults
 from spanloom.engine.wording import did_you_mean, listed, sentences
 
-__all__ = ["Handler"]
+__all__ = ["Handler", "data_text"]
 
-_ALL = "$all"  # as a source: every taken parent, `{parent id: data}`
 _CONTEXT_ANNOTATION = re.compile(r"(\w+\.)*NodeContext").fullmatch
 _STRICT = ConfigDict(strict=True)
 
@@ -96,12 +95,10 @@ class Handler:
         Raises PermanentError, which names the node and the parameter and does not show the data, if it does not fit.
         """
         values: dict[str, Any] = {}
-        inputs = node.inputs
-        if inputs and inputs[0].name is not None:
+        if ctx.data_json is None and node.inputs and node.inputs[0].name is not None:
             self._name_inputs(values, node, ctx)
         elif self._data is not None:
-            source = INITIAL if not inputs else inputs[0].node if len(inputs) == 1 else _ALL
-            values[self._data] = self._value(self._data, source, node, ctx)
+            values[self._data] = self._value(self._data, data_text(node, ctx), node)
         if not self._required <= values.keys():
             self._refuse(node)
         if self._context is not None:
@@ -161,12 +158,12 @@ class Handler:
             if parameter is None:
                 self._refuse(node)
             if edge.node == INITIAL or edge.node in ctx.results_json:
-                values[parameter.name] = self._value(parameter.name, edge.node, node, ctx)
+                text = ctx.input_json if edge.node == INITIAL else ctx.results_json[edge.node]
+                values[parameter.name] = self._value(parameter.name, text, node)
             elif parameter.required:  # that parent was not taken
                 values[parameter.name] = None
 
-    def _value(self, parameter: str, source: str, node: Node, ctx: NodeContext) -> Any:
-        text = _text(source, node, ctx)
+    def _value(self, parameter: str, text: str, node: Node) -> Any:
         try:
             adapter = self._adapter(parameter)
             return decode(text) if adapter is None else _fitted(adapter, text)
@@ -190,11 +187,19 @@ class Handler:
             return made
 
 
-def _text(source: str, node: Node, ctx: NodeContext) -> str:
-    if source == INITIAL:
+def data_text(node: Node, ctx: NodeContext) -> str:
+    """Return a node's data as JSON text.
+
+    What its mapping or its item gives, else the initial data for an entry node, the only parent's data, or of
+    several parents those that were taken, `{parent id: data}`.
+    """
+    if ctx.data_json is not None:
+        return ctx.data_json
+    inputs = node.inputs
+    if not inputs:
         return ctx.input_json
-    if source != _ALL:
-        return ctx.results_json[source]
+    if len(inputs) == 1:
+        return ctx.results_json[inputs[0].node]
     taken = [parent for parent in node.parents if parent in ctx.results_json]
     return "{" + ",".join([f'"{parent}":{ctx.results_json[parent]}' for parent in taken]) + "}"  # ids need no escape
 

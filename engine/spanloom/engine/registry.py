@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from spanloom.engine.builtin import BUILT_IN, built_in
 from spanloom.engine.errors import ConfigurationError, UnknownNodeType
 from spanloom.engine.handlers import Handler
 
@@ -19,7 +20,7 @@ class NodeRegistry:
     """Handlers by node type. Fill it while modules load; afterwards any thread may read it."""
 
     def __init__(self) -> None:
-        self._handlers: dict[str, Handler] = {}
+        self._handlers: dict[str, Handler] = {handler.node_type: handler for handler in built_in()}
 
     def node(self, type: str, *, config: type[BaseModel] | None = None) -> Callable[[F], F]:
         """Register the decorated function under a node type and return it as it is; see `register`."""
@@ -37,6 +38,8 @@ class NodeRegistry:
         """
         if not type:
             raise ConfigurationError("a node type needs a name")
+        if type in BUILT_IN:
+            raise ConfigurationError(f"node type {type!r} is built in; give yours another name")
         self._add(Handler(type, function, config))
 
     def handler(self, type: str) -> Handler:

@@ -17,7 +17,8 @@ class Settings(BaseSettings):
 
     `namespace` names the RQ queues (`{namespace}.{queue}`), our Redis keys and the Postgres schema, so that several
     applications share one Redis and one database. `payload_limit_bytes` bounds one payload (an execution's input, a
-    node's data), `join_limit_bytes` the sum of the payloads that reach one node.
+    node's data), `join_limit_bytes` the sum of the payloads that reach one node. `max_depth` is how many executions a
+    line of parents and children may have.
     """
 
     model_config = SettingsConfigDict(env_prefix="SPANLOOM_", frozen=True, extra="ignore")
@@ -27,6 +28,7 @@ class Settings(BaseSettings):
     namespace: str = Field(default="spanloom", pattern=r"^[a-z][a-z0-9_]{0,40}$")
     payload_limit_bytes: int = Field(default=1024 * 1024, ge=1024)
     join_limit_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    max_depth: int = Field(default=10, ge=1, le=1000)
     log_format: Literal["auto", "json", "console"] = "auto"
 
     @classmethod

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
-__all__ = ["TraceStart", "new_span_id", "parse_trace_parent", "remote_parent", "start_trace"]
+__all__ = ["TraceStart", "nest_trace", "new_span_id", "parse_trace_parent", "remote_parent", "start_trace"]
 
 SCOPE = "spanloom"  #: the instrumentation scope of every span we make
 
@@ -36,6 +36,12 @@ def start_trace() -> TraceStart:
         parent = f"00-{caller.trace_id:032x}-{span_id}-{int(caller.trace_flags):02x}"
         return TraceStart(parent, caller.trace_state.to_header() or None, f"{caller.span_id:016x}")
     return TraceStart(f"00-{secrets.randbits(128) or 1:032x}-{span_id}-01", None, None)
+
+
+def nest_trace(trace_id: str, span_id: str, above: str | None, trace_state: str | None) -> TraceStart:
+    """Begin a child's part of a trace below the span `span_id`, with the flags of its parent's traceparent `above`."""
+    flags = above[-2:] if parse_trace_parent(above) and above else "01"
+    return TraceStart(f"00-{trace_id}-{new_span_id()}-{flags}", trace_state, span_id)
 
 
 def parse_trace_parent(trace_parent: str | None) -> tuple[str, str] | None:

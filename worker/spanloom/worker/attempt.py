@@ -60,6 +60,16 @@ class Attempt:
         self.context = self._open.context
 
     @property
+    def trace_id(self) -> str:
+        """The trace that this attempt is part of, 32 hex digits."""
+        return self._open.trace_id
+
+    @property
+    def span_id(self) -> str:
+        """The attempt's own span, 16 hex digits."""
+        return self._open.span_id
+
+    @property
     def log(self) -> Any:
         """A structlog logger whose lines are stored with the node run as well."""
         if self._logger is None:

@@ -5,17 +5,31 @@ from __future__ import annotations
 import json
 import random
 import traceback
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from spanloom.engine.definitions import Node, RetryPolicy
-from spanloom.engine.errors import LeaseLost, PayloadRejected, PermanentError
-from spanloom.engine.graph import Plan
-from spanloom.engine.payload import encode
-from spanloom.engine.records import Outcome
+from spanloom.engine.errors import LeaseLost, PayloadRejected, PermanentError, RoutingFailed, SpanloomError
+from spanloom.engine.payload import decode, encode
+from spanloom.engine.plan import Plan
+from spanloom.engine.records import FanOut, Outcome, StartRequest
 from spanloom.engine.results import NodeResult
+from spanloom.engine.routing import after_failure, after_success
+from spanloom.engine.states import WaitKind
 
-__all__ = ["Ending", "message_of", "of_error", "of_load_error", "of_refusal", "of_result", "retry_delay"]
+__all__ = [
+    "Ending",
+    "as_data",
+    "left",
+    "message_of",
+    "of_error",
+    "of_load_error",
+    "of_refusal",
+    "of_result",
+    "retry_delay",
+]
 
 _MAX_MESSAGE = 4_000
 _MAX_TRACEBACK = 16_000
@@ -29,13 +43,20 @@ class Ending:
     outcome: Outcome
     data: str | None = None
     error: str | None = None
+    next_nodes: tuple[str, ...] | None = None  # what the handler named
     taken: tuple[str, ...] | None = None
+    handled: bool = False
     delay_seconds: float = 0.0
     spends_attempt: bool = True
+    due_at: datetime | None = None
+    wait_kind: WaitKind | None = None
+    wait_key: str | None = None
+    child: StartRequest | None = None
+    fan_out: FanOut | None = None
 
 
-def of_result(result: Any, node: Node, plan: Plan, execution_id: str, limit: int) -> Ending:
-    """Classify what a handler returned. Data that JSON can't carry, or an unknown id to route to, is a failure."""
+def of_result(result: Any, node: Node, execution_id: str, limit: int) -> Ending:
+    """Classify what a handler returned. Data that JSON can't carry is a failure."""
     data = result.data if isinstance(result, NodeResult) else result
     try:
         text = encode(data, f"the result of node {node.id!r} ({node.type}) of execution {execution_id}", limit)
@@ -50,13 +71,37 @@ def of_result(result: Any, node: Node, plan: Plan, execution_id: str, limit: int
         return Ending(Outcome.RETRY, delay_seconds=result.delay_seconds, spends_attempt=False)
     if result.outcome is Outcome.SKIPPED:
         return Ending(Outcome.SKIPPED, data=text)
-    if result.next_nodes is not None and (unknown := set(result.next_nodes) - set(plan.successors[node.id])):
-        wrong = PermanentError(
-            f"node {node.id!r} routed to {', '.join(map(repr, sorted(unknown)))}, which it does not lead to "
-            f"(its successors: {', '.join(plan.successors[node.id]) or 'none'})"
+    return Ending(Outcome.COMPLETED, data=text, next_nodes=result.next_nodes)
+
+
+def left(ending: Ending, plan: Plan, node: Node, item: int) -> Ending:
+    """Decide where an ended run leads. Routing that can't be done fails it for good; an item leads nowhere."""
+    if item:
+        if ending.next_nodes is None:
+            return ending
+        wrong = RoutingFailed(
+            f"an item of node {node.id!r} named next_nodes; the node goes on when all items have ended"
         )
         return Ending(Outcome.FAILED, error=_describe(wrong, permanent=True))
-    return Ending(Outcome.COMPLETED, data=text, taken=result.next_nodes)
+    if ending.outcome is Outcome.COMPLETED:
+        if ending.next_nodes is None and node.id not in plan.conditional:
+            return ending  # by each edge's `on`, as the store does it
+        try:
+            departure = after_success(plan, node.id, decode(ending.data or "null"), ending.next_nodes)
+            return replace(ending, taken=departure.taken)
+        except RoutingFailed as error:
+            ending = Ending(Outcome.FAILED, error=_describe(error, permanent=True))
+    if ending.outcome is not Outcome.FAILED:
+        return ending
+    told = as_data(json.loads(ending.error or "{}"), node.id)
+    departure = after_failure(plan, node.id, told)
+    data = json.dumps(told) if departure.handled else None
+    return replace(ending, data=data, taken=departure.taken, handled=departure.handled)
+
+
+def as_data(error: Mapping[str, Any], node_id: str) -> dict[str, Any]:
+    """Return what stands for the data of a node that failed."""
+    return {"error": {"type": error.get("type"), "message": error.get("message"), "node_id": node_id}}
 
 
 def of_error(error: BaseException, node: Node, attempt: int) -> Ending:
@@ -117,4 +162,5 @@ def _describe(error: BaseException, *, permanent: bool) -> str:
 
 
 def _full_name(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    plain = kind.__module__ in ("builtins", SpanloomError.__module__)
+    return kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"

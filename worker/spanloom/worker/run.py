@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextvars
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import structlog
-from opentelemetry import context as otel_context
 
-from spanloom.engine.context import NodeContext
-from spanloom.engine.definitions import Node
 from spanloom.engine.engine import WorkflowEngine
-from spanloom.engine.errors import NodeTimeout, PermanentError, QueueUnavailable, StoreUnavailable
-from spanloom.engine.graph import Plan
-from spanloom.engine.handlers import Handler
+from spanloom.engine.errors import PermanentError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Outcome, Record, Recorded
+from spanloom.engine.states import WaitKind
 from spanloom.worker.attempt import Attempt
+from spanloom.worker.call import Caller, Loaded
 from spanloom.worker.inbox import Inbox
-from spanloom.worker.lane import Lane
 from spanloom.worker.lease import Lease
 from spanloom.worker.options import WorkerOptions
-from spanloom.worker.outcomes import Ending, of_error, of_load_error, of_refusal, of_result
+from spanloom.worker.outcomes import Ending, left, of_error, of_load_error, of_refusal
 from spanloom.worker.recorder import Recorder
-from spanloom.worker.watchdog import Watchdog
 
 __all__ = ["NodeRunner"]
 
 _log = structlog.get_logger("spanloom.worker")
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    plan: Plan
-    node: Node
-    handler: Handler
+_LEADING = (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED)
 
 
 class NodeRunner:
@@ -55,9 +41,7 @@ class NodeRunner:
         inbox: Inbox,
         lease: Lease,
         recorder: Recorder,
-        lane: Lane,
-        watchdog: Watchdog,
-        state: Any,
+        caller: Caller,
         draining: threading.Event,
         given_up: threading.Event,
         due_in: Callable[[float], None],
@@ -68,13 +52,10 @@ class NodeRunner:
         self._inbox = inbox
         self._lease = lease
         self._recorder = recorder
-        self._lane = lane
-        self._watchdog = watchdog
-        self._state = state
+        self._caller = caller
         self._draining = draining
         self._given_up = given_up
         self._due_in = due_in
-        self._limit = engine.settings.payload_limit_bytes
 
     def run(self, message: NodeMessage, claim: Claim, worker_id: str) -> None:
         """Run a claimed node, and then what follows from it as long as work first allows. Never raises."""
@@ -101,42 +82,51 @@ class NodeRunner:
     def _run_one(self, job: NodeMessage | None, claim: Claim, worker_id: str, more: bool) -> Claim | None:
         attempt = Attempt(claim, self._name, partial(self._lease.is_lost, worker_id), self._given_up.is_set)
         error: BaseException | None = None
-        loaded: _Loaded | None = None
+        loaded: Loaded | None = None
         try:
-            loaded = self._load(claim)
-            result = self._call(loaded, claim, attempt)
-            ending = of_result(result, loaded.node, loaded.plan, claim.header.execution_id, self._limit)
+            loaded = self._caller.load(claim)
+            ending = self._caller.call(loaded, claim, attempt)
         except BaseException as raised:  # whatever a handler raises, SystemExit too, is its node's failure and no more
             error = raised
             if isinstance(raised, concurrent.futures.CancelledError) and self._given_up.is_set():
                 ending = Ending(Outcome.RELEASED)  # the worker stops, and the handler's grace is over
             else:
                 ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)
+        ending = self._leave(loaded, claim, ending)
+        self._close(attempt, claim, ending, error)
+        try:
+            successors = self._successors(loaded, claim, ending) if more else ()
+            answer = self._record(claim, worker_id, ending, attempt, successors)
+            if answer.refused is not None:  # its child can't be started
+                ending = self._leave(loaded, claim, of_refusal(answer.refused))
+                answer = self._record(claim, worker_id, ending, attempt, self._successors(loaded, claim, ending))
+        except StoreUnavailable:
+            raise
+        except Exception as refused:
+            _log.exception("result_not_recorded", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
+            ending = self._leave(loaded, claim, of_refusal(refused))
+            # Without its lines: whatever the store can't keep, it can keep that this failed.
+            answer = self._record(claim, worker_id, ending, None, ())
+        return self._continue(job, claim, ending, answer)
+
+    def _leave(self, loaded: Loaded | None, claim: Claim, ending: Ending) -> Ending:
+        return ending if loaded is None else left(ending, loaded.plan, loaded.node, claim.node.item)
+
+    def _close(self, attempt: Attempt, claim: Claim, ending: Ending, error: BaseException | None) -> None:
         failed = error or (
             PermanentError("the handler returned a failure") if ending.outcome is Outcome.FAILED else None
         )
         attempt.close(failed, final=ending.outcome is Outcome.FAILED)
         if failed is not None:
-            node = claim.node
             _log.warning(
                 "attempt_failed",
                 execution_id=claim.header.execution_id,
-                node_id=node.node_id,
-                attempt=node.attempt,
+                node_id=claim.node.node_id,
+                item=claim.node.item,
+                attempt=claim.node.attempt,
                 outcome=ending.outcome.value,
                 error=type(failed).__name__,
             )
-        try:
-            successors = self._successors(loaded, claim, ending) if more else ()
-            answer = self._record(claim, worker_id, attempt, ending, successors)
-        except StoreUnavailable:
-            raise
-        except Exception as refused:
-            _log.exception("result_not_recorded", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
-            attempt.logs, attempt.spans = [], []  # whatever the store can't keep, it can keep that this failed
-            ending = of_refusal(refused)
-            answer = self._record(claim, worker_id, attempt, ending, ())
-        return self._continue(job, claim, ending, answer)
 
     def _fail(self, claim: Claim, worker_id: str, error: Exception) -> None:
         """End a claim that our own code could not: nothing may stay running that nobody runs."""
@@ -158,75 +148,29 @@ class NodeRunner:
             _log.exception("claim_given_up", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
             self._lease.replace(worker_id)  # with its lease go all claims of this worker: the sweep runs them elsewhere
 
-    def _load(self, claim: Claim) -> _Loaded:
-        plan = self._engine.definitions.get(claim.header.workflow_id, claim.header.version)
-        node = plan.nodes[claim.node.node_id]
-        return _Loaded(plan, node, self._engine.registry.handler(node.type))
-
-    def _call(self, loaded: _Loaded, claim: Claim, attempt: Attempt) -> Any:
-        header, node, handler = claim.header, loaded.node, loaded.handler
-        if (size := sum(map(len, claim.node.results.values()))) > self._engine.settings.join_limit_bytes:
-            raise PermanentError(
-                f"the data that reaches node {node.id!r} takes {size:,} bytes, more than the limit of "
-                f"{self._engine.settings.join_limit_bytes:,} (SPANLOOM_JOIN_LIMIT_BYTES); pass references instead"
-            )
-        context = NodeContext(
-            execution_id=header.execution_id,
-            workflow_id=header.workflow_id,
-            version=header.version,
-            node_id=node.id,
-            item=claim.node.item,
-            attempt=claim.node.attempt,
-            config=handler.config(node),
-            input_json=header.input,
-            results_json={
-                parent: claim.node.results[parent] for parent in node.parents if parent in claim.node.results
-            },
-            depth=header.depth,
-            metadata=header.metadata,
-            parent_execution_id=header.parent_execution_id,
-            state=self._state,
-            runtime=attempt,
-        )
-        args, kwargs = handler.arguments(node, context)
-        token = otel_context.attach(attempt.context)
-        try:
-            if handler.is_async:
-                return self._call_async(handler, args, kwargs, node)
-            if node.timeout is None:
-                return handler.function(*args, **kwargs)
-            return self._watchdog.call(partial(handler.function, *args, **kwargs), node.id, node.timeout)
-        finally:
-            otel_context.detach(token)
-
-    def _call_async(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], node: Node) -> Any:
-        clock = time.monotonic()
-        try:
-            return self._lane.run(handler.function(*args, **kwargs), contextvars.copy_context(), node.timeout)
-        except TimeoutError as error:
-            if node.timeout is not None and time.monotonic() - clock >= node.timeout:
-                raise NodeTimeout(node.id, node.timeout) from error
-            raise  # the handler's own
-
-    def _successors(self, loaded: _Loaded | None, claim: Claim, ending: Ending) -> tuple[str, ...]:
+    def _successors(self, loaded: Loaded | None, claim: Claim, ending: Ending) -> tuple[str, ...]:
         """Work first: name what this worker may run next, if nothing more urgent waits and it is not told to stop."""
-        if loaded is None or ending.outcome is not Outcome.COMPLETED or self._draining.is_set():
+        leads_on = ending.outcome in _LEADING or ending.fan_out is not None
+        if loaded is None or not leads_on or self._draining.is_set():
             return ()
-        registry, nodes, queue = self._engine.registry, loaded.plan.nodes, loaded.node.queue
-        found = tuple(
-            successor
-            for successor in loaded.plan.successors[loaded.node.id]
-            if nodes[successor].queue == queue and nodes[successor].type in registry
-        )
+        node, nodes = loaded.node, loaded.plan.nodes
+        if claim.node.item or ending.fan_out is not None:
+            found: tuple[str, ...] = (node.id,)  # another item, or the node itself once all have ended
+        else:
+            found = tuple(
+                successor
+                for successor in loaded.plan.successors(node.id)
+                if nodes[successor].queue == node.queue and nodes[successor].type in self._engine.registry
+            )
         if not found:
             return ()
         try:
-            return () if self._inbox.urgent_waits(queue, claim.header.priority) else found
+            return () if self._inbox.urgent_waits(node.queue, claim.header.priority) else found
         except QueueUnavailable:
             return found  # nothing can be handed over through Redis: the more reason to go on here
 
     def _record(
-        self, claim: Claim, worker_id: str, attempt: Attempt, ending: Ending, successors: tuple[str, ...]
+        self, claim: Claim, worker_id: str, ending: Ending, attempt: Attempt | None, successors: tuple[str, ...]
     ) -> Recorded:
         return self._recorder.record(
             Record(
@@ -239,10 +183,16 @@ class NodeRunner:
                 data=ending.data,
                 error=ending.error,
                 taken=ending.taken,
+                handled=ending.handled,
                 delay_seconds=ending.delay_seconds,
+                due_at=ending.due_at,
+                wait_kind=ending.wait_kind,
+                wait_key=ending.wait_key,
+                child=ending.child,
+                fan_out=ending.fan_out,
                 spends_attempt=ending.spends_attempt,
-                logs=attempt.logs,
-                spans=attempt.spans,
+                logs=() if attempt is None else attempt.logs,
+                spans=() if attempt is None else attempt.spans,
                 successors=successors,
             )
         )
@@ -255,12 +205,23 @@ class NodeRunner:
         else:
             self._inbox.done(job)
         if answer.ended is not None:
-            self._inbox.announce(claim.header.execution_id)
-        if ending.outcome is Outcome.RETRY:
+            self._ended(claim)
+        if ending.outcome is Outcome.RETRY or ending.wait_kind is WaitKind.TIMER:
             self._due_in(ending.delay_seconds)
         if answer.jobs:
             self._engine.push(answer.jobs)
         return Claim(claim.header, answer.next) if answer.next is not None else None
+
+    def _ended(self, claim: Claim) -> None:
+        """Tell who waits for the execution that it has ended: callers, and the node that it is a child of."""
+        execution_id = claim.header.execution_id
+        self._inbox.announce(execution_id)
+        if claim.header.parent_execution_id is None:
+            return
+        try:
+            self._engine.push(self._engine.store.wake_parents([execution_id], epoch=self._engine.epoch.number))
+        except StoreUnavailable as error:
+            _log.warning("parent_not_woken", execution_id=execution_id, error=str(error))  # the sweep will
 
 
 def _inline(claim: Claim, engine: WorkflowEngine) -> NodeMessage:

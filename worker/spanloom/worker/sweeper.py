@@ -62,7 +62,6 @@ class Sweeper:
             swept = self._store.sweep(
                 heads=self._queue.heads(self._list_names),
                 epoch=epoch,
-                max_losses=self._options.max_losses,
                 suspect_seconds=self._options.suspect_seconds,
             )
             self._queue.push(swept.jobs, ended=swept.ended)

@@ -16,6 +16,7 @@ from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Refusal
+from spanloom.worker.call import Caller
 from spanloom.worker.inbox import Inbox
 from spanloom.worker.lane import Lane
 from spanloom.worker.lease import Lease
@@ -92,9 +93,7 @@ class Worker:
                 inbox=self._inbox,
                 lease=self._lease,
                 recorder=Recorder(self.engine.store, lambda: self.engine.epoch.number, self._given_up),
-                lane=self._lane,
-                watchdog=self._watchdog,
-                state=state,
+                caller=Caller(self.engine, self._lane, self._watchdog, state=state, max_losses=self.options.max_losses),
                 draining=self._stopping,
                 given_up=self._given_up,
                 due_in=self._sweeper.due_in,
