@@ -42,9 +42,9 @@ def test_a_version_is_loaded_once() -> None:
 
     first = cache.get("w", 1)
 
-    assert first.sinks == ("v1",)
+    assert first.nodes.keys() == {"v1"}
     assert cache.get("w", 1) is first
-    assert cache.get("w", 2).sinks == ("v2",)
+    assert cache.get("w", 2).nodes.keys() == {"v2"}
     assert load.calls == [("w", 1), ("w", 2)]
     assert (cache.hits, cache.misses) == (1, 2)
 
@@ -135,7 +135,7 @@ def test_a_failed_load_reaches_all_that_waited_and_is_tried_again() -> None:
         for one in both:
             with pytest.raises(StoreUnavailable):
                 one.result(10)
-    assert cache.get("w", 1).sinks == ("v1",)
+    assert cache.get("w", 1).nodes.keys() == {"v1"}
     assert len(load.calls) == 2
 
 

@@ -9,16 +9,16 @@ import pytest
 
 from spanloom.engine import Node, NodeResult, PermanentError, RetryPolicy, Workflow
 from spanloom.engine.errors import LeaseLost
-from spanloom.engine.graph import plan
+from spanloom.engine.plan import plan
 from spanloom.engine.records import Outcome
-from spanloom.worker.outcomes import of_error, of_load_error, of_result, retry_delay
+from spanloom.worker.outcomes import left, of_error, of_load_error, of_result, retry_delay
 
 PLAN = plan(Workflow(id="w", nodes=(Node(id="a", type="t"), Node(id="b", type="t", inputs=["a"]))))
 NODE = PLAN.nodes["a"]
 
 
 def result(value: Any) -> Any:
-    return of_result(value, NODE, PLAN, "e", 1_000)
+    return left(of_result(value, NODE, "e", 1_000), PLAN, NODE, 0)
 
 
 def test_plain_data_completes() -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from spanloom.engine.context import NodeContext
-from spanloom.engine.definitions import Seconds
+from spanloom.engine.definitions import Node, Seconds
 from spanloom.engine.errors import ConfigurationError, ExpressionFailed
 from spanloom.engine.expressions import Expression
 from spanloom.engine.handlers import Handler
 
-__all__ = ["BUILT_IN", "DELAY", "WORKFLOW", "DelayConfig", "WorkflowConfig", "built_in", "moment"]
+__all__ = ["BUILT_IN", "DELAY", "WORKFLOW", "DelayConfig", "WorkflowConfig", "moment"]
 
 DELAY = "delay"
 WORKFLOW = "workflow"
@@ -70,12 +71,21 @@ def _run_by_workers(data: Any, ctx: NodeContext) -> None:
     raise ConfigurationError(f"node {ctx.node_id!r} is of a built-in type, which workers run themselves")
 
 
-BUILT_IN: dict[str, type[_Config]] = {DELAY: DelayConfig, WORKFLOW: WorkflowConfig}
+class _BuiltIn(Handler):
+    """What checks the nodes of a built-in type."""
+
+    __slots__ = ()
+
+    def _misfits(self, node: Node) -> Iterator[str]:
+        if any(edge.name is not None for edge in node.inputs):
+            yield f"a {self.node_type} node takes no named inputs; list them without names, and write a mapping"
 
 
-def built_in() -> list[Handler]:
-    """Return what stands in the registry for the built-in types: it checks their nodes, and is never called."""
-    return [Handler(node_type, _run_by_workers, config) for node_type, config in BUILT_IN.items()]
+#: What every registry has for the built-in types: it checks their nodes, and is never called.
+BUILT_IN: dict[str, Handler] = {
+    node_type: _BuiltIn(node_type, _run_by_workers, config)
+    for node_type, config in ((DELAY, DelayConfig), (WORKFLOW, WorkflowConfig))
+}
 
 
 def moment(value: Any) -> timedelta | datetime:

@@ -103,7 +103,8 @@ def _own_problems(node: Node) -> Iterator[str]:
 def _unknown_types(workflow: Workflow, registry: NodeRegistry, suggest: _Suggestions) -> dict[str, str]:
     known = registry.types
     registered = f" (registered: {listed(sorted(known)) or 'none'})"
-    unknown = [node_type for node_type in dict.fromkeys(node.type for node in workflow.nodes) if node_type not in known]
+    used = dict.fromkeys(node.type for node in workflow.nodes)
+    unknown = [node_type for node_type in used if node_type not in registry]
     return {
         node_type: f"no handler is registered for its type {node_type!r}{suggest.like(node_type, known) or registered}"
         for node_type in unknown
@@ -120,6 +121,9 @@ def _input_problems(node: Node, ids: Counter[str], suggest: _Suggestions) -> Ite
         twice = [name for name, count in Counter(named).items() if count > 1]
         yield f"it has more than one input named {listed(twice)}"
     sources = Counter([edge.node for edge in node.inputs])
+    conditions: dict[str, set[tuple[str, str | None]]] = {}
+    for edge in node.inputs:
+        conditions.setdefault(edge.node, set()).add((edge.on, edge.when))
     for source, count in sources.items():
         if source == node.id:
             yield "it is an input of itself"
@@ -130,9 +134,9 @@ def _input_problems(node: Node, ids: Counter[str], suggest: _Suggestions) -> Ite
             yield f"its input {source!r} is not a node of this workflow{suggest.like(source, ids)}"
         if count > 1 and not named:
             yield f"its input {source!r} is listed {count} times"
-        if len({(edge.on, edge.when) for edge in node.inputs if edge.node == source}) > 1:
+        if len(conditions[source]) > 1:
             yield f"its inputs from {source!r} differ in `on` or `when`; they are one edge, so write the same for each"
-        if source == INITIAL and any(edge.on != "success" or edge.when for edge in node.inputs if edge.node == INITIAL):
+        if source == INITIAL and conditions[source] != {("success", None)}:
             yield f"its input {INITIAL!r} can't have `on` or `when`: the initial data is always there"
 
 

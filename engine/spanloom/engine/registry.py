@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from spanloom.engine.builtin import BUILT_IN, built_in
+from spanloom.engine.builtin import BUILT_IN
 from spanloom.engine.errors import ConfigurationError, UnknownNodeType
 from spanloom.engine.handlers import Handler
 
@@ -17,10 +17,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class NodeRegistry:
-    """Handlers by node type. Fill it while modules load; afterwards any thread may read it."""
+    """Handlers by node type, and always those of the built-in ones.
+
+    Fill it while modules load; afterwards any thread may read it.
+    """
 
     def __init__(self) -> None:
-        self._handlers: dict[str, Handler] = {handler.node_type: handler for handler in built_in()}
+        self._handlers: dict[str, Handler] = {}
 
     def node(self, type: str, *, config: type[BaseModel] | None = None) -> Callable[[F], F]:
         """Register the decorated function under a node type and return it as it is; see `register`."""
@@ -43,19 +46,19 @@ class NodeRegistry:
         self._add(Handler(type, function, config))
 
     def handler(self, type: str) -> Handler:
-        """Return the handler of a node type. Raises UnknownNodeType."""
-        try:
-            return self._handlers[type]
-        except KeyError:
-            raise UnknownNodeType(type, sorted(self._handlers)) from None
+        """Return the handler of a node type, built-in ones too. Raises UnknownNodeType."""
+        found = self._handlers.get(type) or BUILT_IN.get(type)
+        if found is None:
+            raise UnknownNodeType(type, sorted(self._handlers))
+        return found
 
     @property
     def types(self) -> frozenset[str]:
-        """The registered node types."""
+        """The registered node types, without the built-in ones."""
         return frozenset(self._handlers)
 
     def __contains__(self, type: object) -> bool:
-        return type in self._handlers
+        return type in self._handlers or type in BUILT_IN
 
     def merge(self, other: NodeRegistry) -> None:
         """Take over the other's handlers. Raises ConfigurationError, and takes none, if a type has two."""
