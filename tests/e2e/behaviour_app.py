@@ -15,7 +15,7 @@ from typing import Any
 
 from redis import Redis
 
-from spanloom.engine import NodeContext, NodeRegistry, WorkflowEngine
+from spanloom.engine import NodeContext, NodeRegistry, NodeResult, PermanentError, WorkflowEngine
 
 registry = NodeRegistry()
 
@@ -36,6 +36,18 @@ def echo(data: Any, ctx: NodeContext) -> Any:
     """Return the data that came in."""
     ran(ctx)
     return data
+
+
+@registry.node("plain")
+def plain(data: Any) -> Any:
+    """Return the data that came in, and leave no trace."""
+    return data
+
+
+@registry.node("length")
+def length(data: list[Any]) -> list[Any]:
+    """Return how long a list is, and its first and last element."""
+    return [len(data), data[0], data[-1]]
 
 
 @registry.node("aecho")
@@ -173,6 +185,55 @@ def context(data: Any, ctx: NodeContext) -> dict[str, Any]:
         "data": data,
         "entered": ctx.state.redis.get("unset") is None,
     }
+
+
+def mended(ctx: NodeContext) -> bool:
+    """Whether the test has mended what fails; children inherit the metadata that names the test."""
+    return bool(ctx.state.redis.exists(f"mended:{ctx.metadata.get('test', '')}"))
+
+
+@registry.node("boom")
+def boom(data: Any, ctx: NodeContext) -> Any:
+    """Fail as it is told, until the test has mended it."""
+    ran(ctx)
+    if mended(ctx):
+        return data
+    how = ctx.config.get("how", "raised")
+    if how == "returned":
+        return NodeResult.failed("no stock", type="OutOfStock")
+    raise {"raised": ConnectionError, "permanent": PermanentError}[how]("told to")
+
+
+@registry.node("route")
+def route(data: Any, ctx: NodeContext) -> NodeResult:
+    """Go on where it is told: by its config, or by its data."""
+    ran(ctx)
+    return NodeResult(data=data, next_nodes=ctx.config.get("to", data))
+
+
+@registry.node("later")
+def later(ctx: NodeContext) -> Any:
+    """Ask to be called later, as often as configured."""
+    ran(ctx)
+    if ctx.state.redis.incr(f"later:{ctx.execution_id}:{ctx.node_id}") <= ctx.config["times"]:
+        return NodeResult.retry_after(0.01)
+    return ctx.attempt
+
+
+@registry.node("tenfold")
+def tenfold(data: int, ctx: NodeContext) -> int:
+    """Return ten times the item; fail for the items that are named; note how many run at once."""
+    ran(ctx)
+    redis, key = ctx.state.redis, f"at-once:{ctx.execution_id}"
+    redis.rpush(f"{key}:seen", redis.incr(key))
+    try:
+        if data in ctx.config.get("fails", ()) and not mended(ctx):
+            raise PermanentError(f"item of {data}")
+        if data in ctx.config.get("flaky", ()) and ctx.attempt == 1:
+            raise ConnectionError(f"first attempt at {data}")
+        return data * 10
+    finally:
+        redis.decr(key)
 
 
 class Unspeakable(Exception):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -138,6 +139,37 @@ class System:
     def ran(self, execution_id: str) -> list[str]:
         """The nodes whose handlers really ran, in order, once per run."""
         return [entry.decode().split(":")[0] for entry in self.redis.lrange(f"ran:{execution_id}", 0, -1)]
+
+    def statuses(self, execution_id: str) -> dict[str, str]:
+        """How each node stands, without the items of mapped ones."""
+        runs = self.engine.store.get_node_results(execution_id)
+        return {run.node_id: run.status.value for run in runs if run.item == 0}
+
+    def data(self, execution_id: str) -> dict[str, Any]:
+        """The data of each node that has some, without the items of mapped ones."""
+        runs = self.engine.store.get_node_results(execution_id)
+        return {run.node_id: run.data for run in runs if run.item == 0 and run.data is not None}
+
+    def until(self, execution_id: str, kind: str, node_id: str | None = None, timeout: float = 30) -> None:
+        """Wait for an event of an execution."""
+        give_up, pause = time.monotonic() + timeout, threading.Event()
+        while True:
+            events = self.engine.store.get_events(execution_id, limit=1000)
+            if any(event.kind == kind and node_id in (None, event.node_id) for event in events):
+                return
+            told = [(event.kind, event.node_id) for event in events[-20:]]
+            assert time.monotonic() < give_up, f"no {kind} of {node_id} came, after {told}"
+            pause.wait(0.02)
+
+    @contextmanager
+    def working(self, workers: int = 2) -> Iterator[None]:
+        """Run workers while the block lasts, for a system that has none."""
+        with ExitStack() as stack:
+            if self.kind == "memory":
+                stack.enter_context(self.engine.start_workers(workers, concurrency=4))
+            else:
+                stack.enter_context(worker_processes(workers, self.store_url, self.redis_url, "--concurrency", "4"))
+            yield
 
     def arrived(self, gate: str, timeout: float = 30) -> str:
         """Wait until a handler stands before a gate, and return its execution."""

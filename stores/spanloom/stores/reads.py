@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from spanloom.engine.records import END, START
+from spanloom.engine.records import END, PARENT, START
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import Event, Execution, ExecutionFilter, NodeRun, Page, StoreStats
+from spanloom.stores.attempts import SqlAttempts
 from spanloom.stores.core import canonical_id
 from spanloom.stores.leases import SqlLeases
 from spanloom.stores.paging import check_limit, page, sort_key
@@ -36,18 +36,11 @@ from spanloom.stores.versions import SqlVersions
 
 __all__ = ["SqlReads"]
 
-VIRTUAL = (START, END)
+VIRTUAL = (START, END, PARENT)
 
 
-class SqlReads(SqlVersions, SqlTelemetry, SqlLeases, ExecutionStore):
+class SqlReads(SqlVersions, SqlTelemetry, SqlLeases, SqlAttempts, ExecutionStore):
     """Give a SQL store every read of the port and, with the classes it inherits, the writes that are not hot."""
-
-    @abstractmethod
-    def _event_query(self, execution_id: str, after: str | None) -> sa.Select[Any]:
-        """Select the columns of `events` and a text column `cursor`, in commit order, without those up to `after`.
-
-        Raises ConfigurationError for an `after` that is no cursor.
-        """
 
     def get_execution(self, execution_id: str) -> Execution | None:
         """See ExecutionReads.get_execution."""
@@ -182,10 +175,14 @@ def _node_query(execution_id: str, node_ids: Sequence[str] | None) -> sa.Select[
     # One statement, so that a run which ends meanwhile is neither missed nor seen twice.
     nothing = sa.null()
     runs, results = node_runs.c, node_results.c
+    waits = (runs.wait_kind, runs.wait_key)
     still_open = sa.select(
         *(runs.execution_id, runs.node_id, runs.item, runs.node_type, runs.status, runs.attempt, runs.losses),
         *(sa.cast(nothing, sa.Text).label(name) for name in ("data", "error", "taken")),
-        *(runs.worker_id, runs.wait_kind, runs.wait_key, runs.due_at, runs.started_at),
+        runs.worker_id,
+        # Of a run that is woken they tell what woke it: that is for whoever claims it.
+        *(sa.case((runs.status == NodeStatus.WAITING.value, column)).label(column.name) for column in waits),
+        *(runs.due_at, runs.started_at),
         sa.cast(nothing, Instant).label("ended_at"),
     ).where(runs.execution_id == execution_id, runs.node_id.not_in(VIRTUAL))
     ended = sa.select(
@@ -202,11 +199,12 @@ def _node_query(execution_id: str, node_ids: Sequence[str] | None) -> sa.Select[
 
 
 def _output(connection: sa.Connection, row: sa.Row[Any]) -> Any:
-    """Derive a completed execution's output from its sinks, those whose edge leads to `$end`."""
+    """Derive a completed execution's output from its sinks, those whose edge leads to `$end` and that left data."""
     edges, results = workflow_edges.c, node_results.c
+    handled = sa.and_(results.status == NodeStatus.FAILED.value, results.arrived, results.data.is_not(None))
     ended = sa.and_(
         results.execution_id == row.id, results.node_id == edges.source, results.item == 0,
-        results.status == NodeStatus.COMPLETED.value,
+        sa.or_(results.status == NodeStatus.COMPLETED.value, handled),
     )  # fmt: skip
     sinks = connection.execute(
         sa.select(edges.source, results.node_id, results.data)
@@ -214,8 +212,8 @@ def _output(connection: sa.Connection, row: sa.Row[Any]) -> Any:
         .where(edges.workflow_id == row.workflow_id, edges.version == row.version, edges.target == END)
         .order_by(edges.source)
     ).all()
-    completed = {source: decoded(data) for source, node_id, data in sinks if node_id is not None}
-    return completed if len(sinks) > 1 else next(iter(completed.values()), None)
+    left = {source: decoded(data) for source, node_id, data in sinks if node_id is not None}
+    return left if len(sinks) > 1 else next(iter(left.values()), None)
 
 
 def decoded(text: str | None) -> Any:

@@ -1,18 +1,16 @@
-"""Cancelling an execution on SQLite."""
+"""Cancelling an execution on SQLite, with all that it has started."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from spanloom.engine.errors import StaleVersion, UnknownExecution
-from spanloom.engine.records import NodeKey
-from spanloom.engine.states import ExecutionStatus, check_execution_transition
-from spanloom.engine.views import Execution
+from spanloom.engine.records import Controlled, NodeKey
+from spanloom.engine.states import ExecutionStatus
+from spanloom.stores.sqlite_control import Member, Target, descendants, find
+from spanloom.stores.sqlite_executions import leave_for_parent
 from spanloom.stores.sqlite_turn import Turn
 
-__all__ = ["cancel"]
-
-_FIND = "SELECT status, revision FROM executions WHERE id = ?"
+__all__ = ["cancel", "cancel_open"]
 
 _CANCEL = """
 UPDATE executions SET status = 'cancelled', revision = revision + 1, ended_at = ?
@@ -20,33 +18,38 @@ WHERE id = ? AND status IN ('pending', 'running', 'paused')
 """
 
 _END_RUNS = """
-INSERT INTO node_results (execution_id, node_id, item, node_type, status, attempt, losses, fence, worker_id, started_at,
-                          ended_at)
-SELECT execution_id, node_id, item, node_type, 'cancelled', attempt, losses, fence, worker_id, started_at, ?
-FROM node_runs WHERE execution_id = ? AND node_id NOT IN ('$start', '$end')
+INSERT INTO node_results (execution_id, node_id, item, node_type, status, arrived, attempt, losses, fence, push,
+                          worker_id, started_at, ended_at)
+SELECT execution_id, node_id, item, node_type, 'cancelled', 0, attempt, losses, fence, push, worker_id, started_at, ?
+FROM node_runs WHERE execution_id = ? AND node_id NOT IN ('$start', '$end', '$parent')
 RETURNING node_id, item, attempt, worker_id
 """
 
 _DELETE_RUNS = "DELETE FROM node_runs WHERE execution_id = ?"
 
 
-def cancel(
-    turn: Turn, execution_id: str, expected_revision: int | None, read: Callable[[str], Execution | None]
-) -> bool:
-    """Cancel an execution and its open runs; False if it was cancelled before. `read` is for a stale caller's error."""
-    row = turn.execute(_FIND, (execution_id,)).fetchone()
-    if row is None:
-        raise UnknownExecution(execution_id)
-    status, revision = ExecutionStatus(row[0]), row[1]
-    if status is ExecutionStatus.CANCELLED:
-        return False
-    if expected_revision is not None and expected_revision != revision:
-        raise StaleVersion(f"execution {execution_id}", expected_revision, revision, read(execution_id))
-    check_execution_transition(execution_id, status, ExecutionStatus.CANCELLED)
-    turn.execute(_CANCEL, (turn.now, execution_id))
-    for node_id, item, attempt, worker_id in turn.execute(_END_RUNS, (turn.now, execution_id)).fetchall():
-        key = NodeKey(execution_id, node_id, item)
-        turn.event(execution_id, "node.cancelled", key, attempt=attempt, worker_id=worker_id)
-    turn.execute(_DELETE_RUNS, (execution_id,))
-    turn.event(execution_id, "execution.cancelled", data={"revision": revision + 1})
-    return True
+def cancel(turn: Turn, target: Target) -> Controlled:
+    """Cancel an execution, its open descendants, and the open runs of them all."""
+    root = find(turn, target, ExecutionStatus.CANCELLED)
+    if root.status == ExecutionStatus.CANCELLED:
+        return Controlled(False, root.revision)
+    changed = cancel_open(turn, [root, *descendants(turn, root.id)])
+    if root.parent_id is not None:
+        leave_for_parent(turn, root.id, root.priority)
+    return Controlled(True, root.revision + 1, changed)
+
+
+def cancel_open(turn: Turn, members: Sequence[Member]) -> list[str]:
+    """Cancel those that have not ended, and name them. Nobody is told: their parents end or start anew as well."""
+    changed: list[str] = []
+    for member in members:
+        if ExecutionStatus(member.status).ended:
+            continue
+        turn.execute(_CANCEL, (turn.now, member.id))
+        for node_id, item, attempt, worker_id in turn.execute(_END_RUNS, (turn.now, member.id)).fetchall():
+            key = NodeKey(member.id, node_id, item)
+            turn.event(member.id, "node.cancelled", key, attempt=attempt, worker_id=worker_id)
+        turn.execute(_DELETE_RUNS, (member.id,))
+        turn.event(member.id, "execution.cancelled", data={"revision": member.revision + 1})
+        changed.append(member.id)
+    return changed

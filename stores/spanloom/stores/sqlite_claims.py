@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from spanloom.engine.records import Claim, ClaimAnswer, ExecutionHeader, NodeClaim, NodeKey, Refusal
+from spanloom.engine.records import Claim, ClaimAnswer, ExecutionHeader, NodeKey, Refusal
 from spanloom.engine.states import ExecutionStatus, NodeStatus, check_node_transition
 from spanloom.stores.sqlite_turn import Run, Turn
 
@@ -63,9 +63,7 @@ def _via(token: str) -> str:
 
 
 def _claimed(turn: Turn, run: Run, fence: int) -> Claim:
-    results = turn.parents(run.execution_id, run.workflow_id, run.version, run.node_id)
-    node = NodeClaim(run.node_id, run.item, run.node_type, run.queue, fence, run.attempt, run.losses, results)
-    return Claim(_header(turn, run), node)
+    return Claim(_header(turn, run), turn.node_claim(run, fence))
 
 
 def _header(turn: Turn, run: Run) -> ExecutionHeader:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from typing import NamedTuple
 
 from spanloom.engine.records import END, NodeClaim, NodeJob, NodeKey, Recorded
-from spanloom.engine.states import (
-    ExecutionStatus,
-    NodeStatus,
-    check_execution_transition,
-    check_node_transition,
-)
+from spanloom.engine.states import ExecutionStatus, NodeStatus, check_node_transition
 from spanloom.stores.schema import from_micros
+from spanloom.stores.sqlite_executions import complete_execution, fail_execution
 from spanloom.stores.sqlite_turn import SUSPECT_MICROS, GraphEdge, Run, Turn
 
-__all__ = ["Ending", "end", "fail_execution", "via"]
+__all__ = ["Ending", "end", "keep_result"]
 
 _DELETE = "DELETE FROM node_runs WHERE execution_id = ? AND node_id = ? AND item = ?"
 
 _ARRIVE = """
 INSERT INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
                        losses, push, pushed_epoch)
-VALUES (?, ?, 0, 'pending', ?, ?, ?, ?, ?, 0, 1, 0, 0, 0)
+VALUES (?, ?, 0, 'pending', ?, ?, ?, ?, ?, ?, 1, 0, 0, 0)
 ON CONFLICT (execution_id, node_id, item) DO UPDATE SET pending = pending - ?, taken = node_runs.taken + excluded.taken
 RETURNING pending, taken
 """
@@ -42,22 +38,6 @@ INSERT OR REPLACE INTO node_runs (execution_id, node_id, item, status, node_type
 VALUES (?, ?, 0, ?, ?, ?, ?, 0, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?)
 """
 
-_COMPLETE = """
-UPDATE executions SET status = 'completed', ended_at = ? WHERE id = ? AND status IN ('running', 'paused')
-"""
-
-_FAIL = """
-UPDATE executions SET status = 'failed', error = ?, ended_at = ? WHERE id = ? AND status IN ('running', 'paused')
-"""
-
-_HOLD_READY = """
-UPDATE node_runs SET status = 'held', due_at = NULL, wait_kind = NULL, wait_key = NULL
-WHERE execution_id = ? AND (status = 'queued' OR (status = 'waiting' AND wait_kind = 'retry'))
-RETURNING node_id, item, attempt
-"""
-
-_FORGET_DEADLINE = "UPDATE node_runs SET due_at = NULL WHERE execution_id = ? AND node_id = '$end' AND item = 0"
-
 _FOLLOWED = {  # which edges a node that ended so takes, unless its record names them
     NodeStatus.COMPLETED: ("success", "always"),
     NodeStatus.FAILED: ("failure", "always"),
@@ -72,6 +52,7 @@ class Ending(NamedTuple):
     data: str | None = None
     error: str | None = None
     taken: tuple[str, ...] | None = None
+    handled: bool = False
     successors: tuple[str, ...] = ()  # what its worker would run next, in order of preference
 
 
@@ -85,66 +66,48 @@ class _Placed(NamedTuple):
 
     status: NodeStatus
     push: int
-    fence: int = 0
+    fence: int
     worker_id: str | None = None
     due_at: int | None = None
     pushed_at: int | None = None
     started_at: int | None = None
 
 
-def via(node_id: str, item: int, fence: int) -> str:
-    """Name one claim within its execution; what a record made ready or ended carries this."""
-    return f"{node_id}/{item}/{fence}"
-
-
 def end(turn: Turn, run: Run, ending: Ending, *, claims: bool = False) -> Recorded:
     """End a running node run and do all that follows; `claims`: its worker may be given a ready successor."""
+    flow = _Flow(turn, run)
+    arrived = flow.leave(ending)
+    keep_result(turn, run, ending, arrived)
+    execution_status = ExecutionStatus(run.execution_status)
+    ended = None
+    if not arrived and not execution_status.ended:
+        error = {"node_id": run.node_id, **({} if ending.error is None else json.loads(ending.error))}
+        fail_execution(turn, run, execution_status, error, run.by)
+        execution_status = ended = ExecutionStatus.FAILED
+    flow.settle()
+    if flow.reaches_end() and not execution_status.ended:
+        complete_execution(turn, run, execution_status)
+        ended = ExecutionStatus.COMPLETED
+    goes_on = execution_status is ExecutionStatus.RUNNING
+    preferred = ending.successors if claims and goes_on else ()
+    first = next((name for name in preferred if flow.ready_on(name, run.queue)), None)
+    following = None if first is None else _claim(turn, run, flow.ready.pop(first), ending.data)
+    jobs = (_queue if goes_on else _hold)(turn, run, flow.ready.values())
+    return Recorded(True, jobs, following, ended)
+
+
+def keep_result(turn: Turn, run: Run, ending: Ending, arrived: bool) -> None:
+    """Put a running run's result in place of its row."""
     status = ending.status
     check_node_transition(run.node_id, NodeStatus(run.status), status)
     turn.execute(_DELETE, (run.execution_id, run.node_id, run.item))
     taken = None if ending.taken is None else json.dumps(ending.taken)
     turn.results.append(
         (run.execution_id, run.node_id, run.item, run.node_type, status.value, ending.data, ending.error, taken,
-         run.attempt, run.losses, run.fence, run.worker_id, run.started_at, turn.now)
+         arrived, run.attempt, run.losses, run.fence, run.push, run.worker_id, run.started_at, turn.now)
     )  # fmt: skip
-    error = None if ending.error is None else json.loads(ending.error)
-    told = None if error is None else {"error": brief(error)}
+    told = None if ending.error is None else {"error": json.loads(ending.error)}
     turn.event(run.execution_id, f"node.{status.value}", run, attempt=run.attempt, worker_id=run.worker_id, data=told)
-    flow = _Flow(turn, run)
-    handled = flow.leave(ending)  # or it is no failure at all
-    execution_status = ExecutionStatus(run.execution_status)
-    ended = None
-    by = via(run.node_id, run.item, run.fence)
-    if not handled and not execution_status.ended:
-        fail_execution(turn, run.execution_id, execution_status, {"node_id": run.node_id, **(error or {})}, by)
-        execution_status = ended = ExecutionStatus.FAILED
-    flow.settle()
-    if flow.reaches_end() and not execution_status.ended:
-        _complete(turn, run.execution_id, execution_status, by)
-        ended = ExecutionStatus.COMPLETED
-    goes_on = execution_status is ExecutionStatus.RUNNING
-    preferred = ending.successors if claims and goes_on else ()
-    first = next((name for name in preferred if flow.ready_on(name, run.queue)), None)
-    following = None if first is None else _claim(turn, run, flow.ready.pop(first), ending.data, by)
-    jobs = (_queue if goes_on else _hold)(turn, run, flow.ready.values(), by)
-    return Recorded(True, jobs, following, ended)
-
-
-def fail_execution(
-    turn: Turn, execution_id: str, current: ExecutionStatus, error: Mapping[str, Any], by: str | None = None
-) -> None:
-    """Fail a running or paused execution: nothing of it that is not running now starts before a retry."""
-    check_execution_transition(execution_id, current, ExecutionStatus.FAILED)
-    turn.execute(_FAIL, (json.dumps(error), turn.now, execution_id))
-    turn.event(execution_id, "execution.failed", data={"error": brief(error), "by": by})
-    for node_id, item, attempt in turn.execute(_HOLD_READY, (execution_id,)).fetchall():
-        turn.event(execution_id, "node.held", NodeKey(execution_id, node_id, item), attempt=attempt)
-    turn.execute(_FORGET_DEADLINE, (execution_id,))
-
-
-def brief(error: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of an error an event tells: not its traceback."""
-    return {name: error[name] for name in ("node_id", "type", "message") if name in error}
 
 
 class _Flow:
@@ -169,12 +132,12 @@ class _Flow:
             (edge, edge.target != END and (edge.kind in followed if named is None else edge.target in named))
             for edge in self._graph.get(self._run.node_id, ())
         ]
-        if ending.status is NodeStatus.FAILED and not any(taken for _, taken in edges):
+        if ending.status is NodeStatus.FAILED and not ending.handled and not any(taken for _, taken in edges):
             return False
         for edge, taken in edges:
             if edge.target == END:
                 self._at_end += 1
-                self._taken_at_end += ending.status is NodeStatus.COMPLETED
+                self._taken_at_end += not skipped
             else:
                 self._arrive(edge, taken)
         return True
@@ -188,7 +151,7 @@ class _Flow:
                 pending, taken = self._turn.execute(
                     _ARRIVE,
                     (execution_id, edge.target, edge.target_type, edge.target_queue, priority,
-                     edge.target_inputs - arrivals, taken, arrivals),
+                     edge.target_inputs - arrivals, taken, self._run.first_fence, arrivals),
                 ).fetchone()  # fmt: skip
                 if pending:
                     continue
@@ -223,7 +186,7 @@ class _Flow:
             turn.execute(_DELETE, (execution_id, edge.target, 0))
         turn.results.append(
             (execution_id, edge.target, 0, edge.target_type, NodeStatus.SKIPPED.value, None, None, None,
-             1, 0, 0, None, None, turn.now)
+             True, 1, 0, self._run.first_fence, 0, None, None, turn.now)
         )  # fmt: skip
         turn.event(execution_id, "node.skipped", NodeKey(execution_id, edge.target))
         for onward in self._graph.get(edge.target, ()):
@@ -233,20 +196,14 @@ class _Flow:
                 self._arrive(onward, taken=False)
 
 
-def _complete(turn: Turn, execution_id: str, current: ExecutionStatus, by: str) -> None:
-    check_execution_transition(execution_id, current, ExecutionStatus.COMPLETED)
-    turn.execute(_COMPLETE, (turn.now, execution_id))
-    turn.execute(_DELETE, (execution_id, END, 0))
-    turn.event(execution_id, "execution.completed", data={"by": by})
-
-
-def _claim(turn: Turn, run: Run, ready: _Ready, data: str | None, by: str) -> NodeClaim:
+def _claim(turn: Turn, run: Run, ready: _Ready, data: str | None) -> NodeClaim:
     """Give a ready successor to the worker that has just ended `run`."""
     edge = ready.edge
     key = NodeKey(run.execution_id, edge.target)
     check_node_transition(edge.target, NodeStatus.PENDING, NodeStatus.RUNNING)
-    claimed = _Placed(NodeStatus.RUNNING, fence=1, worker_id=run.worker_id, started_at=turn.now, push=0)
-    _put(turn, run, [ready], claimed, by)
+    fence = run.first_fence + 1
+    claimed = _Placed(NodeStatus.RUNNING, fence=fence, worker_id=run.worker_id, started_at=turn.now, push=0)
+    _put(turn, run, [ready], claimed)
     turn.event(run.execution_id, "node.started", key, attempt=1, worker_id=run.worker_id)
     # The only parent's data is in hand; a join's are read now, after the last arrival was written.
     results = (
@@ -254,12 +211,14 @@ def _claim(turn: Turn, run: Run, ready: _Ready, data: str | None, by: str) -> No
         if edge.target_inputs == 1
         else turn.parents(run.execution_id, run.workflow_id, run.version, edge.target)
     )
-    return NodeClaim(edge.target, 0, edge.target_type, edge.target_queue, 1, 1, 0, results)
+    return NodeClaim(edge.target, 0, edge.target_type, edge.target_queue, fence, 1, 0, results)
 
 
-def _queue(turn: Turn, run: Run, ready: Collection[_Ready], by: str) -> list[NodeJob]:
-    queued = _Placed(NodeStatus.QUEUED, due_at=turn.now + SUSPECT_MICROS, push=1, pushed_at=turn.now)
-    _put(turn, run, ready, queued, by)
+def _queue(turn: Turn, run: Run, ready: Collection[_Ready]) -> list[NodeJob]:
+    queued = _Placed(
+        NodeStatus.QUEUED, fence=run.first_fence, due_at=turn.now + SUSPECT_MICROS, push=1, pushed_at=turn.now
+    )
+    _put(turn, run, ready, queued)
     pushed_at = from_micros(turn.now)
     jobs: list[NodeJob] = []
     for edge, _ in ready:
@@ -269,16 +228,17 @@ def _queue(turn: Turn, run: Run, ready: Collection[_Ready], by: str) -> list[Nod
     return jobs
 
 
-def _hold(turn: Turn, run: Run, ready: Collection[_Ready], by: str) -> list[NodeJob]:
-    _put(turn, run, ready, _Placed(NodeStatus.HELD, push=0), by)
+def _hold(turn: Turn, run: Run, ready: Collection[_Ready]) -> list[NodeJob]:
+    _put(turn, run, ready, _Placed(NodeStatus.HELD, fence=run.first_fence, push=0))
     for edge, _ in ready:
         turn.event(run.execution_id, "node.held", NodeKey(run.execution_id, edge.target), attempt=1)
     return []
 
 
-def _put(turn: Turn, run: Run, ready: Collection[_Ready], placed: _Placed, by: str) -> None:
+def _put(turn: Turn, run: Run, ready: Collection[_Ready], placed: _Placed) -> None:
     """Write runs that became ready, in place of the rows that counted their inputs."""
     if ready:
+        by = run.by
         turn.executemany(
             _PUT_READY,
             [

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from spanloom.engine.errors import StoreRefused, UnknownWorkflow
 from spanloom.engine.records import NodeClaim, NodeJob, NodeKey, Outcome, Record, Recorded
 from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind, check_node_transition
-from spanloom.stores.schema import from_micros
-from spanloom.stores.sqlite_ends import Ending, brief, end, via
-from spanloom.stores.sqlite_turn import Run, Turn
+from spanloom.stores.schema import from_micros, to_micros
+from spanloom.stores.sqlite_children import entry_keys, start_child
+from spanloom.stores.sqlite_ends import Ending, end
+from spanloom.stores.sqlite_items import end_item, fan_out
+from spanloom.stores.sqlite_turn import Run, Turn, via
 
 __all__ = ["record"]
 
@@ -22,15 +26,18 @@ WHERE execution_id = ? AND node_id = ? AND item = ? AND status = 'running'
 """
 
 _FIND_RESULT = """
-SELECT r.status, e.workflow_id, e.version
-FROM node_results r JOIN executions e ON e.id = r.execution_id
-WHERE r.execution_id = ? AND r.node_id = ? AND r.item = ? AND r.worker_id = ? AND r.fence = ?
+SELECT status FROM node_results
+WHERE execution_id = ? AND node_id = ? AND item = ? AND worker_id = ? AND fence = ?
 """
 
+# Unless the run was reset since: then its fence is stale, whatever came of it.
 _FIND_EVENT = """
-SELECT 1 FROM events
-WHERE execution_id = ? AND node_id = ? AND item = ? AND kind = ? AND worker_id = ?
-  AND json_extract(data, '$.fence') = ?
+SELECT json_extract(told.data, '$.wait_key') FROM events told
+WHERE told.execution_id = ? AND told.node_id = ? AND told.item = ? AND told.kind = ? AND told.worker_id = ?
+  AND json_extract(told.data, '$.fence') = ?
+  AND NOT EXISTS (SELECT 1 FROM events reset
+                  WHERE reset.execution_id = told.execution_id AND reset.seq > told.seq AND reset.kind = 'node.reset'
+                    AND reset.node_id = told.node_id AND reset.item = told.item)
 """
 
 _FIND_END = """
@@ -39,8 +46,7 @@ WHERE execution_id = ? AND kind IN ('execution.completed', 'execution.failed') A
 """
 
 _FIND_READY = """
-SELECT node_id, item, status, node_type, queue, priority, push, pushed_at, fence, attempt, losses, worker_id
-FROM node_runs
+SELECT execution_id, node_id, item FROM node_runs
 WHERE execution_id = ? AND claimed_via = ? AND status IN ('queued', 'running')
 ORDER BY node_id, item
 """
@@ -70,38 +76,100 @@ def record(turn: Turn, request: Record) -> Recorded:
         or run.worker_id != request.worker_id
     ):
         return _answer_again(turn, request, run)
-    turn.telemetry(run, request.logs, request.spans)
+    # A worker whose lease has lapsed is about to lose its claims: it gets no new one.
+    claims = run.lease_until is not None and run.lease_until > turn.now
     status = _ENDS.get(request.outcome)
     if status is not None:
-        ending = Ending(status, request.data, request.error, request.taken, request.successors)
-        # A worker whose lease has lapsed is about to lose its claims: it gets no new one.
-        return end(turn, run, ending, claims=run.lease_until is not None and run.lease_until > turn.now)
-    return _park(turn, run, request)
+        turn.telemetry(run, request.logs, request.spans)
+        ending = Ending(status, request.data, request.error, request.taken, request.handled, request.successors)
+        return (end_item if run.item else end)(turn, run, ending, claims=claims)
+    answer = _park(turn, run, request, claims=claims)
+    if answer.refused is None:
+        turn.telemetry(run, request.logs, request.spans)
+    return answer
 
 
-def _park(turn: Turn, run: Run, request: Record) -> Recorded:
+def _park(turn: Turn, run: Run, request: Record, *, claims: bool) -> Recorded:
     """Give up a claim without ending its run: for a retry, to wait, or because its worker stops."""
-    kind = _PARKED[request.outcome]
-    told: dict[str, Any] = {"fence": run.fence}
+    if request.outcome is Outcome.WAITING:
+        return _wait(turn, run, request, claims=claims)
     if request.outcome is Outcome.RELEASED:
-        turn.event(run.execution_id, kind, run, attempt=run.attempt, worker_id=run.worker_id, data=told)
+        _tell(turn, run, request, {})
         job = turn.requeue(run, because="released")
         return Recorded(True, () if job is None else (job,))
-    wait_kind, attempt = request.wait_kind or WaitKind.TIMER, run.attempt
-    if request.outcome is Outcome.RETRY:
-        wait_kind, attempt = WaitKind.RETRY, run.attempt + request.spends_attempt
-        error = {} if request.error is None else {"error": brief(json.loads(request.error))}
-        told = {**error, "delay_seconds": request.delay_seconds, **told}
-    else:
-        told = {"wait_kind": wait_kind.value, "wait_key": request.wait_key, **told}
-    turn.event(run.execution_id, kind, run, attempt=run.attempt, worker_id=run.worker_id, data=told)
-    if wait_kind is WaitKind.RETRY and run.execution_status != ExecutionStatus.RUNNING:
-        turn.hold(run, attempt=attempt)
-        return Recorded(True)
-    check_node_transition(run.node_id, NodeStatus.RUNNING, NodeStatus.WAITING)
-    due_at = None if wait_kind is WaitKind.CHILD else turn.now + round(request.delay_seconds * 1e6)
-    turn.execute(_WAIT, (attempt, wait_kind.value, request.wait_key, due_at, run.execution_id, run.node_id, run.item))
+    error = {} if request.error is None else {"error": json.loads(request.error)}
+    _tell(turn, run, request, {**error, "delay_seconds": request.delay_seconds})
+    attempt = run.attempt + request.spends_attempt
+    _put_to_wait(turn, run, WaitKind.RETRY, None, attempt, turn.now + round(request.delay_seconds * 1e6))
+    if run.execution_status == ExecutionStatus.FAILED:
+        turn.hold(run._replace(status=NodeStatus.WAITING), attempt=attempt)
     return Recorded(True)
+
+
+def _wait(turn: Turn, run: Run, request: Record, *, claims: bool) -> Recorded:
+    kind, wait_key = request.wait_kind or WaitKind.TIMER, request.wait_key
+    if kind is WaitKind.TIMER:
+        _tell_waiting(turn, run, request, kind, wait_key)
+        due_at = turn.now + round(request.delay_seconds * 1e6) if request.due_at is None else to_micros(request.due_at)
+        _put_to_wait(turn, run, kind, wait_key, run.attempt, due_at)
+        return Recorded(True)
+    if kind is WaitKind.CHILD and request.child is not None:
+        return _wait_for_child(turn, run, request)
+    if kind is WaitKind.ITEMS and request.fan_out is not None and request.fan_out.items and not run.item:
+        return _wait_for_items(turn, run, request, claims=claims)
+    raise StoreRefused(
+        f"node {run.node_id!r}, item {run.item}, of execution {run.execution_id} can't wait for {kind.value}: "
+        "a record of WAITING for a child needs `child`, one for items needs a `fan_out` that is not empty and comes "
+        "from item 0, and a retry is an outcome of its own"
+    )
+
+
+def _wait_for_child(turn: Turn, run: Run, request: Record) -> Recorded:
+    assert request.child is not None
+    child_id = request.child.execution_id
+    if run.execution_status != ExecutionStatus.RUNNING:
+        return _ask_again(turn, run, request, child_id)
+    started = start_child(turn, run, request.child)
+    if isinstance(started, UnknownWorkflow):
+        return Recorded(True, refused=started)
+    _tell_waiting(turn, run, request, WaitKind.CHILD, child_id)
+    _put_to_wait(turn, run, WaitKind.CHILD, child_id, run.attempt, None)
+    return Recorded(True, started.jobs)
+
+
+def _wait_for_items(turn: Turn, run: Run, request: Record, *, claims: bool) -> Recorded:
+    asked = request.fan_out
+    assert asked is not None
+    if run.execution_status != ExecutionStatus.RUNNING:
+        return _ask_again(turn, run, request, request.wait_key)
+    bounds = {"items": len(asked.items), "at_once": asked.at_once, "tolerate": asked.tolerate}
+    _tell_waiting(turn, run, request, WaitKind.ITEMS, request.wait_key, bounds)
+    return fan_out(turn, run, request.wait_key, asked, claims=claims and run.node_id in request.successors)
+
+
+def _ask_again(turn: Turn, run: Run, request: Record, wait_key: str | None) -> Recorded:
+    """Hold a run whose wait would start something, until something may start again; what woke it stays."""
+    _tell_waiting(turn, run, request, request.wait_kind or WaitKind.TIMER, wait_key)
+    turn.hold(run)
+    return Recorded(True)
+
+
+def _tell_waiting(
+    turn: Turn, run: Run, request: Record, kind: WaitKind, wait_key: str | None, bounds: Mapping[str, int] | None = None
+) -> None:
+    _tell(turn, run, request, {"wait_kind": kind.value, "wait_key": wait_key, **(bounds or {})})
+
+
+def _tell(turn: Turn, run: Run, request: Record, told: Mapping[str, Any]) -> None:
+    turn.event(
+        run.execution_id, _PARKED[request.outcome], run, attempt=run.attempt, worker_id=run.worker_id,
+        data={**told, "fence": run.fence},
+    )  # fmt: skip
+
+
+def _put_to_wait(turn: Turn, run: Run, kind: WaitKind, wait_key: str | None, attempt: int, due_at: int | None) -> None:
+    check_node_transition(run.node_id, NodeStatus.RUNNING, NodeStatus.WAITING)
+    turn.execute(_WAIT, (attempt, kind.value, wait_key, due_at, run.execution_id, run.node_id, run.item))
 
 
 def _answer_again(turn: Turn, request: Record, run: Run | None) -> Recorded:
@@ -113,19 +181,19 @@ def _answer_again(turn: Turn, request: Record, run: Run | None) -> Recorded:
         seen = turn.execute(_FIND_EVENT, (*key, parked, request.worker_id, request.fence)).fetchone()
         if seen is None:
             return _cancelled(turn, request, key)
-        still_queued = run is not None and run.status == NodeStatus.QUEUED and run.fence == request.fence
-        if request.outcome is not Outcome.RELEASED or run is None or not still_queued:
-            return Recorded(True)
-        return Recorded(True, (_pushed(run),))
+        if request.outcome is Outcome.WAITING:
+            return _continuation(turn, request, child_id=seen[0])
+        if request.outcome is Outcome.RELEASED and run is not None and run.fence == request.fence:
+            return Recorded(True, _pushed(run))
+        return Recorded(True)
     found = turn.execute(_FIND_RESULT, (*key, request.worker_id, request.fence)).fetchone()
     if found is None:
         return _STALE
-    status, workflow_id, version = found
-    if status == NodeStatus.CANCELLED:
+    if found[0] == NodeStatus.CANCELLED:
         return _cancelled(turn, request, key)
-    if status != _ENDS[request.outcome]:
+    if found[0] != _ENDS[request.outcome]:
         return _STALE
-    return _continuation(turn, request, workflow_id, version)
+    return _continuation(turn, request)
 
 
 def _cancelled(turn: Turn, request: Record, key: NodeKey) -> Recorded:
@@ -138,27 +206,28 @@ def _cancelled(turn: Turn, request: Record, key: NodeKey) -> Recorded:
     return Recorded(True)
 
 
-def _continuation(turn: Turn, request: Record, workflow_id: str, version: int) -> Recorded:
+def _continuation(turn: Turn, request: Record, *, child_id: str | None = None) -> Recorded:
     """Find what followed from a record and has not been taken up by anyone else since."""
     by = via(request.node_id, request.item, request.fence)
+    keys = [NodeKey._make(row) for row in turn.execute(_FIND_READY, (request.execution_id, by)).fetchall()]
+    if request.child is not None and child_id is not None:
+        key = NodeKey(request.execution_id, request.node_id, request.item)
+        keys += entry_keys(turn, key, request.fence, child_id)
     jobs: list[NodeJob] = []
     following: NodeClaim | None = None
-    for row in turn.execute(_FIND_READY, (request.execution_id, by)).fetchall():
-        node_id, item, status, node_type, queue, priority, push, pushed_at, fence, attempt, losses, worker_id = row
-        if status == NodeStatus.QUEUED:
-            pushed = from_micros(pushed_at)
-            jobs.append(NodeJob(request.execution_id, node_id, item, node_type, queue, priority, push, pushed))
-        elif worker_id == request.worker_id:
-            results = turn.parents(request.execution_id, workflow_id, version, node_id)
-            following = NodeClaim(node_id, item, node_type, queue, fence, attempt, losses, results)
+    for run in filter(None, (turn.load(*key) for key in keys)):
+        if run.worker_id == request.worker_id:
+            following = turn.node_claim(run, run.fence)
+        jobs.extend(_pushed(run))
     ended = turn.execute(_FIND_END, (request.execution_id, by)).fetchone()
     ended_as = None if ended is None else ExecutionStatus(ended[0].removeprefix("execution."))
     return Recorded(True, jobs, following, ended_as)
 
 
-def _pushed(run: Run) -> NodeJob:
-    assert run.pushed_at is not None
-    return NodeJob(
-        run.execution_id, run.node_id, run.item, run.node_type, run.queue, run.priority, run.push,
-        from_micros(run.pushed_at),
-    )  # fmt: skip
+def _pushed(run: Run) -> tuple[NodeJob, ...]:
+    """Return the job of the last push of a queued run, nothing for any other."""
+    if run.status != NodeStatus.QUEUED or run.pushed_at is None:
+        return ()
+    pushed_at = from_micros(run.pushed_at)
+    key = NodeKey(run.execution_id, run.node_id, run.item)
+    return (NodeJob(*key, run.node_type, run.queue, run.priority, run.push, pushed_at),)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from spanloom.engine.records import END, START, NodeJob, Swept
+from spanloom.engine.records import END, PARENT, START, NodeJob, Swept
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import queue_key
 from spanloom.stores.schema import to_micros
-from spanloom.stores.sqlite_ends import Ending, end, fail_execution
+from spanloom.stores.sqlite_children import wake_parent
+from spanloom.stores.sqlite_executions import fail_execution
 from spanloom.stores.sqlite_starts import begin
 from spanloom.stores.sqlite_turn import Run, Turn
 
@@ -74,10 +74,10 @@ class Suspicion(NamedTuple):
         return now + min(max(backoff, age), LONGEST_SUSPICION)
 
 
-def sweep(turn: Turn, suspicion: Suspicion, *, limit: int, max_losses: int) -> Swept:
+def sweep(turn: Turn, suspicion: Suspicion, *, limit: int) -> Swept:
     """Move on at most `limit` rows that are lost or due."""
     turn.execute(_RELEASE_LAPSED, (turn.now, turn.now))
-    one = _Sweep(turn, suspicion, max_losses)
+    one = _Sweep(turn, suspicion)
     left = limit
     for find, given, move in (
         (_LOST_RUNS, (), one.lost_run),
@@ -113,30 +113,17 @@ def retire(turn: Turn, worker_id: str) -> list[NodeJob]:
 class _Sweep:
     """One pass: what it moved, by cause, and what is to be pushed for it."""
 
-    def __init__(self, turn: Turn, suspicion: Suspicion, max_losses: int) -> None:
+    def __init__(self, turn: Turn, suspicion: Suspicion) -> None:
         self.jobs: list[NodeJob] = []
         self.moved: Counter[str] = Counter()
         self.ended: list[str] = []
         self._turn = turn
         self._suspicion = suspicion
-        self._max_losses = max_losses
 
     def lost_run(self, run: Run) -> None:
-        """Take a run from a worker whose lease lapsed; fail it once that has happened too often."""
+        """Take a run from a worker whose lease lapsed; whoever claims it next learns that it was lost."""
         self.moved["lost_worker"] += 1
-        losses = run.losses + 1
-        if losses < self._max_losses:
-            self._requeue(run, "lost_worker", losses=1)
-            return
-        error = {
-            "type": "WorkerLost",
-            "message": f"node {run.node_id!r} was lost with its worker {losses} times; the last was {run.worker_id}",
-            "permanent": True,
-        }
-        recorded = end(self._turn, run._replace(losses=losses), Ending(NodeStatus.FAILED, error=json.dumps(error)))
-        self.jobs.extend(recorded.jobs)
-        if recorded.ended is not None:
-            self.ended.append(run.execution_id)
+        self._requeue(run, "lost_worker", losses=1)
 
     def due_run(self, run: Run) -> None:
         """Do what a due row waited for."""
@@ -144,6 +131,8 @@ class _Sweep:
             self._start(run)
         elif run.node_id == END:
             self._miss_deadline(run)
+        elif run.node_id == PARENT:
+            self._wake_parent(run)
         elif run.status == NodeStatus.WAITING:
             cause = run.wait_kind or "timer"
             self.moved[cause] += 1
@@ -171,6 +160,13 @@ class _Sweep:
         self._turn.execute(_DELETE_START, (run.execution_id,))
         self.jobs.extend(begin(self._turn, run.execution_id))
 
+    def _wake_parent(self, run: Run) -> None:
+        woken, job = wake_parent(self._turn, run.execution_id)
+        if woken:
+            self.moved["child"] += 1
+        if job is not None:
+            self.jobs.append(job)
+
     def _miss_deadline(self, run: Run) -> None:
         current = ExecutionStatus(run.execution_status)
         if current.ended:
@@ -179,7 +175,7 @@ class _Sweep:
         self.moved["deadline"] += 1
         (seconds,) = self._turn.execute(_DEADLINE, (run.execution_id,)).fetchone()
         message = f"execution {run.execution_id} had not ended {seconds:g} s after its start"
-        fail_execution(self._turn, run.execution_id, current, {"type": "DeadlineExceeded", "message": message})
+        fail_execution(self._turn, run, current, {"type": "DeadlineExceeded", "message": message})
         self.ended.append(run.execution_id)
 
     def _requeue(self, run: Run, because: str, *, losses: int = 0) -> None:

@@ -18,6 +18,7 @@ from spanloom.engine.errors import ConfigurationError, StoreUnavailable
 from spanloom.engine.records import (
     Claim,
     ClaimAnswer,
+    Controlled,
     NodeJob,
     NodeKey,
     Record,
@@ -32,10 +33,13 @@ from spanloom.stores.paging import bad_cursor
 from spanloom.stores.reads import SqlReads
 from spanloom.stores.schema import events, logs, to_micros
 from spanloom.stores.sqlite_cancel import cancel
+from spanloom.stores.sqlite_children import wake_parent
 from spanloom.stores.sqlite_claims import claim, is_live
 from spanloom.stores.sqlite_connections import SqliteConnections
+from spanloom.stores.sqlite_control import Target, pause, resume
 from spanloom.stores.sqlite_records import record
 from spanloom.stores.sqlite_recovery import Suspicion, retire, sweep
+from spanloom.stores.sqlite_retry import retry
 from spanloom.stores.sqlite_starts import create
 from spanloom.stores.sqlite_turn import Graph, Turn
 
@@ -93,12 +97,39 @@ class SqliteTransitions(SqlReads):
         """See NodeTransitions.record."""
         return self._each(records, record, epoch, now)
 
+    def wake_parents(
+        self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[NodeJob]:
+        """See NodeTransitions.wake_parents."""
+
+        def one(turn: Turn, execution_id: str) -> NodeJob | None:
+            return wake_parent(turn, execution_id)[1]
+
+        return [job for job in self._each(execution_ids, one, epoch, now) if job is not None]
+
     def cancel_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> bool:
-        """See NodeTransitions.cancel_execution."""
-        with self._turn(0, now) as turn:
-            return cancel(turn, execution_id, expected_revision, self.get_execution)
+    ) -> Controlled:
+        """See Control.cancel_execution."""
+        return self._control(cancel, execution_id, expected_revision, 0, now)
+
+    def pause_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> Controlled:
+        """See Control.pause_execution."""
+        return self._control(pause, execution_id, expected_revision, 0, now)
+
+    def resume_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
+    ) -> Controlled:
+        """See Control.resume_execution."""
+        return self._control(resume, execution_id, expected_revision, epoch, now)
+
+    def retry_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
+    ) -> Controlled:
+        """See Control.retry_execution."""
+        return self._control(retry, execution_id, expected_revision, epoch, now)
 
     def retire_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
         """See WorkerLeases.retire_worker."""
@@ -111,14 +142,13 @@ class SqliteTransitions(SqlReads):
         heads: Mapping[str, datetime | None],
         epoch: int,
         limit: int = 500,
-        max_losses: int = 3,
         suspect_seconds: float = 2.0,
         now: datetime | None = None,
     ) -> Swept:
         """See Recovery.sweep."""
         suspicion = Suspicion(heads, round(suspect_seconds * 1e6))
         with self._turn(epoch, now) as turn:
-            return sweep(turn, suspicion, limit=limit, max_losses=max_losses)
+            return sweep(turn, suspicion, limit=limit)
 
     def health(self) -> None:
         """See Lifecycle.health."""
@@ -168,6 +198,17 @@ class SqliteTransitions(SqlReads):
             turn = Turn(connections.raw_writer, graphs, now=at, epoch=epoch)
             yield turn
             turn.flush()
+
+    def _control(
+        self,
+        step: Callable[[Turn, Target], Controlled],
+        execution_id: str,
+        expected_revision: int | None,
+        epoch: int,
+        now: datetime | None,
+    ) -> Controlled:
+        with self._turn(epoch, now) as turn:
+            return step(turn, Target(execution_id, expected_revision, self.get_execution))
 
     def _each(
         self, items: Sequence[Item], step: Callable[[Turn, Item], Answer], epoch: int, now: datetime | None

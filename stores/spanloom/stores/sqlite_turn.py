@@ -7,11 +7,11 @@ import sqlite3
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
-from spanloom.engine.records import LogLine, NodeJob, NodeKey, SpanLine
-from spanloom.engine.states import ExecutionStatus, NodeStatus, check_node_transition
-from spanloom.stores.schema import from_micros, to_micros
+from spanloom.engine.records import LogLine, NodeClaim, NodeJob, NodeKey, SpanLine
+from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind, check_node_transition
+from spanloom.stores.schema import FENCES_A_REVISION, from_micros, to_micros
 
-__all__ = ["Graph", "GraphEdge", "Run", "Turn"]
+__all__ = ["Graph", "GraphEdge", "Run", "Turn", "via"]
 
 SUSPECT_MICROS = 2_000_000  #: when a sweep first looks at a queued run
 
@@ -48,17 +48,31 @@ class Run(NamedTuple):
     pushed_at: int | None
     started_at: int | None
     wait_kind: str | None
+    wait_key: str | None
     claimed_via: str | None
     workflow_id: str
     version: int
     execution_status: str
+    revision: int
+    parent_id: str | None  # the execution that its execution is a child of
     lease_until: int | None  # None: no worker, or its lease was released
+
+    @property
+    def first_fence(self) -> int:
+        """The fence that a run of this execution has before its first claim."""
+        return self.revision * FENCES_A_REVISION
+
+    @property
+    def by(self) -> str:
+        """What names this run's claim in all that its record makes ready or ends."""
+        return via(self.node_id, self.item, self.fence)
 
 
 _LOAD = """
 SELECT r.execution_id, r.node_id, r.item, r.status, r.node_type, r.queue, r.priority, r.fence, r.attempt, r.losses,
-       r.worker_id, r.push, r.pushed_epoch, r.pushed_at, r.started_at, r.wait_kind, r.claimed_via,
-       e.workflow_id, e.version, e.status, CASE WHEN w.released_at IS NULL THEN w.lease_until END
+       r.worker_id, r.push, r.pushed_epoch, r.pushed_at, r.started_at, r.wait_kind, r.wait_key,
+       r.claimed_via, e.workflow_id, e.version, e.status, e.revision, e.parent_id,
+       CASE WHEN w.released_at IS NULL THEN w.lease_until END
 FROM node_runs r JOIN executions e ON e.id = r.execution_id LEFT JOIN workers w ON w.id = r.worker_id
 WHERE r.execution_id = ? AND r.node_id = ? AND r.item = ?
 """
@@ -75,6 +89,7 @@ FROM workflow_edges AS edge INDEXED BY workflow_edges_target
 JOIN node_results result ON result.execution_id = ? AND result.node_id = edge.source AND result.item = 0
 WHERE edge.workflow_id = ? AND edge.version = ? AND edge.target = ?
   AND CASE
+        WHEN result.status = 'skipped' THEN 0
         WHEN result.taken IS NOT NULL THEN EXISTS (SELECT 1 FROM json_each(result.taken) WHERE value = edge.target)
         WHEN result.status = 'completed' THEN edge.kind IN ('success', 'always')
         WHEN result.status = 'failed' THEN edge.kind IN ('failure', 'always')
@@ -83,22 +98,25 @@ WHERE edge.workflow_id = ? AND edge.version = ? AND edge.target = ?
 ORDER BY edge.source
 """
 
+_ITEM = "SELECT data FROM node_items WHERE execution_id = ? AND node_id = ? AND item = ?"
+
+# What woke a run is kept until its next record, but for a retry.
 _REQUEUE = """
-UPDATE node_runs SET status = 'queued', worker_id = NULL, claimed_via = NULL, wait_kind = NULL, wait_key = NULL,
+UPDATE node_runs SET status = 'queued', worker_id = NULL, claimed_via = ?, wait_kind = nullif(wait_kind, 'retry'),
        losses = ?, push = ?, pushed_epoch = ?, pushed_at = ?, due_at = ?
 WHERE execution_id = ? AND node_id = ? AND item = ? AND status IN ('queued', 'running', 'waiting')
 """
 
 _HOLD = """
-UPDATE node_runs SET status = 'held', worker_id = NULL, claimed_via = NULL, wait_kind = NULL, wait_key = NULL,
+UPDATE node_runs SET status = 'held', worker_id = NULL, claimed_via = NULL, wait_kind = nullif(wait_kind, 'retry'),
        losses = ?, attempt = ?, due_at = NULL
 WHERE execution_id = ? AND node_id = ? AND item = ? AND status IN ('queued', 'running', 'waiting')
 """
 
 _ADD_RESULT = """
-INSERT INTO node_results (execution_id, node_id, item, node_type, status, data, error, taken, attempt, losses, fence,
-                          worker_id, started_at, ended_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO node_results (execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, losses,
+                          fence, push, worker_id, started_at, ended_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 # Writers take turns, so the highest number plus one is free, and readers see the numbers in commit order.
@@ -156,8 +174,22 @@ class Turn:
 
     def parents(self, execution_id: str, workflow_id: str, version: int, node_id: str) -> dict[str, str]:
         """Return the data of those parents whose edge to the node was taken, as JSON text."""
-        self._flush_results()
+        self.flush_results()
         return dict(self.execute(_PARENTS, (execution_id, workflow_id, version, node_id)).fetchall())
+
+    def node_claim(self, run: Run, fence: int) -> NodeClaim:
+        """Describe a claim of a run under a fence, with what it works on."""
+        if run.item:
+            results: dict[str, str] = {}
+            (data,) = self.execute(_ITEM, (run.execution_id, run.node_id, run.item)).fetchone()
+        else:
+            results = self.parents(run.execution_id, run.workflow_id, run.version, run.node_id)
+            data = None
+        woken = None if run.wait_kind is None else WaitKind(run.wait_kind)
+        return NodeClaim(
+            run.node_id, run.item, run.node_type, run.queue, fence, run.attempt, run.losses, results, data, woken,
+            None if woken is None else run.wait_key,
+        )  # fmt: skip
 
     def event(
         self,
@@ -210,34 +242,44 @@ class Turn:
             from_micros(self.now),
         )
 
-    def requeue(self, run: Run, *, losses: int = 0, because: str) -> NodeJob | None:
-        """Queue a run again under the next push number, or hold it unless its execution is running."""
+    def requeue(self, run: Run, *, losses: int = 0, because: str, by: str | None = None) -> NodeJob | None:
+        """Queue a run again under the next push number, or hold it unless its execution is running.
+
+        `by`: the record that made it ready.
+        """
         if run.execution_status != ExecutionStatus.RUNNING:
-            self.hold(run, losses=losses)
+            self.hold(run, losses=losses, because=because)
             return None
         if run.status != NodeStatus.QUEUED:
             check_node_transition(run.node_id, NodeStatus(run.status), NodeStatus.QUEUED)
         push = run.push + 1
-        pushed = (run.losses + losses, push, self.epoch, self.now, self.now + SUSPECT_MICROS)
+        pushed = (by, run.losses + losses, push, self.epoch, self.now, self.now + SUSPECT_MICROS)
         self.execute(_REQUEUE, (*pushed, run.execution_id, run.node_id, run.item))
         self.event(run.execution_id, "node.queued", run, attempt=run.attempt, data={"push": push, "because": because})
         return self.job(run, push)
 
-    def hold(self, run: Run, *, losses: int = 0, attempt: int | None = None) -> None:
+    def hold(self, run: Run, *, losses: int = 0, attempt: int | None = None, because: str | None = None) -> None:
         """Keep a ready run back until its execution is resumed or retried."""
         check_node_transition(run.node_id, NodeStatus(run.status), NodeStatus.HELD)
         attempt = run.attempt if attempt is None else attempt
         self.execute(_HOLD, (run.losses + losses, attempt, run.execution_id, run.node_id, run.item))
-        self.event(run.execution_id, "node.held", run, attempt=attempt)
+        told = None if because is None else {"because": because}
+        self.event(run.execution_id, "node.held", run, attempt=attempt, data=told)
 
     def flush(self) -> None:
         """Write what was kept back."""
-        self._flush_results()
+        self.flush_results()
         if self._events:
             self.executemany(_ADD_EVENT, self._events)
             self._events.clear()
 
-    def _flush_results(self) -> None:
+    def flush_results(self) -> None:
+        """Write the results that were kept back."""
         if self.results:
             self.executemany(_ADD_RESULT, self.results)
             self.results.clear()
+
+
+def via(node_id: str, item: int, fence: int) -> str:
+    """Name one claim within its execution; what a record made ready or ended carries this."""
+    return f"{node_id}/{item}/{fence}"

@@ -26,6 +26,8 @@ from spanloom.worker.outcomes import Ending, of_load_error
 
 __all__ = ["BUILT_IN", "evaluated", "scope_of"]
 
+_LOOK_SECONDS = 1.0
+
 
 def scope_of(ctx: NodeContext) -> dict[str, Any]:
     """Return what a node's expressions see."""
@@ -60,7 +62,7 @@ def _delay(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, a
 def _workflow(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, attempt: Attempt) -> Ending:
     """Start a child execution and wait for its end; then take its output, or fail as it did."""
     config: WorkflowConfig = ctx.config
-    if claim.node.woken is WaitKind.CHILD and claim.node.wait_key is not None:
+    if claim.node.woken is not None and claim.node.wait_key is not None:
         return _ended_child(engine, node, config, claim.node.wait_key)
     header = claim.header
     limit = engine.settings.max_depth
@@ -94,6 +96,8 @@ def _ended_child(engine: WorkflowEngine, node: Node, config: WorkflowConfig, chi
         return of_load_error(error)
     if child is None:
         raise ChildFailed(child_id, config.workflow, "failed", ": it was purged before its parent went on")
+    if not child.status.ended:  # it was retried by itself, just after it had failed: look again
+        return Ending(Outcome.WAITING, wait_kind=WaitKind.TIMER, wait_key=child_id, delay_seconds=_LOOK_SECONDS)
     if child.status is not ExecutionStatus.COMPLETED:
         raise ChildFailed(child_id, child.workflow_id, child.status, _because(child.error))
     output = child.output
