@@ -15,8 +15,12 @@ def child(
     node_id: str, workflow: str, *inputs: Any, config: dict[str, Any] | None = None, **more: Any
 ) -> dict[str, Any]:
     return {
-        "id": node_id, "type": "workflow", "config": {"workflow": workflow, **(config or {})}, "inputs": list(inputs), **more,
-    }  # fmt: skip
+        "id": node_id,
+        "type": "workflow",
+        "config": {"workflow": workflow, **(config or {})},
+        "inputs": list(inputs),
+        **more,
+    }
 
 
 def echo(node_id: str, *inputs: Any, **more: Any) -> dict[str, Any]:
@@ -25,9 +29,13 @@ def echo(node_id: str, *inputs: Any, **more: Any) -> dict[str, Any]:
 
 def test_a_child_with_a_diamond_and_several_sinks_runs_once_and_its_output_is_mapped(system: System) -> None:
     inner = system.register(
-        echo("top"), echo("left", "top"), echo("right", "top"), {"id": "join", "type": "count", "inputs": ["left", "right"]},
-        echo("other", "left"), name="inner",
-    )  # fmt: skip
+        echo("top"),
+        echo("left", "top"),
+        echo("right", "top"),
+        {"id": "join", "type": "count", "inputs": ["left", "right"]},
+        echo("other", "left"),
+        name="inner",
+    )
     outer = system.register(
         echo("before"),
         child(

@@ -20,7 +20,7 @@ def mapped(over: str = "input", *inputs: str, config: dict[str, Any] | None = No
         "inputs": list(inputs),
         "config": config or {},
         **more,
-    }  # noqa: E501
+    }
 
 
 def after(*inputs: Any) -> dict[str, Any]:
