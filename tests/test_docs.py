@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 
 from spanloom.cli.commands import SUBCOMMANDS
-from spanloom.engine import Settings, WorkflowEngine
+from spanloom.engine import Settings, Workflow, WorkflowEngine
+from spanloom.engine.graph import problems
 from spanloom.engine.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING, CHANGELOG = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
 STATE_MACHINE = ROOT / "docs" / "state-machine.md"
+WORKFLOWS = ROOT / "docs" / "workflows.md"
 DOCUMENTS = [README, CONTRIBUTING, CHANGELOG, *sorted((ROOT / "docs").rglob("*.md"))]
 PUBLIC_MODULES = ["spanloom.engine", "spanloom.stores", "spanloom.worker", "spanloom.testing"]
 
@@ -87,6 +89,28 @@ def test_every_python_block_of_the_readme_runs(
     engine.close()
 
 
+def test_every_section_on_workflows_has_a_picture_and_a_program_that_runs(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPANLOOM_REDIS_URL", redis_url)
+    monkeypatch.setenv("SPANLOOM_NAMESPACE", "workflows")
+    program = ModuleType("workflows")
+    monkeypatch.setitem(sys.modules, "workflows", program)
+    program.__dict__["__name__"] = "workflows"
+    sections = WORKFLOWS.read_text().count("\n## ") - 1  # the last one shows a file
+    assert len(blocks(WORKFLOWS, "mermaid")) == sections
+    assert len(blocks(WORKFLOWS, "python")) == sections + 1
+
+    for block in blocks(WORKFLOWS, "python"):
+        exec(compile(block, str(WORKFLOWS), "exec"), program.__dict__)
+
+
+def test_the_workflow_file_that_is_shown_is_fit_to_run() -> None:
+    (shown,) = blocks(WORKFLOWS, "json")
+    assert problems(Workflow.from_json(shown)) == []
+
+
 def test_the_store_wiring_of_contributing_is_all_that_the_conformance_suite_needs(tmp_path: Path) -> None:
     (wiring,) = blocks(CONTRIBUTING, "python")
     (tmp_path / "test_your_store.py").write_text(wiring)
@@ -115,7 +139,7 @@ def test_the_store_wiring_of_contributing_is_all_that_the_conformance_suite_need
 
 
 def test_no_document_has_a_python_block_that_no_test_runs() -> None:
-    assert [document for document in DOCUMENTS if blocks(document, "python")] == [README, CONTRIBUTING]
+    assert [document for document in DOCUMENTS if blocks(document, "python")] == [README, CONTRIBUTING, WORKFLOWS]
 
 
 def test_the_examples_in_docstrings_run() -> None:
