@@ -1,4 +1,4 @@
-"""A census of Python's standard library: a node per package parses its syntax trees, a wide join adds them up.
+"""A census of Python's standard library: a node is mapped over its packages, a child ranks what they hold.
 
 `make demo` runs it with all it needs (see demo.py). By hand: `spanloom worker census:engine` in this directory.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 import ast
 import os
 import sys
-import sysconfig
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from spanloom.engine import NodeContext, RetryPolicy, WorkflowBuilder, WorkflowEngine
+from spanloom.engine import MapOver, NodeContext, RetryPolicy, WorkflowBuilder, WorkflowEngine
 
 FLAKY = "json"  # the package whose first two reads fail, to show what a retry looks like
 
@@ -27,6 +26,20 @@ class Library(BaseModel):
     report: Path
 
 
+class Package(BaseModel):
+    """A package, or the single modules of one initial letter: a pattern for its files."""
+
+    name: str
+    files: str
+
+
+class Parcel(BaseModel):
+    """What one item of the mapped node is given."""
+
+    root: Path
+    package: Package
+
+
 class Function(BaseModel):
     name: str
     lines: int
@@ -35,6 +48,7 @@ class Function(BaseModel):
 class Tally(BaseModel):
     """What was counted in one package, or in all of them."""
 
+    name: str
     files: int = 0
     lines: int = 0
     classes: int = 0
@@ -46,29 +60,45 @@ class Tally(BaseModel):
 
 class Census(BaseModel):
     total: Tally
-    packages: dict[str, Tally]
+    packages: list[Tally]
 
 
 class Ranking(BaseModel):
-    total: Tally
-    packages: list[tuple[str, Tally]]  # by lines
+    packages: list[Tally]  # by lines
     functions: list[Function]  # the longest of each package, by lines
     imports: list[tuple[str, int]]  # by how often they are imported
 
 
+ranking = WorkflowBuilder("ranking", input=Census, name="What is largest, longest and most used")
 census = WorkflowBuilder("census", input=Library, name="Census of the standard library")
 
 
-@census.registry.node("count")
-def count(library: Library, ctx: NodeContext) -> Tally:
-    """Parse the files that the node's config names, and count what is in them."""
-    if ctx.attempt <= ctx.config.get("failing_reads", 0):
-        raise OSError(f"read {ctx.attempt} of {ctx.node_id} fails on purpose")
+@census.node
+def packages(library: Library) -> list[Package]:
+    """List what to count. Without the library's own tests, which not every installation has."""
+    inits = sorted(library.root.glob("[a-z]*/__init__.py"))
+    found = [Package(name=one.parent.name, files=f"{one.parent.name}/**/*.py") for one in inits]
+    initials = sorted({module.name[0] for module in library.root.glob("*.py")})
+    modules = [Package(name=f"modules-{initial}", files=f"{initial}*.py") for initial in initials]
+    return [package for package in found if package.name != "test"] + modules
+
+
+@census.node(
+    inputs=packages,
+    map=MapOver(over="nodes.packages", at_once=8),
+    mapping={"root": "input.root", "package": "item"},
+    retry=RetryPolicy(max_attempts=3, delay=0.3),
+)
+def count(parcel: Parcel, ctx: NodeContext) -> Tally:
+    """Parse the files of one package, and count what is in them."""
+    name = parcel.package.name
+    if name == FLAKY and ctx.attempt <= 2:
+        raise OSError(f"read {ctx.attempt} of {name} fails on purpose")
     counted = Counter[str]()
     imports = Counter[str]()
     longest: Function | None = None
-    paths = sorted(library.root.glob(ctx.config["files"]))
-    with ctx.span("parse", files=len(paths)):
+    paths = sorted(parcel.root.glob(parcel.package.files))
+    with ctx.span(f"parse {name}", files=len(paths)):
         for path in paths:
             source = path.read_bytes()
             try:
@@ -84,8 +114,9 @@ def count(library: Library, ctx: NodeContext) -> Tally:
                     lines = (node.end_lineno or node.lineno) - node.lineno + 1
                     if longest is None or lines > longest.lines:
                         longest = Function(name=f"{path.stem}.{node.name}", lines=lines)
-    ctx.log.info("counted", files=counted["files"], lines=counted["lines"])
+    ctx.log.info("counted", package=name, files=counted["files"], lines=counted["lines"])
     return Tally(
+        name=name,
         files=counted["files"],
         lines=counted["lines"],
         classes=counted["ClassDef"],
@@ -103,64 +134,60 @@ def _imported(node: ast.AST) -> Iterator[str]:
         yield node.module.partition(".")[0]
 
 
-def _packages(root: Path) -> Iterator[tuple[str, str]]:
-    """Yield node ids and the files they stand for: each package, and single modules by their first letter.
-
-    Without the library's own tests, which not every installation has.
-    """
-    for package in sorted(root.glob("[a-z]*/__init__.py")):
-        if package.parent.name != "test":
-            yield package.parent.name, f"{package.parent.name}/**/*.py"
-    for initial in sorted({module.name[0] for module in root.glob("*.py")}):
-        yield f"modules-{initial}", f"{initial}*.py"
-
-
-counts = [
-    census.add(
-        package,
-        "count",
-        config={"files": files, "failing_reads": 2} if package == FLAKY else {"files": files},
-        retry=RetryPolicy(max_attempts=3, delay=0.3),
-    )
-    for package, files in _packages(Path(sysconfig.get_path("stdlib")))
-]
-
-
-@census.node(inputs=counts)
-def merge(packages: dict[str, Tally]) -> Census:
+@census.node(inputs=count)
+def merge(tallies: list[Tally]) -> Census:
     imports = Counter[str]()
-    for tally in packages.values():
+    for tally in tallies:
         imports.update(tally.imports)
     sums = {
-        field: sum(getattr(tally, field) for tally in packages.values())
+        field: sum(getattr(tally, field) for tally in tallies)
         for field in ("files", "lines", "classes", "functions", "coroutines")
     }
-    return Census(total=Tally.model_validate({**sums, "imports": imports}), packages=packages)
+    return Census(total=Tally.model_validate({"name": "all", **sums, "imports": imports}), packages=tallies)
 
 
-@census.node(inputs=merge)
-def rank(merged: Census) -> Ranking:
-    longest = [
-        Function(name=f"{package}: {tally.longest.name}", lines=tally.longest.lines)
-        for package, tally in merged.packages.items()
+@census.node(inputs=merge.when("total.files == `0`"))
+def nothing_found(merged: Census) -> str:
+    """Say so. Where the library is, this branch is skipped."""
+    return "there is no library here"
+
+
+@ranking.node
+def largest(merged: Census) -> list[Tally]:
+    return sorted(merged.packages, key=lambda tally: tally.lines, reverse=True)
+
+
+@ranking.node
+def longest(merged: Census) -> list[Function]:
+    found = [
+        Function(name=f"{tally.name}: {tally.longest.name}", lines=tally.longest.lines)
+        for tally in merged.packages
         if tally.longest
     ]
-    return Ranking(
-        total=merged.total,
-        packages=sorted(merged.packages.items(), key=lambda item: item[1].lines, reverse=True),
-        functions=sorted(longest, key=lambda function: function.lines, reverse=True),
-        imports=Counter(merged.total.imports).most_common(),
-    )
+    return sorted(found, key=lambda function: function.lines, reverse=True)
 
 
-@census.node(inputs={"library": census.input, "ranking": rank})
-def report(library: Library, ranking: Ranking) -> str:
+@ranking.node
+def most_imported(merged: Census) -> list[tuple[str, int]]:
+    return Counter(merged.total.imports).most_common()
+
+
+rank = census.child(
+    "rank",
+    ranking,
+    inputs=merge.when("total.files > `0`"),
+    output="{packages: largest, functions: longest, imports: most_imported}",
+)
+
+
+@census.node(inputs={"library": census.input, "merged": merge, "ranking": rank})
+def report(library: Library, merged: Census, ranking: Ranking) -> str:
     """Write the report to disk and return its path."""
-    total = ranking.total
+    total = merged.total
     columns = ("files", "lines", "classes", "functions", "coroutines")
     rows = [
-        f"| {name} | {' | '.join(f'{getattr(tally, column):,}' for column in columns)} |"
-        for name, tally in ranking.packages
+        f"| {tally.name} | {' | '.join(f'{getattr(tally, column):,}' for column in columns)} |"
+        for tally in ranking.packages
     ]
     longest = [f"- {function.name}, {function.lines:,} lines" for function in ranking.functions[:5]]
     imported = [f"- {module}, {times:,} times" for module, times in ranking.imports[:10]]
@@ -179,7 +206,7 @@ def report(library: Library, ranking: Ranking) -> str:
     return str(library.report)
 
 
-engine = WorkflowEngine([census], store=os.environ.get("SPANLOOM_STORE_URL", "sqlite:///census.db"))
+engine = WorkflowEngine([census, ranking], store=os.environ.get("SPANLOOM_STORE_URL", "sqlite:///census.db"))
 
 if __name__ == "__main__":
     import demo

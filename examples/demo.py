@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.rule import Rule
 from rich.text import Text
 
-from spanloom.cli.rendering import execution_tree, read_snapshot, waterfall
+from spanloom.cli.rendering import execution_tree, read_family, read_snapshot, waterfall
 from spanloom.engine import (
     Execution,
     ExecutionFilter,
@@ -130,7 +130,7 @@ def _start_or_go_on(engine: WorkflowEngine, directory: Path, screen: Console) ->
 
 
 def _follow(engine: WorkflowEngine, execution_id: str, workers: subprocess.Popen[bytes], screen: Console) -> Execution:
-    """Show how many nodes have ended until the execution has."""
+    """Show how many nodes, and items of the mapped one, have ended until the execution has."""
     nodes = len(engine.builders["census"].workflow.nodes)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=screen, transient=True) as bar:
@@ -140,19 +140,19 @@ def _follow(engine: WorkflowEngine, execution_id: str, workers: subprocess.Popen
                 return engine.wait(execution_id, timeout=0.3)
             except WaitTimeout:
                 runs = engine.store.get_node_results(execution_id)
-                bar.update(task, completed=sum(run.status.ended for run in runs))
+                listed = next((run.data for run in runs if run.node_id == "packages"), None) or ()
+                bar.update(task, completed=sum(run.status.ended for run in runs), total=nodes + len(listed))
             _check(workers)
 
 
 def _show(engine: WorkflowEngine, execution: Execution, directory: Path, screen: Console) -> None:
     if execution.status is ExecutionStatus.COMPLETED:
-        report = Path(execution.output)
+        report = Path(execution.output["report"])
         lines = report.read_text(encoding="utf-8").splitlines()
         screen.print(Rule(f"the head of {_shown(report)}"), Text("\n".join(lines[:HEAD_LINES])), "", sep="\n")
     tree = execution_tree(read_snapshot(engine.store, execution))
-    spans = waterfall(
-        engine.store.get_trace(execution.id), width=screen.width, now_ns=time.time_ns(), execution=execution
-    )
+    family = read_family(engine.store, execution)
+    spans = waterfall(family.spans, width=screen.width, now_ns=time.time_ns(), family=family.executions)
     screen.print(Group(Rule("what became of its nodes"), tree, Text(), Rule("where the time went"), spans, Text()))
     command, short = _command(), execution.id[-8:]
     screen.print(

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from spanloom.engine import Execution, ExecutionStatus, NodeStatus
+from spanloom.engine import Execution, ExecutionFilter, ExecutionStatus, NodeStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import open_store
 
@@ -94,10 +94,11 @@ def opened_store(directory: Path) -> Generator[ExecutionStore]:
         store.close()
 
 
-def only_execution(directory: Path) -> tuple[Execution, dict[str, Any]]:
+def only_execution(directory: Path) -> tuple[Execution, dict[tuple[str, int], Any]]:
+    """The execution of the census, and its node runs by node and item; of a child nothing."""
     with opened_store(directory) as store:
-        (listed,) = store.list_executions().items
-        runs = {run.node_id: run for run in store.get_node_results(listed.id)}
+        (listed,) = store.list_executions(ExecutionFilter(workflow_id="census")).items
+        runs = {(run.node_id, run.item): run for run in store.get_node_results(listed.id)}
         execution = store.get_execution(listed.id)
     assert execution is not None
     return execution, runs
@@ -117,7 +118,7 @@ def wait_until_half_way(demo: Demo) -> None:
     def some_ended() -> bool:
         assert demo.process.poll() is None, demo.end()
         with opened_store(demo.directory) as store:
-            listed = store.list_executions().items
+            listed = store.list_executions(ExecutionFilter(workflow_id="census")).items
             return bool(listed) and sum(run.status.ended for run in store.get_node_results(listed[0].id)) >= 3
 
     until(some_ended, "a few nodes have ended")
@@ -146,13 +147,17 @@ def test_the_demo_shows_its_report_tree_and_waterfall_and_can_be_read_afterwards
 
     execution, runs = only_execution(tmp_path)
     assert execution.status is ExecutionStatus.COMPLETED
-    assert len(runs) >= 30
-    assert {node_id: run.attempt for node_id, run in runs.items() if run.attempt > 1} == {"json": 3}
-    assert len({run.worker_id for run in runs.values()}) == 2, "both workers took part"
+    tallies = runs["count", 0].data
+    assert len(tallies) >= 30
+    assert len(runs) == len(tallies) + 6
+    retried = {key: run.attempt for key, run in runs.items() if run.attempt > 1}
+    assert retried == {("count", [one["name"] for one in tallies].index("json") + 1): 3}
+    assert runs["nothing_found", 0].status is NodeStatus.SKIPPED
+    assert len({run.worker_id for run in runs.values() if run.worker_id}) == 2, "both workers took part"
 
     report = (tmp_path / ".demo" / "report.md").read_text()
-    assert Path(execution.output) == tmp_path / ".demo" / "report.md"
-    assert all(f"| {node_id} |" in report for node_id in runs.keys() - {"merge", "rank", "report"})
+    assert Path(execution.output["report"]) == tmp_path / ".demo" / "report.md"
+    assert all(f"| {one['name']} |" in report for one in tallies)
     assert report.splitlines()[0] in output, "the report's head"
     assert "completed in" in output, "the tree"
     assert "━" in output, "the waterfall"
@@ -162,10 +167,12 @@ def test_the_demo_shows_its_report_tree_and_waterfall_and_can_be_read_afterwards
     assert f"show {short}" in output
     assert f"trace {short}" in output
     shown = json.loads(spanloom("show", short, "--json", store=data))
-    assert {node["status"] for node in shown["nodes"]} == {"completed"}
-    assert len(json.loads(spanloom("trace", short, "--json", store=data))["spans"]) >= 2 * len(runs) - 3
-    assert '"counted"' in spanloom("logs", short, "--node", "json", "--json", store=data)
-    assert execution.id in spanloom("list", store=data)
+    assert {node["status"] for node in shown["nodes"]} == {"completed", "skipped"}
+    assert len(json.loads(spanloom("trace", short, "--json", store=data))["spans"]) >= 2 * len(tallies) + 9
+    assert '"counted"' in spanloom("logs", short, "--node", "count", "--json", store=data)
+    listed = spanloom("list", store=data)
+    assert execution.id in listed
+    assert "ranking" in listed, "the child"
 
 
 def test_an_interrupted_demo_leaves_no_process_behind_and_goes_on_where_it_was(
@@ -185,7 +192,7 @@ def test_an_interrupted_demo_leaves_no_process_behind_and_goes_on_where_it_was(
     assert "Traceback" not in output
     assert first.family() == {}
     begun, runs_before = only_execution(tmp_path)
-    ended = {node_id: run for node_id, run in runs_before.items() if run.status is NodeStatus.COMPLETED}
+    ended = {key: run for key, run in runs_before.items() if run.status is NodeStatus.COMPLETED}
     assert begun.status is ExecutionStatus.RUNNING
     assert len(ended) > 0
 
@@ -197,9 +204,7 @@ def test_an_interrupted_demo_leaves_no_process_behind_and_goes_on_where_it_was(
     execution, runs = only_execution(tmp_path)
     assert execution.id == begun.id
     assert execution.status is ExecutionStatus.COMPLETED
-    assert {node_id: run.started_at for node_id, run in ended.items()} == {
-        node_id: runs[node_id].started_at for node_id in ended
-    }
+    assert {key: run.started_at for key, run in ended.items()} == {key: runs[key].started_at for key in ended}
 
 
 def test_a_demo_that_loses_its_workers_says_so_and_leaves_no_process_behind(demo: Callable[[], Demo]) -> None:
