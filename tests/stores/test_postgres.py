@@ -13,7 +13,13 @@ import pytest
 import sqlalchemy as sa
 from psycopg.rows import dict_row
 
-from spanloom.engine.errors import ConfigurationError, PayloadRejected, StoreUnavailable, UnknownWorkflow
+from spanloom.engine.errors import (
+    ConfigurationError,
+    PayloadRejected,
+    StoreRefused,
+    StoreUnavailable,
+    UnknownWorkflow,
+)
 from spanloom.engine.records import LogLine, Started
 from spanloom.stores import open_store
 from spanloom.stores.postgres import PostgresExecutionStore
@@ -264,6 +270,26 @@ def test_one_start_that_can_not_be_kept_fails_itself_only(store: PostgresExecuti
     answers = store.create_executions([request("single"), request("single", metadata=huge), request("single")])
     assert [type(answer) for answer in answers] == [Started, PayloadRejected, Started]
     assert store.get_execution_count() == 2
+
+
+def test_a_child_under_an_id_that_was_used_is_refused_and_nothing_is_written(store: PostgresExecutionStore) -> None:
+    driver = StoreDriver(store)
+    parent, other = driver.start("single"), driver.start("single")
+    node = driver.claim(parent, "only")
+    before = store.get_events(parent)
+    wanted = driver.waiting_for_child(parent, node, request("single", execution_id=other))
+    with pytest.raises(StoreRefused, match=f"can't start execution {other} as its child: it was started before"):
+        driver.send(wanted)
+    assert store.get_events(parent) == before
+    assert driver.record(parent, node).ended == "completed"
+
+
+def test_items_come_back_to_the_letter(store: PostgresExecutionStore) -> None:
+    driver = StoreDriver(store)
+    execution = driver.start("single")
+    driver.fan_out(execution, "only", ["a\0b", 1e16, -0.0])
+    assert [driver.claim(execution, "only", item).data for item in (2, 3)] == ["1e+16", "-0.0"]
+    assert driver.claim(execution, "only", 1).data == '"a\\u0000b"'  # JSON text holds it escaped
 
 
 def test_a_log_line_with_a_nul_or_half_a_character_is_kept_without_it(store: PostgresExecutionStore) -> None:

@@ -10,11 +10,11 @@ import psycopg
 import pytest
 
 from spanloom.engine.errors import InvalidTransition
-from spanloom.engine.records import Claim, NodeClaim, NodeKey, Outcome, Record
+from spanloom.engine.records import Claim, NodeClaim, NodeKey, Outcome, Record, Recorded
 from spanloom.engine.states import ExecutionStatus
 from spanloom.stores import postgres_connections
 from spanloom.stores.postgres import PostgresExecutionStore
-from spanloom.testing.driver import StoreDriver
+from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race
 from spanloom.testing.workflows import fan, graph
 
@@ -82,9 +82,9 @@ def test_siblings_that_fail_or_end_at_once_beside_control_and_sweep_never_deadlo
             [driver.outcome(one, claims[one][name], Outcome.FAILED) for one in (first, second)] for name in sinks
         ]
         # when all fail at once, while others sweep and cancel
-        recording: list[Callable[[], object]] = [partial(store.record, batch) for batch in batches]
-        sweeping = partial(store.sweep, heads={}, epoch=0)
-        race([*recording, sweeping, partial(_cancel_quietly, store, second)])
+        calls: list[Callable[[], object]] = [partial(store.record, batch) for batch in batches]
+        calls += [partial(store.sweep, heads={}, epoch=0), partial(_quietly, driver.cancel, second)]
+        race(calls)
         # then each fails once, or was cancelled
         ended = store.get_execution(first)
         assert ended is not None
@@ -92,18 +92,90 @@ def test_siblings_that_fail_or_end_at_once_beside_control_and_sweep_never_deadlo
         assert [event.kind for event in store.get_events(first)].count("execution.failed") == 1
 
 
+@pytest.mark.usefixtures("no_second_try")
+def test_items_of_several_nodes_that_end_in_opposite_orders_never_deadlock(store: PostgresExecutionStore) -> None:
+    driver = StoreDriver(store)
+    store.save_workflow(graph("maps", {"a": [], "b": []}))
+    for _ in range(ROUNDS):
+        # given two executions with two mapped nodes each, all of whose items are claimed
+        executions = [driver.start("maps") for _ in range(2)]
+        driver.jobs.clear()
+        keys = [NodeKey(one, node, item) for one in executions for node in "ab" for item in range(1, 9)]
+        for one in executions:
+            for node in "ab":
+                driver.fan_out(one, node, list(range(8)), tolerate=8)
+        claims = _claimed(store, driver, keys)
+        # when four workers record every fourth of them, each in another order, while others sweep and look
+        shares = [claims[number::4] for number in range(4)]
+        shares = [share if number % 2 else share[::-1] for number, share in enumerate(shares)]
+        answers: list[Recorded] = []
+        calls: list[Callable[[], object]] = [
+            *(partial(_record_into, answers, store, _completed(driver, share)) for share in shares),
+            partial(store.sweep, heads={}, epoch=0),
+            partial(store.claim, keys[::-1], worker_id=driver.worker_id),
+        ]
+        race(calls)
+        # then each node's own run is ready exactly once
+        ready = [(job.execution_id, job.node_id, job.item) for one in answers for job in one.jobs]
+        assert sorted(ready) == sorted((one, node, 0) for one in executions for node in "ab")
+
+
+def _record_into(answers: list[Recorded], store: PostgresExecutionStore, records: list[Record]) -> None:
+    answers.extend(store.record(records))
+
+
+@pytest.mark.usefixtures("no_second_try")
+def test_families_under_control_while_their_children_start_and_end_never_deadlock(
+    store: PostgresExecutionStore,
+) -> None:
+    driver = StoreDriver(store)
+    nodes = [f"n{number}" for number in range(6)]
+    store.save_workflow(graph("family", {name: list[str]() for name in nodes}))
+    store.save_workflow(graph("one", {"only": []}))
+    for number in range(ROUNDS):
+        # given an execution with three children whose last runs are claimed, and three runs that ask for one
+        parent = driver.start("family")
+        children = [driver.start_child(parent, name, "one") for name in nodes[:3]]
+        driver.jobs.clear()
+        ends = [driver.outcome(one, driver.claim(one, "only"), Outcome.FAILED) for one in children]
+        starts = [driver.waiting_for_child(parent, driver.claim(parent, name), request("one")) for name in nodes[3:]]
+        # when all that happens while the family is paused, resumed, swept and, every other time, cancelled
+        calls: list[Callable[[], object]] = [
+            *(partial(_end_and_tell, driver, record) for record in ends),
+            *(partial(driver.send, record) for record in starts),
+            partial(_quietly, driver.pause, parent),
+            partial(_quietly, driver.resume, parent),
+            partial(_quietly, driver.retry, children[0]),
+            partial(store.sweep, heads={}, epoch=0),
+        ]
+        if number % 2:
+            calls.append(partial(_quietly, driver.cancel, parent))
+        race(calls)
+        # then nobody waits for a child that has ended
+        _quietly(driver.resume, parent)
+        driver.sweep_all()
+        for run in store.get_node_results(parent):
+            child = store.get_execution(run.wait_key) if run.status == "waiting" and run.wait_key else None
+            assert child is None or not child.status.ended, (run, child)
+
+
+def _end_and_tell(driver: StoreDriver, record: Record) -> None:
+    if driver.send(record).ended is not None:
+        driver.wake(record.execution_id)
+
+
+def _quietly(act: Callable[[str], object], execution: str) -> object:
+    try:
+        return act(execution)
+    except InvalidTransition:
+        return None  # another was first
+
+
 def _by_node(
     store: PostgresExecutionStore, driver: StoreDriver, execution: str, names: list[str]
 ) -> list[tuple[str, NodeClaim]]:
     claims = _claimed(store, driver, [NodeKey(execution, name) for name in names])
     return [(node.node_id, node) for _, node in claims]
-
-
-def _cancel_quietly(store: PostgresExecutionStore, execution: str) -> object:
-    try:
-        return store.cancel_execution(execution)
-    except InvalidTransition:
-        return None  # it failed before
 
 
 def test_a_call_that_lost_to_a_deadlock_is_made_again(

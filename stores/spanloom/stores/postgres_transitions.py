@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from spanloom.engine.errors import (
     InvalidTransition,
@@ -18,6 +18,7 @@ from spanloom.engine.errors import (
 )
 from spanloom.engine.records import (
     ClaimAnswer,
+    Controlled,
     NodeJob,
     NodeKey,
     Record,
@@ -33,7 +34,6 @@ from spanloom.stores import postgres_wire as wire
 from spanloom.stores.core import canonical_id
 from spanloom.stores.postgres_connections import PostgresConnections
 from spanloom.stores.reads import SqlReads
-from spanloom.stores.schema import from_micros
 
 __all__ = ["PostgresTransitions"]
 
@@ -41,8 +41,16 @@ Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
 
+class _Asked(NamedTuple):
+    """A control transition: of which execution, at which revision it was read, to which status."""
+
+    execution_id: str
+    expected_revision: int | None
+    wanted: ExecutionStatus
+
+
 class PostgresTransitions(SqlReads, ExecutionStore):
-    """Implement NodeTransitions and what of WorkerLeases and Recovery moves node runs."""
+    """Implement NodeTransitions, Control, and what of WorkerLeases and Recovery moves node runs."""
 
     def __init__(self, connections: PostgresConnections) -> None:
         self._connections = connections
@@ -50,11 +58,13 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         self._start = f"select {schema}.start_v1(%s::json, %s::bigint, %s::boolean, %s::timestamptz)"
         self._claim = f"select {schema}.claim_v1(%s::json, %s::text, %s::text, %s::timestamptz)"
         self._record = f"select {schema}.record_v1(%s::json, %s::bigint, %s::timestamptz)"
+        self._wake = f"select {schema}.wake_v1(%s::json, %s::bigint, %s::timestamptz)"
         self._cancel = f"select {schema}.cancel_v1(%s::uuid, %s::integer, %s::timestamptz)"
+        self._pause = f"select {schema}.pause_v1(%s::uuid, %s::integer, %s::timestamptz)"
+        self._resume = f"select {schema}.resume_v1(%s::uuid, %s::integer, %s::bigint, %s::timestamptz)"
+        self._retry = f"select {schema}.retry_v1(%s::uuid, %s::integer, %s::bigint, %s::timestamptz)"
         self._retire = f"select {schema}.retire_v1(%s::text, %s::bigint, %s::timestamptz)"
-        self._sweep = (
-            f"select {schema}.sweep_v1(%s::json, %s::bigint, %s::integer, %s::integer, %s::float8, %s::timestamptz)"
-        )
+        self._sweep = f"select {schema}.sweep_v1(%s::json, %s::bigint, %s::integer, %s::float8, %s::timestamptz)"
 
     def create_executions(
         self,
@@ -103,28 +113,44 @@ class PostgresTransitions(SqlReads, ExecutionStore):
 
         return self._each(records, record)
 
+    def wake_parents(
+        self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[NodeJob]:
+        """See NodeTransitions.wake_parents."""
+        known = [execution_id for execution_id in execution_ids if canonical_id(execution_id) is not None]
+        return wire.owed(self._call(self._wake, json.dumps(known), epoch, now)) if known else []
+
     def cancel_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> bool:
-        """See NodeTransitions.cancel_execution."""
-        spelled = canonical_id(execution_id)
-        if spelled is None:
-            raise UnknownExecution(execution_id)
-        said, revision = json.loads(self._call(self._cancel, spelled, expected_revision, now))
-        if said == "unknown":
-            raise UnknownExecution(execution_id)
-        if said == "stale":
-            assert expected_revision is not None
-            current = self.get_execution(execution_id)
-            raise StaleVersion(f"execution {execution_id}", expected_revision, revision, current)
-        if said not in ("done", "cancelled"):
-            raise InvalidTransition(f"execution {execution_id}", said, ExecutionStatus.CANCELLED)
-        return bool(said == "done")
+    ) -> Controlled:
+        """See Control.cancel_execution."""
+        asked = _Asked(execution_id, expected_revision, ExecutionStatus.CANCELLED)
+        return self._control(asked, self._cancel, now)
+
+    def pause_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> Controlled:
+        """See Control.pause_execution."""
+        asked = _Asked(execution_id, expected_revision, ExecutionStatus.PAUSED)
+        return self._control(asked, self._pause, now)
+
+    def resume_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
+    ) -> Controlled:
+        """See Control.resume_execution."""
+        asked = _Asked(execution_id, expected_revision, ExecutionStatus.RUNNING)
+        return self._control(asked, self._resume, epoch, now)
+
+    def retry_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
+    ) -> Controlled:
+        """See Control.retry_execution."""
+        asked = _Asked(execution_id, expected_revision, ExecutionStatus.RUNNING)
+        return self._control(asked, self._retry, epoch, now)
 
     def retire_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
         """See WorkerLeases.retire_worker."""
-        said = json.loads(self._call(self._retire, worker_id, epoch, now))
-        return list(wire.jobs(said["jobs"], from_micros(said["at"])))
+        return wire.owed(self._call(self._retire, worker_id, epoch, now))
 
     def sweep(
         self,
@@ -132,13 +158,28 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         heads: Mapping[str, datetime | None],
         epoch: int,
         limit: int = 500,
-        max_losses: int = 3,
         suspect_seconds: float = 2.0,
         now: datetime | None = None,
     ) -> Swept:
         """See Recovery.sweep."""
         pushed = json.dumps({name: None if head is None else head.isoformat() for name, head in heads.items()})
-        return wire.swept(self._call(self._sweep, pushed, epoch, limit, max_losses, suspect_seconds, now))
+        return wire.swept(self._call(self._sweep, pushed, epoch, limit, suspect_seconds, now))
+
+    def _control(self, asked: _Asked, statement: str, *parameters: Any) -> Controlled:
+        execution_id, expected, wanted = asked
+        spelled = canonical_id(execution_id)
+        if spelled is None:
+            raise UnknownExecution(execution_id)
+        said, answer = wire.controlled(self._call(statement, spelled, expected, *parameters))
+        if said == "unknown":
+            raise UnknownExecution(execution_id)
+        if said == "stale":
+            assert expected is not None
+            current = self.get_execution(execution_id)
+            raise StaleVersion(f"execution {execution_id}", expected, answer.revision, current)
+        if said not in ("done", "so"):
+            raise InvalidTransition(f"execution {execution_id}", said, wanted)
+        return answer
 
     def _call(self, statement: str, document: str, *parameters: Any) -> Any:
         self.open()

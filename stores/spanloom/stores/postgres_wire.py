@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from spanloom.engine.errors import IdempotencyConflict, UnknownWorkflow
 from spanloom.engine.records import (
     Claim,
     ClaimAnswer,
+    Controlled,
     ExecutionHeader,
     LogLine,
     NodeClaim,
@@ -35,7 +36,19 @@ from spanloom.engine.states import ExecutionStatus, WaitKind
 from spanloom.stores.core import canonical_id
 from spanloom.stores.schema import from_micros
 
-__all__ = ["claims", "in_key_order", "jobs", "keys", "recorded", "records", "scrubbed", "started", "starts", "swept"]
+__all__ = [
+    "claims",
+    "controlled",
+    "in_key_order",
+    "keys",
+    "owed",
+    "recorded",
+    "records",
+    "scrubbed",
+    "started",
+    "starts",
+    "swept",
+]
 
 _STALE = Recorded(recorded=False)
 _compact = json.JSONEncoder(separators=(",", ":")).encode
@@ -81,15 +94,17 @@ def started(requests: Sequence[StartRequest], answer: str) -> list[StartAnswer]:
 
 def _started(request: StartRequest, at: datetime, said: list[Any]) -> StartAnswer:
     code, execution_id, version, pushes = said
-    if code == "unknown":
-        return UnknownWorkflow(request.workflow_id)
-    if code == "no version":
-        return UnknownWorkflow(request.workflow_id, request.version)
-    if code == "inactive":
-        return UnknownWorkflow(request.workflow_id, request.version, inactive=True)
+    if code in ("unknown", "no version", "inactive"):
+        return _refusal(request, code)
     if code == "conflict":
         return IdempotencyConflict(request.workflow_id, request.idempotency_key or "", execution_id)
     return Started(execution_id, version, code == "created", jobs(pushes, at))
+
+
+def _refusal(request: StartRequest, why: str) -> UnknownWorkflow:
+    """Say why a workflow can't be started: it is unknown, inactive, or has no such version."""
+    version = None if why == "unknown" else request.version
+    return UnknownWorkflow(request.workflow_id, version, inactive=why == "inactive")
 
 
 def keys(asked: Sequence[NodeKey]) -> str | None:
@@ -113,6 +128,7 @@ def claims(number: int, answer: str | None) -> list[ClaimAnswer]:
     for position, header, node in said["claims"] or ():
         header[7] = json.loads(header[7])  # metadata
         node[7] = node[7] or {}  # results
+        node[9] = WaitKind(node[9]) if node[9] else None
         answers[position] = Claim(ExecutionHeader(*header), NodeClaim(*node))
     return answers
 
@@ -149,16 +165,35 @@ def _record(number: int, record: Record) -> dict[str, Any]:
         said["brief"] = _compact({name: told[name] for name in ("node_id", "type", "message") if name in told})
     if record.taken is not None:
         said["taken"] = record.taken
-    if record.outcome in (Outcome.RETRY, Outcome.WAITING):
+    if record.handled:
+        said["handled"] = True
+    if record.outcome is Outcome.RETRY:
         said["delay_seconds"] = record.delay_seconds
-        said["wait_kind"] = WaitKind.RETRY if record.outcome is Outcome.RETRY else record.wait_kind or WaitKind.TIMER
-        said["wait_key"] = record.wait_key
+        said["wait_kind"] = WaitKind.RETRY
         said["spends_attempt"] = record.spends_attempt
+    elif record.outcome is Outcome.WAITING:
+        said |= _wait(record)
     if record.logs:
         said["logs"] = [_log(line) for line in record.logs]
     if record.spans:
         # Of one span said twice the later stands: a row can't be written twice by one statement.
         said["spans"] = [_span(span) for span in {span.span_id: span for span in record.spans}.values()]
+    return said
+
+
+def _wait(record: Record) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "wait_kind": record.wait_kind or WaitKind.TIMER,
+        "wait_key": record.wait_key,
+        "delay_seconds": record.delay_seconds,
+    }
+    if record.due_at is not None:
+        said["due_at"] = record.due_at.isoformat()
+    if record.child is not None:
+        said["child"] = _start(1, record.child)
+    if record.fan_out is not None:
+        asked = record.fan_out
+        said["fan_out"] = {"items": list(asked.items), "at_once": asked.at_once, "tolerate": asked.tolerate}
     return said
 
 
@@ -190,13 +225,22 @@ def recorded(asked: Sequence[Record], order: Sequence[int], answer: str) -> list
 
 
 def _recorded(
-    record: Record, at: datetime, ended: str | None, following: list[Any] | None, pushes: list[list[Any]] | None
+    record: Record,
+    at: datetime,
+    ended: str | None,
+    following: list[Any] | None,
+    pushes: list[list[Any]] | None,
+    why: str | None = None,
 ) -> Recorded:
+    if why is not None:
+        assert record.child is not None
+        return Recorded(True, refused=_refusal(record.child, why))
     claim = None
     if following is not None:
-        # A single parent's data need not travel back: it is what was just recorded.
-        results: Mapping[str, str] = following[7] or {record.node_id: "null" if record.data is None else record.data}
-        following[7] = results
+        if following[7] is None:
+            # A single parent's data need not travel back: it is what was just recorded.
+            following[7] = {record.node_id: "null" if record.data is None else record.data}
+        following[9] = WaitKind(following[9]) if following[9] else None
         claim = NodeClaim(*following)
     return Recorded(True, jobs(pushes, at), claim, None if ended is None else ExecutionStatus(ended))
 
@@ -205,6 +249,18 @@ def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, .
     """Read pushes that were decided at one time."""
     rows: list[list[Any]] = [[*one, at] for one in said or ()]
     return tuple(NodeJob(*row) for row in rows)
+
+
+def owed(answer: str) -> list[NodeJob]:
+    """Read what wake_v1 and retire_v1 answer."""
+    said = json.loads(answer)
+    return list(jobs(said["jobs"], from_micros(said["at"])))
+
+
+def controlled(answer: str) -> tuple[str, Controlled]:
+    """Read what a control function answers: what it says of the execution's status, and what it did."""
+    said, revision, executions, pushes, at = json.loads(answer)
+    return said, Controlled(said == "done", revision or 0, tuple(executions or ()), jobs(pushes, from_micros(at)))
 
 
 def swept(answer: str) -> Swept:

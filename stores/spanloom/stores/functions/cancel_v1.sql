@@ -1,5 +1,4 @@
--- Cancel an execution; its open runs, running ones too, end as cancelled. Answers [what, number]: unknown, stale (with the
--- revision), cancelled (it was before), done, or the status that forbids it.
+-- Control.cancel_execution: an execution and its descendants; open runs, running ones too, end as cancelled.
 
 create function {schema}.cancel_v1(p_execution uuid, p_expected integer, p_now timestamptz) returns text
 language plpgsql
@@ -11,42 +10,14 @@ set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
-    x record;
+    v_said text := {schema}.controllable_v1(p_execution, p_expected, array['pending', 'running', 'paused'], 'cancelled');
+    v_did {schema}.control_v1;
 begin
-    select status, revision into x from {schema}.executions where id = p_execution for no key update;
-    if not found then
-        return '["unknown",0]';
-    elsif x.status = 'cancelled' then
-        return '["cancelled",0]';
-    elsif p_expected <> x.revision then
-        return json_build_array('stale', x.revision);
-    elsif x.status not in ('pending', 'running', 'paused') then
-        return json_build_array(x.status, x.revision);
+    if v_said = '' then
+        -- Statements after the lock: what was recorded while it waited is seen now.
+        v_did.executions := {schema}.cancel_each_v1(p_execution || {schema}.descendants_v1(array[p_execution]), v_now);
+        perform {schema}.leave_word_v1(array[p_execution], v_now);
     end if;
-
-    -- A statement after the lock: what was recorded while it waited is seen now.
-    with gone as (
-        delete from {schema}.node_runs where execution_id = p_execution
-        returning node_id, item, node_type, attempt, losses, fence, worker_id, started_at
-    ), kept as (
-        insert into {schema}.node_results (
-            execution_id, node_id, item, node_type, status, attempt, losses, fence, worker_id, started_at, ended_at
-        )
-        select p_execution, node_id, item, node_type, 'cancelled', attempt, losses, fence, worker_id, started_at, v_now
-        from gone
-        where node_id not in ('$start', '$end')
-        returning node_id, item, attempt, worker_id
-    )
-    insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, data, at)
-    select p_execution, pg_current_xact_id()::text::bigint, n.kind, n.node_id, n.item, n.attempt, n.worker_id, n.data, v_now
-    from (
-        select 'node.cancelled' as kind, node_id, item, attempt, worker_id, null as data from kept
-        union all
-        select 'execution.cancelled', null, 0, null, null, '{"revision":' || x.revision + 1 || '}'
-    ) n
-    order by n.node_id nulls last, n.item;
-
-    update {schema}.executions set status = 'cancelled', revision = revision + 1, ended_at = v_now where id = p_execution;
-    return json_build_array('done', x.revision + 1);
+    return {schema}.controlled_v1(p_execution, v_said, v_did, v_now);
 end
 $$;

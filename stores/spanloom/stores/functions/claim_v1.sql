@@ -39,6 +39,7 @@ begin
     if cardinality(v_keys) > 1 then
         perform from {schema}.node_runs n
         join unnest(v_keys) k on n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
+        where n.status = v_queued  -- what a record holds is not, so that neither waits for the other
         order by n.execution_id, n.node_id, n.item
         for update of n;
     end if;
@@ -46,7 +47,7 @@ begin
     with claimed as (
         update {schema}.node_runs n
         set status = 'running', fence = n.fence + 1, worker_id = p_worker, claimed_via = v_via, due_at = null,
-            wait_kind = null, wait_key = null, started_at = v_now
+            started_at = v_now
         from unnest(v_keys) k
         join {schema}.executions x on x.id = k.execution_id
         where n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
@@ -76,7 +77,8 @@ begin
             ),
             json_build_array(
                 n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.losses,
-                {schema}.inputs_v1(x.id, x.workflow_id, x.version, n.node_id)
+                case n.item when 0 then {schema}.inputs_v1(x.id, x.workflow_id, x.version, n.node_id) end,
+                case when n.item > 0 then {schema}.item_data_v1(x.id, n.node_id, n.item) end, n.wait_kind, n.wait_key
             )
         ))
         into v_claims

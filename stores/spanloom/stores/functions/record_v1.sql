@@ -1,6 +1,7 @@
 -- Record outcomes of claims and all that follows. The records come numbered from 1 in the order of their keys.
 -- Answers {at, answers: [[recorded, ended, next, jobs]]} in that order.
--- next is [node, item, type, queue, fence, attempt, losses, inputs]; inputs null: the recorded node is its only parent.
+-- next is [node, item, type, queue, fence, attempt, losses, inputs, data, woken, wait_key]; inputs null: the recorded node is
+-- its only parent. A fifth part of an answer says why a child was refused.
 
 create function {schema}.record_v1(p_records json, p_epoch bigint, p_now timestamptz) returns text
 language plpgsql
@@ -18,6 +19,7 @@ declare
     v_answers text[] := '{}';  -- like the arrays below by number of the work
     v_statuses text[] := '{}';
     v_priorities text[] := '{}';
+    v_revisions integer[] := '{}';
     v_queues text[] := '{}';
     v_nexts text[] := '{}';
     v_jobs text[] := '{}';
@@ -28,6 +30,9 @@ declare
     v_vias text[];  -- names each recorded work on the rows that it makes ready
     v_status text;
     v_priority text;
+    v_revision integer;
+    v_parent uuid;
+    v_base bigint;  -- the fence of rows that come into being
     v_ready text;
     v_arrivals {schema}.arrival_v1[];
     v_sinks integer;  -- arrivals at $end
@@ -35,11 +40,11 @@ declare
     v_brief text;
     v_ended text;
     v_ended_by integer;
+    v_item_ends {schema}.item_end_v1[];
     -- of one work
     v_queue text;
     v_attempt integer;
-    v_job json;
-    v_held boolean;
+    v_sequel {schema}.sequel_v1;
     -- of one round of arrivals
     a {schema}.arrival_v1;
     l {schema}.landing_v1;
@@ -54,14 +59,16 @@ begin
     -- Edges never change once they are saved: what follows from each outcome is known before anything is locked.
     select array_agg(row (
         q.number, q.execution_id, q.node_id, q.item, q.fence, q.worker_id, q.outcome, q.data, q.error, q.brief, q.taken,
-        q.delay_seconds, q.wait_kind, q.wait_key, q.spends_attempt, q.successors, q.logs, q.spans, x.workflow_id, x.version,
-        e.arrivals, e.sinks, e.handled, q.outcome in ('failed', 'skipped') or e.sinks > 0 or e.skips
+        q.delay_seconds, q.due_at, q.wait_kind, q.wait_key, q.spends_attempt, q.successors, q.logs, q.spans, q.child,
+        q.fan_out, x.workflow_id, x.version, e.arrivals, e.sinks, q.handled or e.handled,
+        q.item = 0 and (q.outcome in ('failed', 'skipped') or e.sinks > 0 or e.skips)
     )::{schema}.work_v1 order by q.number)
     into v_works
     from json_to_recordset(p_records) as q (
         number integer, execution_id uuid, node_id text collate "C", item integer, fence bigint, worker_id text,
-        outcome text, data text, error text, brief text, taken text[], delay_seconds double precision, wait_kind text,
-        wait_key text, spends_attempt boolean, successors text[], logs json, spans json
+        outcome text, data text, error text, brief text, taken text[], handled boolean,
+        delay_seconds double precision, due_at timestamptz, wait_kind text, wait_key text, spends_attempt boolean,
+        successors text[], logs json, spans json, child json, fan_out json
     )
     left join {schema}.executions x on x.id = q.execution_id
     left join lateral (
@@ -77,7 +84,7 @@ begin
             from {schema}.workflow_edges e
             where e.workflow_id = x.workflow_id and e.version = x.version and e.source = q.node_id
         ) e
-        where q.outcome in ('completed', 'failed', 'skipped')
+        where q.outcome in ('completed', 'failed', 'skipped') and q.item = 0
     ) e on true;
 
     -- Every transition locks executions first, in the order of their ids, then the ending runs, in the order of their
@@ -92,15 +99,16 @@ begin
                 v_exclusive := v_exclusive or v_works[k].exclusive;
             end loop;
             if v_exclusive then
-                select status, priority into v_status, v_priority
+                select status, priority, revision into v_status, v_priority, v_revision
                 from {schema}.executions where id = w.execution_id for no key update;
             else
-                select status, priority into v_status, v_priority
+                select status, priority, revision into v_status, v_priority, v_revision
                 from {schema}.executions where id = w.execution_id for share;
             end if;
         end if;
         v_statuses[i] := v_status;
         v_priorities[i] := v_priority;
+        v_revisions[i] := v_revision;
     end loop;
 
     for i in 1 .. cardinality(v_works) loop
@@ -110,6 +118,8 @@ begin
             v_vias := '{}';
             v_status := v_statuses[i];
             v_priority := v_priorities[i];
+            v_base := v_revisions[i]::bigint << 20;
+            v_item_ends := '{}';
             v_arrivals := '{}';
             v_sinks := 0;
             v_error := null;
@@ -117,95 +127,66 @@ begin
         end if;
 
         -- 1. The run itself. `coalesce` keeps the planner from going through all runs of the worker by their index.
-        v_job := null;
-        v_held := v_status <> 'running' and w.outcome in ('retry', 'released');
-        if w.outcome in ('completed', 'failed', 'skipped') then
+        v_vias[i] := w.node_id || '/' || w.item || '/' || w.fence;
+        if w.outcome not in ('completed', 'failed', 'skipped') then
+            v_sequel := {schema}.wait_v1(w, v_vias[i], v_status, v_revisions[i], p_epoch, v_now);
+            v_vias[i] := null;
+            v_answers[i] := case
+                when v_sequel.work is null then {schema}.recorded_before_v1(w) else v_sequel.answer
+            end;
+            if v_sequel.events is not null then
+                v_lines := {schema}.keep_lines_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
+                v_events := v_events || v_sequel.events;
+            end if;
+        else
             with ended as (
                 delete from {schema}.node_runs
                 where execution_id = w.execution_id and node_id = w.node_id and item = w.item
                     and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
-                returning node_type, queue, attempt, losses, started_at
+                returning node_type, queue, attempt, losses, push, started_at
             ), kept as (
                 insert into {schema}.node_results (
-                    execution_id, node_id, item, node_type, status, data, error, taken, attempt, losses, fence, worker_id,
-                    started_at, ended_at
+                    execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, losses, fence,
+                    push, worker_id, started_at, ended_at
                 )
                 select w.execution_id, w.node_id, w.item, e.node_type, w.outcome, w.data, w.error,
                     case when w.taken is not null then array_to_json(w.taken)::text end,
-                    e.attempt, e.losses, w.fence, w.worker_id, e.started_at, v_now
+                    w.outcome <> 'failed' or w.item > 0 or coalesce(w.handled, false), e.attempt, e.losses, w.fence,
+                    e.push, w.worker_id, e.started_at, v_now
                 from ended e
             )
             select queue, attempt into v_queue, v_attempt from ended;
-        elsif w.outcome = 'released' then
-            update {schema}.node_runs
-            set status = case when v_held then 'held' else 'queued' end,
-                due_at = case when not v_held then v_due end,
-                push = push + 1, pushed_epoch = p_epoch, pushed_at = v_now, worker_id = null, claimed_via = null
-            where execution_id = w.execution_id and node_id = w.node_id and item = w.item
-                and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
-            returning attempt, case when not v_held then json_build_array(json_build_array(
-                execution_id, node_id, item, node_type, queue, priority, push
-            )) end
-            into v_attempt, v_job;
-        else
-            update {schema}.node_runs
-            set status = case when v_held then 'held' else 'waiting' end,
-                wait_kind = case when not v_held then w.wait_kind end,
-                wait_key = w.wait_key,
-                due_at = case
-                    when not v_held and w.wait_kind <> 'child' then v_now + w.delay_seconds * interval '1 second'
-                end,
-                attempt = attempt + case when w.outcome = 'retry' and w.spends_attempt then 1 else 0 end,
-                worker_id = null, claimed_via = null
-            where execution_id = w.execution_id and node_id = w.node_id and item = w.item
-                and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
-            returning attempt - case when w.outcome = 'retry' and w.spends_attempt then 1 else 0 end into v_attempt;
-        end if;
-
-        if not found then
-            v_vias[i] := null;
-            v_answers[i] := {schema}.recorded_before_v1(w);
-        else
-            v_vias[i] := w.node_id || '/' || w.item || '/' || w.fence;
-            v_lines := {schema}.keep_lines_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
-            v_events := v_events || row (
-                w.execution_id,
-                case w.outcome when 'retry' then 'node.retrying' else 'node.' || w.outcome end,
-                w.node_id, w.item, v_attempt, w.worker_id,
-                case w.outcome
-                    when 'failed' then '{"error":' || coalesce(w.brief, '{}') || '}'
-                    when 'retry' then
-                        '{"error":' || coalesce(w.brief, '{}') || ',"delay_seconds":' || w.delay_seconds
-                        || ',"fence":' || w.fence || '}'
-                    when 'waiting' then
-                        '{"wait_kind":"' || w.wait_kind || '","wait_key":' || coalesce(to_json(w.wait_key)::text, 'null')
-                        || ',"fence":' || w.fence || '}'
-                    when 'released' then '{"fence":' || w.fence || '}'
-                end
-            )::{schema}.event_v1;
-
-            if w.outcome in ('completed', 'failed', 'skipped') then
+            if not found then
+                v_vias[i] := null;
+                v_answers[i] := {schema}.recorded_before_v1(w);
+            else
+                v_lines := {schema}.keep_lines_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
+                v_events := v_events || row (
+                    w.execution_id, 'node.' || w.outcome, w.node_id, w.item, v_attempt, w.worker_id,
+                    case w.outcome when 'failed' then '{"error":' || coalesce(w.error, '{}') || '}' end
+                )::{schema}.event_v1;
                 v_queues[i] := v_queue;
-                -- A failure that no taken edge handles arrives nowhere: a retry finds what comes after it untouched.
-                if w.outcome <> 'failed' or w.handled then
-                    v_arrivals := v_arrivals || w.arrivals;
-                    v_sinks := v_sinks + w.sinks;
-                end if;
-                if v_error is null then
-                    v_ended_by := i;
-                    if w.outcome = 'failed' and not coalesce(w.handled, false) and v_status in ('running', 'paused') then
-                        v_error := {schema}.error_at_v1(w.node_id, w.error);
-                        v_brief := {schema}.error_at_v1(w.node_id, w.brief);
+                if w.item > 0 then
+                    v_item_ends := v_item_ends || row (
+                        w.node_id, i, v_vias[i], case when w.node_id = any(w.successors) then w.worker_id end,
+                        w.outcome = 'failed'
+                    )::{schema}.item_end_v1;
+                else
+                    -- A failure that no taken edge handles arrives nowhere: a retry finds what comes after untouched.
+                    if w.outcome <> 'failed' or w.handled then
+                        v_arrivals := v_arrivals || w.arrivals;
+                        v_sinks := v_sinks + w.sinks;
+                    end if;
+                    if v_error is null then
+                        v_ended_by := i;
+                        if w.outcome = 'failed' and not coalesce(w.handled, false)
+                            and v_status in ('running', 'paused')
+                        then
+                            v_error := {schema}.error_at_v1(w.node_id, w.error);
+                            v_brief := {schema}.error_at_v1(w.node_id, w.brief);
+                        end if;
                     end if;
                 end if;
-            else
-                if v_held or w.outcome = 'released' then
-                    v_events := v_events || row (
-                        w.execution_id, case when v_held then 'node.held' else 'node.queued' end, w.node_id, w.item,
-                        v_attempt, null, null
-                    )::{schema}.event_v1;
-                end if;
-                v_answers[i] := json_build_array(true, null, null, v_job);
             end if;
         end if;
         continue when i < cardinality(v_works) and v_works[i + 1].execution_id = w.execution_id;
@@ -220,7 +201,20 @@ begin
         end if;
         v_ready := case v_status when 'running' then 'queued' else 'held' end;
 
-        -- 3. Arrivals, round by round: what one round skips arrives at its own successors in the next.
+        -- 3. Items arrive at their nodes' runs.
+        if cardinality(v_item_ends) > 0 then
+            for v_sequel in
+                select * from {schema}.items_ended_v1(
+                    w.execution_id, w.workflow_id, w.version, v_item_ends, v_ready, v_revisions[i], p_epoch, v_now
+                )
+            loop
+                v_events := v_events || v_sequel.events;
+                v_nexts[v_sequel.work] := coalesce(v_sequel.next, v_nexts[v_sequel.work]);
+                v_jobs[v_sequel.work] := nullif(concat_ws(',', v_jobs[v_sequel.work], v_sequel.jobs), '');
+            end loop;
+        end if;
+
+        -- 4. Arrivals, round by round: what one round skips arrives at its own successors in the next.
         while cardinality(v_arrivals) > 0 loop
             a := v_arrivals[1];
             if cardinality(v_arrivals) = 1 and a.inputs = 1 and a.took and v_ready = 'queued'
@@ -234,12 +228,14 @@ begin
                     worker_id, claimed_via, push, pushed_epoch, started_at
                 )
                 values (
-                    w.execution_id, a.target, 0, 'running', a.node_type, a.queue, v_priority, 0, 1, 1, 1, 0,
+                    w.execution_id, a.target, 0, 'running', a.node_type, a.queue, v_priority, 0, 1, v_base + 1, 1, 0,
                     w.worker_id, v_vias[a.work], 0, p_epoch, v_now
                 );
                 v_events := v_events
                     || row (w.execution_id, 'node.started', a.target, 0, 1, w.worker_id, null)::{schema}.event_v1;
-                v_nexts[a.work] := json_build_array(a.target, 0, a.node_type, a.queue, 1, 1, 0, null);
+                v_nexts[a.work] := json_build_array(
+                    a.target, 0, a.node_type, a.queue, v_base + 1, 1, 0, null, null, null, null
+                );
                 exit;
             end if;
 
@@ -250,7 +246,7 @@ begin
                     claimed_via, due_at, push, pushed_epoch, pushed_at
                 )
                 select w.execution_id, g.target, 0, g.status, g.node_type, g.queue, v_priority, g.inputs - g.arrived, g.took,
-                    0, 1, 0, v_vias[g.work], case g.status when 'queued' then v_due end,
+                    v_base, 1, 0, v_vias[g.work], case g.status when 'queued' then v_due end,
                     case g.status when 'queued' then 1 else 0 end, p_epoch, case g.status when 'queued' then v_now end
                 from (
                     select target, min(node_type) as node_type, min(queue) as queue, min(inputs) as inputs,
@@ -287,9 +283,9 @@ begin
                     returning node_id, node_type
                 )
                 insert into {schema}.node_results (
-                    execution_id, node_id, item, node_type, status, attempt, losses, fence, ended_at
+                    execution_id, node_id, item, node_type, status, arrived, attempt, losses, fence, push, ended_at
                 )
-                select w.execution_id, node_id, 0, node_type, 'skipped', 1, 0, 0, v_now from gone;
+                select w.execution_id, node_id, 0, node_type, 'skipped', true, 1, 0, v_base, 0, v_now from gone;
 
                 v_events := v_events || array(
                     select row (w.execution_id, 'node.skipped', d.node_id, 0, null, null, null)::{schema}.event_v1
@@ -327,7 +323,7 @@ begin
                         -- A statement after the arrival: what other transactions added to this join is seen now.
                         v_nexts[k] := json_build_array(
                             v_target, 0, l.node_type, l.queue, v_fence, 1, 0,
-                            {schema}.inputs_v1(w.execution_id, w.workflow_id, w.version, v_target)
+                            {schema}.inputs_v1(w.execution_id, w.workflow_id, w.version, v_target), null, null, null
                         );
                         exit;
                     end if;
@@ -363,17 +359,21 @@ begin
             end loop;
         end loop;
 
-        -- 4. The execution completes when the last of its sinks has arrived.
+        -- 5. The execution completes when the last of its sinks has arrived.
         if v_sinks > 0 then
             if v_status in ('running', 'paused') then
                 delete from {schema}.node_runs
                 where execution_id = w.execution_id and node_id = '$end' and item = 0 and pending <= v_sinks;
                 if found then
-                    update {schema}.executions set status = 'completed', ended_at = v_now where id = w.execution_id;
+                    update {schema}.executions set status = 'completed', ended_at = v_now where id = w.execution_id
+                    returning parent_id into v_parent;
                     v_events := v_events || row (
                         w.execution_id, 'execution.completed', null, 0, null, null, '{"by":"' || v_vias[v_ended_by] || '"}'
                     )::{schema}.event_v1;
                     v_ended := 'completed';
+                    if v_parent is not null then
+                        perform {schema}.leave_word_v1(array[w.execution_id], v_now);
+                    end if;
                 end if;
             end if;
             if v_ended is distinct from 'completed' then

@@ -16,6 +16,15 @@ create type {schema}.event_v1 as (
     data text
 );
 
+-- A run's job, as the answers tell it.
+create function {schema}.job_v1(p_run {schema}.node_runs) returns json
+language sql immutable
+as $$
+    select json_build_array(
+        p_run.execution_id, p_run.node_id, p_run.item, p_run.node_type, p_run.queue, p_run.priority, p_run.push
+    )
+$$;
+
 -- Whether the edge to p_target is taken by a node that ended so; p_taken names targets, null leaves it to the edge's kind.
 create function {schema}.took_v1(p_status text, p_taken text[], p_kind text, p_target text) returns boolean
 language sql immutable
@@ -60,6 +69,19 @@ begin
 end
 $$;
 
+-- What an item of a mapped node was mapped over.
+create function {schema}.item_data_v1(p_execution uuid, p_node text, p_item integer) returns text
+language plpgsql
+as $$
+declare
+    v_data text;
+begin
+    select data into v_data from {schema}.node_items
+    where execution_id = p_execution and node_id = p_node and item = p_item;
+    return v_data;
+end
+$$;
+
 -- Append events, in the order of the array, and say how many. The transaction's number makes a cursor that skips no late
 -- commit. In PL/pgSQL, which keeps its plans; before version 18 a function in SQL is planned at every call.
 create function {schema}.note_v1(p_events {schema}.event_v1[], p_now timestamptz) returns integer
@@ -82,6 +104,22 @@ as $$
 begin
     perform from {schema}.workers where id = p_worker and released_at is null and lease_until > p_now;
     return found;
+end
+$$;
+
+-- Leave the row that tells an ended execution's parent of it, if it has one. It is due at once.
+create function {schema}.leave_word_v1(p_executions uuid[], p_now timestamptz) returns void
+language plpgsql
+as $$
+begin
+    insert into {schema}.node_runs (
+        execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
+        wait_kind, due_at, push, pushed_epoch
+    )
+    select x.id, '$parent', 0, 'waiting', '$parent', '', x.priority, 0, 0, 0, 1, 0, 'child', p_now, 0, 0
+    from {schema}.executions x
+    where x.id = any(p_executions) and x.parent_id is not null
+    on conflict (execution_id, node_id, item) do update set due_at = excluded.due_at;
 end
 $$;
 
@@ -140,7 +178,10 @@ begin
     -- The deadline has nothing left to end: a row that may not progress is not due.
     update {schema}.node_runs set due_at = null where execution_id = p_execution and node_id = '$end' and item = 0;
     with held as (
-        update {schema}.node_runs set status = 'held', due_at = null, wait_kind = null, wait_key = null
+        -- A queued run keeps what woke it; one that waited for a retry is just ready again.
+        update {schema}.node_runs
+        set status = 'held', due_at = null,
+            wait_kind = case status when 'queued' then wait_kind end, wait_key = case status when 'queued' then wait_key end
         where execution_id = p_execution and (status = 'queued' or (status = 'waiting' and wait_kind = 'retry'))
         returning node_id, item, attempt
     )
@@ -153,5 +194,6 @@ begin
         select 'node.held', node_id, item, attempt, null from held
     ) n
     order by n.node_id nulls first, n.item;
+    perform {schema}.leave_word_v1(array[p_execution], p_now);
 end
 $$;

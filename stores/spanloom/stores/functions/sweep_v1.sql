@@ -2,7 +2,7 @@
 -- It never waits: executions and runs that others hold are left to the next pass, so it can't deadlock with anyone.
 
 create function {schema}.sweep_v1(
-    p_heads json, p_epoch bigint, p_limit integer, p_max_losses integer, p_suspect_seconds double precision, p_now timestamptz
+    p_heads json, p_epoch bigint, p_limit integer, p_suspect_seconds double precision, p_now timestamptz
 ) returns text
 language plpgsql
 set plan_cache_mode = force_generic_plan
@@ -19,7 +19,8 @@ declare
     v_causes text[] := '{}';
     v_ended uuid[] := '{}';
     v_begun uuid[] := '{}';
-    v_answer json;
+    v_children uuid[];
+    v_woken {schema}.control_v1;
     v_error text;
     v_keys {schema}.run_key_v1[];
     v_executions uuid[];
@@ -39,23 +40,12 @@ begin
         for update skip locked
     );
 
-    -- 1. What changes an execution's status: delayed starts, deadlines, and runs that were lost too often.
+    -- 1. What changes an execution's status: delayed starts and deadlines.
     for r in
-        (
-            select execution_id, node_id, item, fence, worker_id, losses
-            from {schema}.node_runs
-            where due_at <= v_now and node_id in ('$start', '$end')
-            order by due_at
-            limit p_limit
-        )
-        union all
-        (
-            select n.execution_id, n.node_id, n.item, n.fence, n.worker_id, n.losses
-            from {schema}.workers w
-            join {schema}.node_runs n on n.worker_id = w.id and n.status = 'running'
-            where w.released_at is not null and n.losses + 1 >= p_max_losses
-            limit p_limit
-        )
+        select execution_id, node_id
+        from {schema}.node_runs
+        where due_at <= v_now and node_id in ('$start', '$end')
+        order by due_at
         limit p_limit
     loop
         v_seen := v_seen + 1;
@@ -67,7 +57,7 @@ begin
             update {schema}.executions set status = 'running', started_at = v_now where id = r.execution_id;
             v_begun := v_begun || r.execution_id;
             v_causes := v_causes || 'start'::text;
-        elsif r.node_id = '$end' then
+        else
             perform from {schema}.node_runs
             where execution_id = r.execution_id and node_id = '$end' and item = 0 and due_at <= v_now;
             continue when not found;
@@ -80,31 +70,6 @@ begin
             perform {schema}.fail_v1(r.execution_id, v_error, v_error, null, v_now);
             v_ended := v_ended || r.execution_id;
             v_causes := v_causes || 'deadline'::text;
-        else
-            update {schema}.node_runs set losses = losses + 1
-            where execution_id = r.execution_id and node_id = r.node_id and item = r.item
-                and status = 'running' and fence = r.fence and worker_id = r.worker_id;
-            continue when not found;
-            v_error := json_build_object(
-                'type', 'WorkerLost', 'message', format(
-                    'node %L was lost with its worker %s times; the last was %s', r.node_id, r.losses + 1, r.worker_id
-                ), 'permanent', true
-            );
-            v_answer := {schema}.record_v1(
-                json_build_array(json_build_object(
-                    'number', 1, 'execution_id', r.execution_id, 'node_id', r.node_id, 'item', r.item, 'fence', r.fence,
-                    'worker_id', r.worker_id, 'outcome', 'failed', 'error', v_error, 'brief', v_error,
-                    'successors', json_build_array()
-                )),
-                p_epoch, v_now
-            )::json -> 'answers' -> 0;
-            v_jobs := v_jobs || array(
-                select j from json_array_elements(case json_typeof(v_answer -> 3) when 'array' then v_answer -> 3 end) j
-            );
-            if v_answer ->> 1 is not null then
-                v_ended := v_ended || r.execution_id;
-            end if;
-            v_causes := v_causes || 'lost_worker'::text;
         end if;
     end loop;
     if cardinality(v_begun) > 0 then
@@ -115,7 +80,48 @@ begin
         );
     end if;
 
-    -- 2. Everything else: select, lock the executions, lock the runs, look again.
+    -- 2. Ended children, whose parents' runs wait for them. Of those rows nobody else holds one, root first.
+    v_children := array(
+        select execution_id
+        from {schema}.node_runs
+        where due_at <= v_now and node_id = '$parent'
+        order by due_at
+        limit greatest(p_limit - v_seen, 0)
+    );
+    if cardinality(v_children) > 0 then
+        v_seen := v_seen + cardinality(v_children);
+        v_executions := array(
+            select id from {schema}.executions
+            where id = any(array(select c.parent_id from {schema}.executions c where c.id = any(v_children)))
+            order by id
+            for share skip locked
+        );
+        v_keys := array(
+            select row (n.execution_id, n.node_id, n.item)::{schema}.run_key_v1
+            from {schema}.executions c
+            join {schema}.node_runs n
+                on n.execution_id = c.parent_id and n.node_id = c.parent_node_id and n.item = c.parent_item
+            where c.id = any(v_children) and n.status = 'waiting'
+            for update of n skip locked
+        );
+        v_children := array(
+            select w.execution_id
+            from {schema}.executions c
+            join {schema}.node_runs w on w.execution_id = c.id and w.node_id = '$parent' and w.item = 0
+            left join {schema}.node_runs n
+                on n.execution_id = c.parent_id and n.node_id = c.parent_node_id and n.item = c.parent_item
+            where c.id = any(v_children) and c.parent_id = any(v_executions) and (
+                n.status is distinct from 'waiting'
+                or row (n.execution_id, n.node_id, n.item)::{schema}.run_key_v1 = any(v_keys)
+            )
+            for update of w skip locked
+        );
+        v_woken := {schema}.wake_each_v1(v_children, p_epoch, v_now);
+        v_jobs := v_jobs || v_woken.jobs;
+        v_causes := v_causes || array_fill('child'::text, array[coalesce(cardinality(v_woken.executions), 0)]);
+    end if;
+
+    -- 3. Everything else: select, lock the executions, lock the runs, look again.
     v_keys := array(
         select row (c.execution_id, c.node_id, c.item)::{schema}.run_key_v1
         from (
@@ -123,14 +129,14 @@ begin
                 select n.execution_id, n.node_id, n.item
                 from {schema}.workers w
                 join {schema}.node_runs n on n.worker_id = w.id and n.status = 'running'
-                where w.released_at is not null and n.losses + 1 < p_max_losses
+                where w.released_at is not null
                 limit p_limit
             )
             union
             (
                 select execution_id, node_id, item
                 from {schema}.node_runs
-                where due_at <= v_now and node_id not in ('$start', '$end')
+                where due_at <= v_now and node_id not in ('$start', '$end', '$parent')
                 order by due_at
                 limit p_limit
             )
@@ -196,14 +202,16 @@ begin
             losses = case j.cause when 'lost_worker' then n.losses + 1 else n.losses end,
             worker_id = case j.cause when 'lost_worker' then null else n.worker_id end,
             claimed_via = case j.cause when 'look' then n.claimed_via end,
-            wait_kind = null, wait_key = null
+            -- A retry is forgotten; what else woke a run stays known until its next record.
+            wait_kind = case when j.cause <> 'retry' then n.wait_kind end,
+            wait_key = case when j.cause <> 'retry' then n.wait_key end
         from judged j
         where n.execution_id = j.execution_id and n.node_id = j.node_id and n.item = j.item and j.cause is not null
         returning n.*, j.cause
     ), noted as (
         insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, data, at)
         select execution_id, pg_current_xact_id()::text::bigint, 'node.' || status, node_id, item, attempt,
-            '{"push":' || push || ',"because":"' || cause || '"}', v_now
+            '{' || case status when 'queued' then '"push":' || push || ',' else '' end || '"because":"' || cause || '"}', v_now
         from moved
         where cause <> 'look' or status = 'held'
     )

@@ -19,21 +19,42 @@ create type {schema}.work_v1 as (
     outcome text,
     data text,
     error text,
-    brief text,  -- what an event tells of the error
+    brief text,  -- what the event of the execution's failure tells of the error
     taken text[],
     delay_seconds double precision,
+    due_at timestamptz,
     wait_kind text,
     wait_key text,
     spends_attempt boolean,
     successors text[],
     logs json,
     spans json,
+    child json,  -- what start_v1 takes
+    fan_out json,  -- {items: [text], at_once, tolerate}
     workflow_id text,
     version integer,
     arrivals {schema}.arrival_v1[],  -- at its successors
     sinks integer,  -- arrivals at $end: 1 or 0
-    handled boolean,  -- whether an edge to a successor is taken
+    handled boolean,  -- whether it says so, or an edge to a successor is taken
     exclusive boolean  -- whether it may change the execution's status
+);
+
+-- An item's end, as its node's run needs to know it.
+create type {schema}.item_end_v1 as (
+    node_id text collate "C",
+    work integer,
+    via text,
+    worker_id text,  -- if its worker would go on with this node
+    failed boolean
+);
+
+-- What follows from a work, besides arrivals.
+create type {schema}.sequel_v1 as (
+    work integer,
+    answer text,
+    next text,
+    jobs text,
+    events {schema}.event_v1[]
 );
 
 create type {schema}.landing_v1 as (
@@ -109,36 +130,46 @@ begin
             perform {schema}.keep_lines_v1(p_work.execution_id, p_work.node_id, p_work.item, p_work.logs, p_work.spans);
         end if;
         return '[true,null,null,null]';
-    elsif v_status = p_work.outcome then
-        select
-            json_agg(json_build_array(
-                n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.losses,
-                {schema}.inputs_v1(n.execution_id, p_work.workflow_id, p_work.version, n.node_id)
-            )) filter (where n.status = 'running' and n.worker_id = p_work.worker_id) -> 0,
-            json_agg(json_build_array(n.execution_id, n.node_id, n.item, n.node_type, n.queue, n.priority, n.push))
-                filter (where n.status = 'queued')
-        into v_next, v_jobs
-        from {schema}.node_runs n
-        where n.execution_id = p_work.execution_id and n.claimed_via = v_via;
-        select substr(kind, 11) into v_ended
-        from {schema}.events
-        where execution_id = p_work.execution_id and kind in ('execution.completed', 'execution.failed')
-            and right(data, length(v_via) + 8) = '"by":"' || v_via || '"}';
-        return json_build_array(true, v_ended, v_next, v_jobs);
-    elsif p_work.outcome not in ('retry', 'waiting', 'released') or not exists (
-        select from {schema}.events
-        where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
-            and kind = case p_work.outcome when 'retry' then 'node.retrying' else 'node.' || p_work.outcome end
-            and worker_id = p_work.worker_id
-            and right(data, length(v_mark)) = v_mark
+    elsif v_status is distinct from p_work.outcome and (
+        p_work.outcome not in ('retry', 'waiting', 'released') or not exists (
+            select from {schema}.events e
+            where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
+                and kind = case p_work.outcome when 'retry' then 'node.retrying' else 'node.' || p_work.outcome end
+                and worker_id = p_work.worker_id
+                and right(data, length(v_mark)) = v_mark
+                and not exists (  -- after a reset its fence is stale, whatever came of it
+                    select from {schema}.events r
+                    where r.execution_id = e.execution_id and r.node_id = e.node_id and r.item = e.item
+                        and r.kind = 'node.reset' and r.seq > e.seq
+                )
+        )
     ) then
         return '[false,null,null,null]';
     end if;
-    select json_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push))
-        filter (where status = 'queued' and p_work.outcome = 'released')
-    into v_jobs
-    from {schema}.node_runs
-    where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item and fence = p_work.fence;
-    return json_build_array(true, null, null, v_jobs);
+    select
+        json_agg(json_build_array(
+            n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.losses,
+            case n.item
+                when 0 then
+                    coalesce({schema}.inputs_v1(n.execution_id, p_work.workflow_id, p_work.version, n.node_id), '{}')
+                else '{}'
+            end,
+            case when n.item > 0 then {schema}.item_data_v1(n.execution_id, n.node_id, n.item) end,
+            n.wait_kind, n.wait_key
+        )) filter (where n.status = 'running' and n.worker_id = p_work.worker_id) -> 0,
+        json_agg(json_build_array(n.execution_id, n.node_id, n.item, n.node_type, n.queue, n.priority, n.push))
+            filter (where n.status = 'queued')
+    into v_next, v_jobs
+    from {schema}.node_runs n
+    where n.execution_id = p_work.execution_id and (
+        n.claimed_via = v_via
+        or p_work.outcome = 'released'
+            and n.node_id = p_work.node_id and n.item = p_work.item and n.fence = p_work.fence
+    );
+    select substr(kind, 11) into v_ended
+    from {schema}.events
+    where execution_id = p_work.execution_id and kind in ('execution.completed', 'execution.failed')
+        and right(data, length(v_via) + 8) = '"by":"' || v_via || '"}';
+    return json_build_array(true, v_ended, v_next, v_jobs);
 end
 $$;

@@ -1,0 +1,197 @@
+-- Executions and their descendants: how a family is locked and cancelled, and how a child's end reaches its parent's run.
+
+-- What a control transition did.
+create type {schema}.control_v1 as (
+    executions uuid[],  -- whose status it changed
+    jobs json[]
+);
+
+-- Lock the descendants of executions whose own rows the caller holds, from root to leaf, and say which may still change.
+-- While a row is held so, no child of it can come into being.
+create function {schema}.descendants_v1(p_executions uuid[]) returns uuid[]
+language plpgsql
+as $$
+declare
+    v_level uuid[] := p_executions;
+    v_found uuid[] := '{}';
+begin
+    loop
+        -- One that has completed may still have a failed child, and that a running one.
+        v_level := array(
+            select c.id
+            from unnest(v_level) p (id)
+            cross join lateral (
+                select x.id from {schema}.executions x where x.parent_id = p.id and x.parent_id is not null offset 0
+            ) c
+            order by c.id
+        );
+        exit when cardinality(v_level) = 0;
+        v_found := v_found || array(
+            select id from {schema}.executions
+            where id = any(v_level) and status not in ('completed', 'cancelled')
+            order by id
+            for no key update
+        );
+    end loop;
+    return v_found;
+end
+$$;
+
+-- Cancel those of these executions that have not ended; the caller holds their rows. Answers which.
+create function {schema}.cancel_each_v1(p_executions uuid[], p_now timestamptz) returns uuid[]
+language plpgsql
+as $$
+declare
+    v_cancelled uuid[];
+begin
+    with cancelled as (
+        update {schema}.executions set status = 'cancelled', revision = revision + 1, ended_at = p_now
+        where id = any(p_executions) and status in ('pending', 'running', 'paused')
+        returning id, depth, created_at
+    )
+    select coalesce(array_agg(c.id order by c.id = p_executions[1] desc, c.depth, c.created_at, c.id), '{}') into v_cancelled from cancelled c;
+
+    with gone as (
+        delete from {schema}.node_runs where execution_id = any(v_cancelled)
+        returning execution_id, node_id, item, node_type, attempt, losses, fence, push, worker_id, started_at
+    ), kept as (
+        insert into {schema}.node_results (
+            execution_id, node_id, item, node_type, status, arrived, attempt, losses, fence, push, worker_id, started_at,
+            ended_at
+        )
+        select execution_id, node_id, item, node_type, 'cancelled', false, attempt, losses, fence, push, worker_id,
+            started_at, p_now
+        from gone
+        where node_id not in ('$start', '$end', '$parent')
+        returning execution_id, node_id, item, attempt, worker_id
+    )
+    insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, data, at)
+    select n.execution_id, pg_current_xact_id()::text::bigint, n.kind, n.node_id, n.item, n.attempt, n.worker_id, n.data,
+        p_now
+    from (
+        select execution_id, 'node.cancelled' as kind, node_id, item, attempt, worker_id, null as data from kept
+        union all
+        select id, 'execution.cancelled', null, 0, null, null, '{"revision":' || revision || '}'
+        from {schema}.executions where id = any(v_cancelled)
+    ) n
+    order by n.execution_id, n.node_id nulls last, n.item;
+    return v_cancelled;
+end
+$$;
+
+-- Tell the parents' runs that these children have ended. The rows of other executions are locked from root to leaf: the
+-- parents', their runs, then what their children left. Answers which woke a run, and the jobs.
+create function {schema}.wake_each_v1(p_children uuid[], p_epoch bigint, p_now timestamptz) returns {schema}.control_v1
+language plpgsql
+as $$
+declare
+    v_runs {schema}.run_key_v1[];
+    v_told uuid[];
+    v_did {schema}.control_v1;
+begin
+    v_runs := array(
+        select row (x.parent_id, x.parent_node_id, x.parent_item)::{schema}.run_key_v1
+        from {schema}.executions x
+        join {schema}.node_runs w on w.execution_id = x.id and w.node_id = '$parent' and w.item = 0
+        where x.id = any(p_children)
+    );
+    if cardinality(v_runs) = 0 then
+        return null;
+    end if;
+    perform from {schema}.executions
+    where id = any(array(select r.execution_id from unnest(v_runs) r)) order by id for share;
+    perform from {schema}.node_runs n
+    join unnest(v_runs) r on n.execution_id = r.execution_id and n.node_id = r.node_id and n.item = r.item
+    where n.status = 'waiting'
+    order by n.execution_id, n.node_id, n.item
+    for update of n;
+    perform from {schema}.node_runs
+    where execution_id = any(p_children) and node_id = '$parent' and item = 0
+    order by execution_id
+    for update;
+    with told as (
+        delete from {schema}.node_runs
+        where execution_id = any(p_children) and node_id = '$parent' and item = 0
+        returning execution_id
+    )
+    select coalesce(array_agg(t.execution_id), '{}') into v_told from told t;
+
+    with woken as (
+        update {schema}.node_runs n
+        set status = case p.status when 'running' then 'queued' else 'held' end,
+            push = n.push + case p.status when 'running' then 1 else 0 end,
+            pushed_epoch = p_epoch,
+            pushed_at = case p.status when 'running' then p_now else n.pushed_at end,
+            due_at = case p.status when 'running' then p_now + interval '2 seconds' end
+        from {schema}.executions x
+        join {schema}.executions p on p.id = x.parent_id
+        where x.id = any(v_told)
+            and n.execution_id = x.parent_id and n.node_id = x.parent_node_id and n.item = x.parent_item
+            and n.status = 'waiting' and n.wait_kind = 'child' and n.wait_key = x.id::text and n.fence = x.parent_fence
+        returning n.*
+    ), noted as (
+        insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, data, at)
+        select execution_id, pg_current_xact_id()::text::bigint, 'node.' || status, node_id, item, attempt,
+            '{' || case status when 'queued' then '"push":' || push || ',' else '' end || '"because":"child"}', p_now
+        from woken
+        order by execution_id, node_id, item
+    )
+    select array_agg(w.wait_key::uuid), array_agg({schema}.job_v1(w::{schema}.node_runs)) filter (where w.status = 'queued')
+    into v_did.executions, v_did.jobs
+    from woken w;
+    return v_did;
+end
+$$;
+
+-- NodeTransitions.wake_parents. Answers {at, jobs}.
+create function {schema}.wake_v1(p_children json, p_epoch bigint, p_now timestamptz) returns text
+language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := coalesce(p_now, statement_timestamp());
+    v_children uuid[] := array(select json_array_elements_text(p_children)::uuid);
+begin
+    return json_build_object(
+        'at', (extract(epoch from v_now) * 1000000)::bigint,
+        'jobs', to_json(({schema}.wake_each_v1(v_children, p_epoch, v_now)).jobs)
+    )::text;
+end
+$$;
+
+-- Lock an execution for control and say whether a transition from p_from may be done to it: '' if so, else unknown, so
+-- (it is p_to already), stale, or the status that forbids it.
+create function {schema}.controllable_v1(p_execution uuid, p_expected integer, p_from text[], p_to text) returns text
+language plpgsql
+as $$
+declare
+    x record;
+begin
+    select status, revision into x from {schema}.executions where id = p_execution for no key update;
+    return case
+        when not found then 'unknown'
+        when x.status = p_to then 'so'
+        when p_expected <> x.revision then 'stale'
+        when x.status = any(p_from) then ''
+        else x.status
+    end;
+end
+$$;
+
+-- Answer a control transition: [what, revision, executions, jobs, at]. p_said is what controllable_v1 said.
+create function {schema}.controlled_v1(p_execution uuid, p_said text, p_did {schema}.control_v1, p_now timestamptz)
+returns text
+language plpgsql
+as $$
+begin
+    return json_build_array(
+        case p_said when '' then 'done' else p_said end,
+        (select revision from {schema}.executions where id = p_execution),
+        p_did.executions, p_did.jobs, (extract(epoch from p_now) * 1000000)::bigint
+    )::text;
+end
+$$;

@@ -1,0 +1,308 @@
+-- Control.retry_execution: a failed execution goes on from where it failed, and failed children with it.
+
+-- Reset what lies downstream of failures that had been handled, and count anew what arrives there. Answers the executions
+-- that were cancelled for it.
+create function {schema}.reset_v1(p_execution {schema}.executions, p_fence bigint, p_now timestamptz) returns uuid[]
+language plpgsql
+as $$
+declare
+    v_below text[];
+    v_children uuid[];
+begin
+    v_below := array(
+        with recursive below (node_id) as (
+            select e.target
+            from {schema}.node_results r
+            cross join lateral (
+                select e.target from {schema}.workflow_edges e
+                where e.workflow_id = p_execution.workflow_id and e.version = p_execution.version and e.source = r.node_id
+                offset 0
+            ) e
+            where r.execution_id = p_execution.id and r.item = 0 and r.status = 'failed' and r.arrived
+                and e.target <> '$end'
+            union
+            select e.target
+            from below b
+            cross join lateral (
+                select e.target from {schema}.workflow_edges e
+                where e.workflow_id = p_execution.workflow_id and e.version = p_execution.version and e.source = b.node_id
+                offset 0
+            ) e
+            where e.target <> '$end'
+        )
+        select node_id from below
+    );
+    if cardinality(v_below) = 0 then
+        return '{}';
+    end if;
+
+    with runs as (
+        delete from {schema}.node_runs where execution_id = p_execution.id and node_id = any(v_below)
+        returning node_id, item, attempt, status
+    ), results as (
+        delete from {schema}.node_results where execution_id = p_execution.id and node_id = any(v_below)
+        returning node_id, item, attempt, status
+    ), items as (
+        delete from {schema}.node_items where execution_id = p_execution.id and node_id = any(v_below)
+    )
+    insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, at)
+    select p_execution.id, pg_current_xact_id()::text::bigint, 'node.reset', n.node_id, n.item, n.attempt, p_now
+    from (select * from runs union all select * from results) n
+    where n.status <> 'pending'
+    order by n.node_id, n.item;
+
+    -- Of what arrived before, that counts which stays: neither reset nor to run again.
+    insert into {schema}.node_runs (
+        execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses, push,
+        pushed_epoch
+    )
+    select p_execution.id, e.target, 0, 'pending', min(e.target_type), min(e.target_queue), p_execution.priority,
+        min(e.target_inputs) - count(*),
+        count(*) filter (where {schema}.took_v1(
+            r.status, case when r.taken is not null then array(select json_array_elements_text(r.taken::json)) end,
+            e.kind, e.target
+        )),
+        p_fence, 1, 0, 0, 0
+    from unnest(v_below) b (node_id)
+    cross join lateral (
+        select e.* from {schema}.workflow_edges e
+        where e.workflow_id = p_execution.workflow_id and e.version = p_execution.version and e.target = b.node_id
+        offset 0
+    ) e
+    cross join lateral (
+        select r.status, r.taken from {schema}.node_results r
+        where r.execution_id = p_execution.id and r.node_id = e.source and r.item = 0
+            and r.arrived and r.status <> 'failed'
+        offset 0
+    ) r
+    group by e.target
+    order by e.target;
+
+    v_children := array(
+        select id from {schema}.executions where parent_id = p_execution.id and parent_node_id = any(v_below) order by id
+    );
+    return {schema}.cancel_each_v1(v_children || {schema}.descendants_v1(v_children), p_now);
+end
+$$;
+
+-- Make a failed run ready again, or let it wait for its latest child, or go on woken by that. An item begins anew.
+create function {schema}.run_again_v1(
+    p_run {schema}.node_runs, p_since bigint, p_epoch bigint, p_now timestamptz
+) returns {schema}.control_v1
+language plpgsql
+as $$
+declare
+    v_run {schema}.node_runs := p_run;
+    v_child record;
+    v_did {schema}.control_v1;
+begin
+    select id, status into v_child
+    from {schema}.executions
+    where parent_id = v_run.execution_id and parent_node_id = v_run.node_id and parent_item = 0 and v_run.item = 0
+        and parent_fence >= p_since  -- one from before a reset of the run is none of its own
+    order by created_at desc, id desc
+    limit 1;
+    v_run.status := 'queued';
+    if found and v_child.status <> 'cancelled' then
+        v_run.wait_kind := 'child';
+        v_run.wait_key := v_child.id;
+        if v_child.status <> 'completed' then
+            v_run.status := 'waiting';
+            v_run.fence := v_run.fence + 1;
+            update {schema}.executions set parent_fence = v_run.fence where id = v_child.id;
+        end if;
+    end if;
+    if v_run.status = 'queued' then
+        v_run.push := v_run.push + 1;
+        v_run.pushed_at := p_now;
+        v_run.due_at := p_now + interval '2 seconds';
+        v_did.jobs := array[{schema}.job_v1(v_run)];
+    end if;
+    v_run.pushed_epoch := p_epoch;
+    v_run.pending := 0;
+    v_run.taken := 1;
+    v_run.attempt := 1;
+    v_run.losses := 0;
+    insert into {schema}.node_runs select v_run.*;
+    perform {schema}.note_v1(array[row (
+        v_run.execution_id, 'node.' || v_run.status, v_run.node_id, v_run.item, 1, null,
+        case v_run.status
+            when 'queued' then '{"push":' || v_run.push || ',"because":"retried"}'
+            else '{"wait_kind":"child","wait_key":"' || v_run.wait_key || '","because":"retried"}'
+        end
+    )::{schema}.event_v1], p_now);
+    if v_run.status = 'waiting' and v_child.status = 'failed' then
+        v_did := {schema}.retry_each_v1(v_child.id, p_epoch, p_now);
+    end if;
+    return v_did;
+end
+$$;
+
+-- Let a mapped node's failed run wait for its items again: those that failed are started anew, then those that never were.
+-- One whose items have all ended well goes on, woken by them.
+create function {schema}.items_again_v1(
+    p_run {schema}.node_runs, p_bounds json, p_fence bigint, p_epoch bigint, p_now timestamptz
+) returns {schema}.control_v1
+language plpgsql
+as $$
+declare
+    v_run {schema}.node_runs := p_run;
+    v_item {schema}.node_runs;
+    v_gone {schema}.node_results[];
+    v_items integer[];
+    v_step {schema}.control_v1;
+    v_did {schema}.control_v1;
+begin
+    with gone as (
+        delete from {schema}.node_results
+        where execution_id = v_run.execution_id and node_id = v_run.node_id and item > 0 and status = 'failed'
+        returning *
+    )
+    select array_agg(g::{schema}.node_results order by g.item) into v_gone from gone g;
+    v_run.items := (
+        select max(item) from {schema}.node_items where execution_id = v_run.execution_id and node_id = v_run.node_id
+    );
+    v_run.at_once := p_bounds -> 'at_once';
+    v_run.tolerate := p_bounds -> 'tolerate';
+    v_run.taken := v_run.tolerate;
+    v_run.wait_kind := 'items';
+    v_run.attempt := 1;
+    v_run.losses := 0;
+    v_items := {schema}.next_items_v1(v_run.execution_id, v_run.node_id, 1, v_run.at_once);
+    v_run.pending := cardinality(v_items);
+    v_run.next_item := coalesce(v_items[cardinality(v_items)], v_run.items) + 1;
+    v_run.pushed_epoch := p_epoch;
+    v_run.status := case v_run.pending when 0 then 'queued' else 'waiting' end;
+    if v_run.status = 'queued' then
+        v_run.push := v_run.push + 1;
+        v_run.pushed_at := p_now;
+        v_run.due_at := p_now + interval '2 seconds';
+        v_did.jobs := array[{schema}.job_v1(v_run)];
+    end if;
+    insert into {schema}.node_runs select v_run.*;
+    perform {schema}.note_v1(array[row (
+        v_run.execution_id, 'node.' || v_run.status, v_run.node_id, 0, 1, null,
+        case v_run.status
+            when 'queued' then '{"push":' || v_run.push || ',"because":"retried"}'
+            else '{"wait_kind":"items","wait_key":null,"items":' || v_run.items || ',"at_once":' || v_run.at_once
+                || ',"tolerate":' || v_run.tolerate || ',"because":"retried"}'
+        end
+    )::{schema}.event_v1], p_now);
+
+    for i in 1 .. cardinality(v_items) loop
+        v_item := p_run;
+        v_item.item := v_items[i];
+        select greatest(max(g.fence), p_fence), coalesce(max(g.push), 0) into v_item.fence, v_item.push
+        from unnest(v_gone) g where g.item = v_item.item;
+        v_step := {schema}.run_again_v1(v_item, 0, p_epoch, p_now);
+        v_did.executions := v_did.executions || v_step.executions;
+        v_did.jobs := v_did.jobs || v_step.jobs;
+    end loop;
+    return v_did;
+end
+$$;
+
+-- Retry one failed execution, whose row and whose descendants' rows the caller holds.
+create function {schema}.retry_each_v1(p_execution uuid, p_epoch bigint, p_now timestamptz) returns {schema}.control_v1
+language plpgsql
+as $$
+declare
+    x {schema}.executions;
+    v_fence bigint;
+    v_run {schema}.node_runs;
+    v_bounds text;
+    v_sinks integer;
+    v_step {schema}.control_v1;
+    v_did {schema}.control_v1;
+    f record;
+begin
+    update {schema}.executions set status = 'running', revision = revision + 1, error = null, ended_at = null
+    where id = p_execution
+    returning * into x;
+    v_fence := x.revision::bigint << 20;
+    perform {schema}.note_v1(
+        array[row (x.id, 'execution.retried', null, 0, null, null, '{"revision":' || x.revision || '}')::{schema}.event_v1],
+        p_now
+    );
+    delete from {schema}.node_runs where execution_id = x.id and node_id = '$parent' and item = 0;
+    v_did.executions := x.id || {schema}.reset_v1(x, v_fence, p_now);
+    v_did.jobs := {schema}.release_held_v1(array[x.id], 'retried', p_epoch, p_now);
+
+    for f in
+        with gone as (
+            delete from {schema}.node_results where execution_id = x.id and item = 0 and status = 'failed' returning *
+        )
+        select * from gone order by node_id
+    loop
+        v_run := null;
+        v_run.execution_id := x.id;
+        v_run.node_id := f.node_id;
+        v_run.item := 0;
+        v_run.node_type := f.node_type;
+        select e.target_queue into v_run.queue
+        from {schema}.workflow_edges e
+        where e.workflow_id = x.workflow_id and e.version = x.version and e.target = f.node_id
+        limit 1;
+        v_run.priority := x.priority;
+        v_run.fence := greatest(f.fence, v_fence);
+        v_run.push := f.push;
+        select data into v_bounds from {schema}.node_items
+        where execution_id = x.id and node_id = f.node_id and item = 0;
+        if found then
+            v_step := {schema}.items_again_v1(v_run, v_bounds::json, v_fence, p_epoch, p_now);
+        else
+            v_step := {schema}.run_again_v1(v_run, f.fence >> 20 << 20, p_epoch, p_now);
+        end if;
+        v_did.executions := v_did.executions || v_step.executions;
+        v_did.jobs := v_did.jobs || v_step.jobs;
+    end loop;
+
+    -- $end counts anew; the deadline counts from now.
+    select v.sinks - (
+        select count(*)
+        from {schema}.workflow_edges e
+        cross join lateral (
+            select from {schema}.node_results r
+            where r.execution_id = x.id and r.node_id = e.source and r.item = 0 and r.arrived
+            offset 0
+        ) r
+        where e.workflow_id = x.workflow_id and e.version = x.version and e.target = '$end'
+    )
+    into v_sinks
+    from {schema}.workflow_versions v
+    where v.workflow_id = x.workflow_id and v.version = x.version;
+    update {schema}.node_runs set pending = v_sinks, due_at = p_now + x.deadline_seconds * interval '1 second'
+    where execution_id = x.id and node_id = '$end' and item = 0;
+    if v_sinks = 0 then
+        -- All had ended well, if too late.
+        delete from {schema}.node_runs where execution_id = x.id and node_id = '$end' and item = 0;
+        update {schema}.executions set status = 'completed', ended_at = p_now where id = x.id;
+        perform {schema}.note_v1(
+            array[row (x.id, 'execution.completed', null, 0, null, null, '{"by":null}')::{schema}.event_v1], p_now
+        );
+        perform {schema}.leave_word_v1(array[x.id], p_now);
+    end if;
+    return v_did;
+end
+$$;
+
+create function {schema}.retry_v1(p_execution uuid, p_expected integer, p_epoch bigint, p_now timestamptz) returns text
+language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+    v_now timestamptz := coalesce(p_now, statement_timestamp());
+    v_said text := {schema}.controllable_v1(p_execution, p_expected, array['failed'], null);
+    v_did {schema}.control_v1;
+begin
+    if v_said = '' then
+        perform {schema}.descendants_v1(array[p_execution]);
+        v_did := {schema}.retry_each_v1(p_execution, p_epoch, v_now);
+    end if;
+    return {schema}.controlled_v1(p_execution, v_said, v_did, v_now);
+end
+$$;
