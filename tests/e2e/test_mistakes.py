@@ -133,6 +133,11 @@ MISTAKES = [
     Mistake("unknown command", "lst", ("'lst'", "--help")),
     Mistake("unknown workflow", f"workflows etl {STORE}", ("no workflow 'etl' is registered",)),
     Mistake("unknown execution", f"show {UNKNOWN_ID} {STORE}", (UNKNOWN_ID,)),
+    Mistake("items and attempts", f"show x --items a --attempts a {STORE}", ("either --items or --attempts",)),
+    Mistake("no such item", f"show {UNKNOWN_ID} --attempts a:0 {STORE}", ("'a:0'", "NODE:ITEM")),
+    Mistake("nothing to cancel", f"cancel {STORE}", ("EXECUTION_ID", "`spanloom cancel --help`")),
+    Mistake("revision of two", f"pause a b --expected-revision 1 {STORE}", ("--expected-revision", "name one")),
+    Mistake("control of a private store", f"retry {UNKNOWN_ID} --app app:in_memory", ("memory://", "sqlite:///")),
     Mistake("unknown part of an id", f"logs 89abcdef {STORE}", ("'89abcdef'", "`spanloom list`")),
 ]  # fmt: skip
 

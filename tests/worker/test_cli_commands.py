@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,8 +18,22 @@ import pytest
 
 from spanloom.cli.failures import DONE, FAILED, MISTAKE, run
 from spanloom.engine import ExecutionStore
-from spanloom.engine.records import Claim, LogLine, NodeKey, Outcome, Record, SpanLine, StartRequest
+from spanloom.engine.definitions import MapOver, Node, Workflow
+from spanloom.engine.records import (
+    Claim,
+    FanOut,
+    LogLine,
+    NodeKey,
+    Outcome,
+    Record,
+    Recorded,
+    SpanLine,
+    Started,
+    StartRequest,
+)
+from spanloom.engine.states import WaitKind
 from spanloom.engine.views import (
+    Attempt,
     Execution,
     LogRecord,
     NodeRun,
@@ -134,8 +149,8 @@ class TestReading:
         assert f"id\t{OLDER}" in header
         assert "error\tValueError: no stock" in header
         assert [line.split("\t") for line in nodes.splitlines()] == [
-            ["n1", "completed", "1", "0.250000", "2026-03-01T09:00:01.000Z", "w1", ""],
-            ["n2", "failed", "1", "0.250000", "2026-03-01T09:00:02.000Z", "w1", "ValueError: no stock"],
+            ["n1", "completed", "1", "0.250000", "2026-03-01T09:00:01.000Z", "w1", "", ""],
+            ["n2", "failed", "1", "0.250000", "2026-03-01T09:00:02.000Z", "w1", "ValueError: no stock", ""],
         ]
 
     def test_show_has_a_json_form_with_the_fields_of_the_models(self, invoke: Invoke) -> None:
@@ -254,6 +269,236 @@ def in_terminal(arguments: list[str]) -> str:
             os.close(ours)
         assert process.wait(timeout=30) == DONE
     return shown.decode()
+
+
+CHILD = "019cb2f4-3333-7abc-8def-0a0b0c0d0e0f"
+CHILD_SPAN = "c" * 16
+
+
+class TestFamilies:
+    """A node mapped over three of whom one failed and one waits, and a child of its item 2, in a store of their own."""
+
+    @pytest.fixture(autouse=True)
+    def family(self, sqlite_url: str) -> Iterator[ExecutionStore]:
+        store = open_store(sqlite_url)
+        store.open()
+        each = Node(id="each", type="work", map=MapOver(over="input", at_once=2, tolerate=1))
+        store.save_workflow(Workflow(id="orders", nodes=(each, Node(id="after", type="work", inputs="each"))))
+        store.save_workflow(single("mail"))
+        store.register_worker("w1", name="w1", host="here", pid=1, queues=["default"], lease_seconds=1e9, now=NINE)
+        parent = StartRequest(OLDER, "orders", "[1, 2, 3]", trace_parent=f"00-{TRACE_ID}-{ROOT_SPAN}-01")
+        assert isinstance(store.create_execution(parent, now=NINE), Started)
+        self.record(
+            store,
+            0,
+            1,
+            Outcome.WAITING,
+            wait_kind=WaitKind.ITEMS,
+            fan_out=FanOut(["1", "2", "3"], at_once=2, tolerate=1),
+        )
+        error = json.dumps({"type": "ValueError", "message": "no", "traceback": "File x\n  no", "permanent": False})
+        self.record(store, 1, 2, Outcome.RETRY, error=error, delay_seconds=1)
+        store.sweep(heads={}, epoch=0, now=at(4))
+        self.record(store, 1, 5, Outcome.FAILED, error=error)
+        child = StartRequest(
+            CHILD, "mail", "null", trace_parent=f"00-{TRACE_ID}-{CHILD_SPAN}-01", caller_span_id=f"{2:016x}",
+            parent=NodeKey(OLDER, "each", 2), parent_fence=1, depth=1,
+        )  # fmt: skip
+        self.record(store, 2, 6, Outcome.WAITING, wait_kind=WaitKind.CHILD, wait_key=CHILD, child=child)
+        yield store
+        store.close()
+
+    def record(self, store: ExecutionStore, item: int, second: float, outcome: Outcome, **fields: Any) -> Recorded:
+        (claim,) = store.claim([NodeKey(OLDER, "each", item)], worker_id="w1", now=at(second))
+        assert isinstance(claim, Claim)
+        start_ns = NINE_NS + int(second) * 1_000_000_000
+        span = SpanLine(
+            TRACE_ID,
+            f"{int(second):016x}",
+            ROOT_SPAN,
+            "run each",
+            "consumer",
+            "ok",
+            start_ns,
+            start_ns + 1,
+            "each",
+            item,
+        )
+        record = Record(OLDER, "each", item, claim.node.fence, "w1", outcome, spans=[span], **fields)
+        (answer,) = store.record([record], now=at(second + 0.5))
+        assert answer.recorded
+        return answer
+
+    def test_a_mapped_node_is_one_line_with_how_many_there_will_be(self, invoke: Invoke) -> None:
+        (each, after) = invoke("show", OLDER).split("\n\n")[1].splitlines()
+        assert each.split("\t")[1] == "waiting"
+        assert each.split("\t")[7] == "0/3 completed, 1 waiting, 1 queued, 1 failed"
+        assert after.split("\t")[:2] == ["after", "pending"]
+
+    def test_show_lists_the_items_of_a_node(self, invoke: Invoke) -> None:
+        rows = [line.split("\t") for line in invoke("show", OLDER, "--items", "each").splitlines()]
+        assert [row[:3] for row in rows] == [["1", "failed", "2"], ["2", "waiting", "1"], ["3", "queued", "1"]]
+        assert rows[1][7] == f"for child {CHILD}; ↳ mail v1 {CHILD} running"
+        document = json.loads(invoke("show", OLDER, "--items", "each", "--json"))
+        assert [one["item"] for one in document["items"]] == [1, 2, 3]
+        assert [one["id"] for one in document["children"]] == [CHILD]
+
+    def test_show_tells_the_attempts_at_an_item(self, invoke: Invoke) -> None:
+        rows = [line.split("\t") for line in invoke("show", OLDER, "--attempts", "each:1").splitlines()]
+        assert [row[:3] for row in rows] == [["1", "retrying", "0.500000"], ["2", "failed", "0.500000"]]
+        assert rows[0][5:] == ["w1", "ValueError: no", "File x\\n  no"]
+        document = json.loads(invoke("show", OLDER, "--attempts", "each", "--json"))
+        assert (document["node_id"], document["item"]) == ("each", 0)
+        assert [one["ended_as"] for one in document["attempts"]] == ["waiting"]
+        assert set(document["attempts"][0]) == set(Attempt.model_fields)
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--items", "eac"], "has no node 'eac'; did you mean 'each'?"),
+            (["--attempts", "x"], f"has no node 'x'; `spanloom show {OLDER}` shows its nodes"),
+            (["--items", "after"], "node 'after' of 'orders' v1 is not mapped"),
+        ],
+    )
+    def test_a_node_that_is_not_there_or_has_no_items_is_refused(
+        self, sqlite_url: str, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["show", OLDER, *arguments, "--store", sqlite_url]) == MISTAKE
+        assert said in capsys.readouterr().err
+
+    def test_a_child_names_its_parent_and_is_listed_by_it(self, invoke: Invoke) -> None:
+        header = dict(line.split("\t", 1) for line in invoke("show", CHILD).split("\n\n")[0].splitlines())
+        assert (header["parent"], header["parent_node"]) == (OLDER, "each[2]")
+        (row,) = invoke("list", "--parent", OLDER, "--status", "running").splitlines()
+        assert (row.split("\t")[0], row.split("\t")[7]) == (CHILD, OLDER)
+        assert invoke("list", "--parent", OLDER, "--status", "failed") == ""
+
+    def test_the_children_of_items_are_in_the_document_without_their_nodes(self, invoke: Invoke) -> None:
+        (child,) = json.loads(invoke("show", OLDER, "--json"))["children"]
+        assert (child["execution"]["id"], child["nodes"], child["children"]) == (CHILD, None, None)
+
+    def test_trace_shows_the_family_as_one_waterfall(self, invoke: Invoke, family: ExecutionStore) -> None:
+        child_span = SpanLine(
+            TRACE_ID, f"{9:016x}", CHILD_SPAN, "run only", "consumer", "ok", NINE_NS, NINE_NS + 1, "only"
+        )
+        family.add_span(CHILD, child_span)
+        names = [line.split("\t")[0] for line in invoke("trace", OLDER).splitlines()]
+        assert names == ["orders", *["  run each"] * 4, "    mail", "      run only"]
+        assert {span["execution_id"] for span in json.loads(invoke("trace", OLDER, "--json"))["spans"]} == {
+            OLDER,
+            CHILD,
+        }
+        assert [line.split("\t")[0] for line in invoke("trace", CHILD).splitlines()] == ["mail", "  run only"]
+
+    def test_of_a_family_that_is_too_large_a_part_is_traced_and_that_is_said(
+        self, sqlite_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("spanloom.cli.rendering.family.EXECUTIONS", 1)
+        assert run(["trace", OLDER, "--store", sqlite_url]) == DONE
+        printed = capsys.readouterr()
+        assert (CHILD in printed.out, printed.err) == (
+            False,
+            "of its family the 1 executions nearest to it are shown\n",
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "drawn"),
+        [
+            (["show", OLDER], ["0/3 completed, 1 waiting"]),
+            (["show", OLDER, "--items", "each"], ["✗ failed", "↳ mail v1"]),
+            (["show", OLDER, "--attempts", "each:1"], ["#1  ↻ retrying", "File x"]),
+            (["show", CHILD], [f"↳ child of orders v1 {OLDER} at node each[2]  ● running"]),
+            (["list"], ["↳ mail v1", OLDER[-8:]]),
+            (["trace", OLDER], ["mail", "of 2 executions"]),
+        ],
+    )
+    def test_a_terminal_gets_a_drawing(self, sqlite_url: str, arguments: list[str], drawn: list[str]) -> None:
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", in_terminal([*arguments, "--store", sqlite_url]))
+        assert [fragment for fragment in drawn if fragment not in plain] == []
+
+
+class TestControl:
+    @pytest.fixture
+    def control(
+        self, store: ExecutionStore, sqlite_url: str, redis_url: str, capsys: pytest.CaptureFixture[str]
+    ) -> Any:
+        """Run a control command over the store and return its exit code, what it printed, and what it complained of."""
+
+        def control(*arguments: str) -> tuple[int, list[list[str]], str]:
+            code = run([*arguments, "--store", sqlite_url, "--redis", redis_url])
+            printed = capsys.readouterr()
+            return code, [line.split("\t") for line in printed.out.splitlines()], printed.err
+
+        return control
+
+    def test_pausing_resuming_and_cancelling_tell_what_was_done_and_the_revision(self, control: Any) -> None:
+        assert control("pause", NEWER) == (DONE, [[NEWER, "paused", "done", "1"]], "")
+        assert control("pause", NEWER[-8:]) == (DONE, [[NEWER, "paused", "already", "1"]], "")
+        assert control("resume", NEWER) == (DONE, [[NEWER, "resumed", "done", "2"]], "")
+        assert control("cancel", NEWER) == (DONE, [[NEWER, "cancelled", "done", "3"]], "")
+        assert control("cancel", NEWER) == (DONE, [[NEWER, "cancelled", "already", "3"]], "")
+
+    def test_retrying_runs_a_failed_execution_on(self, control: Any, store: ExecutionStore) -> None:
+        assert control("retry", OLDER) == (DONE, [[OLDER, "retried", "done", "1"]], "")
+        runs = {one.node_id: one.status for one in store.get_node_results(OLDER)}
+        assert runs == {"n1": "completed", "n2": "queued"}
+
+    def test_of_several_each_has_its_line_and_a_refused_one_its_sentence(self, control: Any) -> None:
+        code, lines, said = control("pause", OLDER, NEWER, CHILD)
+        assert (code, lines) == (FAILED, [[NEWER, "paused", "done", "1"]])
+        refused, unknown = said.splitlines()
+        assert refused == f"spanloom: execution {OLDER} is failed and can't become paused"
+        assert unknown.startswith(f"spanloom: no execution '{CHILD}' in this store")
+
+    def test_a_stale_revision_is_refused_and_changes_nothing(self, control: Any, store: ExecutionStore) -> None:
+        code, lines, said = control("cancel", NEWER, "--expected-revision", "7")
+        assert (code, lines) == (FAILED, [])
+        assert f"execution {NEWER} is at 0, not at the expected 7" in said
+        unchanged = store.get_execution(NEWER)
+        assert unchanged is not None
+        assert (unchanged.status, unchanged.revision) == ("running", 0)
+        assert control("cancel", NEWER, "--expected-revision", "0")[0] == DONE
+
+    def test_one_revision_can_not_be_that_of_two_executions(self, control: Any) -> None:
+        code, lines, said = control("cancel", OLDER, NEWER, "--expected-revision", "0")
+        assert (code, lines) == (MISTAKE, [])
+        assert "name one" in said
+
+    def test_json_has_a_line_for_each_refused_or_not(self, control: Any) -> None:
+        code, lines, _ = control("pause", "--json", NEWER, OLDER)
+        done, refused = (json.loads(line) for (line,) in lines)
+        assert code == FAILED
+        assert done == {"execution_id": NEWER, "done": True, "status": "paused", "revision": 1, "error": None}
+        assert (refused["execution_id"], refused["done"], refused["status"]) == (OLDER, False, "failed")
+        assert refused["error"] == f"execution {OLDER} is failed and can't become paused"
+
+    def test_an_execution_is_cancelled_also_while_redis_is_away(
+        self, store: ExecutionStore, sqlite_url: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            nowhere = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
+            assert run(["cancel", NEWER, "--store", sqlite_url, "--redis", nowhere]) == DONE
+        assert capsys.readouterr().out == f"{NEWER}\tcancelled\tdone\t1\n"
+        cancelled = store.get_execution(NEWER)
+        assert cancelled is not None
+        assert cancelled.status == "cancelled"
+
+    def test_controlling_through_an_application_registers_nothing(
+        self, store: ExecutionStore, sqlite_url: str, redis_url: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "shop.py").write_text(APP)
+        environment = {"SPANLOOM_STORE_URL": sqlite_url, "SPANLOOM_REDIS_URL": redis_url, "SPANLOOM_APP": "shop:engine"}
+        done = subprocess.run(
+            [sys.executable, "-m", "spanloom.cli", "pause", NEWER],
+            env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (DONE, f"{NEWER}\tpaused\tdone\t1\n"), done.stderr
+        assert [one.version for one in store.list_workflow_versions("orders").items] == [2, 1]
+
+    def test_a_terminal_gets_a_sentence(self, store: ExecutionStore, sqlite_url: str, redis_url: str) -> None:
+        shown = in_terminal(["pause", NEWER, "--store", sqlite_url, "--redis", redis_url])
+        assert shown.strip() == f"mail v1 {NEWER}  paused"
 
 
 class TestDefinitions:

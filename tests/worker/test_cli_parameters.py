@@ -12,7 +12,7 @@ from typing import Any
 import click
 import pytest
 
-from spanloom.cli.parameters import duration, find_execution, json_value, moment, pair
+from spanloom.cli.parameters import duration, find_execution, json_value, moment, node_and_item, pair
 from spanloom.engine.errors import UnknownExecution, UserError
 from spanloom.engine.records import StartRequest
 from spanloom.engine.store import ExecutionStore
@@ -109,3 +109,13 @@ class TestFindExecution:
     def test_an_unknown_whole_id_is_refused(self, store: ExecutionStore) -> None:
         with pytest.raises(UnknownExecution):
             find_execution(store, FIRST.replace("1", "9"))
+
+
+def test_a_node_run_is_a_node_or_one_of_its_items() -> None:
+    assert (node_and_item("price"), node_and_item("price:12")) == (("price", 0), ("price", 12))
+
+
+@pytest.mark.parametrize("given", ["", ":3", "price:", "price:0", "price:-1", "price:two"])
+def test_another_node_run_is_refused_with_what_would_be_right(given: str) -> None:
+    with pytest.raises(click.BadParameter, match="write NODE, or NODE:ITEM with an item from 1"):
+        node_and_item(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,11 +12,16 @@ import pytest
 from rich.console import Console, RenderableType
 
 from spanloom.cli.rendering import (
+    Items,
     Snapshot,
+    attempt_lines,
+    attempts_text,
     execution_lines,
     execution_row_lines,
     execution_tree,
     executions_table,
+    items_lines,
+    items_table,
     log_line,
     log_text,
     stats_lines,
@@ -28,11 +34,12 @@ from spanloom.cli.rendering import (
     workflows_table,
 )
 from spanloom.cli.rendering.layout import lay_out
-from spanloom.cli.rendering.values import ago, cell, duration, printable
-from spanloom.engine.definitions import Node, Workflow
+from spanloom.cli.rendering.values import ago, cell, duration, instant, printable
+from spanloom.engine.definitions import Input, Node, Workflow
 from spanloom.engine.records import WorkerLease
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.views import (
+    Attempt,
     Execution,
     LogRecord,
     NodeRun,
@@ -41,7 +48,7 @@ from spanloom.engine.views import (
     WorkflowSummary,
     WorkflowVersion,
 )
-from spanloom.testing.workflows import chain, fan, graph
+from spanloom.testing.workflows import after_any_end, after_failure, chain, fan, graph, single
 
 NINE = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
 NOW = NINE + timedelta(minutes=5)
@@ -201,22 +208,24 @@ class TestTree:
             "workflow\torders",
             "version\t3",
             "status\tfailed",
+            "revision\t0",
             "priority\thigh",
             "created_at\t2026-03-01T09:00:00.000Z",
             "started_at\t2026-03-01T09:00:00.000Z",
             "ended_at\t2026-03-01T09:00:03.200Z",
             "seconds\t3.200000",
             "parent\t",
+            "parent_node\t",
             'metadata\t{"customer": "17"}',
             "error\tValueError: no price",
             "",
-            "scan\tcompleted\t1\t0.400000\t2026-03-01T09:00:00.000Z\tw1\t",
-            "  p1\tcompleted\t1\t0.012000\t2026-03-01T09:00:00.500Z\tw1\t",
-            "  p2\tcompleted\t3\t2.000000\t2026-03-01T09:00:00.500Z\tw1\t",
-            "  p3\tfailed\t1\t0.100000\t2026-03-01T09:00:00.500Z\tw1\tValueError: no\\tprice\\x1b[31m",
-            "  p4\twaiting\t1\t\t2026-03-01T09:00:00.500Z\tw1\t",
-            "merge\tnot run\t\t\t\t\t",
-            "mail\tnot run\t\t\t\t\t",
+            "scan\tcompleted\t1\t0.400000\t2026-03-01T09:00:00.000Z\tw1\t\t",
+            "  p1\tcompleted\t1\t0.012000\t2026-03-01T09:00:00.500Z\tw1\t\t",
+            "  p2\tcompleted\t3\t2.000000\t2026-03-01T09:00:00.500Z\tw1\t\t",
+            "  p3\tfailed\t1\t0.100000\t2026-03-01T09:00:00.500Z\tw1\tValueError: no\\tprice\\x1b[31m\t",
+            "  p4\twaiting\t1\t\t2026-03-01T09:00:00.500Z\tw1\t\tretry until 2026-03-01T09:05:07.000Z",
+            "merge\tnot run\t\t\t\t\t\t← p1, p2, p3, p4",
+            "mail\tnot run\t\t\t\t\t\t",
         ]
 
     def test_what_is_uneventful_is_folded_and_counted_by_state(self) -> None:
@@ -249,14 +258,184 @@ class TestTree:
         """)
         assert [child["execution"]["id"] for child in parent.document()["children"]] == [CHILD_ID]
 
-    def test_the_items_of_a_mapped_node_stand_below_it(self) -> None:
-        runs = (run("n1", "waiting", 0), run("n1", "completed", 0, 1, item=1), run("n1", "running", 0, item=2))
-        snapshot = Snapshot(execution(), chain(1), runs, NOW)
-        assert [line.partition("\t")[0] for line in list(execution_lines(snapshot))[13:]] == [
-            "n1",
-            "  n1[1]",
-            "  n1[2]",
+    def test_a_family_hangs_together_and_its_top_names_the_parent(self) -> None:
+        above = execution(id=CHILD_ID, workflow_id="shop", version=1, status="running", ended_at=None)
+        own = execution(parent_execution_id=CHILD_ID, parent_node_id="each", parent_item=3, revision=2)
+        grandchild = execution(id=CHILD_ID, workflow_id="mail", version=1, parent_execution_id=ID)
+        below = Snapshot(execution(id=CHILD_ID, workflow_id="pack"), single(), (run("only", "completed", 0, 1),), NOW)
+        below = replace(below, children={("only", 0): (Snapshot(grandchild, None, (), NOW),)})
+        family = Snapshot(own, single(), (run("only", "completed", 0, 1),), NOW, {("only", 0): (below,)}, parent=above)
+        lines = drawn(execution_tree(family), width=120)
+        assert lines[:3] == [
+            f"↳ child of shop v1 {CHILD_ID} at node each[3]  ● running",
+            "orders v3  ✓ completed in 3.20 s",
+            f"{ID}  created 5 min ago, 2026-03-01T09:00:00.000Z  revision 2  customer=17",
         ]
+        assert [line.partition(" ✓")[0].rstrip() for line in lines[4:]] == [
+            "only",
+            f"↳ pack v3 {CHILD_ID}",
+            "  only",
+            f"  ↳ mail v1 {CHILD_ID}",
+        ]
+        assert lines[-1].endswith("its nodes: spanloom show 76543210")
+        piped = list(execution_lines(family))
+        assert (f"parent\t{CHILD_ID}" in piped, "parent_node\teach[3]" in piped) == (True, True)
+        (child,) = family.document()["children"]
+        assert (child["children"][0]["nodes"], child["children"][0]["children"]) == (None, None)
+
+    def test_a_mapped_node_has_one_line_that_counts_its_items(self) -> None:
+        items = [run("n1", "completed", 0, 1, item=number) for number in range(1, 9_001)]
+        items += [run("n1", "running", 0, item=9_001), run("n1", "failed", 0, 1, item=9_002)]
+        runs = (run("n1", "waiting", 0, wait_kind="items"), *items)
+        snapshot = Snapshot(execution(status="running", ended_at=None), chain(2), runs, NOW, totals={"n1": 10_000})
+        counts = "9,000/10,000 completed, 1 running, 1 failed"
+        assert drawn(execution_tree(snapshot))[3:] == text(f"""
+        n1  ◔ waiting    5 m 00 s  {counts}  w1
+        n2  · pending
+        """)
+        assert [line.split("\t")[0::7] for line in list(execution_lines(snapshot))[15:]] == [["n1", counts], ["n2", ""]]
+
+    def test_while_the_number_of_items_is_unknown_no_total_is_made_up(self) -> None:
+        snapshot = Snapshot(execution(), chain(1), (run("n1", "failed", 0, 1), run("n1", "failed", 0, 1, item=1)), NOW)
+        assert drawn(execution_tree(snapshot))[-1].endswith("0 completed, 1 failed  w1")
+
+
+class TestRouting:
+    def tree(self, inputs: dict[str, list[str | Input]], *runs: NodeRun) -> list[str]:
+        return drawn(execution_tree(Snapshot(execution(), graph("w", inputs), runs, NOW)), width=120)[3:]
+
+    def test_the_head_of_a_skipped_branch_says_who_did_not_take_it(self) -> None:
+        paid = Input(node="check", when="total > `100`")
+        lines = self.tree(
+            {"check": [], "review": [paid], "ask": ["review"], "ship": ["check"]},
+            run("check", "completed", 0, 1, taken=("ship",)),
+            run("review", "skipped"),
+            run("ask", "skipped"),
+            run("ship", "completed", 1, 2),
+        )
+        assert lines == text("""
+        check      ✓ completed    1.00 s  w1
+        ├─ review  ↷ skipped              ← check if total > `100`  not taken by check
+        │  ask     ↷ skipped
+        └─ ship    ✓ completed    1.00 s  w1
+        """)
+
+    def test_without_a_record_of_the_edges_their_kind_tells(self) -> None:
+        lines = self.tree(
+            {"try": [], "mend": [after_failure("try")], "tidy": [after_any_end("try")]},
+            run("try", "completed", 0, 1),
+            run("mend", "skipped"),
+            run("tidy", "completed", 1, 2),
+        )
+        assert lines == text("""
+        try      ✓ completed    1.00 s  w1
+        ├─ mend  ↷ skipped              ← try on failure  not taken by try
+        └─ tidy  ✓ completed    1.00 s  ← try in any case  w1
+        """)
+
+    def test_what_its_handler_skipped_was_taken(self) -> None:
+        lines = self.tree({"only": []}, run("only", "skipped", 0, 1))
+        assert lines == ["only  ↷ skipped      1.00 s  w1"]
+
+    def test_a_failure_that_was_handled_says_where_it_led(self) -> None:
+        error = {"type": "ValueError", "message": "no"}
+        lines = self.tree(
+            {"try": [], "mend": [after_failure("try")]},
+            run("try", "failed", 0, 1, error=error, data={"error": error}, taken=("mend",)),
+            run("mend", "completed", 1, 2),
+        )
+        assert lines[0] == "try   ✗ failed       1.00 s  w1  handled, went on to mend  ValueError: no"
+
+    def test_a_failure_that_is_left_as_data_is_handled_too(self) -> None:
+        lines = self.tree({"only": []}, run("only", "failed", 0, 1, data={"error": {}}, taken=()))
+        assert lines == ["only  ✗ failed       1.00 s  w1  handled"]
+
+    def test_a_long_condition_is_cut_for_a_terminal_only(self) -> None:
+        condition = "items[?price > `100`].name | contains(@, 'something rather long')"
+        inputs = {"a": [], "b": [Input(node="a", when=condition)]}
+        snapshot = Snapshot(execution(), graph("w", inputs), (), NOW)
+        assert f"← a if {condition[:39]}…" in drawn(execution_tree(snapshot), width=120)[-1]
+        assert list(execution_lines(snapshot))[-1].endswith(f"← a if {condition}")
+
+
+class TestWaiting:
+    @pytest.mark.parametrize(
+        ("wait", "told", "piped"),
+        [
+            ({"wait_kind": "retry", "due_at": NOW + timedelta(seconds=7)}, "retry in 7 s", "retry until {due}"),
+            ({"wait_kind": "timer", "due_at": NOW + timedelta(hours=2)}, "timer in 2 h, at {due}", "timer until {due}"),
+            ({"wait_kind": "timer", "due_at": NOW - timedelta(seconds=5)}, "timer due 5 s ago", "timer until {due}"),
+            ({"wait_kind": "child", "wait_key": CHILD_ID}, f"for child {CHILD_ID}", f"for child {CHILD_ID}"),
+        ],
+    )
+    def test_a_waiting_node_says_for_what_and_until_when(self, wait: dict[str, Any], told: str, piped: str) -> None:
+        snapshot = Snapshot(
+            execution(status="running", ended_at=None), single(), (run("only", "waiting", 0, **wait),), NOW
+        )
+        due = instant(wait.get("due_at"))
+        assert drawn(execution_tree(snapshot))[-1] == f"only  ◔ waiting    5 m 00 s  {told.format(due=due)}  w1"
+        assert list(execution_lines(snapshot))[-1].split("\t")[-1] == piped.format(due=due)
+
+    def test_when_a_queued_node_is_looked_at_again_is_nobodys_concern(self) -> None:
+        queued = run("only", "queued", 0, due_at=NOW, wait_kind="timer")
+        snapshot = Snapshot(execution(status="running", ended_at=None), single(), (queued,), NOW)
+        assert drawn(execution_tree(snapshot))[-1] == "only  ○ queued               w1"
+
+
+class TestItems:
+    def test_items_are_listed_with_what_they_wait_for_and_their_children(self) -> None:
+        runs = [
+            run("each", "completed", 0, 1, item=1),
+            run("each", "waiting", 0, item=2, wait_kind="child", wait_key=CHILD_ID),
+            run("each", "failed", 0, 1, item=3, attempt=2, error={"type": "ValueError", "message": "a\nb"}),
+        ]
+        child = execution(id=CHILD_ID, workflow_id="mail", version=1, status="running", ended_at=None)
+        items = Items(ID, "each", runs, {2: [child]})
+        assert drawn(items_table(items, NOW), width=140) == text(f"""
+        items of each: 1 completed, 1 waiting, 1 failed
+
+        1  ✓ completed    1.00 s  w1
+        2  ◔ waiting    5 m 00 s  for child {CHILD_ID}  w1  ↳ mail v1 {CHILD_ID} running
+        3  ✗ failed       1.00 s  attempt 2  w1  ValueError: a\\nb
+        """)
+        rows = [line.split("\t") for line in items_lines(items)]
+        assert [row[:3] for row in rows] == [["1", "completed", "1"], ["2", "waiting", "1"], ["3", "failed", "2"]]
+        assert rows[1][7] == f"for child {CHILD_ID}; ↳ mail v1 {CHILD_ID} running"
+        assert rows[2][6:] == ["ValueError: a\\nb", ""]
+        document = items.document()
+        assert ([one["item"] for one in document["items"]], document["children"][0]["id"]) == ([1, 2, 3], CHILD_ID)
+
+    def test_a_node_whose_items_have_not_begun_says_so(self) -> None:
+        assert drawn(items_table(Items(ID, "each", [], {}), NOW))[0] == "no item has begun"
+
+
+class TestAttempts:
+    @pytest.fixture
+    def attempts(self) -> list[Attempt]:
+        error = {"type": "shop.OutOfStock", "message": "none\x1b[2J", "traceback": 'File "shop.py", line 7\n  take()\n'}
+        return [
+            Attempt(attempt=1, worker_id="w1", started_at=NINE, ended_at=at(1), ended_as="retrying", error=error),
+            Attempt(attempt=2, worker_id="w2", started_at=at(3)),
+        ]
+
+    def test_a_terminal_gets_each_with_its_error_and_traceback(self, attempts: list[Attempt]) -> None:
+        assert drawn(attempts_text(attempts, NOW)) == text("""
+        #1  ↻ retrying  1.00 s  2026-03-01T09:00:00.000Z  w1
+            OutOfStock: none\\x1b[2J
+            File "shop.py", line 7
+              take()
+        #2  ● running  4 m 57 s  2026-03-01T09:00:03.000Z  w2
+        """)
+
+    def test_a_pipe_gets_one_line_each(self, attempts: list[Attempt]) -> None:
+        first, second = (line.split("\t") for line in attempt_lines(attempts))
+        nine = "2026-03-01T09:00:0"
+        assert first[:6] == ["1", "retrying", "1.000000", f"{nine}0.000Z", f"{nine}1.000Z", "w1"]
+        assert first[6:] == ["OutOfStock: none\\x1b[2J", 'File "shop.py", line 7\\n  take()\\n']
+        assert second == ["2", "running", "", f"{nine}3.000Z", "", "w2", "", ""]
+
+    def test_a_node_that_was_not_started_says_so(self) -> None:
+        assert drawn(attempts_text([], NOW)) == ["it has not been started"]
 
 
 class TestWaterfall:
@@ -270,7 +449,7 @@ class TestWaterfall:
         ]
 
     def test_a_terminal_gets_bars_below_the_executions_own_span(self, spans: Sequence[SpanRecord]) -> None:
-        lines = drawn(waterfall(spans, width=62, now_ns=0, execution=execution()), width=62)
+        lines = drawn(waterfall(spans, width=62, now_ns=0, family=[execution()]), width=62)
         assert lines == text(f"""
         trace {TRACE_ID}  4 spans in 3.20 s
 
@@ -283,7 +462,7 @@ class TestWaterfall:
 
     def test_a_stored_span_of_the_execution_is_not_drawn_twice(self, spans: Sequence[SpanRecord]) -> None:
         stored = [span("orders", 0, 3.2, int(ROOT_SPAN, 16), parent=None, node_id=None), *spans]
-        lines = drawn(waterfall(stored, width=64, now_ns=0, execution=execution()), width=64)
+        lines = drawn(waterfall(stored, width=64, now_ns=0, family=[execution()]), width=64)
         assert [line.split()[0] for line in lines[2:]] == ["orders", "├─", "├─", "└─", "└─"]
 
     def test_an_open_span_lasts_until_now(self) -> None:
@@ -296,7 +475,7 @@ class TestWaterfall:
     def test_the_shortest_of_many_siblings_share_a_line_and_failed_ones_do_not(self) -> None:
         spans = [span(f"s{number}", number, number + number / 10, number + 1) for number in range(8)]
         spans[1] = span("s1", 1, 1.001, 2, status="error")
-        lines = drawn(waterfall(spans, width=80, now_ns=0, execution=execution(ended_at=at(8)), siblings=4))
+        lines = drawn(waterfall(spans, width=80, now_ns=0, family=[execution(ended_at=at(8))], siblings=4))
         assert [line[:24].strip() for line in lines[2:]] == [
             "orders",
             "├─ … 5 more of 0 µs to 5",
@@ -309,13 +488,49 @@ class TestWaterfall:
         lines = list(waterfall_lines([span("lonely", 0, 1, 1, parent="c" * 16)]))
         assert lines[0].startswith("lonely\t")
 
+    def test_a_family_is_one_waterfall_each_child_below_the_attempt_that_started_it(self) -> None:
+        child_span = "c" * 16
+        child = execution(
+            id=CHILD_ID, workflow_id="mail", trace_parent=f"00-{TRACE_ID}-{child_span}-01", created_at=at(1.1),
+            parent_execution_id=ID, parent_node_id="send", parent_item=0, ended_at=at(3),
+        )  # fmt: skip
+        spans = [
+            span("run send", 0, 0.2, 1, node_id="send", status="error"),
+            span("run send", 1, 1.2, 2, node_id="send", attempt=2),
+            span("run send", 3, 3.2, 3, node_id="send", attempt=2),
+            span("run post", 2, 2.5, 4, parent=child_span, execution_id=CHILD_ID, node_id="post"),
+        ]
+        lines = [line.split("\t") for line in waterfall_lines(spans, family=[execution(), child])]
+        assert [(line[0], line[-1]) for line in lines] == [
+            ("orders", ID),
+            ("  run send", ID),
+            ("  run send", ID),
+            ("    mail", CHILD_ID),
+            ("      run post", CHILD_ID),
+            ("  run send", ID),
+        ]
+        top = drawn(waterfall(spans, width=80, now_ns=0, family=[execution(), child]), width=80)[0]
+        assert top.endswith("4 spans in 3.20 s of 2 executions")
+
+    def test_a_short_attempt_with_a_long_or_failed_child_does_not_share_a_line(self) -> None:
+        spans = [span(f"s{number}", number, number + 0.5, number + 1) for number in range(6)]
+        spans[0] = span("starts", 0, 0.01, 1)
+        spans[1] = span("hides", 1, 1.01, 2)
+        spans += [
+            span("long", 0, 5, 20, parent=f"{1:016x}"),
+            span("bad", 1, 1.1, 21, parent=f"{2:016x}", status="error"),
+        ]
+        lines = drawn(waterfall(spans, width=80, now_ns=0, family=[execution(ended_at=at(8))], siblings=3), width=80)
+        names = [line.lstrip("│├└─ ").partition("  ")[0] for line in lines[2:]]
+        assert names == ["orders", "starts", "long", "hides", "bad ✗", "… 4 more of 500 ms to 500 ms"]
+
     def test_a_pipe_gets_one_line_a_span(self, spans: Sequence[SpanRecord]) -> None:
-        assert list(waterfall_lines(spans, execution=execution())) == [
-            f"orders\t0.000000\t3.200000\tok\tinternal\t\t0\t1\t{ROOT_SPAN}\t",
-            f"  scan\t0.000000\t0.800000\tok\tconsumer\tscan\t0\t1\t{1:016x}\t{ROOT_SPAN}",
-            f"  price\t0.800000\t0.800000\terror\tconsumer\tprice\t0\t1\t{2:016x}\t{ROOT_SPAN}",
-            f"  price\t2.400000\t0.800000\tok\tconsumer\tprice\t0\t2\t{3:016x}\t{ROOT_SPAN}",
-            f"    GET /price\t2.600000\t0.400000\tok\tclient\tprice\t0\t1\t{4:016x}\t{3:016x}",
+        assert list(waterfall_lines(spans, family=[execution()])) == [
+            f"orders\t0.000000\t3.200000\tok\tinternal\t\t0\t1\t{ROOT_SPAN}\t\t{ID}",
+            f"  scan\t0.000000\t0.800000\tok\tconsumer\tscan\t0\t1\t{1:016x}\t{ROOT_SPAN}\t{ID}",
+            f"  price\t0.800000\t0.800000\terror\tconsumer\tprice\t0\t1\t{2:016x}\t{ROOT_SPAN}\t{ID}",
+            f"  price\t2.400000\t0.800000\tok\tconsumer\tprice\t0\t2\t{3:016x}\t{ROOT_SPAN}\t{ID}",
+            f"    GET /price\t2.600000\t0.400000\tok\tclient\tprice\t0\t1\t{4:016x}\t{3:016x}\t{ID}",
         ]
 
     def test_an_execution_without_spans_says_so(self) -> None:
@@ -325,10 +540,10 @@ class TestWaterfall:
 class TestTables:
     def test_executions(self) -> None:
         running = execution(id=CHILD_ID, status="running", ended_at=None, metadata={}, parent_execution_id=ID)
-        assert drawn(executions_table([execution(), running], NOW)) == text(f"""
-        execution                             workflow   status       created    took      metadata
-        {ID}  orders v3  ✓ completed  5 min ago  3.20 s    customer=17
-        {CHILD_ID}  orders v3  ● running    5 min ago  5 m 00 s
+        assert drawn(executions_table([execution(), running], NOW), width=120) == text(f"""
+        execution                             workflow     status       created    took      child of  metadata
+        {ID}  orders v3    ✓ completed  5 min ago  3.20 s              customer=17
+        {CHILD_ID}  ↳ orders v3  ● running    5 min ago  5 m 00 s  456789ab
         """)
         nine = "2026-03-01T09:00:00.000Z"
         assert list(execution_row_lines([execution(), running])) == [

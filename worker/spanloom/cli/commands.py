@@ -23,8 +23,12 @@ SUBCOMMANDS = {
     "run": Subcommand("start", "run", "Start a workflow, wait for its end and print its output."),
     "list": Subcommand("executions", "list_executions", "List executions, newest first."),
     "show": Subcommand("executions", "show", "Show one execution and what became of its nodes."),
+    "cancel": Subcommand("control", "cancel", "Cancel executions and their children."),
+    "pause": Subcommand("control", "pause", "Pause executions and their children."),
+    "resume": Subcommand("control", "resume", "Let paused executions and their children go on."),
+    "retry": Subcommand("control", "retry", "Run failed executions on from where they failed."),
     "logs": Subcommand("telemetry", "logs", "Print an execution's log lines."),
-    "trace": Subcommand("telemetry", "trace", "Show an execution's spans as a waterfall."),
+    "trace": Subcommand("telemetry", "trace", "Show the spans of an execution and its children as a waterfall."),
     "workflows": Subcommand("definitions", "workflows", "List workflows, or the versions of one."),
     "register": Subcommand("definitions", "register", "Register a workflow file as the next version."),
     "migrate": Subcommand("admin", "migrate", "Bring a store's schema to this release's version."),
@@ -72,7 +76,8 @@ def root(context: click.Context) -> None:
 
     In a terminal the output is made to be looked at; in a pipe it is tab-separated, without colours and never cut;
     with --json it is JSON, with the fields of the Python models. Exit codes: 0 done; 1 what was asked for failed, such
-    as a run that ended as failed; 2 a mistake in the request, or a service that does not answer.
+    as a run that ended as failed or a retry that is refused; 2 a mistake in the request, or a service that does not
+    answer.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

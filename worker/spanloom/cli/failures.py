@@ -10,7 +10,7 @@ import click
 
 from spanloom.cli.commands import root
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "MISTAKE", "run"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "MISTAKE", "report", "run"]
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 _LINES = 3
@@ -25,7 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         outcome = root.main(args=list(arguments), prog_name="spanloom", standalone_mode=False)
     except click.ClickException as error:
-        return _report(error, _usage(error), MISTAKE)
+        return report(error, _usage(error), MISTAKE)
     except click.Abort:  # Ctrl-C
         return INTERRUPTED
     except Exception as error:
@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
             raise
         hint = f"\n{_OF_WORKFLOWS}" if isinstance(error, UnknownWorkflow) else ""
         code = FAILED if isinstance(error, ExecutionFailed | WaitTimeout) else MISTAKE
-        return _report(error, f"{error}{hint}", code)
+        return report(error, f"{error}{hint}", code)
     return outcome if isinstance(outcome, int) else DONE
 
 
@@ -46,7 +46,8 @@ def _usage(error: click.ClickException) -> str:
     return f"{error.format_message()}{hint}"
 
 
-def _report(error: Exception, message: str, code: int) -> int:
+def report(error: Exception, message: str, code: int) -> int:
+    """Tell what went wrong on standard error, in at most three lines, and return the exit code."""
     if os.environ.get("SPANLOOM_DEBUG"):
         traceback.print_exception(error)
     lines = [line.strip() for line in f"spanloom: {message}".splitlines() if line.strip()]

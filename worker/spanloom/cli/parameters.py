@@ -16,7 +16,7 @@ from spanloom.engine.errors import UnknownExecution, UserError
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import Execution
 
-__all__ = ["duration", "find_execution", "json_option", "json_value", "moment", "pair"]
+__all__ = ["duration", "find_execution", "json_option", "json_value", "moment", "node_and_item", "pair"]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
@@ -65,6 +65,14 @@ def pair(text: str) -> tuple[str, str]:
     if not (key and equals):
         raise click.BadParameter(f"{text!r} is not KEY=VALUE")
     return key, content
+
+
+def node_and_item(text: str) -> tuple[str, int]:
+    """Read `NODE`, or `NODE:ITEM` for an item of a mapped node, counted from 1."""
+    node_id, colon, item = text.partition(":")
+    if not node_id or (colon and not (item.isdecimal() and int(item) > 0)):
+        raise click.BadParameter(f"{text!r} is no node run; write NODE, or NODE:ITEM with an item from 1")
+    return node_id, int(item or 0)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -85,6 +85,28 @@ class Target:
         finally:
             engine.close()
 
+    @contextmanager
+    def operator(self) -> Generator[WorkflowEngine]:
+        """Open an engine for a block that changes executions: it registers no workflow, and does without Redis.
+
+        The store is the truth: who has to cancel can't wait for Redis, and the sweep pushes what could not be pushed.
+        Raises what store() does.
+        """
+        from spanloom.worker.telemetry import configure_logging
+
+        app = self.load_app()
+        settings = app.settings if app else Settings.from_environment()
+        store = app.store if app else self._named_store(settings)
+        check_shared(store)
+        redis = app.queue.redis if app else self.redis_url or settings.redis_url
+        configure_logging(settings.log_format, logging.WARNING)
+        engine = WorkflowEngine(NodeRegistry(), store, redis, settings=settings)
+        try:
+            engine.open()
+            yield engine
+        finally:
+            engine.close()
+
     def _named_store(self, settings: Settings) -> ExecutionStore:
         return open_store(self._store_url(settings), namespace=settings.namespace)
 

@@ -9,7 +9,7 @@ import click
 
 from spanloom.cli.output import console, in_terminal, print_json, show
 from spanloom.cli.parameters import find_execution, json_option
-from spanloom.cli.rendering import log_line, log_text, waterfall, waterfall_lines
+from spanloom.cli.rendering import log_line, log_text, read_family, waterfall, waterfall_lines
 from spanloom.cli.target import Target, target_options
 from spanloom.engine.errors import UnknownExecution
 from spanloom.engine.store import ExecutionStore
@@ -51,25 +51,28 @@ def logs(target: Target, execution: str, node: str | None, follow: bool, as_json
 @target_options()
 @json_option
 def trace(target: Target, execution: str, as_json: bool) -> None:
-    """Show an execution's spans as a waterfall.
+    """Show the spans of an execution and its children as a waterfall.
 
     EXECUTION is its id, or the first or last six or more characters of a recent one's. Spans stand below their
-    parents, each with a bar where its time lies in the whole; in a terminal, the shortest of many siblings
-    share a line.
+    parents, each with a bar where its time lies in the whole; a child's below the attempt that started it. In a
+    terminal, the shortest of many siblings share a line.
 
     In a pipe a line is tab-separated name (indented), seconds since the trace began, seconds it took, status, kind,
-    node, item, attempt, span id, parent's span id. With --json: {"execution_id": …, "spans": […]}.
+    node, item, attempt, span id, parent's span id, execution. With --json: {"execution_id": …, "spans": […]}.
     """
     with target.store() as store:
         found = find_execution(store, execution)
-        spans = store.get_trace(found.id)
+        family = read_family(store, found)
+    spans, executions = family.spans, family.executions
     if as_json:
         print_json({"execution_id": found.id, "spans": [span.model_dump(mode="json") for span in spans]})
-        return
-    show(
-        lambda screen: waterfall(spans, width=screen.width, now_ns=time.time_ns(), execution=found),
-        lambda: waterfall_lines(spans, execution=found),
-    )
+    else:
+        show(
+            lambda screen: waterfall(spans, width=screen.width, now_ns=time.time_ns(), family=executions),
+            lambda: waterfall_lines(spans, family=executions),
+        )
+    if not family.whole:
+        click.echo(f"of its family the {len(executions):,} executions nearest to it are shown", err=True)
 
 
 def _records(store: ExecutionStore, execution_id: str, node: str | None, *, follow: bool) -> Iterator[LogRecord]:

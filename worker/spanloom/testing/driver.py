@@ -8,6 +8,7 @@ import socket
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,8 @@ from spanloom.engine.records import (
     END,
     Claim,
     ClaimAnswer,
+    Controlled,
+    FanOut,
     NodeClaim,
     NodeJob,
     NodeKey,
@@ -26,14 +29,19 @@ from spanloom.engine.records import (
     Recorded,
     Started,
     StartRequest,
+    Swept,
 )
+from spanloom.engine.states import WaitKind
 from spanloom.engine.store import ExecutionStore
 from spanloom.testing.clock import ManualClock
 
 __all__ = ["StoreDriver", "Work", "request"]
 
-#: What stands in for a handler: what it returns is the node's data, what it raises fails the node for good.
+#: What stands in for a handler: what it returns is the node's data, what it raises fails the node for good. If it
+#: returns a FanOut the node waits for those items, if a StartRequest for that child; then it is called again, woken.
 Work = Callable[[NodeClaim], Any]
+
+_PASSES = 100  # how often a sweep may find more to do before it is at fault
 
 
 def request(workflow: Workflow | str, data: Any = None, **fields: Any) -> StartRequest:
@@ -135,16 +143,122 @@ class StoreDriver:
         return answer
 
     def run(
-        self, execution_id: str, node_id: str, outcome: Outcome = Outcome.COMPLETED, *, data: Any = None, **fields: Any
+        self,
+        execution_id: str,
+        node_id: str,
+        outcome: Outcome = Outcome.COMPLETED,
+        *,
+        item: int = 0,
+        data: Any = None,
+        **fields: Any,
     ) -> Recorded:
         """Claim a node run and record its outcome."""
-        return self.record(execution_id, self.claim(execution_id, node_id), outcome, data=data, **fields)
+        return self.record(execution_id, self.claim(execution_id, node_id, item), outcome, data=data, **fields)
+
+    def wait(self, execution_id: str, node: NodeClaim, **fields: Any) -> Recorded:
+        """Record that a claimed run waits for a timer: `delay_seconds` or `due_at`, and a `wait_key` if it has one."""
+        return self.record(execution_id, node, Outcome.WAITING, wait_kind=WaitKind.TIMER, **fields)
+
+    def waiting_for_child(
+        self, execution_id: str, node: NodeClaim, child: StartRequest, *, depth: int = 1, **fields: Any
+    ) -> Record:
+        """Return the record of a claimed run that waits for the execution that `child` asks for."""
+        child = replace(
+            child,
+            parent=NodeKey(execution_id, node.node_id, node.item),
+            parent_fence=node.fence,
+            depth=depth,
+        )
+        fields |= {"wait_kind": WaitKind.CHILD, "wait_key": child.execution_id, "child": child}
+        return self.outcome(execution_id, node, Outcome.WAITING, **fields)
+
+    def start_child(
+        self, execution_id: str, node_id: str, workflow: Workflow | str, data: Any = None, *, item: int = 0, **ask: Any
+    ) -> str:
+        """Claim a node run, let it wait for a child execution of `workflow`, and return the child's id.
+
+        Registers `workflow` if it is a definition; `ask` are StartRequest's fields. Raises AssertionError if the store
+        refuses.
+        """
+        if isinstance(workflow, Workflow):
+            self.store.save_workflow(workflow, now=self.now())
+        depth = ask.pop("depth", 1)
+        wanted = request(workflow, data, **ask)
+        node = self.claim(execution_id, node_id, item)
+        answer = self.send(self.waiting_for_child(execution_id, node, wanted, depth=depth))
+        assert answer.recorded, f"{node_id} does not wait for a child: its claim is stale"
+        assert answer.refused is None, f"{node_id} does not wait for a child: {answer.refused}"
+        return wanted.execution_id
+
+    def fan_out(
+        self,
+        execution_id: str,
+        node_id: str,
+        items: Sequence[Any],
+        *,
+        at_once: int = 100,
+        tolerate: int = 0,
+        **fields: Any,
+    ) -> Recorded:
+        """Claim a node run and let it wait for an item of its own for each of `items`, which are its data."""
+        node = self.claim(execution_id, node_id)
+        return self.send(self.fanning_out(execution_id, node, items, at_once=at_once, tolerate=tolerate, **fields))
+
+    def fanning_out(
+        self,
+        execution_id: str,
+        node: NodeClaim,
+        items: Sequence[Any],
+        *,
+        at_once: int = 100,
+        tolerate: int = 0,
+        **fields: Any,
+    ) -> Record:
+        """Return the record of a claimed run that waits for its items."""
+        wanted = FanOut(tuple(json.dumps(item) for item in items), at_once, tolerate)
+        return self.outcome(execution_id, node, Outcome.WAITING, wait_kind=WaitKind.ITEMS, fan_out=wanted, **fields)
+
+    def wake(self, *execution_ids: str) -> list[NodeJob]:
+        """Tell the parents of these ended executions, as their worker does, and keep the jobs that follow."""
+        jobs = self.store.wake_parents(execution_ids, now=self.now())
+        self.jobs.extend(jobs)
+        return jobs
+
+    def cancel(self, execution_id: str, **options: Any) -> Controlled:
+        """Cancel an execution."""
+        return self._controlled(self.store.cancel_execution(execution_id, now=self.now(), **options))
+
+    def pause(self, execution_id: str, **options: Any) -> Controlled:
+        """Pause an execution."""
+        return self._controlled(self.store.pause_execution(execution_id, now=self.now(), **options))
+
+    def resume(self, execution_id: str, **options: Any) -> Controlled:
+        """Resume an execution and keep the jobs that follow."""
+        return self._controlled(self.store.resume_execution(execution_id, now=self.now(), **options))
+
+    def retry(self, execution_id: str, **options: Any) -> Controlled:
+        """Retry a failed execution and keep the jobs that follow."""
+        return self._controlled(self.store.retry_execution(execution_id, now=self.now(), **options))
+
+    def sweep(self, **options: Any) -> Swept:
+        """Sweep once, judging no list of jobs, and keep the jobs that follow."""
+        swept = self.store.sweep(**{"heads": {}, "epoch": 0, "now": self.now(), **options})
+        self.jobs.extend(swept.jobs)
+        return swept
+
+    def sweep_all(self) -> list[Swept]:
+        """Sweep until a pass moves nothing; return the passes that did."""
+        passes: list[Swept] = []
+        while any((swept := self.sweep()).moved.values()) or swept.more:
+            passes.append(swept)
+            assert len(passes) < _PASSES, f"the sweep comes to no end; its last pass moved {dict(swept.moved)}"
+        return passes
 
     def drain(self, work: Work | None = None, *, work_first: bool = True) -> list[str]:
         """Run jobs until none is left, with `work` in place of handlers; return the ids of the nodes run, in order.
 
-        A job whose claim is refused is dropped, as a worker does. With `work_first` a ready successor is run at once,
-        else through `jobs`.
+        A job whose claim is refused is dropped, as a worker does, and the parents of executions that end are told. With
+        `work_first` a ready successor, or item, is run at once, else through `jobs`.
         """
         ran: list[str] = []
         while self.jobs:
@@ -158,18 +272,32 @@ class StoreDriver:
             node: NodeClaim | None = answer.node
             while node is not None:
                 ran.append(node.node_id)
-                successors = self._successors_of(answer, node) if work_first else ()
-                recorded = self.send(self._worked(job.execution_id, node, work, successors))
+                recorded = self.send(self._worked(answer, node, work, work_first=work_first))
+                if recorded.ended is not None and answer.header.parent_execution_id is not None:
+                    self.wake(job.execution_id)
                 node = recorded.next
         return ran
 
-    def _worked(self, execution_id: str, node: NodeClaim, work: Work | None, successors: Sequence[str]) -> Record:
+    def _worked(self, claim: Claim, node: NodeClaim, work: Work | None, *, work_first: bool) -> Record:
+        execution_id = claim.header.execution_id
+        itself = (node.node_id,) if work_first else ()
+        successors = itself if node.item else self._successors_of(claim, node) if work_first else ()
         try:
             data = work(node) if work is not None else node.node_id
         except Exception as error:  # whatever stands in for a handler may raise anything, as a handler may
             reason = json.dumps({"type": type(error).__name__, "message": str(error)})
-            return self.outcome(execution_id, node, Outcome.FAILED, error=reason)
-        return self.outcome(execution_id, node, data=data, successors=tuple(successors))
+            return self.outcome(execution_id, node, Outcome.FAILED, error=reason, successors=successors)
+        if isinstance(data, StartRequest):
+            return self.waiting_for_child(execution_id, node, data, depth=claim.header.depth + 1)
+        if isinstance(data, FanOut):
+            return self.outcome(
+                execution_id, node, Outcome.WAITING, wait_kind=WaitKind.ITEMS, fan_out=data, successors=itself
+            )
+        return self.outcome(execution_id, node, data=data, successors=successors)
+
+    def _controlled(self, answer: Controlled) -> Controlled:
+        self.jobs.extend(answer.jobs)
+        return answer
 
     def _successors_of(self, claim: Claim, node: NodeClaim) -> tuple[str, ...]:
         key = (claim.header.workflow_id, claim.header.version)

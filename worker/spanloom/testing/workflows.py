@@ -6,15 +6,24 @@ from collections.abc import Mapping, Sequence
 
 from spanloom.engine.definitions import Input, Node, Workflow
 
-__all__ = ["chain", "diamond", "fan", "graph", "single"]
+__all__ = ["after_any_end", "after_failure", "chain", "diamond", "fan", "graph", "single"]
 
 
-def graph(id: str, inputs: Mapping[str, Sequence[str]], *, type: str = "work", queue: str = "default") -> Workflow:
-    """Return a workflow with one node per key, each waiting for the nodes it maps to."""
-    nodes = [
-        Node(id=node, type=type, queue=queue, inputs=tuple(Input(node=parent) for parent in parents))
-        for node, parents in inputs.items()
-    ]
+def after_failure(node: str) -> Input:
+    """Return an edge that is taken if `node` fails for good."""
+    return Input(node=node, on="failure")
+
+
+def after_any_end(node: str) -> Input:
+    """Return an edge that is taken whether `node` completes or fails for good."""
+    return Input(node=node, on="always")
+
+
+def graph(
+    id: str, inputs: Mapping[str, Sequence[str | Input]], *, type: str = "work", queue: str = "default"
+) -> Workflow:
+    """Return a workflow with one node per key, each waiting for the nodes it maps to: by their id after success."""
+    nodes = [Node(id=node, type=type, queue=queue, inputs=tuple(parents)) for node, parents in inputs.items()]
     return Workflow(id=id, name=id, nodes=tuple(nodes))
 
 

@@ -9,43 +9,101 @@ from typing import Any
 
 from spanloom.engine.definitions import Workflow
 from spanloom.engine.errors import UnknownWorkflow
+from spanloom.engine.states import NodeStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import Execution, NodeRun
 
-__all__ = ["Snapshot", "read_snapshot"]
+__all__ = ["CHILDREN", "LEVELS", "Snapshot", "read_snapshot"]
+
+CHILDREN = 100  #: of how many descendants the nodes are read, at most
+LEVELS = 10  #: how many levels of descendants are read; engines make no more unless they are told to
+_EVENT_PAGES = 20  # in how many pages of events the number of a node's items is looked for
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One execution, read at `taken_at`; `children` are keyed by the (node id, item) that started them."""
+    """One execution, read at `taken_at`; `children` are keyed by the (node id, item) that started them.
+
+    `workflow` is None of a child whose nodes were not read. `totals` says of mapped nodes how many items they have.
+    """
 
     execution: Execution
-    workflow: Workflow
+    workflow: Workflow | None
     runs: tuple[NodeRun, ...]
     taken_at: datetime
     children: Mapping[tuple[str, int], tuple[Snapshot, ...]] = field(default_factory=dict)
+    totals: Mapping[str, int] = field(default_factory=dict)
+    parent: Execution | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return it as JSON data: `execution`, `nodes` and `children`, each with the fields of its read model."""
+        """Return it as JSON data: `execution`, `nodes` and `children`, each with the fields of its read model.
+
+        `nodes` and `children` are None where they were not read.
+        """
+        known = self.workflow is not None
         return {
             "execution": self.execution.model_dump(mode="json"),
-            "nodes": [run.model_dump(mode="json") for run in self.runs],
-            "children": [child.document() for children in self.children.values() for child in children],
+            "nodes": [run.model_dump(mode="json") for run in self.runs] if known else None,
+            "children": [child.document() for some in self.children.values() for child in some] if known else None,
         }
 
 
 def read_snapshot(store: ExecutionStore, execution: Execution) -> Snapshot:
-    """Read what belongs to an execution, with its children and theirs.
+    """Read what belongs to an execution, with its parent, its children and theirs.
 
-    The parts are read one after the other: of a running execution they may be of slightly different moments.
-    Raises UnknownWorkflow if its definition is gone, and StoreUnavailable.
+    Nodes are read of the first CHILDREN descendants, down to LEVELS, but not of those that a mapped node's items
+    started: there may be ten thousand. The parts are read one after the other: of a running execution they may be of
+    slightly different moments. Raises UnknownWorkflow if a definition is gone, and StoreUnavailable.
     """
-    workflow = store.get_workflow(execution.workflow_id, execution.version)
-    if workflow is None:
-        raise UnknownWorkflow(execution.workflow_id, execution.version)
-    runs = tuple(store.get_node_results(execution.id))
-    children: dict[tuple[str, int], tuple[Snapshot, ...]] = {}
-    for child in store.get_child_executions(execution.id):
-        key = (child.parent_node_id or "", child.parent_item or 0)
-        children[key] = (*children.get(key, ()), read_snapshot(store, child))
-    return Snapshot(execution, workflow, runs, datetime.now(UTC), children)
+    snapshot = _Reader(store).read(execution, LEVELS)
+    parent = store.get_parent_execution(execution.id) if execution.parent_execution_id else None
+    return Snapshot(
+        execution, snapshot.workflow, snapshot.runs, snapshot.taken_at, snapshot.children, snapshot.totals, parent
+    )
+
+
+class _Reader:
+    """Reads a family from its root down until enough of it was read."""
+
+    def __init__(self, store: ExecutionStore) -> None:
+        self._store = store
+        self._left = CHILDREN
+
+    def read(self, execution: Execution, levels: int) -> Snapshot:
+        workflow = self._store.get_workflow(execution.workflow_id, execution.version)
+        if workflow is None:
+            raise UnknownWorkflow(execution.workflow_id, execution.version)
+        runs = tuple(self._store.get_node_results(execution.id))
+        children: dict[tuple[str, int], tuple[Snapshot, ...]] = {}
+        for child in self._store.get_child_executions(execution.id):
+            key = (child.parent_node_id or "", child.parent_item or 0)
+            children[key] = (*children.get(key, ()), self._child(child, levels - 1))
+        totals = _totals(self._store, execution.id, runs)
+        return Snapshot(execution, workflow, runs, datetime.now(UTC), children, totals)
+
+    def _child(self, child: Execution, levels: int) -> Snapshot:
+        if child.parent_item or levels < 0 or self._left == 0:
+            return Snapshot(child, None, (), datetime.now(UTC))
+        self._left -= 1
+        return self.read(child, levels)
+
+
+def _totals(store: ExecutionStore, execution_id: str, runs: tuple[NodeRun, ...]) -> dict[str, int]:
+    """Count the items of mapped nodes: if one completed, all are among the runs; else an event tells."""
+    found: dict[str, int] = {}
+    for run in runs:
+        if run.item:
+            found[run.node_id] = found.get(run.node_id, 0) + 1
+    completed = {run.node_id for run in runs if not run.item and run.status is NodeStatus.COMPLETED}
+    totals = {node_id: number for node_id, number in found.items() if node_id in completed}
+    unknown = set(found) - completed
+    after = None
+    for _ in range(_EVENT_PAGES):
+        if not unknown or not (events := store.get_events(execution_id, after=after)):
+            break
+        for event in events:
+            if event.kind == "node.waiting" and event.node_id in unknown and "items" in event.data and not event.item:
+                totals[event.node_id] = event.data["items"]
+                unknown.discard(event.node_id)
+        after = events[-1].cursor
+    return totals

@@ -32,17 +32,22 @@ _TELLING = 8  # the last digits of a UUIDv7 tell executions apart; the first one
 
 def executions_table(executions: Sequence[Execution], now: datetime) -> RenderableType:
     """Draw executions, one a row, newest first as they come."""
-    table = _table("execution", "workflow", "status", "created", "took", "metadata")
+    nested = any(execution.parent_execution_id for execution in executions)
+    parent_heading = ("child of",) if nested else ()
+    table = _table("execution", "workflow", "status", "created", "took", *parent_heading, "metadata")
     for execution in executions:
         took = seconds_between(execution.started_at, execution.ended_at or now)
         name = Text.assemble((execution.id[:-_TELLING], "bright_black"), execution.id[-_TELLING:])
         metadata = "  ".join(f"{printable(key)}={printable(value)}" for key, value in execution.metadata.items())
+        below = "↳ " if execution.parent_execution_id else ""
+        parent = (Text((execution.parent_execution_id or "")[-_TELLING:], "bright_black"),) if nested else ()
         table.add_row(
             name,
-            Text(f"{execution.workflow_id} v{execution.version}", no_wrap=True, overflow="ellipsis"),
+            Text(f"{below}{execution.workflow_id} v{execution.version}", no_wrap=True, overflow="ellipsis"),
             _status(execution.status),
             ago(execution.created_at, now),
             "" if took is None else duration(took),
+            *parent,
             Text(metadata, "bright_black"),
         )
     return table

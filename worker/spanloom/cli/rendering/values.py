@@ -10,7 +10,7 @@ from typing import Any
 
 __all__ = ["GLYPHS", "STYLES", "ago", "cell", "duration", "error_sentence", "instant", "printable", "seconds_between"]
 
-#: Styles of execution, node and span states and of log levels; what is not listed has the terminal's own colour.
+#: Styles of execution, node, attempt and span states and of log levels; the rest has the terminal's own colour.
 STYLES: Mapping[str, str] = {
     "completed": "green",
     "ok": "green",
@@ -26,6 +26,10 @@ STYLES: Mapping[str, str] = {
     "queued": "blue",
     "skipped": "bright_black",
     "cancelled": "bright_black",
+    "retrying": "yellow",
+    "lost": "yellow",
+    "released": "bright_black",
+    "reset": "bright_black",
     "debug": "bright_black",
 }
 
@@ -40,6 +44,10 @@ GLYPHS: Mapping[str, str] = {
     "pending": "·",
     "skipped": "↷",
     "cancelled": "⊘",
+    "retrying": "↻",
+    "reset": "↺",
+    "released": "○",
+    "lost": "✗",
 }
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")

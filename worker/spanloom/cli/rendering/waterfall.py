@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from spanloom.cli.rendering.family import rooted
 from spanloom.cli.rendering.values import STYLES, cell, duration, printable
-from spanloom.engine.tracing import parse_trace_parent
 from spanloom.engine.views import Execution, SpanRecord
 
 __all__ = ["SIBLINGS", "waterfall", "waterfall_lines"]
@@ -36,20 +36,29 @@ class _Line:
     span: SpanRecord | None
 
 
+class _Weight(NamedTuple):
+    """How much a span with all below it tells: whether something failed, and how long it takes."""
+
+    failed: bool
+    took_ns: int
+    start_ns: int
+
+
 def waterfall(
     spans: Sequence[SpanRecord],
     *,
     width: int,
     now_ns: int,
-    execution: Execution | None = None,
+    family: Sequence[Execution] = (),
     siblings: int | None = SIBLINGS,
 ) -> RenderableType:
     """Draw spans for a terminal `width` columns wide; open spans last until `now_ns`.
 
-    With its `execution` the trace gets a root even where the execution's own span is not stored. Below one parent at
-    most `siblings` spans are drawn, those that failed and then the longest; the others share a line.
+    Each execution of the `family` has a span of its own, also where that is not stored. Below one parent at most
+    `siblings` spans are drawn: those with a failure in or below them, then those that last longest with what is below
+    them; the others share a line.
     """
-    lines = list(_lines(_rooted(spans, execution), siblings, now_ns))
+    lines = list(_lines(rooted(spans, family), siblings, now_ns))
     if not lines:
         return Text("no spans are stored", "bright_black")
     start = min(line.start_ns for line in lines)
@@ -70,47 +79,26 @@ def waterfall(
         table.add_row(name, took, Text(bar, _bar_style(line)))
     trace_id = next((line.span.trace_id for line in lines if line.span is not None), "")
     total = f"trace {trace_id}  {len(spans)} span{'s' * (len(spans) != 1)} in {duration((end - start) / 1e9)}"
+    if len(family) > 1:
+        total += f" of {len(family):,} executions"
     return Group(Text(total, "bright_black"), Text(), table)
 
 
-def waterfall_lines(spans: Sequence[SpanRecord], *, execution: Execution | None = None) -> Iterator[str]:
+def waterfall_lines(spans: Sequence[SpanRecord], *, family: Sequence[Execution] = ()) -> Iterator[str]:
     """Write one tab-separated line a span for a pipe, parents before children.
 
     The columns: name (indented by two spaces a level), seconds since the trace began, seconds it took (nothing while it
-    is open), status, kind, node, item, attempt, span id, parent's span id.
+    is open), status, kind, node, item, attempt, span id, parent's span id, execution.
     """
-    lines = list(_lines(_rooted(spans, execution), None, 0))
+    lines = list(_lines(rooted(spans, family), None, 0))
     start = min((line.start_ns for line in lines), default=0)
     for line in lines:
         span = line.span
         assert span is not None  # nothing is folded here
         took = None if span.end_ns is None else (span.end_ns - span.start_ns) / 1e9
         values = ((span.start_ns - start) / 1e9, took, span.status, span.kind, span.node_id, span.item, span.attempt)
-        ids = (span.span_id, span.parent_span_id)
+        ids = (span.span_id, span.parent_span_id, span.execution_id)
         yield "  " * line.depth + "\t".join((printable(span.name), *map(cell, values + ids)))
-
-
-def _rooted(spans: Sequence[SpanRecord], execution: Execution | None) -> list[SpanRecord]:
-    ids = parse_trace_parent(execution.trace_parent) if execution else None
-    if execution is None or ids is None or any(span.span_id == ids[1] for span in spans):
-        return list(spans)
-    root = SpanRecord(
-        execution_id=execution.id,
-        trace_id=ids[0],
-        span_id=ids[1],
-        parent_span_id=None,
-        node_id=None,
-        name=execution.workflow_id,
-        kind="internal",
-        status={"completed": "ok", "failed": "error"}.get(execution.status, "unset"),
-        start_ns=_nanoseconds(execution.created_at),
-        end_ns=_nanoseconds(execution.ended_at) if execution.ended_at else None,
-    )
-    return [root, *spans]
-
-
-def _nanoseconds(at: datetime) -> int:
-    return int(at.timestamp() * 1_000_000) * 1000
 
 
 def _lines(spans: Sequence[SpanRecord], siblings: int | None, now_ns: int) -> Iterator[_Line]:
@@ -119,15 +107,16 @@ def _lines(spans: Sequence[SpanRecord], siblings: int | None, now_ns: int) -> It
     for span in sorted(spans, key=lambda span: (span.start_ns, span.span_id)):
         # A parent outside the store (the caller's span, or one that a killed worker did not keep) makes it a root.
         below[span.parent_span_id if span.parent_span_id in known else None].append(span)
+    weights = _weights(below, now_ns)
     stack: list[tuple[_Line, str]] = []
 
     def put_below(parent: str | None, guides: str, depth: int) -> None:
-        groups = _grouped(below[parent], siblings, now_ns)
+        groups = _grouped(below[parent], siblings, weights)
         placed: list[tuple[_Line, str]] = []
         for position, group in enumerate(groups):
             last = position == len(groups) - 1
             corner, rest = ("", "") if parent is None else ("└─ ", "   ") if last else ("├─ ", "│  ")
-            placed.append((_line(group, guides + corner, depth, now_ns), guides + rest))
+            placed.append((_line(group, guides + corner, depth, weights), guides + rest))
         stack.extend(reversed(placed))
 
     put_below(None, "", 0)
@@ -138,30 +127,40 @@ def _lines(spans: Sequence[SpanRecord], siblings: int | None, now_ns: int) -> It
             put_below(line.span.span_id, guides, line.depth + 1)
 
 
-def _grouped(spans: list[SpanRecord], siblings: int | None, now_ns: int) -> list[list[SpanRecord]]:
-    """Put each span in a group of its own, but the shortest beyond `siblings` in one; in the order of their starts."""
+def _weights(below: Mapping[str | None, Sequence[SpanRecord]], now_ns: int) -> dict[str, _Weight]:
+    """Weigh each span with what is below it: an attempt that started a child is over long before the child is."""
+    order = list(below.get(None, ()))
+    for span in order:  # grows while it is walked, parents before their children
+        order.extend(below.get(span.span_id, ()))
+    weights: dict[str, _Weight] = {}
+    for span in reversed(order):
+        parts = [weights[one.span_id] for one in below.get(span.span_id, ())]
+        end_ns = max([span.end_ns or now_ns, *(part.start_ns + part.took_ns for part in parts)])
+        failed = span.status == "error" or any(part.failed for part in parts)
+        weights[span.span_id] = _Weight(failed, end_ns - span.start_ns, span.start_ns)
+    return weights
+
+
+def _grouped(spans: list[SpanRecord], siblings: int | None, weights: Mapping[str, _Weight]) -> list[list[SpanRecord]]:
+    """Put each span in a group of its own, but the lightest beyond `siblings` in one; in the order of their starts."""
     if siblings is None or len(spans) <= siblings:
         return [[span] for span in spans]
-    weighed = sorted(spans, key=lambda span: (span.status == "error", _took_ns(span, now_ns)))
-    short = {span.span_id for span in weighed[: len(spans) - siblings + 1] if span.status != "error"}
+    weighed = sorted(spans, key=lambda span: weights[span.span_id])
+    short = {span.span_id for span in weighed[: len(spans) - siblings + 1] if not weights[span.span_id].failed}
     groups = [[span] for span in spans if span.span_id not in short]
     if short:
         groups.append([span for span in spans if span.span_id in short])
     return sorted(groups, key=lambda group: group[0].start_ns)
 
 
-def _line(group: list[SpanRecord], guides: str, depth: int, now_ns: int) -> _Line:
+def _line(group: list[SpanRecord], guides: str, depth: int, weights: Mapping[str, _Weight]) -> _Line:
     first = group[0]
     if len(group) == 1:
         return _Line(guides, depth, _name(first), first.status, first.start_ns, first.end_ns, first)
-    took = sorted(_took_ns(span, now_ns) / 1e9 for span in group)
-    name = f"… {len(group):,} more of {duration(took[0])} to {duration(took[-1])}"
-    end_ns = max(span.end_ns or now_ns for span in group)
+    took = sorted(weights[span.span_id].took_ns for span in group)
+    name = f"… {len(group):,} more of {duration(took[0] / 1e9)} to {duration(took[-1] / 1e9)}"
+    end_ns = max(span.start_ns + weights[span.span_id].took_ns for span in group)
     return _Line(guides, depth, name, "unset", first.start_ns, end_ns, None)
-
-
-def _took_ns(span: SpanRecord, now_ns: int) -> int:
-    return (span.end_ns or now_ns) - span.start_ns
 
 
 def _name(span: SpanRecord) -> str:

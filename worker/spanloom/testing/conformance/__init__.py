@@ -27,24 +27,37 @@ from spanloom.testing.driver import StoreDriver
 pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in iter_modules(__path__)))
 
 from spanloom.testing.conformance import (  # noqa: E402 (the rewriting comes first)
+    attempts,
     cancels,
+    child_ends,
+    children,
     claims,
     concurrency,
+    control_rules,
     failures,
+    families,
     fences,
+    item_control,
+    item_failures,
+    items,
     join_races,
     joins,
     leases,
+    pauses,
     payloads,
     random_graphs,
     reads,
     records,
+    resets,
+    retries,
+    routing,
     starts,
     suspects,
     sweeps,
     telemetry,
     transactions,
     versions,
+    waits,
 )
 
 __all__ = ["StoreConformance"]
@@ -80,7 +93,24 @@ class StoreConformance:
     TestRandomGraphs = random_graphs.RandomGraphs
     TestFailures = failures.Failures
     TestRetries = failures.Retries
+    TestRouting = routing.Routing
+    TestHandledFailures = routing.HandledFailures
+    TestChildStarts = children.ChildStarts
+    TestChildDeadlines = children.ChildDeadlines
+    TestChildEnds = child_ends.ChildEnds
+    TestItems = items.Items
+    TestItemFailures = item_failures.ItemFailures
+    TestItemControl = item_control.ItemControl
+    TestItemReplays = item_control.ItemReplays
+    TestWaits = waits.Waits
     TestCancels = cancels.Cancels
+    TestAttempts = attempts.Attempts
+    TestControls = control_rules.Controls
+    TestFamilies = families.Families
+    TestPauses = pauses.Pauses
+    TestResumes = pauses.Resumes
+    TestExecutionRetries = retries.ExecutionRetries
+    TestResets = resets.Resets
     TestLeases = leases.Leases
     TestLostWorkers = sweeps.LostWorkers
     TestDueRows = sweeps.DueRows
@@ -97,4 +127,6 @@ class StoreConformance:
     TestAtomicity = transactions.Atomicity
     TestLifecycles = transactions.Lifecycles
     TestJoinRaces = join_races.JoinRaces
+    TestItemRaces = item_control.ItemRaces
+    TestChildEndRaces = child_ends.ChildEndRaces
     TestConcurrency = concurrency.Concurrency

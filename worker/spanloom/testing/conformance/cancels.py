@@ -32,7 +32,8 @@ class Cancels:
         driver.run(execution, "w3", Outcome.RETRY, delay_seconds=60)
         clock.advance(1)
         # when it is cancelled
-        assert store.cancel_execution(execution, now=clock()) is True
+        answer = store.cancel_execution(execution, now=clock())
+        assert (answer.done, list(answer.executions), list(answer.jobs)) == (True, [execution], [])
         # then what was open is cancelled and what had ended stays
         statuses = {run.node_id: run.status for run in store.get_node_results(execution)}
         assert statuses == {"split": NodeStatus.COMPLETED, "w1": NodeStatus.COMPLETED} | dict.fromkeys(
@@ -47,9 +48,10 @@ class Cancels:
 
     def test_cancelling_twice_is_no_error(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(single())
-        assert store.cancel_execution(execution) is True
+        assert store.cancel_execution(execution).done
         before = store.get_execution(execution), store.get_events(execution)
-        assert store.cancel_execution(execution) is False
+        again = store.cancel_execution(execution)
+        assert (again.done, again.revision, list(again.executions)) == (False, 1, [])
         assert (store.get_execution(execution), store.get_events(execution)) == before
 
     @pytest.mark.parametrize("outcome", [Outcome.COMPLETED, Outcome.FAILED])
@@ -93,13 +95,13 @@ class Cancels:
         at_start = store.get_execution(execution)
         driver.run(execution, "top")
         running = store.get_execution(execution)
-        store.cancel_execution(execution)
+        answer = store.cancel_execution(execution)
         cancelled = store.get_execution(execution)
         assert at_start is not None
         assert running is not None
         assert cancelled is not None
         assert running.revision == at_start.revision
-        assert cancelled.revision == at_start.revision + 1
+        assert cancelled.revision == answer.revision == at_start.revision + 1
 
     def test_another_than_the_expected_revision_refuses_a_cancel(
         self, store: ExecutionStore, driver: StoreDriver
@@ -112,13 +114,13 @@ class Cancels:
         assert (refused.value.expected, refused.value.actual) == (found.revision + 1, found.revision)
         assert isinstance(refused.value.current, Execution)
         assert store.get_execution(execution) == found
-        assert store.cancel_execution(execution, expected_revision=found.revision) is True
+        assert store.cancel_execution(execution, expected_revision=found.revision).done
 
     def test_a_delayed_execution_can_be_cancelled_and_never_starts(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
         execution = driver.start(single(), delay_seconds=60)
-        assert store.cancel_execution(execution, now=clock()) is True
+        assert store.cancel_execution(execution, now=clock()).done
         clock.advance(120)
         assert list(store.sweep(heads={"default": None}, epoch=0, now=clock()).jobs) == []
         found = store.get_execution(execution)

@@ -129,7 +129,7 @@ class Concurrency:
     ) -> None:
         def cancel(execution: str) -> bool:
             try:
-                return store.cancel_execution(execution)
+                return store.cancel_execution(execution).done
             except InvalidTransition:
                 return False
 

@@ -36,8 +36,10 @@ class Failures:
         assert found.error == {**error, "node_id": "only"}
         (run,) = store.get_node_results(execution)
         assert (run.status, run.error) == (NodeStatus.FAILED, error)
-        kinds = [event.kind for event in store.get_events(execution)]
-        assert kinds.count("node.failed") == kinds.count("execution.failed") == 1
+        (told,) = [event.data["error"] for event in store.get_events(execution) if event.kind == "node.failed"]
+        assert told == error
+        (brief,) = [event.data["error"] for event in store.get_events(execution) if event.kind == "execution.failed"]
+        assert (brief["node_id"], brief["message"], "traceback" in brief) == ("only", "no", False)
 
     def test_what_follows_a_failure_does_not_run(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(chain(3))
@@ -168,13 +170,15 @@ class Retries:
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
         execution = driver.start(single())
-        answer = driver.run(execution, "only", Outcome.RETRY, delay_seconds=5)
+        error = {"type": "Boom", "message": "not yet", "traceback": "…", "permanent": False}
+        answer = driver.run(execution, "only", Outcome.RETRY, delay_seconds=5, error=json.dumps(error))
         assert (answer.recorded, list(answer.jobs), answer.ended) == (True, [], None)
         (run,) = store.get_node_results(execution)
         assert (run.status, run.wait_kind, run.attempt) == (NodeStatus.WAITING, WaitKind.RETRY, 2)
         assert run.due_at is not None
         assert (run.due_at - clock()).total_seconds() == 5
-        assert store.get_events(execution)[-1].kind == "node.retrying"
+        event = store.get_events(execution)[-1]
+        assert (event.kind, event.data["error"]) == ("node.retrying", error)
         clock.advance(4)
         assert list(store.sweep(heads={}, epoch=0, now=clock()).jobs) == []
         clock.advance(2)
@@ -205,6 +209,20 @@ class Retries:
         clock.advance(2)
         store.sweep(heads={}, epoch=0, now=clock())
         assert driver.claim(execution, "only").attempt == 1
+
+    def test_a_retry_in_a_paused_execution_waits_and_is_held_when_it_is_due(
+        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
+    ) -> None:
+        execution = driver.start(single())
+        node = driver.claim(execution, "only")
+        driver.pause(execution)
+        assert driver.record(execution, node, Outcome.RETRY, delay_seconds=5).recorded
+        (run,) = store.get_node_results(execution)
+        assert (run.status, run.wait_kind, run.attempt) == (NodeStatus.WAITING, WaitKind.RETRY, 2)
+        clock.advance(6)
+        assert list(driver.sweep().jobs) == []
+        (run,) = store.get_node_results(execution)
+        assert (run.status, run.due_at) == (NodeStatus.HELD, None)
 
     def test_a_retry_in_a_failed_execution_is_held(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(graph("sinks", {"a": [], "b": []}))

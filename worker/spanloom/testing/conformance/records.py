@@ -142,12 +142,6 @@ class Records:
         assert (run.due_at - clock()).total_seconds() == 30
         assert store.get_events(execution)[-1].kind == "node.waiting"
 
-    def test_a_run_that_waits_for_a_child_waits_for_no_time(self, store: ExecutionStore, driver: StoreDriver) -> None:
-        execution = driver.start(single())
-        driver.run(execution, "only", Outcome.WAITING, wait_kind=WaitKind.CHILD, wait_key="child")
-        (run,) = store.get_node_results(execution)
-        assert (run.status, run.wait_kind, run.due_at) == (NodeStatus.WAITING, WaitKind.CHILD, None)
-
     def test_no_records_have_no_answers(self, store: ExecutionStore) -> None:
         assert store.record([]) == []
 

@@ -1,0 +1,66 @@
+"""Every attempt at one node run, as `spanloom show --attempts` tells it: who, when, how it ended, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from spanloom.cli.rendering.values import (
+    GLYPHS,
+    STYLES,
+    cell,
+    duration,
+    error_sentence,
+    instant,
+    printable,
+    seconds_between,
+)
+from spanloom.engine.views import Attempt
+
+__all__ = ["attempt_lines", "attempts_text"]
+
+_INDENT = "    "
+
+
+def attempts_text(attempts: Sequence[Attempt], now: datetime) -> RenderableType:
+    """Draw attempts for a terminal, each with its error and traceback below it."""
+    if not attempts:
+        return Text("it has not been started", "bright_black")
+    parts: list[Text] = []
+    for one in attempts:
+        ended_as = one.ended_as or "running"
+        took = seconds_between(one.started_at, one.ended_at or now)
+        head = Text.assemble(f"#{one.attempt}  ", (f"{GLYPHS.get(ended_as, ' ')} {ended_as}", STYLES.get(ended_as, "")))
+        head.append("" if took is None else f"  {duration(took)}")
+        head.append(f"  {instant(one.started_at)}", "bright_black")
+        head.append(f"  {one.worker_id}" if one.worker_id else "", "bright_black")
+        parts.append(head)
+        if one.error is not None:
+            parts.append(_indented(error_sentence(one.error), "red"))
+            if trace := str(one.error.get("traceback") or "").rstrip():
+                parts.append(_indented(trace, "bright_black"))
+    return Group(*parts)
+
+
+def attempt_lines(attempts: Sequence[Attempt]) -> Iterator[str]:
+    """Write one tab-separated line each: attempt, how it ended, seconds, started, ended, worker, error, traceback."""
+    for one in attempts:
+        values = (
+            one.attempt,
+            one.ended_as or "running",
+            seconds_between(one.started_at, one.ended_at),
+            one.started_at,
+            one.ended_at,
+            one.worker_id,
+            error_sentence(one.error),
+            (one.error or {}).get("traceback"),
+        )
+        yield "\t".join(map(cell, values))
+
+
+def _indented(text: str, style: str) -> Text:
+    lines = printable(text, keep="\n").split("\n")
+    return Text("\n".join(_INDENT + line for line in lines), style, overflow="fold")

@@ -1,0 +1,122 @@
+"""What stands beside a node run: why it was not taken, what it waits for and until when, who handled its failure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from rich.text import Text
+
+from spanloom.cli.rendering.values import ago, error_sentence, instant, printable
+from spanloom.engine.definitions import Input, Node
+from spanloom.engine.states import NodeStatus, WaitKind
+from spanloom.engine.views import NodeRun
+
+__all__ = ["READY", "Note", "counted", "drawn", "is_handled", "routing_notes", "run_notes"]
+
+Note = tuple[str, str]  # what is said, and its style
+
+READY = frozenset({"queued", "held"})  #: in these states a run takes no time: what an earlier claim took is over
+
+_NAMED = 3  # how many nodes a note names before it counts them
+_CONDITION_WIDTH = 40
+_WORKER_WIDTH = 8  # the end of a worker's id tells it from the others
+_SOON_SECONDS = 60  # what is due so soon needs no time of day
+_ORDER = ("running", "waiting", "queued", "held", "failed", "skipped", "cancelled")
+_FOLLOWED = {NodeStatus.COMPLETED: ("success", "always"), NodeStatus.FAILED: ("failure", "always")}
+
+
+def routing_notes(node: Node, run: NodeRun | None, runs: Mapping[str, NodeRun], *, whole: bool = False) -> list[Note]:
+    """Say from where a node is reached and under which condition, or who did not lead to it.
+
+    `runs` are the runs of all nodes, by id. `whole`: long lists and conditions are not cut.
+    """
+    notes: list[Note] = []
+    edges = [edge for edge in node.inputs if edge.node in node.parents]
+    if len(node.parents) > 1 or any(edge.on != "success" or edge.when for edge in edges):
+        told = list(dict.fromkeys(_edge(edge, whole=whole) for edge in edges))
+        notes.append((f"← {', '.join(told)}" if whole or len(told) <= _NAMED else f"← {len(told):,} nodes", ""))
+    if run is not None and run.status is NodeStatus.SKIPPED and run.started_at is None:
+        # Where all parents were skipped themselves, the decision was taken further up, and is told there.
+        decided = [name for name in node.parents if name in runs and _led_past(runs[name], node)]
+        if decided:
+            notes.append((f"not taken by {_listed(decided, whole=whole)}", ""))
+    return notes
+
+
+def run_notes(run: NodeRun, now: datetime | None) -> Iterator[Note]:
+    """Say what is remarkable of a run: attempts, losses, its wait, its worker, its error and who handled that.
+
+    Times are told relative to `now`; without it, and then without attempt, losses, worker and error, as instants.
+    """
+    if now is not None and run.attempt > 1:
+        yield f"attempt {run.attempt}", "yellow"
+    if now is not None and run.losses:
+        yield f"{run.losses} lost", "yellow"
+    if waits := _wait(run, now):
+        yield waits, "yellow"
+    if now is not None and run.worker_id:
+        yield run.worker_id[-_WORKER_WIDTH:], ""
+    if is_handled(run):
+        yield f"handled, went on to {_listed(run.taken, whole=now is None)}" if run.taken else "handled", "yellow"
+    if now is not None and run.error is not None:
+        yield printable(error_sentence(run.error)), "" if is_handled(run) else "red"
+
+
+def is_handled(run: NodeRun) -> bool:
+    """Whether it failed and the execution went on all the same: only then a failure is data for what follows."""
+    return run.status is NodeStatus.FAILED and run.data is not None
+
+
+def counted(items: Sequence[NodeRun], total: int | None) -> str:
+    """Say how far a mapped node is: `97/100 completed, 2 running, 1 failed`; the total is left out while unknown."""
+    states = Counter(run.status.value for run in items)
+    of = "" if total is None else f"/{max(total, len(items)):,}"
+    parts = [f"{states['completed']:,}{of} completed"]
+    return ", ".join(parts + [f"{states[status]:,} {status}" for status in _ORDER if states[status]])
+
+
+def drawn(notes: Sequence[Note]) -> Text:
+    """Put notes on one line, which is cut where the terminal ends."""
+    text = Text("  ").join([Text(said, style) for said, style in notes])
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
+
+
+def _wait(run: NodeRun, now: datetime | None) -> str:
+    if run.status is not NodeStatus.WAITING or run.wait_kind in (None, WaitKind.ITEMS):
+        return ""  # for its items a node waits beside their counts
+    if run.wait_kind is WaitKind.CHILD:
+        return f"for child {run.wait_key}"
+    if run.due_at is None:
+        return str(run.wait_kind)
+    if now is None:
+        return f"{run.wait_kind} until {instant(run.due_at)}"
+    seconds = (run.due_at - now).total_seconds()
+    if seconds < 0:
+        return f"{run.wait_kind} due {ago(run.due_at, now)}"
+    when = f", at {instant(run.due_at)}" if seconds >= _SOON_SECONDS else ""
+    return f"{run.wait_kind} {ago(run.due_at, now)}{when}"
+
+
+def _edge(edge: Input, *, whole: bool) -> str:
+    on = {"failure": " on failure", "always": " in any case"}.get(edge.on, "")
+    if edge.when is None:
+        return edge.node + on
+    condition = printable(edge.when)
+    if not whole and len(condition) > _CONDITION_WIDTH:
+        condition = condition[: _CONDITION_WIDTH - 1] + "…"
+    return f"{edge.node}{on} if {condition}"
+
+
+def _led_past(parent: NodeRun, node: Node) -> bool:
+    if parent.status not in _FOLLOWED:
+        return False
+    if parent.taken is not None:
+        return node.id not in parent.taken
+    return not any(edge.node == parent.node_id and edge.on in _FOLLOWED[parent.status] for edge in node.inputs)
+
+
+def _listed(names: Sequence[str], *, whole: bool) -> str:
+    return ", ".join(names) if whole or len(names) <= _NAMED else f"{len(names):,} nodes"
