@@ -83,7 +83,7 @@ NODE_TRANSITIONS: dict[NodeStatus, frozenset[NodeStatus]] = {
     # Work first claims a ready successor in the step that makes it ready, so pending leads to running as well.
     NodeStatus.PENDING: _READY | {NodeStatus.RUNNING, NodeStatus.SKIPPED, NodeStatus.CANCELLED},
     NodeStatus.QUEUED: _AGAIN | {NodeStatus.RUNNING, NodeStatus.HELD, NodeStatus.CANCELLED},
-    NodeStatus.HELD: _AGAIN | {NodeStatus.QUEUED, NodeStatus.CANCELLED},
+    NodeStatus.HELD: _AGAIN | {NodeStatus.QUEUED, NodeStatus.WAITING, NodeStatus.CANCELLED},
     NodeStatus.RUNNING: _READY
     | _AGAIN
     | {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.WAITING, NodeStatus.CANCELLED},

@@ -166,7 +166,7 @@ class Control(ABC):
     ) -> Controlled:
         """Set a failed execution running again from where it failed; what completed before is kept.
 
-        - Held runs become queued.
+        - Held runs become queued; one that was woken by a child that failed waits for it, which is retried in turn.
         - Everything downstream of a failure that had been handled is reset: its results, open runs, items and
           counters go, its open children are cancelled, and what arrives at it is counted anew from the edges. A record
           of a claim on such a run finds its fence stale, whatever becomes of the run.

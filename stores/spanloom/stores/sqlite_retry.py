@@ -36,6 +36,16 @@ SELECT id, status, revision, priority, parent_id, parent_fence FROM executions
 WHERE parent_id = ? AND parent_node_id = ? AND parent_item = 0 ORDER BY created_at DESC, id DESC LIMIT 1
 """
 
+# Held because their execution had failed as well, by its deadline or on another branch, before they could tell of it.
+_HELD_FOR_FAILED_CHILDREN = """
+SELECT r.node_id, r.item, c.id, c.status, c.revision, c.priority, c.parent_id
+FROM node_runs r JOIN executions c ON c.id = r.wait_key AND c.parent_fence = r.fence
+WHERE r.execution_id = ? AND r.status = 'held' AND r.wait_kind = 'child' AND c.status = 'failed'
+ORDER BY r.node_id, r.item
+"""
+
+_WAIT_AGAIN = "UPDATE node_runs SET status = 'waiting' WHERE execution_id = ? AND node_id = ? AND item = ?"
+
 _GIVE_FENCE = "UPDATE executions SET parent_fence = ? WHERE id = ?"
 
 _BOUNDS = """
@@ -113,6 +123,8 @@ class _Retry:
         turn.executemany(_DELETE_RESULT, [(execution_id, one.node_id) for one in again])
         deadline = None if seconds is None else turn.now + round(seconds * 1e6)
         at_end = count_anew(turn, member, (workflow_id, version), undone, deadline)
+        for node_id, item, *child in turn.execute(_HELD_FOR_FAILED_CHILDREN, (execution_id,)).fetchall():
+            self._wait_again(NodeKey(execution_id, node_id, item), Member._make(child))
         self.jobs += queue_held(turn, execution_id, because="retried")
         edges = {edge.target: edge for some in graph.values() for edge in some}
         for one in again:
@@ -121,6 +133,14 @@ class _Retry:
             run = turn.load(execution_id, "$end", 0)
             assert run is not None
             complete_execution(turn, run, ExecutionStatus.RUNNING)
+
+    def _wait_again(self, key: NodeKey, child: Member) -> None:
+        """Let a held run wait once more for its child, which had failed and is retried."""
+        check_node_transition(key.node_id, NodeStatus.HELD, NodeStatus.WAITING)
+        self._turn.execute(_WAIT_AGAIN, key)
+        told = {"wait_kind": WaitKind.CHILD, "wait_key": child.id, "because": "retried"}
+        self._turn.event(key.execution_id, "node.waiting", key, attempt=1, data=told)
+        self.run_again(child)
 
     def _start_anew(self, member: Member, one: _Failed, edge: GraphEdge) -> None:
         """Make a failed run anew: queued, or waiting for what it had waited for if that runs again as well."""

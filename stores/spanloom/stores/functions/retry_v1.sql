@@ -226,7 +226,23 @@ begin
     );
     delete from {schema}.node_runs where execution_id = x.id and node_id = '$parent' and item = 0;
     v_did.executions := x.id || {schema}.reset_v1(x, v_fence, p_now);
-    v_did.jobs := {schema}.release_held_v1(array[x.id], 'retried', p_epoch, p_now);
+    -- Runs held because this one had failed as well before they could tell of their child's failure.
+    for f in
+        update {schema}.node_runs n set status = 'waiting'
+        from {schema}.executions c
+        where n.execution_id = x.id and n.status = 'held' and n.wait_kind = 'child'
+            and c.parent_id = x.id and c.id = n.wait_key::uuid and c.parent_fence = n.fence and c.status = 'failed'
+        returning n.node_id, n.item, c.id
+    loop
+        perform {schema}.note_v1(array[row (
+            x.id, 'node.waiting', f.node_id, f.item, 1, null,
+            '{"wait_kind":"child","wait_key":"' || f.id || '","because":"retried"}'
+        )::{schema}.event_v1], p_now);
+        v_step := {schema}.retry_each_v1(f.id, p_epoch, p_now);
+        v_did.executions := v_did.executions || v_step.executions;
+        v_did.jobs := v_did.jobs || v_step.jobs;
+    end loop;
+    v_did.jobs := v_did.jobs || {schema}.release_held_v1(array[x.id], 'retried', p_epoch, p_now);
 
     for f in
         with gone as (

@@ -14,7 +14,7 @@ from spanloom.engine.store import ExecutionStore
 from spanloom.testing.conformance.seen import everything_of, execution_of, run_of, status_of
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race
-from spanloom.testing.workflows import fan, graph, single
+from spanloom.testing.workflows import chain, fan, graph, single
 
 __all__ = ["ChildEndRaces", "ChildEnds"]
 
@@ -198,6 +198,29 @@ class ChildEnds:
         node = driver.claim(parent, "only", 2)
         assert (node.woken, node.wait_key, node.data) == (WaitKind.CHILD, children[1], '"y"')
         assert run_of(store, parent, "only", 1).status is NodeStatus.WAITING
+
+    def test_a_failed_child_is_retried_too_if_its_parent_had_failed_before_it_could_be_told(
+        self, store: ExecutionStore, driver: StoreDriver
+    ) -> None:
+        # given a parent that fails on one branch, and then a child of another branch
+        parent = driver.start(graph("parent", {"call": [], "bad": []}))
+        store.save_workflow(chain(2, "child"))
+        child = driver.start_child(parent, "call", "child")
+        driver.run(parent, "bad", Outcome.FAILED)
+        driver.run(child, "n1")
+        driver.run(child, "n2", Outcome.FAILED)
+        assert driver.wake(child) == []
+        assert run_of(store, parent, "call").status is NodeStatus.HELD
+        # when it is retried, then both go on, and what the child had completed is kept
+        retried = driver.retry(parent)
+        assert set(retried.executions) == {parent, child}
+        assert sorted((job.execution_id, job.node_id) for job in retried.jobs) == sorted(
+            [(parent, "bad"), (child, "n2")]
+        )
+        assert run_of(store, parent, "call").status is NodeStatus.WAITING
+        driver.drain()
+        assert execution_of(store, child).status is ExecutionStatus.COMPLETED
+        assert execution_of(store, parent).status is ExecutionStatus.COMPLETED
 
     def test_a_family_runs_to_its_end_by_itself(self, store: ExecutionStore, driver: StoreDriver) -> None:
         # given nodes of the type `call` that wait for a child, in a parent and in its children
