@@ -242,7 +242,8 @@ class StoreDriver:
 
     def sweep(self, **options: Any) -> Swept:
         """Sweep once, judging no list of jobs, and keep the jobs that follow."""
-        swept = self.store.sweep(**{"heads": {}, "epoch": 0, "now": self.now(), **options})
+        given: dict[str, Any] = {"heads": {}, "epoch": 0, "now": self.now(), **options}
+        swept = self.store.sweep(**given)
         self.jobs.extend(swept.jobs)
         return swept
 

@@ -224,7 +224,7 @@ begin
             set status = v_status, claimed_via = v_end.via,
                 fence = fence + case v_status when 'running' then 1 else 0 end,
                 worker_id = case v_status when 'running' then v_end.worker_id end,
-                started_at = case v_status when 'running' then p_now else started_at end,
+                started_at = case v_status when 'running' then {schema}.by_now_v1(p_now) else started_at end,
                 push = push + case v_status when 'queued' then 1 else 0 end,
                 pushed_epoch = p_epoch,
                 pushed_at = case v_status when 'queued' then p_now else pushed_at end,

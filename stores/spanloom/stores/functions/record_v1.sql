@@ -313,7 +313,7 @@ begin
                     if found then
                         update {schema}.node_runs
                         set status = 'running', fence = fence + 1, worker_id = v_works[k].worker_id, due_at = null,
-                            push = 0, pushed_at = null, started_at = v_now, claimed_via = v_vias[k]
+                            push = 0, pushed_at = null, started_at = {schema}.by_now_v1(v_now), claimed_via = v_vias[k]
                         where execution_id = w.execution_id and node_id = v_target and item = 0
                         returning fence into v_fence;
                         v_open := array_remove(v_open, l);
@@ -365,7 +365,7 @@ begin
                 delete from {schema}.node_runs
                 where execution_id = w.execution_id and node_id = '$end' and item = 0 and pending <= v_sinks;
                 if found then
-                    update {schema}.executions set status = 'completed', ended_at = v_now where id = w.execution_id
+                    update {schema}.executions set status = 'completed', ended_at = {schema}.by_now_v1(v_now) where id = w.execution_id
                     returning parent_id into v_parent;
                     v_events := v_events || row (
                         w.execution_id, 'execution.completed', null, 0, null, null, '{"by":"' || v_vias[v_ended_by] || '"}'
@@ -391,7 +391,7 @@ begin
         end loop;
     end loop;
 
-    v_lines := {schema}.note_v1(v_events, v_now);
+    v_lines := {schema}.note_v1(v_events, {schema}.by_now_v1(v_now));
     return '{"at":' || (extract(epoch from v_now) * 1000000)::bigint || ',"answers":['
         || array_to_string(v_answers, ',') || ']}';
 end

@@ -82,6 +82,14 @@ begin
 end
 $$;
 
+-- The time by now, for what happens after a transition has waited for a lock: what it waited for ended later than p_now, the
+-- beginning of its statement. A time that the caller gave stands still.
+create function {schema}.by_now_v1(p_now timestamptz) returns timestamptz
+language sql volatile
+as $$
+    select case p_now when statement_timestamp() then clock_timestamp() else p_now end
+$$;
+
 -- Append events, in the order of the array, and say how many. The transaction's number makes a cursor that skips no late
 -- commit. In PL/pgSQL, which keeps its plans; before version 18 a function in SQL is planned at every call.
 create function {schema}.note_v1(p_events {schema}.event_v1[], p_now timestamptz) returns integer

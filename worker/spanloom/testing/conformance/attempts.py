@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from spanloom.engine.records import Outcome, WaitKind
+from spanloom.engine.records import Outcome
+from spanloom.engine.states import WaitKind
 from spanloom.engine.store import ExecutionStore
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver
