@@ -22,13 +22,13 @@ import pytest
 import redis
 
 from spanloom.engine import Execution, ExecutionStatus, NodeContext, NodeRun, WorkflowEngine
-from spanloom.engine.graph import check
 
 PROJECT = Path(__file__).parents[2]
 sys.path.append(str(PROJECT / "examples"))  # where its users run it
 
 import wfcommons  # noqa: E402
 import wfformat  # noqa: E402
+from wf_instances import difficult, fork_join, funnels, layers, written  # noqa: E402
 from wfformat import Instance, InstanceInvalid  # noqa: E402
 
 RECORDINGS = Path(os.environ.get("SPANLOOM_WFCOMMONS_DIR", PROJECT.parent / "shared" / "data" / "wfcommons"))
@@ -36,79 +36,10 @@ SCALE = 0.0002
 
 _databases = itertools.count(1)
 
-Parents = dict[str, list[str]]
 Replay = Callable[[Instance], tuple[Execution, wfcommons.Findings, list[NodeRun]]]
 
 
 # ---- instances ----
-
-
-def written(parents: Parents, runtimes: dict[str, float] | None = None, *, told_by: str = "both") -> dict[str, Any]:
-    """Return the content of a file; edges are told by the child (`parents`), by the parent (`children`), or both."""
-    children: Parents = {task: [] for task in parents}
-    for task, found in parents.items():
-        for parent in found:
-            children[parent].append(task)
-    by_child, by_parent = told_by in ("both", "child"), told_by in ("both", "parent")
-    specified = [
-        {
-            "name": task,
-            "id": task,
-            **({"parents": found} if by_child else {}),
-            **({"children": children[task]} if by_parent else {}),
-            "inputFiles": ["raw.txt", *(f"{parent}.out" for parent in found)],
-            "outputFiles": [f"{task}.out"],
-        }
-        for task, found in parents.items()
-    ]
-    executed = [{"id": task, "runtimeInSeconds": seconds} for task, seconds in (runtimes or {}).items()]
-    return {
-        "name": "generated",
-        "schemaVersion": "1.5",
-        "workflow": {"specification": {"tasks": specified, "files": []}, "execution": {"tasks": executed}},
-    }
-
-
-def fork_join(width: int) -> Parents:
-    forked = [f"task_{number}" for number in range(width)]
-    return {"fork": [], **{task: ["fork"] for task in forked}, "join": forked}
-
-
-def funnels(groups: int, width: int) -> Parents:
-    """Return several joins whose results are joined again."""
-    found: Parents = {}
-    for group in range(groups):
-        leaves = [f"read_{group}_{number}" for number in range(width)]
-        found |= {leaf: [] for leaf in leaves} | {f"merge_{group}": leaves}
-    return found | {"sift": [f"merge_{group}" for group in range(groups)]}
-
-
-def layers(count: int, width: int, seed: int) -> Parents:
-    """Return a graph in which each task has up to five parents in any earlier layers, or none."""
-    chance = random.Random(seed)
-    found: Parents = {}
-    for layer in range(count):
-        before = list(found)
-        for number in range(width):
-            parents = chance.sample(before, min(chance.randrange(6), len(before)))
-            found[f"layer {layer}/task {number}"] = parents
-    return found
-
-
-def difficult() -> dict[str, Any]:
-    """Return an instance of 1,252 tasks with all that files bring: long and odd ids, wide joins, isolated tasks."""
-    first = [f"scatter.{number:04d}/" + "long" * 100 for number in range(500)]
-    second = [f"räkna {number} 🧬" for number in range(500)]
-    isolated = [f"alone:{number}" for number in range(250)]
-    parents: Parents = {
-        "split": [],
-        **{task: ["split"] for task in first},
-        "x" * 5_000: first,
-        **{task: ["x" * 5_000, first[number]] for number, task in enumerate(second)},
-        **{task: [] for task in isolated},
-    }
-    return written(parents, dict.fromkeys(first, 0.5), told_by="parent")
-
 
 _RECORDED = sorted(RECORDINGS.glob("*.json"))
 _STAND_INS = {
@@ -204,126 +135,6 @@ def test_a_thousand_tasks_in_random_layers_keep_order_and_data(replay: Replay) -
     instance = wfformat.instance_from(written(parents, runtimes, told_by="child"), "layers")
 
     assert_went_well(instance, *replay(instance))
-
-
-# ---- what a file says ----
-
-
-@pytest.mark.parametrize("told_by", ["both", "child", "parent"])
-def test_an_edge_counts_once_however_it_is_told(told_by: str) -> None:
-    instance = wfformat.instance_from(written(layers(5, 8, seed=3), told_by=told_by), "x")
-
-    assert {task.id: sorted(task.parents) for task in instance.tasks.values()} == {
-        task: sorted(parents) for task, parents in layers(5, 8, seed=3).items()
-    }
-
-
-def test_tasks_stand_after_their_parents_whatever_their_order_in_the_file() -> None:
-    backwards = dict(reversed(list(layers(6, 10, seed=5).items())))
-
-    instance = wfformat.instance_from(written(backwards), "x")
-
-    seen: set[str] = set()
-    for task in instance.tasks.values():
-        assert seen.issuperset(task.parents)
-        seen.add(task.id)
-    assert seen == set(backwards)
-
-
-def test_ids_that_differ_only_in_odd_characters_or_far_behind_become_different_nodes() -> None:
-    odd = ["a b", "a/b", "a.b", "a-b", "", " ", "é", "日本", "x" * 200, "x" * 201, "x" * 201 + "y", "A-b", "a\u0000b"]
-    taken = wfformat.node_ids_of(odd)["a b"]  # an id that looks like one that is made
-
-    found = wfformat.node_ids_of([*odd, taken])
-
-    assert len(set(found.values())) == len(odd) + 1
-    assert found["a-b"] == "a-b"
-    assert found["x" * 200] == "x" * 200
-    assert found[taken] == taken
-    instance = wfformat.instance_from(written({task: [] for task in [*odd, taken]}), "odd")
-    check(wfcommons.to_workflow(instance, 1.0))  # the engine takes all of them
-    assert {node.config["task"] for node in wfcommons.to_workflow(instance, 1.0).nodes} == {*odd, taken}
-
-
-def test_the_critical_path_is_the_longest_way_in_time_not_in_edges() -> None:
-    parents = {"a": [], "b": ["a"], "c": ["b"], "slow": [], "end": ["c", "slow"]}
-    runtimes = {"a": 1.0, "b": 1.0, "c": 1.0, "slow": 10.0}  # none is known of the last
-
-    instance = wfformat.instance_from(written(parents, runtimes), "x")
-
-    assert instance.critical_path() == 10.0
-    assert instance.critical_path(0.5) == 5.0
-    assert instance.tasks["end"].runtime is None
-
-
-def test_only_files_that_a_parent_wrote_are_expected_of_the_parents() -> None:
-    content = written({"a": [], "b": ["a"], "c": ["b"]})
-    content["workflow"]["specification"]["tasks"][2]["inputFiles"] = ["a.out", "b.out", "raw.txt"]
-
-    assert wfformat.instance_from(content, "x").tasks["c"].reads == ("b.out",)
-
-
-def _without(*path: str) -> dict[str, Any]:
-    content = written({"a": [], "b": ["a"]})
-    inner = content
-    for key in path[:-1]:
-        inner = inner[key]
-    del inner[path[-1]]
-    return content
-
-
-def _with_task(**changes: Any) -> dict[str, Any]:
-    content = written({"a": [], "b": ["a"]})
-    content["workflow"]["specification"]["tasks"][1] |= changes
-    return content
-
-
-def _with_runtime(value: Any) -> dict[str, Any]:
-    content = written({"a": []})
-    content["workflow"]["execution"]["tasks"] = [{"id": "a", "runtimeInSeconds": value}]
-    return content
-
-
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ([], "it holds a JSON list, not an object with a workflow"),
-        (None, "it holds a JSON null, not an object"),
-        (_without("workflow"), "workflow is missing"),
-        (_without("workflow", "specification"), "workflow.specification is missing"),
-        (_without("workflow", "specification", "tasks"), "workflow.specification.tasks is missing"),
-        (written({}), "workflow.specification.tasks is empty: there is nothing to run"),
-        (_with_task(id=7), r"workflow.specification.tasks\[1\].id: .*string"),
-        (_with_task(parents="a"), r"workflow.specification.tasks\[1\].parents: "),
-        (_with_task(parents=["z"]), "task 'b' has the parent 'z', which is no task"),
-        (_with_task(children=["z"]), "task 'b' has the child 'z', which is no task"),
-        (_with_task(id="a"), "task id 'a' is used 2 times"),
-        (_with_task(children=["a"]), "nodes wait for each other in a cycle: a → b → a"),
-        (_with_task(parents=["b"]), "it is an input of itself"),
-        (_with_runtime(-1), r"workflow.execution.tasks\[0\].runtimeInSeconds: .*greater than or equal to 0"),
-        (_with_runtime(float("nan")), r"workflow.execution.tasks\[0\].runtimeInSeconds: .*finite"),
-        (_with_runtime("soon"), r"workflow.execution.tasks\[0\].runtimeInSeconds: .*number"),
-    ],
-)
-def test_a_file_that_can_not_be_run_is_told_what_is_wrong(content: Any, sentence: str) -> None:
-    with pytest.raises(InstanceInvalid, match=sentence):
-        wfformat.instance_from(content, "x")
-
-
-def test_many_mistakes_are_counted_rather_than_listed() -> None:
-    content = written({"a": []})
-    content["workflow"]["specification"]["tasks"][0]["parents"] = [f"missing {number}" for number in range(50)]
-
-    with pytest.raises(InstanceInvalid, match=r"'missing 0'.*'missing 4', which is no task; and 45 more"):
-        wfformat.instance_from(content, "x")
-
-
-@pytest.mark.parametrize("execution", [None, {}, {"tasks": None}, {"tasks": [{"id": "unknown"}]}])
-def test_an_instance_without_recorded_runtimes_takes_no_time(execution: Any) -> None:
-    content = written({"a": [], "b": ["a"]})
-    content["workflow"]["execution"] = execution
-
-    assert wfformat.instance_from(content, "x").critical_path() == 0.0
 
 
 # ---- what a replay checks ----
