@@ -38,7 +38,7 @@ WHERE parent_id = ? AND parent_node_id = ? AND parent_item = 0 ORDER BY created_
 
 # Held because their execution had failed as well, by its deadline or on another branch, before they could tell of it.
 _HELD_FOR_FAILED_CHILDREN = """
-SELECT r.node_id, r.item, c.id, c.status, c.revision, c.priority, c.parent_id
+SELECT r.node_id, r.item, r.attempt, c.id, c.status, c.revision, c.priority, c.parent_id
 FROM node_runs r JOIN executions c ON c.id = r.wait_key AND c.parent_fence = r.fence
 WHERE r.execution_id = ? AND r.status = 'held' AND r.wait_kind = 'child' AND c.status = 'failed'
 ORDER BY r.node_id, r.item
@@ -123,8 +123,8 @@ class _Retry:
         turn.executemany(_DELETE_RESULT, [(execution_id, one.node_id) for one in again])
         deadline = None if seconds is None else turn.now + round(seconds * 1e6)
         at_end = count_anew(turn, member, (workflow_id, version), undone, deadline)
-        for node_id, item, *child in turn.execute(_HELD_FOR_FAILED_CHILDREN, (execution_id,)).fetchall():
-            self._wait_again(NodeKey(execution_id, node_id, item), Member._make(child))
+        for node_id, item, attempt, *child in turn.execute(_HELD_FOR_FAILED_CHILDREN, (execution_id,)).fetchall():
+            self._wait_again(NodeKey(execution_id, node_id, item), attempt, Member._make(child))
         self.jobs += queue_held(turn, execution_id, because="retried")
         edges = {edge.target: edge for some in graph.values() for edge in some}
         for one in again:
@@ -134,12 +134,12 @@ class _Retry:
             assert run is not None
             complete_execution(turn, run, ExecutionStatus.RUNNING)
 
-    def _wait_again(self, key: NodeKey, child: Member) -> None:
+    def _wait_again(self, key: NodeKey, attempt: int, child: Member) -> None:
         """Let a held run wait once more for its child, which had failed and is retried."""
         check_node_transition(key.node_id, NodeStatus.HELD, NodeStatus.WAITING)
         self._turn.execute(_WAIT_AGAIN, key)
         told = {"wait_kind": WaitKind.CHILD, "wait_key": child.id, "because": "retried"}
-        self._turn.event(key.execution_id, "node.waiting", key, attempt=1, data=told)
+        self._turn.event(key.execution_id, "node.waiting", key, attempt=attempt, data=told)
         self.run_again(child)
 
     def _start_anew(self, member: Member, one: _Failed, edge: GraphEdge) -> None:

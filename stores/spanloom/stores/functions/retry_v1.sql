@@ -232,10 +232,10 @@ begin
         from {schema}.executions c
         where n.execution_id = x.id and n.status = 'held' and n.wait_kind = 'child'
             and c.parent_id = x.id and c.id = n.wait_key::uuid and c.parent_fence = n.fence and c.status = 'failed'
-        returning n.node_id, n.item, c.id
+        returning n.node_id, n.item, n.attempt, c.id
     loop
         perform {schema}.note_v1(array[row (
-            x.id, 'node.waiting', f.node_id, f.item, 1, null,
+            x.id, 'node.waiting', f.node_id, f.item, f.attempt, null,
             '{"wait_kind":"child","wait_key":"' || f.id || '","because":"retried"}'
         )::{schema}.event_v1], p_now);
         v_step := {schema}.retry_each_v1(f.id, p_epoch, p_now);

@@ -1,0 +1,63 @@
+"""One running system for each kind of store, which all drawn workflows of a test share."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from differential.runner import Runner, runner
+from spanloom.testing.servers import PostgresServer
+from spanloom.testing.servers import redis_server as new_redis_server
+
+_databases = itertools.count(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _failures_are_expected() -> Iterator[None]:
+    """Drawn nodes fail by the thousand: do not log it."""
+    configured = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
+    yield
+    structlog.configure(**configured)
+
+
+@pytest.fixture(scope="module")
+def own_redis_url() -> Iterator[str]:
+    """A Redis that no other module's tests touch."""
+    with new_redis_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+def running(request: pytest.FixtureRequest, kind: str, own_redis_url: str) -> Iterator[Runner]:
+    """Workers over an empty store of this kind."""
+    import redis
+
+    with redis.Redis.from_url(own_redis_url) as client:
+        client.flushall()
+    for store_url in _store_urls(kind, request):
+        with runner(store_url, own_redis_url) as made:
+            yield made
+
+
+def _store_urls(kind: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    if kind == "memory":
+        yield "memory://"
+        return
+    if kind == "sqlite":
+        yield request.getfixturevalue("sqlite_url")
+        return
+    import psycopg
+
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    template = request.getfixturevalue("_postgres_template")
+    server.start()
+    name = f"differential_{next(_databases)}"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"create database {name} template {template}")
+    yield server.database_url(name)
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)")

@@ -1,0 +1,44 @@
+"""Workflows drawn at random, run by real workers over each store, come to what a plain interpreter says they must."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from differential.runner import Runner
+from differential.workflows import cases
+
+KINDS = ["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.services)]
+# The workers' sweepers vary their pauses, in threads of their own, while a case is drawn.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+DRAWN = settings(
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+    print_blob=True,
+)
+
+
+@pytest.mark.timeout(600)  # of which all but a minute is for making a difference small
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_and_reference_agree(running: Runner) -> None:
+    @settings(DRAWN, max_examples=100, derandomize=True)
+    @given(cases())
+    def agrees(case: dict[str, Any]) -> None:
+        running.check(case)
+
+    agrees()
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7_200)
+@pytest.mark.parametrize("kind", KINDS)
+def test_workers_and_reference_agree_for_long(running: Runner) -> None:
+    @settings(DRAWN, max_examples=5_000)
+    @given(cases())
+    def agrees(case: dict[str, Any]) -> None:
+        running.check(case)
+
+    agrees()

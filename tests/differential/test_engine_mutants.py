@@ -1,0 +1,122 @@
+"""The differential check finds what is broken: five mutants of the engine are told from a healthy one."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from differential.runner import Differs, Runner, runner
+from differential.workflows import cases
+from spanloom.engine.records import END
+from spanloom.engine.routing import Departure, after_failure
+from spanloom.stores import sqlite_ends, sqlite_resets
+from spanloom.stores.memory import InMemoryExecutionStore
+from spanloom.worker import outcomes
+
+MOST_EXAMPLES = 150
+MOST_NODES = 12
+HANGS_AFTER_SECONDS = 5.0
+
+# The workers' sweepers vary their pauses, in threads of their own, while a case is drawn.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+
+
+def lost_increment(patch: pytest.MonkeyPatch) -> None:
+    """One arrival in twenty at a join is dropped."""
+    arrive: Callable[..., None] = sqlite_ends._Flow._arrive
+    numbers = itertools.count(1)
+
+    def dropping(self: Any, edge: Any, taken: bool) -> None:
+        if edge.target_inputs == 1 or next(numbers) % 20:
+            arrive(self, edge, taken)
+
+    patch.setattr(sqlite_ends._Flow, "_arrive", dropping)
+
+
+def skip_that_stops_after_one(patch: pytest.MonkeyPatch) -> None:
+    """A skipped node's successors are not told, if it has any; an end that it leads to is."""
+    skip: Callable[..., None] = sqlite_ends._Flow._skip
+
+    def stopping(self: Any, edge: Any) -> None:
+        graph = self._graph
+        self._graph = {edge.target: [onward for onward in graph.get(edge.target, ()) if onward.target == END]}
+        try:
+            skip(self, edge)
+        finally:
+            self._graph = graph
+
+    patch.setattr(sqlite_ends._Flow, "_skip", stopping)
+
+
+def failure_edge_ignored(patch: pytest.MonkeyPatch) -> None:
+    """After a failure no edge for failures is taken."""
+
+    def ignoring(plan: Any, node_id: str, data: Any) -> Departure:
+        routes = {name: tuple(one for one in found if one.on != "failure") for name, found in plan.routes.items()}
+        return after_failure(dataclasses.replace(plan, routes=routes), node_id, data)
+
+    patch.setattr(outcomes, "after_failure", ignoring)
+
+
+def double_count_on_retry(patch: pytest.MonkeyPatch) -> None:
+    """What arrives again after a retry is counted twice."""
+    doubled = sqlite_resets._ARRIVED.replace("count(*)", "2 * count(*)")
+    assert doubled != sqlite_resets._ARRIVED
+    patch.setattr(sqlite_resets, "_ARRIVED", doubled)
+
+
+def map_order(patch: pytest.MonkeyPatch) -> None:
+    """The results of a mapped node are gathered in the order in which its items ended."""
+    get_node_results = InMemoryExecutionStore.get_node_results
+
+    def by_end(self: Any, execution_id: str, node_ids: Any = None) -> Any:
+        found = get_node_results(self, execution_id, node_ids)
+        return found if node_ids is None else sorted(found, key=lambda run: (run.ended_at is None, run.ended_at))
+
+    patch.setattr(InMemoryExecutionStore, "get_node_results", by_end)
+
+
+MUTANTS = [lost_increment, skip_that_stops_after_one, failure_edge_ignored, double_count_on_retry, map_order]
+
+
+def _first_difference(running: Runner, examples: int) -> str | None:
+    """Run as many cases, or fewer if one differs; say how that one does. A mutant need not fail twice alike."""
+    found: list[str] = []
+
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+    )
+    @given(cases(max_nodes=MOST_NODES))
+    def look(case: dict[str, Any]) -> None:
+        if not found:
+            try:
+                running.check({**case, "retry": True})
+            except Differs as error:
+                found.append(str(error))
+
+    look()
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("mutate", MUTANTS, ids=lambda mutate: mutate.__name__)
+def test_a_mutant_is_told_from_the_reference(
+    mutate: Callable[[pytest.MonkeyPatch], None], own_redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutate(monkeypatch)
+    with runner("memory://", own_redis_url, timeout=HANGS_AFTER_SECONDS) as running:
+        assert _first_difference(running, MOST_EXAMPLES) is not None
+
+
+def test_the_healthy_engine_passes_the_same_examples(own_redis_url: str) -> None:
+    with runner("memory://", own_redis_url, timeout=4 * HANGS_AFTER_SECONDS) as running:
+        assert _first_difference(running, MOST_EXAMPLES) is None
