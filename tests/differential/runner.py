@@ -84,7 +84,8 @@ class Runner:
         story = Story(execution.status.value, execution.output, error=told_error, id=execution_id)
         if story.status not in ("completed", "failed"):
             return None
-        calls = self.board.calls(execution_id, healed)
+        runs = self.engine.store.get_node_results(execution_id)
+        calls = self.board.calls(execution_id, healed)  # looked at later than the runs, which end after their calls
         ended_children: set[str] = set()
         families: dict[tuple[str, int], list[Story]] = {}
         for child in self.engine.store.get_child_executions(execution_id):
@@ -94,7 +95,7 @@ class Runner:
             ended_children.add(child.id)
             assert child.parent_node_id is not None
             families.setdefault((child.parent_node_id, child.parent_item or 0), []).append(found)
-        for run in self.engine.store.get_node_results(execution_id):
+        for run in runs:
             if run.status in ("queued", "running") or run.wait_key in ended_children:
                 return None
             made = Run(

@@ -50,7 +50,7 @@ def test_a_handler_that_runs_past_its_timeout_is_ended_and_its_slot_is_free_agai
         execution = system.engine.wait(execution_id, timeout=60)
         assert execution.status is ExecutionStatus.FAILED
         assert execution.error is not None
-        assert execution.error["type"] == "spanloom.engine.errors.NodeTimeout"
+        assert execution.error["type"] == "NodeTimeout"
         assert "0.2 s" in execution.error["message"]
         (run,) = system.engine.store.get_node_results(execution_id)
         assert run.attempt == 2

@@ -22,7 +22,7 @@ def test_a_result_that_the_database_refuses_fails_its_node(system: System) -> No
 
     assert refused.status is ExecutionStatus.FAILED
     assert refused.error is not None
-    assert refused.error["type"] == "spanloom.engine.errors.StoreRefused"
+    assert refused.error["type"] == "StoreRefused"
     assert "no such words here" in refused.error["message"]
     assert kept.output == "wanted"
 
