@@ -222,7 +222,7 @@ class Record:
 class Recorded:
     """Answer a record: what follows from it. `recorded` False: the fence is stale, nothing was written.
 
-    With `refused` the fence holds and nothing was written either: the child can't be started, and this is why.
+    With `refused` (and `recorded` True) the fence holds, but its child can't be started: nothing was written either.
     """
 
     recorded: bool

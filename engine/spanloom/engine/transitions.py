@@ -156,7 +156,8 @@ class Control(ABC):
     ) -> Controlled:
         """Set a paused execution and its paused descendants running: held runs become queued, with jobs to push.
 
-        Nothing that still waits for its time is touched. Not done if it is running. Events: execution.resumed,
+        Nothing that still waits for its time is touched. Not done if it is running; any other status is an
+        InvalidTransition. Events: execution.resumed,
         node.queued.
         """
 
@@ -164,7 +165,7 @@ class Control(ABC):
     def retry_execution(
         self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
     ) -> Controlled:
-        """Set a failed execution running again from where it failed; what completed before is kept.
+        """Set a failed execution running again from where it failed; what completed before is kept, its error goes.
 
         - Held runs become queued; one that was woken by a child that failed waits for it, which is retried in turn.
         - Everything downstream of a failure that had been handled is reset: its results, open runs, items and
@@ -174,7 +175,7 @@ class Control(ABC):
           node that failed for its items waits for them again: the failed ones are started anew, `at_once` of them, then
           those that never were, and `tolerate` counts from the start. A run whose latest child failed waits for that
           child, which is retried in turn, under the new fence; one whose latest child is still open waits for it; one
-          whose latest child completed goes on, woken by it.
+          whose latest child completed goes on, woken by it, as a mapped node does whose items have all ended well.
         - `$end` counts anew, and a deadline counts from now.
         Raises InvalidTransition unless it is failed; not done never. A `$parent` row of its own end goes.
         Events: execution.retried, node.reset, node.queued, node.waiting, and those of a cancel.
