@@ -161,6 +161,15 @@ class System:
             assert time.monotonic() < give_up, f"no {kind} of {node_id} came, after {told}"
             pause.wait(0.02)
 
+    def settled(self, execution_id: str, timeout: float = 30) -> Execution:
+        """Wait for the end of an execution and of what of it still runs then: a failure does not stop the others."""
+        execution = self.engine.wait(execution_id, timeout=timeout)
+        give_up, pause = time.monotonic() + timeout, threading.Event()
+        while running := [name for name, status in self.statuses(execution_id).items() if status == "running"]:
+            assert time.monotonic() < give_up, f"{running} run on"
+            pause.wait(0.02)
+        return execution
+
     @contextmanager
     def working(self, workers: int = 2) -> Iterator[None]:
         """Run workers while the block lasts, for a system that has none."""

@@ -106,10 +106,10 @@ def test_a_retry_keeps_what_completed_and_joins_that_had_counted_some_parents_en
     parents = [one["id"] for one in flow[1:]]
     flow += [node("join", "collect", *parents), node("end", "count", "join", "start")]
     handle = system.engine.start(system.register(*flow), 1, metadata={"test": test})
-    assert system.engine.wait(handle.id, timeout=30).status is ExecutionStatus.FAILED
+    assert system.settled(handle.id).status is ExecutionStatus.FAILED
 
     assert handle.retry() is True  # what failed fails again
-    assert system.engine.wait(handle.id, timeout=30).status is ExecutionStatus.FAILED
+    assert system.settled(handle.id).status is ExecutionStatus.FAILED
     with pytest.raises(InvalidTransition, match="failed"):
         handle.resume()
     system.redis.set(f"mended:{test}", 1)
@@ -135,7 +135,7 @@ def test_a_retry_does_anew_what_came_after_a_failure_that_was_handled(system: Sy
         node("end", "collect", "report", "other"),
     )
     handle = system.engine.start(workflow_id, 5, metadata={"test": test})
-    system.engine.wait(handle.id, timeout=30)
+    system.settled(handle.id)
     system.redis.set(f"mended:{test}", 1)
     handle.retry()
 
