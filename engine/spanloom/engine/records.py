@@ -62,6 +62,19 @@ class NodeJob:
     priority: str
     push: int
     pushed_at: datetime
+    losses: int = 0  # how often its worker was lost with it
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Ask that an execution begins where an earlier one, of the same workflow, had got to.
+
+    `carried` and `skipped` together are closed towards the entry nodes, and hold neither all nodes nor `$end`.
+    """
+
+    source: str  # its execution id
+    carried: Sequence[str] = ()  # nodes whose results are taken over, those of their items too
+    skipped: Sequence[str] = ()  # nodes to which no taken edge leads, in a version that differs from the source's
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,7 @@ class StartRequest:
     parent: NodeKey | None = None  # the node run that this execution is a child of
     parent_fence: int | None = None
     depth: int = 0
+    replay: Replay | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +254,15 @@ class Controlled:
     revision: int
     executions: Sequence[str] = ()  # of the family, whose status it changed: the one asked for first
     jobs: Sequence[NodeJob] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """Answer a purge: how much went. `more`: the limit was reached, call again."""
+
+    executions: int
+    keys: int  # idempotency keys, those that had expired too
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,17 +78,18 @@ EXECUTION_TRANSITIONS: dict[ExecutionStatus, frozenset[ExecutionStatus]] = {
 }
 
 _READY = frozenset({NodeStatus.QUEUED, NodeStatus.HELD})
+_BY_HAND = frozenset({NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED})  # an operator ends it
 _AGAIN = frozenset({NodeStatus.PENDING})  # a retry of what comes before it, whose failure had been handled
 NODE_TRANSITIONS: dict[NodeStatus, frozenset[NodeStatus]] = {
     # Work first claims a ready successor in the step that makes it ready, so pending leads to running as well.
     NodeStatus.PENDING: _READY | {NodeStatus.RUNNING, NodeStatus.SKIPPED, NodeStatus.CANCELLED},
-    NodeStatus.QUEUED: _AGAIN | {NodeStatus.RUNNING, NodeStatus.HELD, NodeStatus.CANCELLED},
-    NodeStatus.HELD: _AGAIN | {NodeStatus.QUEUED, NodeStatus.WAITING, NodeStatus.CANCELLED},
+    NodeStatus.QUEUED: _AGAIN | _BY_HAND | {NodeStatus.RUNNING, NodeStatus.HELD, NodeStatus.CANCELLED},
+    NodeStatus.HELD: _AGAIN | _BY_HAND | {NodeStatus.QUEUED, NodeStatus.WAITING, NodeStatus.CANCELLED},
     NodeStatus.RUNNING: _READY
     | _AGAIN
     | {NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED, NodeStatus.WAITING, NodeStatus.CANCELLED},
     # Mapped items end in the step that makes their node ready, so waiting leads to running as well.
-    NodeStatus.WAITING: _READY | _AGAIN | {NodeStatus.RUNNING, NodeStatus.CANCELLED},
+    NodeStatus.WAITING: _READY | _AGAIN | _BY_HAND | {NodeStatus.RUNNING, NodeStatus.CANCELLED},
     NodeStatus.FAILED: _AGAIN | {NodeStatus.QUEUED, NodeStatus.WAITING},
     NodeStatus.COMPLETED: _AGAIN,
     NodeStatus.SKIPPED: _AGAIN,

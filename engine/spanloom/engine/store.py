@@ -20,12 +20,15 @@ from spanloom.engine.records import (
     EpochState,
     LogLine,
     NodeJob,
+    NodeKey,
+    Purged,
     SpanLine,
     StartAnswer,
     StartRequest,
     Swept,
     WorkerLease,
 )
+from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.transitions import Control, NodeTransitions
 from spanloom.engine.views import (
     Attempt,
@@ -48,6 +51,7 @@ __all__ = [
     "Lifecycle",
     "NodeTransitions",
     "Recovery",
+    "Retention",
     "Telemetry",
     "WorkerLeases",
     "WorkflowVersions",
@@ -208,6 +212,14 @@ class WorkerLeases(ABC):
     def list_workers(self, *, now: datetime | None = None) -> list[WorkerLease]:
         """Return live leases by name."""
 
+    @abstractmethod
+    def list_claims(self, worker_id: str) -> dict[NodeKey, int]:
+        """Return the node runs that this worker runs, each with the fence of its claim.
+
+        What it claimed and does not find here is no longer its own: its execution was cancelled, or the run was reset
+        by a retry, ended by hand, or lost with the lease.
+        """
+
 
 class Recovery(ABC):
     """The one mechanism behind lost jobs, dead workers, retries, delays and deadlines."""
@@ -250,6 +262,27 @@ class Recovery(ABC):
         """Return the earliest due_at, on the store's clock; None if nothing waits for time."""
 
 
+class Retention(ABC):
+    """What is kept, and for how long."""
+
+    @abstractmethod
+    def purge_executions(
+        self,
+        *,
+        ended_before: datetime,
+        statuses: Sequence[ExecutionStatus],
+        limit: int = 500,
+        now: datetime | None = None,
+    ) -> Purged:
+        """Delete families of executions: those whose root has one of `statuses` (which have ended; ValueError else).
+
+        A family goes whole, in one step, and only if every member of it ended before `ended_before`; one that someone
+        else holds is left for another time. With it go its node runs, results, items, logs, spans, events, metadata and
+        the idempotency keys that name it. Takes families, the oldest end first, until `limit` executions are reached,
+        and at least one. Also deletes idempotency keys that have expired, at most `limit`.
+        """
+
+
 class Lifecycle(ABC):
     """Opening, closing, migrating."""
 
@@ -285,7 +318,15 @@ class Lifecycle(ABC):
 
 
 class ExecutionStore(
-    WorkflowVersions, NodeTransitions, Control, ExecutionReads, Telemetry, WorkerLeases, Recovery, Lifecycle
+    WorkflowVersions,
+    NodeTransitions,
+    Control,
+    ExecutionReads,
+    Telemetry,
+    WorkerLeases,
+    Recovery,
+    Retention,
+    Lifecycle,
 ):
     """An execution store: all parts together. Stores are found by URL scheme: the entry points `spanloom.stores`."""
 

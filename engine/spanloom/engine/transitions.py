@@ -46,7 +46,15 @@ class NodeTransitions(ABC):
         `input_hash`; a key that was used with the same one answers that execution, created False, no jobs.
         An expired key is free again. `connection` is a caller's own psycopg or SQLAlchemy connection to the same
         Postgres: all is written in its transaction and jobs are due at once for the sweep, none are answered;
-        other stores raise ConfigurationError. Events: execution.created, execution.started, node.queued.
+        other stores raise ConfigurationError.
+
+        With `replay` nothing waits: the results of `carried` are copied, with their items, under fence 0 and with
+        arrived true; `skipped` gets results of its own; `$end` and every other node that they lead to count what
+        arrived from them, and become queued (push 1) when all inputs have; entry nodes among neither are queued.
+        `replay_of` names the source. Answers UnknownExecution if the source is gone, and InvalidTransition, the
+        source's node run from its status to completed, if one of `carried` has not ended or has not arrived.
+        Events: execution.created, which names the source as replay_of and how many nodes were carried;
+        execution.started, node.queued.
         """
 
     @abstractmethod
@@ -123,11 +131,12 @@ class NodeTransitions(ABC):
 
 
 class Control(ABC):
-    """What operators do to an execution; it reaches all its descendants, root first, in one step.
+    """What operators do to an execution, and to its descendants, root first, in one step.
 
     Each raises UnknownExecution, InvalidTransition where the table in states.py forbids it, and StaleVersion, with
     `current` being the Execution, if `expected_revision` is not its revision. Each that does something raises the
     revision of every execution that it changes; one that finds nothing to do answers done=False and writes nothing.
+    All but discard_execution and update_node_result reach all descendants.
     """
 
     @abstractmethod
@@ -179,4 +188,35 @@ class Control(ABC):
         - `$end` counts anew, and a deadline counts from now.
         Raises InvalidTransition unless it is failed; not done never. A `$parent` row of its own end goes.
         Events: execution.retried, node.reset, node.queued, node.waiting, and those of a cancel.
+        """
+
+    @abstractmethod
+    def fail_execution(
+        self, execution_id: str, error: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> Controlled:
+        """Fail a running or paused execution by hand, with `error` (JSON text: {type, message}), as a deadline would.
+
+        Running runs may end and are recorded; what is ready is held for a retry. Its descendants are left alone: they
+        end by themselves. If it has a parent, that is told. Not done if it has failed already.
+        Events: execution.failed, node.held.
+        """
+
+    @abstractmethod
+    def discard_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> Controlled:
+        """Mark a failed execution as dealt with (`discarded_at`): it is no dead letter any more, unless it is retried.
+
+        Raises InvalidTransition unless it is failed; not done if it is discarded. Event: execution.discarded.
+        """
+
+    @abstractmethod
+    def update_node_result(self, record: Record, *, epoch: int = 0, now: datetime | None = None) -> Recorded:
+        """End an open node run by hand: as `record` (COMPLETED, FAILED or SKIPPED) does, with all that follows from it.
+
+        `record.fence`, `worker_id` and `successors` are not looked at; the run ends under a fence of its own, so that
+        a record under an older claim is stale, and with no worker. Raises UnknownExecution, and InvalidTransition
+        unless it is queued, held, waiting (not for items), or running under a lease that has lapsed; one that has
+        ended or was never made ready is told as such. The execution may be running, paused or failed; its revision
+        stays.
         """

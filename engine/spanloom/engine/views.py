@@ -33,10 +33,12 @@ class Execution(_Read):
     parent_node_id: str | None = None
     parent_item: int | None = None
     depth: int = 0
+    replay_of: str | None = None  # the execution that it replays
     trace_parent: str | None = None
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    discarded_at: datetime | None = None  # of a failed one: when an operator let it rest
 
 
 class NodeRun(_Read):
@@ -173,6 +175,8 @@ class ExecutionFilter(_Read):
     workflow_id: str | None = None
     status: ExecutionStatus | None = None
     parent_execution_id: str | None = None
+    root: bool | None = None  # True: only those that have no parent
+    discarded: bool | None = None  # False: without those that an operator let rest
     created_after: datetime | None = None  # inclusive
     created_before: datetime | None = None  # exclusive
     metadata: dict[str, str] = {}  # every pair must match exactly

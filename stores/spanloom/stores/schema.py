@@ -13,7 +13,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["EXECUTIONS_OPEN", "FENCES_A_REVISION", "SCHEMA_VERSION", "from_micros", "metadata", "to_micros"]
+__all__ = [
+    "EXECUTIONS_OPEN",
+    "FENCES_A_REVISION",
+    "ROOTS_ENDED",
+    "SCHEMA_VERSION",
+    "from_micros",
+    "metadata",
+    "to_micros",
+]
 
 SCHEMA_VERSION = "0001"  #: the Alembic revision that this release reads and writes
 
@@ -119,6 +127,9 @@ workflow_edges = _clustered(  # derived from the definition when it is saved; wh
 #: What a query must say to be served by the index of executions that may still change.
 EXECUTIONS_OPEN = sa.text("status not in ('completed', 'cancelled')")
 
+#: What a query must say to be served by the index of families that may be purged.
+ROOTS_ENDED = sa.text("parent_id is null and ended_at is not null")
+
 executions = _table(
     "executions",
     _column("id", Id, primary_key=True),
@@ -130,7 +141,8 @@ executions = _table(
     _column("input", sa.Text),
     _column("error", sa.Text, nullable=True),
     _column("metadata", sa.Text),
-    _column("parent_id", Id, nullable=True),
+    # No child without its parent: whatever deletes executions can't leave half a family behind.
+    _column("parent_id", Id, sa.ForeignKey("executions.id"), nullable=True),
     _column("parent_node_id", Name, nullable=True),
     _column("parent_item", sa.Integer, nullable=True),
     _column("parent_fence", sa.BigInteger, nullable=True),
@@ -142,6 +154,8 @@ executions = _table(
     _column("created_at", Instant),
     _column("started_at", Instant, nullable=True),
     _column("ended_at", Instant, nullable=True),
+    _column("replay_of", Id, nullable=True),  # no key: the source may be purged before
+    _column("discarded_at", Instant, nullable=True),
     sa.Index("executions_created", "created_at", "id"),
     sa.Index("executions_workflow", "workflow_id", "created_at", "id"),
     sa.Index(
@@ -151,6 +165,10 @@ executions = _table(
     sa.Index(
         "executions_parent", "parent_id", "created_at", "id",
         sqlite_where=sa.text("parent_id is not null"), postgresql_where=sa.text("parent_id is not null"),
+    ),
+    sa.Index(
+        "executions_ended", "ended_at",
+        sqlite_where=ROOTS_ENDED, postgresql_where=ROOTS_ENDED,
     ),
 )  # fmt: skip
 
@@ -168,7 +186,12 @@ idempotency_keys = _clustered(
     _column("input_hash", sa.Text),
     _column("execution_id", Id),
     _column("expires_at", Instant, nullable=True),
-)
+    sa.Index("idempotency_keys_execution", "execution_id"),
+    sa.Index(
+        "idempotency_keys_expiry", "expires_at",
+        sqlite_where=sa.text("expires_at is not null"), postgresql_where=sa.text("expires_at is not null"),
+    ),
+)  # fmt: skip
 
 node_runs = _clustered(  # open ones only
     "node_runs",

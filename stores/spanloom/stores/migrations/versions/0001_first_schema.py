@@ -43,6 +43,11 @@ def _schema() -> str | None:
     return schema
 
 
+def _qualified(column: str) -> str:
+    schema = _schema()
+    return column if schema is None else f"{schema}.{column}"
+
+
 def _column(name: str, type_: Any, *parts: Any, nullable: bool = False) -> sa.Column[Any]:
     return sa.Column(name, type_, *parts, nullable=nullable)
 
@@ -119,7 +124,7 @@ def _create_executions() -> None:
         _column("input", sa.Text()),
         _optional("error", sa.Text()),
         _column("metadata", sa.Text()),
-        _optional("parent_id", ID),
+        sa.Column("parent_id", ID, sa.ForeignKey(_qualified("executions.id")), nullable=True),
         _optional("parent_node_id", NAME),
         _optional("parent_item", sa.Integer()),
         _optional("parent_fence", sa.BigInteger()),
@@ -131,12 +136,15 @@ def _create_executions() -> None:
         _column("created_at", INSTANT),
         _optional("started_at", INSTANT),
         _optional("ended_at", INSTANT),
+        _optional("replay_of", ID),
+        _optional("discarded_at", INSTANT),
     )  # fmt: skip
     _index("executions_created", "executions", "created_at", "id")
     _index("executions_workflow", "executions", "workflow_id", "created_at", "id")
     still_open = "status not in ('completed', 'cancelled')"
     _index("executions_open", "executions", "status", "created_at", "id", where=still_open)
     _index("executions_parent", "executions", "parent_id", "created_at", "id", where="parent_id is not null")
+    _index("executions_ended", "executions", "ended_at", where="parent_id is null and ended_at is not null")
     _table(
         "execution_metadata", ("key", "value", "execution_id"),
         _column("key", sa.Text()),
@@ -153,6 +161,8 @@ def _create_executions() -> None:
         _optional("expires_at", INSTANT),
         clustered=True,
     )  # fmt: skip
+    _index("idempotency_keys_execution", "idempotency_keys", "execution_id")
+    _index("idempotency_keys_expiry", "idempotency_keys", "expires_at", where="expires_at is not null")
 
 
 def _create_node_runs() -> None:
