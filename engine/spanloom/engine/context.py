@@ -131,12 +131,15 @@ class NodeContext:
         return self._runtime.span(name, attributes)
 
     def heartbeat(self) -> None:
-        """Show that a long handler makes progress. Raises LeaseLost if the claim has gone to another worker."""
+        """Look whether a long handler should go on. Raises LeaseLost if its claim is gone; see `cancelled`."""
         self._runtime.heartbeat()
 
     @property
     def cancelled(self) -> bool:
-        """Whether to stop: the claim was lost, or the worker stops and its grace is over."""
+        """Whether to stop: the execution was cancelled or the claim lost, or the worker stops and its grace is over.
+
+        Known about a second after the fact. An async handler need not ask: it gets a CancelledError then.
+        """
         return self._runtime.cancelled
 
     def __repr__(self) -> str:

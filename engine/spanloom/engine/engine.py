@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import importlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 from spanloom.engine.builder import WorkflowBuilder
 from spanloom.engine.cache import CacheOptions, DefinitionCache
 from spanloom.engine.control import ExecutionControl
 from spanloom.engine.definitions import Workflow
 from spanloom.engine.epoch import Epoch
-from spanloom.engine.errors import ConfigurationError, QueueUnavailable, SpanloomError
+from spanloom.engine.errors import ConfigurationError, QueueUnavailable, SpanloomError, UnknownWorkflow
 from spanloom.engine.graph import check
 from spanloom.engine.handle import ExecutionHandle
 from spanloom.engine.ids import uuid7
@@ -23,8 +24,9 @@ from spanloom.engine.logs import Logger
 from spanloom.engine.options import Duration, start_options
 from spanloom.engine.payload import encode
 from spanloom.engine.queue import NodeQueue
-from spanloom.engine.records import NodeJob, Started, StartRequest
+from spanloom.engine.records import NodeJob, Replay, Started, StartRequest
 from spanloom.engine.registry import NodeRegistry
+from spanloom.engine.replay import replay_from
 from spanloom.engine.settings import Settings
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.tracing import start_trace
@@ -214,6 +216,48 @@ class WorkflowEngine(ExecutionControl):
     def run(self, workflow: WorkflowRef, data: Any = None, *, timeout: float | None = None, **options: Any) -> Any:
         """Start one execution, wait for it and return its output. Raises what start() and its handle's result() do."""
         return self.start(workflow, data, **options).result(timeout)
+
+    def replay_execution(
+        self,
+        execution_id: str,
+        *,
+        version: int | Literal["same", "latest"] = "same",
+        from_node: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> str:
+        """Start a new execution with the initial data of an earlier one, and return its id.
+
+        In the same version, the latest, or the one given. With `from_node` (one or several) it begins there: these
+        nodes and all that follows from them run anew, the results of the others are taken over, so far as they had
+        ended. Takes enqueue_workflow's options but delay and connection; priority, deadline and metadata are
+        the earlier execution's unless given. Raises what enqueue_workflow does, UnknownExecution, and UserError for a
+        node that the workflow lacks or that nothing led to.
+        """
+        if refused := options.keys() & {"delay", "connection"}:
+            raise ConfigurationError(f"replay_execution takes no {', '.join(sorted(refused))}")
+        self.open()
+        source = self._execution(execution_id)
+        options.setdefault("priority", source.priority.value)
+        options.setdefault("metadata", source.metadata)
+        options.setdefault("deadline", source.deadline_seconds)
+        options["version"] = self._version_of(source, version)
+        replay = Replay(source.id)
+        if from_node is not None:
+            nodes = [from_node] if isinstance(from_node, str) else list(from_node)
+            plan = self.definitions.get(source.workflow_id, options["version"])
+            replay = replay_from(plan, source.id, self.store.get_node_results(source.id), nodes)
+        request = self._request(source.workflow_id, source.input, start_options(**options))
+        return self._start([dataclasses.replace(request, replay=replay)], None)[0]
+
+    def _version_of(self, source: Execution, version: int | str) -> Any:
+        if version == "same":
+            return source.version
+        if version != "latest":
+            return version  # start_options() says if it is none
+        latest = self.store.get_workflow_version(source.workflow_id)
+        if latest is None:
+            raise UnknownWorkflow(source.workflow_id)
+        return latest.version
 
     async def aenqueue_workflow(self, workflow_id: str, data: Any = None, **options: Any) -> str:
         """Like enqueue_workflow, without blocking the event loop."""

@@ -256,7 +256,7 @@ class ExpressionFailed(SpanloomError):
 
 
 class LeaseLost(SpanloomError):
-    """Say that a claim lapsed and its node run belongs to another worker; its result is not recorded."""
+    """Say that a claim is gone, with its worker's lease or because the execution was cancelled: nothing is recorded."""
 
     def __init__(self, execution_id: str, node_id: str, fence: int) -> None:
         self.execution_id = execution_id

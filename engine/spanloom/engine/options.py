@@ -9,7 +9,7 @@ from typing import Any
 from spanloom.engine.errors import ConfigurationError
 from spanloom.engine.records import Priority
 
-__all__ = ["Duration", "start_options"]
+__all__ = ["Duration", "as_seconds", "start_options"]
 
 Duration = float | timedelta  #: seconds, or a timedelta
 
@@ -51,8 +51,11 @@ def _is_label(value: Any, longest: int) -> bool:
 
 
 def _seconds(name: str, value: Duration | None) -> float | None:
-    if value is None:
-        return None
+    return None if value is None else as_seconds(name, value)
+
+
+def as_seconds(name: str, value: Duration) -> float:
+    """Return a duration in seconds. Raises ConfigurationError, which names it."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e10:
         raise ConfigurationError(f"{name} must be seconds or a timedelta, not negative; got {value!r}")

@@ -42,6 +42,7 @@ class NodeMessage:
     push: int
     pushed_at: float  # the store's clock, Unix seconds
     list_name: str  # the RQ queue it was on
+    losses: int = 0  # how often the run was lost with its worker, when it was pushed
 
     @property
     def key(self) -> NodeKey:
@@ -50,6 +51,7 @@ class NodeMessage:
 
     def as_dict(self) -> dict[str, Any]:
         """The argument of the RQ job, as it stands in Redis."""
+        lost = {"losses": self.losses} if self.losses else {}
         return {
             "format": JOB_FORMAT,
             "execution": self.execution_id,
@@ -58,6 +60,7 @@ class NodeMessage:
             "type": self.node_type,
             "push": self.push,
             "at": self.pushed_at,
+            **lost,
         }
 
     @classmethod
@@ -72,6 +75,7 @@ class NodeMessage:
             push=job.push,
             pushed_at=job.pushed_at.timestamp(),
             list_name=list_name,
+            losses=job.losses,
         )
 
     @classmethod
@@ -96,6 +100,7 @@ class NodeMessage:
                 push=int(message["push"]),
                 pushed_at=float(message["at"]),
                 list_name=list_name,
+                losses=int(message.get("losses", 0)),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"its message lacks or mistypes a field ({error!r})") from error

@@ -33,6 +33,7 @@ class Execution(_Read):
     parent_node_id: str | None = None
     parent_item: int | None = None
     depth: int = 0
+    deadline_seconds: float | None = None  # from its start, or its latest retry
     replay_of: str | None = None  # the execution that it replays
     trace_parent: str | None = None
     created_at: datetime

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Mapping, MutableMapping
@@ -41,6 +42,9 @@ class Attempt:
         self._is_stopping = is_stopping
         self._logger: Any = None
         self._dropped = 0
+        self._revoking = threading.Lock()
+        self._revoked = False
+        self._interrupt: Callable[[], object] | None = None
         header, node = claim.header, claim.node
         self._open = _OpenSpan(
             f"run {node.node_id}",
@@ -101,15 +105,34 @@ class Attempt:
             self._keep_span(opened.close(error))
 
     def heartbeat(self) -> None:
-        """Raise LeaseLost if this claim is someone else's by now."""
-        if self._is_lost():
+        """Raise LeaseLost if this claim is no longer this worker's."""
+        if self._revoked or self._is_lost():
             node = self.claim.node
             raise LeaseLost(self.claim.header.execution_id, node.node_id, node.fence)
 
     @property
     def cancelled(self) -> bool:
-        """Whether the handler should end early: its claim was lost, or the worker stops and its grace is over."""
-        return self._is_lost() or self._is_stopping()
+        """Whether the handler should end early: its claim is gone, or the worker stops and its grace is over."""
+        return self._revoked or self._is_lost() or self._is_stopping()
+
+    def on_revoke(self, interrupt: Callable[[], object]) -> None:
+        """Have `interrupt` called once if the claim goes while the handler runs, at once if it has gone already."""
+        with self._revoking:
+            self._interrupt = interrupt
+            revoked = self._revoked
+        if revoked:
+            interrupt()
+
+    def revoke(self) -> bool:
+        """Tell the handler that its claim is gone; False if it was told before."""
+        with self._revoking:
+            if self._revoked:
+                return False
+            self._revoked = True
+            interrupt = self._interrupt
+        if interrupt is not None:
+            interrupt()
+        return True
 
     def close(self, error: BaseException | None, *, final: bool = True) -> None:
         """End the attempt's own span; an error becomes its last log line, a warning if it is not the `final` one."""

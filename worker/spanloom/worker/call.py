@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -102,17 +103,17 @@ class Caller:
         token = otel_context.attach(attempt.context)
         try:
             if handler.is_async:
-                return self._call_async(handler, args, kwargs, node)
+                return self._call_async(partial(handler.function, *args, **kwargs), node, attempt)
             if node.timeout is None:
                 return handler.function(*args, **kwargs)
             return self._watchdog.call(partial(handler.function, *args, **kwargs), node.id, node.timeout)
         finally:
             otel_context.detach(token)
 
-    def _call_async(self, handler: Handler, args: tuple[Any, ...], kwargs: dict[str, Any], node: Node) -> Any:
-        clock = time.monotonic()
+    def _call_async(self, function: Callable[[], Coroutine[Any, Any, Any]], node: Node, attempt: Attempt) -> Any:
+        clock, context = time.monotonic(), contextvars.copy_context()
         try:
-            return self._lane.run(handler.function(*args, **kwargs), contextvars.copy_context(), node.timeout)
+            return self._lane.run(function(), context, node.timeout, begun=attempt.on_revoke)
         except TimeoutError as error:
             if node.timeout is not None and time.monotonic() - clock >= node.timeout:
                 raise NodeTimeout(node.id, node.timeout) from error

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 __all__ = ["Lane"]
@@ -29,11 +29,13 @@ class Lane:
         seconds: float | None = None,
         *,
         patience: float | None = None,
+        begun: Callable[[Callable[[], object]], object] = lambda cancel: None,
     ) -> Any:
         """Run to the end in `context` and return the result or raise its error.
 
-        After `seconds` the coroutine is cancelled and TimeoutError raised; if cancel_all() ended it,
-        concurrent.futures.CancelledError. TimeoutError also if the loop gives no answer for `patience` seconds.
+        After `seconds` the coroutine is cancelled and TimeoutError raised; if cancel_all() ended it, or what `begun` is
+        called with, concurrent.futures.CancelledError. TimeoutError also if the loop gives no answer for `patience`
+        seconds.
         """
         loop = self._start()
         answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -43,6 +45,7 @@ class Lane:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             task.add_done_callback(lambda done: _transfer(done, answer))
+            begun(lambda: loop.call_soon_threadsafe(task.cancel))
 
         loop.call_soon_threadsafe(begin)
         return answer.result(patience)

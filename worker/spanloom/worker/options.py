@@ -15,6 +15,10 @@ class WorkerOptions(BaseModel):
     how often due work is looked for; after SIGTERM running nodes have `grace_seconds` to end. Work first runs at most
     `slice_nodes` nodes or `slice_seconds` in a row before the rest goes through the queue. `burst` ends the worker
     when nothing is left to do.
+
+    A node that was lost with its worker `max_losses` times fails with WorkerLost. One that a single loss more would
+    fail runs alone in its worker, which waits for that, and lets it be alone, for up to `alone_seconds`: neither can a
+    node that kills its workers take another with it so often, nor the other way round.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,4 +33,5 @@ class WorkerOptions(BaseModel):
     slice_nodes: int = Field(default=100, ge=1)
     slice_seconds: float = Field(default=2.0, gt=0)
     max_losses: int = Field(default=3, ge=1)
+    alone_seconds: float = Field(default=60.0, ge=0)
     burst: bool = False

@@ -17,10 +17,12 @@ from spanloom.engine.records import Claim, Outcome, Record, Recorded
 from spanloom.engine.states import WaitKind
 from spanloom.worker.attempt import Attempt
 from spanloom.worker.call import Caller, Loaded
+from spanloom.worker.claims import Claims
 from spanloom.worker.inbox import Inbox
 from spanloom.worker.lease import Lease
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.outcomes import Ending, left, of_error, of_load_error, of_refusal
+from spanloom.worker.quarantine import is_suspect
 from spanloom.worker.recorder import Recorder
 
 __all__ = ["NodeRunner"]
@@ -42,6 +44,7 @@ class NodeRunner:
         lease: Lease,
         recorder: Recorder,
         caller: Caller,
+        claims: Claims,
         draining: threading.Event,
         given_up: threading.Event,
         due_in: Callable[[float], None],
@@ -53,13 +56,15 @@ class NodeRunner:
         self._lease = lease
         self._recorder = recorder
         self._caller = caller
+        self._claims = claims
         self._draining = draining
         self._given_up = given_up
         self._due_in = due_in
 
     def run(self, message: NodeMessage, claim: Claim, worker_id: str) -> None:
         """Run a claimed node, and then what follows from it as long as work first allows. Never raises."""
-        nodes_left, until = self._options.slice_nodes, time.monotonic() + self._options.slice_seconds
+        alone = is_suspect(claim.node.losses, self._options.max_losses)
+        nodes_left, until = 1 if alone else self._options.slice_nodes, time.monotonic() + self._options.slice_seconds
         following: Claim | None = claim
         job: NodeMessage | None = message  # None: work first goes on without one
         try:
@@ -85,11 +90,12 @@ class NodeRunner:
         loaded: Loaded | None = None
         try:
             loaded = self._caller.load(claim)
-            ending = self._caller.call(loaded, claim, attempt)
+            with self._claims.running(attempt, worker_id):
+                ending = self._caller.call(loaded, claim, attempt)
         except BaseException as raised:  # whatever a handler raises, SystemExit too, is its node's failure and no more
             error = raised
-            if isinstance(raised, concurrent.futures.CancelledError) and self._given_up.is_set():
-                ending = Ending(Outcome.RELEASED)  # the worker stops, and the handler's grace is over
+            if isinstance(raised, concurrent.futures.CancelledError) and attempt.cancelled:
+                ending = Ending(Outcome.RELEASED)  # the worker stops and the grace is over, or the claim is gone
             else:
                 ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)
         ending = self._leave(loaded, claim, ending)

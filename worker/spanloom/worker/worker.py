@@ -17,12 +17,14 @@ from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUn
 from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Refusal
 from spanloom.worker.call import Caller
+from spanloom.worker.claims import Claims
 from spanloom.worker.inbox import Inbox
 from spanloom.worker.lane import Lane
 from spanloom.worker.lease import Lease
 from spanloom.worker.lifespan import Lifespan
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.presence import Presence
+from spanloom.worker.quarantine import Quarantine
 from spanloom.worker.recorder import Recorder
 from spanloom.worker.run import NodeRunner
 from spanloom.worker.slots import Slots
@@ -53,6 +55,8 @@ class Worker:
         self._lease = Lease(engine.store, self.name, self.options.queues, self.options.lease_seconds)
         self._presence = Presence(engine.queue, self._inbox.list_names, self.name, self.options.lease_seconds)
         self._slots = Slots(self.options.concurrency, f"spanloom-{self.name}")
+        self._quarantine = Quarantine(self._slots, self.options)
+        self._claims = Claims(engine.store)
         self._lane = Lane(f"spanloom-loop-{self.name}")
         self._watchdog = Watchdog()
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._inbox.list_names, self.options)
@@ -60,7 +64,7 @@ class Worker:
         self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
         self._beside = [
             threading.Thread(target=run, name=f"spanloom-{what}-{self.name}", daemon=True)
-            for what, run in (("lease", self._renew), ("presence", self._keep))
+            for what, run in (("lease", self._renew), ("presence", self._keep), ("claims", self._watch))
         ]
         self._suspended = False
 
@@ -94,6 +98,7 @@ class Worker:
                 lease=self._lease,
                 recorder=Recorder(self.engine.store, lambda: self.engine.epoch.number, self._given_up),
                 caller=Caller(self.engine, self._lane, self._watchdog, state=state, max_losses=self.options.max_losses),
+                claims=self._claims,
                 draining=self._stopping,
                 given_up=self._given_up,
                 due_in=self._sweeper.due_in,
@@ -131,11 +136,15 @@ class Worker:
                 self._stopping.wait(0.0 if not free else 0.5)
                 continue
             try:
-                if not fetched:
+                if not fetched and self._quarantine.closed:
+                    suspect = self._quarantine.next(timeout=0.5)
+                    fetched, token = [] if suspect is None else [suspect], secrets.token_hex(8)
+                elif not fetched:
                     idle = not self._slots.busy  # looked at before: what a slot pushes, it pushes before it is free
-                    fetched, token = self._inbox.fetch(free, self._block_seconds()), secrets.token_hex(8)
-                    if self.options.burst and idle and not fetched and not self._sweeper.sweep():
+                    found, token = self._inbox.fetch(free, self._block_seconds()), secrets.token_hex(8)
+                    if self.options.burst and idle and not found and not self._sweeper.sweep():
                         break  # nothing waits on a list, and nothing is due
+                    fetched = self._quarantine.admit(found)
                 if self._stopping.is_set():
                     break
                 self._dispatch(runner, fetched, token)
@@ -148,7 +157,7 @@ class Worker:
                     fetched = []
                 self._stopping.wait(pause)
                 pause = min(pause * 2, longest)
-        if fetched:
+        if fetched := [*fetched, *self._quarantine.leave()]:
             self._put_back(fetched)
 
     def _block_seconds(self) -> float:
@@ -191,6 +200,10 @@ class Worker:
             except Exception:
                 _log.exception("lease_not_renewed", worker=self.name)  # the next renewal must still come
             self._given_up.wait(self._lease.renew_seconds)
+
+    def _watch(self) -> None:
+        """Look which of the running nodes' claims are gone, until the worker has drained."""
+        self._claims.watch(self._given_up)
 
     def _keep(self) -> None:
         """Renew RQ's registrations until the worker has drained, and wake the loop when it is to stop."""
