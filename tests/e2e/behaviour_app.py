@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 from redis import Redis
 
-from spanloom.engine import NodeContext, NodeRegistry, NodeResult, PermanentError, WorkflowEngine
+from spanloom.engine import LeaseLost, NodeContext, NodeRegistry, NodeResult, PermanentError, WorkflowEngine
 
 registry = NodeRegistry()
 
@@ -137,6 +138,51 @@ async def aendless(ctx: NodeContext) -> None:
     """Run until it is cancelled."""
     ran(ctx)
     await asyncio.Event().wait()
+
+
+@registry.node("obedient")
+def obedient(ctx: NodeContext) -> str:
+    """Run until it is told to stop, and say how it was told."""
+    ran(ctx)
+    while not ctx.cancelled:
+        ctx.state.redis.blpop(["gate:never"], timeout=0.05)
+    try:
+        ctx.heartbeat()
+    except LeaseLost:
+        ctx.state.redis.rpush(f"stopped:{ctx.execution_id}", ctx.node_id)
+    return "nobody reads this"
+
+
+@registry.node("aobedient")
+async def aobedient(ctx: NodeContext) -> str:
+    """Run until it is cancelled, and say so."""
+    ran(ctx)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        ctx.state.redis.rpush(f"stopped:{ctx.execution_id}", ctx.node_id)
+    return "nobody reads this"
+
+
+@registry.node("kills")
+def kills(ctx: NodeContext) -> str:
+    """Kill the worker that runs it, as often as configured, once all of its neighbours run."""
+    ran(ctx)
+    redis = ctx.state.redis
+    if redis.incr(f"kills:{ctx.execution_id}") <= ctx.config["times"]:
+        for _ in range(ctx.config.get("beside", 0)):
+            redis.blpop([f"beside:{ctx.execution_id}"], timeout=0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ctx.node_id
+
+
+@registry.node("beside")
+def beside(ctx: NodeContext) -> str:
+    """Run beside what kills the worker, and for a moment if that does not."""
+    ran(ctx)
+    ctx.state.redis.rpush(f"beside:{ctx.execution_id}", ctx.node_id)
+    ctx.state.redis.blpop(["gate:never"], timeout=1)
+    return ctx.node_id
 
 
 @registry.node("timed")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from spanloom.engine.connect import redis_errors
-from spanloom.engine.errors import QueueUnavailable, UnknownExecution, WaitTimeout
+from spanloom.engine.errors import QueueUnavailable, StoreUnavailable, UnknownExecution, WaitTimeout
 from spanloom.engine.logs import Logger
 from spanloom.engine.queue import NodeQueue
 from spanloom.engine.store import ExecutionStore
@@ -131,14 +131,17 @@ class Waiter:
         self._listener = listener
 
     def wait(self, execution_id: str, timeout: float | None) -> Execution:
-        """Return the ended execution. Raises WaitTimeout after `timeout` seconds (None: never), UnknownExecution."""
+        """Return the ended execution. Raises WaitTimeout after `timeout` seconds (None: never), UnknownExecution.
+
+        Raises StoreUnavailable if the store can't be asked at first; an outage after that is waited out.
+        """
         if (execution := self._look(execution_id)).status.ended:
             return execution
         signal = threading.Event()
         pauses = _Pauses(execution_id, timeout)
         with self._listener.watch(execution_id, signal.set):
             while True:
-                execution = self._look(execution_id)
+                execution = self._look_again(execution)
                 if execution.status.ended:
                     return execution
                 signal.wait(pauses.next(execution))
@@ -155,7 +158,7 @@ class Waiter:
         await asyncio.to_thread(watching.__enter__)
         try:
             while True:
-                execution = await asyncio.to_thread(self._look, execution_id)
+                execution = await asyncio.to_thread(self._look_again, execution)
                 if execution.status.ended:
                     return execution
                 pause = pauses.next(execution)
@@ -172,6 +175,13 @@ class Waiter:
         if execution is None:
             raise UnknownExecution(execution_id)
         return execution
+
+    def _look_again(self, seen: Execution) -> Execution:
+        try:
+            return self._look(seen.id)
+        except StoreUnavailable as error:
+            _log.warning("wait_goes_on_without_store", execution_id=seen.id, error=str(error))
+            return seen
 
 
 def _wake(loop: asyncio.AbstractEventLoop, signal: asyncio.Event) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -57,7 +58,7 @@ class Sweeper:
     def sweep(self) -> int:
         """Make one whole pass and return how many rows it moved. Raises QueueUnavailable, StoreUnavailable."""
         epoch = self._epoch.check()
-        moved = 0
+        moved: Counter[str] = Counter()
         while True:
             swept = self._store.sweep(
                 heads=self._queue.heads(self._list_names),
@@ -65,11 +66,12 @@ class Sweeper:
                 suspect_seconds=self._options.suspect_seconds,
             )
             self._queue.push(swept.jobs, ended=swept.ended)
-            moved += sum(swept.moved.values())
-            if lost := {cause: count for cause, count in swept.moved.items() if count and cause.startswith("lost")}:
-                _log.info("recovered", **lost)
+            moved.update(swept.moved)
             if not swept.more:
-                return moved
+                break
+        if lost := {cause: count for cause, count in moved.items() if count and cause.startswith("lost")}:
+            _log.info("recovered", **lost)
+        return moved.total()
 
     def _run(self) -> None:
         pause = self._options.sweep_seconds

@@ -1,0 +1,205 @@
+"""Behaviours 26, 29 and 30: workers that are killed or stopped under a node, and a Postgres that goes away."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from harness import System, WorkerProcess, worker_processes
+
+from spanloom.engine import ExecutionStatus, NodeStatus, StoreUnavailable
+from spanloom.testing.servers import PostgresServer
+
+LEASE = ("--lease", "1s", "--concurrency", "8")
+
+
+@pytest.fixture(autouse=True)
+def processes_only(idle_system: System) -> None:
+    if idle_system.kind == "memory":
+        pytest.skip("an in-memory store has no worker processes to kill")
+
+
+@contextmanager
+def replaced(system: System, *options: str) -> Iterator[list[WorkerProcess]]:
+    """Run one worker at a time, and another one whenever it dies."""
+    hired: list[WorkerProcess] = []
+    over = threading.Event()
+
+    def hire() -> None:
+        while not over.is_set():
+            hired.append(WorkerProcess(system.store_url, system.redis_url, *options))
+            while hired[-1].process.poll() is None and not over.wait(0.02):
+                pass
+
+    hiring = threading.Thread(target=hire)
+    hiring.start()
+    try:
+        yield hired
+    finally:
+        over.set()
+        hiring.join()
+        for worker in hired:
+            worker.stop()
+
+
+def until(condition: Callable[[], object], timeout: float = 30) -> None:
+    give_up, pause = time.monotonic() + timeout, threading.Event()
+    while not condition():
+        assert time.monotonic() < give_up
+        pause.wait(0.02)
+
+
+def test_a_node_whose_worker_is_killed_twice_completes(idle_system: System) -> None:
+    system = idle_system
+    workflow_id = system.register(
+        {"id": "kills", "type": "kills", "config": {"times": 2}}, {"id": "after", "type": "name", "inputs": ["kills"]}
+    )
+    with replaced(system, *LEASE):
+        execution = system.run(workflow_id)
+
+    assert execution.output == "after"
+    runs = {run.node_id: run for run in system.engine.store.get_node_results(execution.id)}
+    assert (runs["kills"].losses, runs["kills"].attempt) == (2, 1)
+    assert system.ran(execution.id) == ["kills", "kills", "kills", "after"]
+
+
+def test_a_node_that_always_kills_its_worker_fails_and_takes_no_other_with_it(idle_system: System) -> None:
+    system = idle_system
+    innocent = [{"id": f"beside{number}", "type": "beside"} for number in range(3)]
+    workflow_id = system.register(
+        {
+            "id": "kills",
+            "type": "kills",
+            "config": {"times": 99, "beside": 3},
+            "continue_on_fail": True,
+        },
+        *innocent,
+    )
+    with replaced(system, *LEASE):
+        execution = system.run(workflow_id, timeout=90)
+
+    assert execution.status is ExecutionStatus.COMPLETED
+    runs = {run.node_id: run for run in system.engine.store.get_node_results(execution.id)}
+    assert runs["kills"].status is NodeStatus.FAILED
+    assert runs["kills"].error is not None
+    assert runs["kills"].error["type"] == "WorkerLost"
+    assert runs["kills"].losses == 3
+    assert {runs[node["id"]].status for node in innocent} == {NodeStatus.COMPLETED}
+    assert (
+        max(runs[node["id"]].losses for node in innocent) == 2
+    )  # they were with it, until one more would have failed them
+
+
+def test_a_worker_that_slept_past_its_lease_is_refused_and_the_other_ones_result_stands(idle_system: System) -> None:
+    system = idle_system
+    if system.kind == "sqlite":
+        pytest.skip("a process that is stopped inside its write transaction stops all writers of a SQLite file")
+    workflow_id = system.register(
+        {"id": "slow", "type": "gate", "config": {"gate": "sleep"}}, {"id": "after", "type": "name", "inputs": ["slow"]}
+    )
+    with worker_processes(1, system.store_url, system.redis_url, "--lease", "1s") as (sleeper,):
+        execution_id = system.engine.enqueue_workflow(workflow_id)
+        system.arrived("sleep")
+        sleeper.send(signal.SIGSTOP)
+        with worker_processes(1, system.store_url, system.redis_url, "--lease", "1s"):
+            system.arrived("sleep")  # the other one runs it, before the sleeper is back
+            sleeper.send(signal.SIGCONT)
+            system.open_gate("sleep", times=2)
+            execution = system.engine.wait(execution_id, timeout=30)
+            until(lambda: sleeper.events("claim_lost"))
+
+    assert execution.output == "after"
+    events = [(event.kind, event.node_id) for event in system.engine.store.get_events(execution_id)]
+    assert events.count(("node.completed", "slow")) == 1
+    assert system.ran(execution_id).count("after") == 1
+    (run,) = system.engine.store.get_node_results(execution_id, ["slow"])
+    assert run.losses == 1
+
+
+class TestPostgresAway:
+    """Behaviour 29."""
+
+    @pytest.fixture(autouse=True)
+    def postgres_only(self, idle_system: System) -> None:
+        if idle_system.kind != "postgres":
+            pytest.skip("this is about Postgres")
+
+    def test_nine_seconds_away_under_load_lose_nothing(
+        self, idle_system: System, postgres_server: PostgresServer
+    ) -> None:
+        system = idle_system
+        workflow_id = system.register(
+            {"id": "a", "type": "echo"},
+            {"id": "b", "type": "echo", "inputs": ["a"]},
+            {"id": "c", "type": "echo", "inputs": ["a"]},
+            {"id": "join", "type": "count", "inputs": ["b", "c"]},
+        )
+        with worker_processes(2, system.store_url, system.redis_url, "--lease", "2s"):
+            ids = system.engine.enqueue_workflows(workflow_id, range(200))
+            system.until(ids[5], "execution.completed")
+            postgres_server.kill()
+            threading.Event().wait(9)  # what is tried is a time
+            postgres_server.start()
+            executions = [system.engine.wait(one, timeout=60) for one in ids]
+
+        assert {execution.output for execution in executions} == {2}
+        for one in ids:
+            kinds = [event.kind for event in system.engine.store.get_events(one)]
+            assert (kinds.count("node.completed"), kinds.count("execution.completed")) == (4, 1)
+
+    def test_backends_that_are_terminated_again_and_again_lose_nothing(self, idle_system: System) -> None:
+        system = idle_system
+        workflow_id = system.register(
+            *[{"id": f"n{number}", "type": "echo", "inputs": [f"n{number - 1}"] * (number > 0)} for number in range(10)]
+        )
+        over = threading.Event()
+        terminated: list[int] = []
+
+        def terminate() -> None:
+            with psycopg.connect(system.store_url, autocommit=True) as connection:
+                while not over.wait(0.1):
+                    rows = connection.execute(
+                        "select pg_terminate_backend(pid) from pg_stat_activity "
+                        "where datname = current_database() and pid <> pg_backend_pid()"
+                    ).fetchall()
+                    terminated.append(len(rows))
+
+        with worker_processes(2, system.store_url, system.redis_url, "--lease", "2s"):
+            thread = threading.Thread(target=terminate)
+            thread.start()
+            try:
+                ids = [self._started(system, workflow_id, number) for number in range(50)]
+                executions = [system.engine.wait(one, timeout=60) for one in ids]
+            finally:
+                over.set()
+                thread.join()
+
+        assert sum(terminated) > 20
+        assert [execution.output for execution in executions] == list(range(50))
+        assert all(len(system.ran(one)) >= 10 for one in ids)
+
+    def test_a_pool_of_idle_connections_that_the_server_closed_is_noticed_at_the_next_use(
+        self, idle_system: System, postgres_server: PostgresServer
+    ) -> None:
+        system = idle_system
+        workflow_id = system.register({"id": "a", "type": "echo"})
+        with worker_processes(1, system.store_url, system.redis_url, "--concurrency", "8"):
+            for one in [system.engine.enqueue_workflow(workflow_id, number) for number in range(40)]:
+                system.engine.wait(one, timeout=30)
+            postgres_server.restart()
+
+            assert system.run(workflow_id, "again", timeout=30).output == "again"
+
+    def _started(self, system: System, workflow_id: str, number: int) -> str:
+        """Start under a key, again if the store was away: what a caller would do."""
+        for _ in range(100):
+            try:
+                return system.engine.enqueue_workflow(workflow_id, number, idempotency_key=f"{workflow_id}-{number}")
+            except StoreUnavailable:
+                continue
+        raise AssertionError("the store never answered")
