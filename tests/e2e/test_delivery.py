@@ -138,6 +138,19 @@ def test_a_flushed_redis_loses_nothing(system: System) -> None:
         assert system.engine.wait(execution_id, timeout=60).status is ExecutionStatus.COMPLETED
 
 
+def test_a_backlog_that_redis_lost_is_back_and_each_of_it_runs_once(idle_system: System) -> None:
+    system = idle_system
+    workflow_id = system.register({"id": "a", "type": "echo"})
+    ids = system.engine.enqueue_workflows(workflow_id, range(2_000))
+
+    system.redis.flushall()
+
+    with system.working():
+        outputs = [system.engine.wait(execution_id, timeout=60).output for execution_id in ids]
+    assert outputs == list(range(2_000))
+    assert all(system.ran(execution_id) == ["a"] for execution_id in ids)
+
+
 def test_rq_info_shows_queues_workers_and_failed_jobs_as_they_are(idle_system: System) -> None:
     system = idle_system
     bad = system.register({"id": "bad", "type": "unserialisable"})
