@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 
@@ -11,9 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from spanloom.engine.errors import UnknownExecution
+from spanloom.engine.states import ExecutionStatus
 from spanloom.stores.schema import executions
 
-__all__ = ["SqlCore", "Upsert", "known_id"]
+__all__ = ["SqlCore", "Upsert", "canonical_id", "check_ended", "known_id"]
 
 Upsert = sqlite.Insert | postgresql.Insert  #: an insert that knows `on conflict`
 
@@ -62,3 +64,10 @@ def canonical_id(execution_id: str) -> str | None:
         return str(uuid.UUID(execution_id))
     except ValueError:
         return None
+
+
+def check_ended(statuses: Sequence[ExecutionStatus]) -> list[str]:
+    """Return statuses as a query takes them. Raises ValueError for one in which an execution is still open."""
+    if not all(status.ended for status in statuses):
+        raise ValueError(f"only executions that have ended are purged, not those that are {', '.join(statuses)}")
+    return [status.value for status in statuses]

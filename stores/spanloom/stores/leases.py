@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
-from spanloom.engine.records import EpochState, WorkerLease
+from spanloom.engine.records import EpochState, NodeKey, WorkerLease
 from spanloom.engine.states import NodeStatus
 from spanloom.engine.store import Recovery, WorkerLeases
 from spanloom.stores.core import SqlCore
@@ -82,6 +82,15 @@ class SqlLeases(SqlCore, WorkerLeases, Recovery):
             )
             for row in rows
         ]
+
+    def list_claims(self, worker_id: str) -> dict[NodeKey, int]:
+        """See WorkerLeases.list_claims."""
+        runs = node_runs.c
+        query = sa.select(runs.execution_id, runs.node_id, runs.item, runs.fence).where(
+            runs.worker_id == worker_id, runs.status == NodeStatus.RUNNING.value
+        )
+        with self._reading() as connection:
+            return {NodeKey(*key): fence for *key, fence in connection.execute(query)}
 
     def get_epoch(self) -> EpochState:
         """See Recovery.get_epoch."""

@@ -161,6 +161,10 @@ def _conditions(filter: ExecutionFilter | None) -> list[sa.ColumnElement[bool] |
     if filter.parent_execution_id is not None:
         parent = canonical_id(filter.parent_execution_id)
         conditions.append(sa.false() if parent is None else columns.parent_id == parent)
+    if filter.root is not None:
+        conditions.append(columns.parent_id.is_(None) if filter.root else columns.parent_id.is_not(None))
+    if filter.discarded is not None:
+        conditions.append(columns.discarded_at.is_not(None) if filter.discarded else columns.discarded_at.is_(None))
     if filter.created_after is not None:
         conditions.append(columns.created_at >= filter.created_after)
     if filter.created_before is not None:
@@ -237,10 +241,13 @@ def _execution(row: sa.Row[Any], output: Any = None) -> Execution:
         parent_node_id=row.parent_node_id,
         parent_item=row.parent_item,
         depth=row.depth,
+        deadline_seconds=row.deadline_seconds,
+        replay_of=row.replay_of,
         trace_parent=row.trace_parent,
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
+        discarded_at=row.discarded_at,
     )
 
 

@@ -187,6 +187,7 @@ class SqliteConnections:
         )
         try:
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            connection.execute("PRAGMA foreign_keys = ON")
             if self._path != MEMORY:
                 self._use_wal(connection)
         except BaseException:

@@ -37,7 +37,7 @@ RETURNING node_id, item, attempt
 _QUEUE_HELD = """
 UPDATE node_runs SET status = 'queued', push = push + 1, pushed_epoch = ?, pushed_at = ?, due_at = ?
 WHERE execution_id = ? AND status = 'held'
-RETURNING node_id, item, attempt, node_type, queue, priority, push
+RETURNING node_id, item, attempt, node_type, queue, priority, push, losses
 """
 
 
@@ -121,10 +121,10 @@ def queue_held(turn: Turn, execution_id: str, *, because: str) -> list[NodeJob]:
     pushed_at = from_micros(turn.now)
     jobs: list[NodeJob] = []
     for row in _in_order(turn.execute(_QUEUE_HELD, at).fetchall()):
-        node_id, item, attempt, node_type, queue, priority, push = row
+        node_id, item, attempt, node_type, queue, priority, push, losses = row
         key = NodeKey(execution_id, node_id, item)
         turn.event(execution_id, "node.queued", key, attempt=attempt, data={"push": push, "because": because})
-        jobs.append(NodeJob(*key, node_type, queue, priority, push, pushed_at))
+        jobs.append(NodeJob(*key, node_type, queue, priority, push, pushed_at, losses))
     return jobs
 
 

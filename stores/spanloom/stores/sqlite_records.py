@@ -15,7 +15,7 @@ from spanloom.stores.sqlite_ends import Ending, end
 from spanloom.stores.sqlite_items import end_item, fan_out
 from spanloom.stores.sqlite_turn import Run, Turn, via
 
-__all__ = ["record"]
+__all__ = ["record", "record_ended"]
 
 _STALE = Recorded(recorded=False)
 
@@ -78,15 +78,20 @@ def record(turn: Turn, request: Record) -> Recorded:
         return _answer_again(turn, request, run)
     # A worker whose lease has lapsed is about to lose its claims: it gets no new one.
     claims = run.lease_until is not None and run.lease_until > turn.now
-    status = _ENDS.get(request.outcome)
-    if status is not None:
-        turn.telemetry(run, request.logs, request.spans)
-        ending = Ending(status, request.data, request.error, request.taken, request.handled, request.successors)
-        return (end_item if run.item else end)(turn, run, ending, claims=claims)
+    if request.outcome in _ENDS:
+        return record_ended(turn, run, request, claims=claims)
     answer = _park(turn, run, request, claims=claims)
     if answer.refused is None:
         turn.telemetry(run, request.logs, request.spans)
     return answer
+
+
+def record_ended(turn: Turn, run: Run, request: Record, *, claims: bool) -> Recorded:
+    """End a running run as asked, and do all that follows; `claims`: its worker may be given a ready successor."""
+    turn.telemetry(run, request.logs, request.spans)
+    status = _ENDS[request.outcome]
+    ending = Ending(status, request.data, request.error, request.taken, request.handled, request.successors)
+    return (end_item if run.item else end)(turn, run, ending, claims=claims)
 
 
 def _park(turn: Turn, run: Run, request: Record, *, claims: bool) -> Recorded:
@@ -230,4 +235,4 @@ def _pushed(run: Run) -> tuple[NodeJob, ...]:
         return ()
     pushed_at = from_micros(run.pushed_at)
     key = NodeKey(run.execution_id, run.node_id, run.item)
-    return (NodeJob(*key, run.node_type, run.queue, run.priority, run.push, pushed_at),)
+    return (NodeJob(*key, run.node_type, run.queue, run.priority, run.push, pushed_at, run.losses),)

@@ -18,7 +18,8 @@ from spanloom.stores.sqlite_turn import Run, Turn
 
 __all__ = ["Suspicion", "retire", "sweep"]
 
-LONGEST_SUSPICION = 300_000_000  # microseconds: a queued run is looked at this often however old it is
+LONGEST_LOOK = 60_000_000  # microseconds: a queued run is looked at this often however old it is
+LONGEST_BACKOFF = 300_000_000  # and pushed again this often however often it was pushed
 
 _RELEASE_LAPSED = "UPDATE workers SET released_at = ? WHERE released_at IS NULL AND lease_until <= ?"
 
@@ -71,7 +72,7 @@ class Suspicion(NamedTuple):
         """Return when to look again: the older the run and the more often it was pushed, the later."""
         age = 0 if run.pushed_at is None else now - run.pushed_at
         backoff = self.micros << min(max(run.push - 1, 0), 20)
-        return now + min(max(backoff, age), LONGEST_SUSPICION)
+        return now + max(min(backoff, LONGEST_BACKOFF), min(age, LONGEST_LOOK))
 
 
 def sweep(turn: Turn, suspicion: Suspicion, *, limit: int) -> Swept:

@@ -17,7 +17,8 @@ from spanloom.stores.sqlite_turn import SUSPECT_MICROS, GraphEdge, Turn
 __all__ = ["retry"]
 
 _RUN_AGAIN = """
-UPDATE executions SET status = 'running', revision = revision + 1, error = NULL, ended_at = NULL
+UPDATE executions SET status = 'running', revision = revision + 1, error = NULL, ended_at = NULL,
+       discarded_at = NULL
 WHERE id = ? AND status = 'failed'
 RETURNING workflow_id, version, deadline_seconds
 """

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 
 from spanloom.engine.errors import IdempotencyConflict, UnknownWorkflow
-from spanloom.engine.records import START, NodeJob, NodeKey, StartAnswer, Started, StartRequest
+from spanloom.engine.records import START, NodeJob, NodeKey, Replay, StartAnswer, Started, StartRequest
+from spanloom.engine.states import ExecutionStatus
+from spanloom.stores.core import canonical_id
 from spanloom.stores.schema import from_micros
+from spanloom.stores.sqlite_control import Member
+from spanloom.stores.sqlite_replays import refusal, take_over
 from spanloom.stores.sqlite_turn import SUSPECT_MICROS, Turn
 
 __all__ = ["begin", "create"]
@@ -31,8 +35,8 @@ WHERE w.id = ?
 _ADD_EXECUTION = """
 INSERT INTO executions (id, workflow_id, version, status, revision, priority, input, metadata, parent_id,
                         parent_node_id, parent_item, parent_fence, depth, trace_parent, trace_state, caller_span_id,
-                        deadline_seconds, created_at)
-VALUES (?, ?, ?, 'pending', 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                        deadline_seconds, replay_of, created_at)
+VALUES (?, ?, ?, 'pending', 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (id) DO NOTHING
 """
 
@@ -81,29 +85,42 @@ def create(turn: Turn, request: StartRequest) -> StartAnswer:
         return UnknownWorkflow(workflow_id, request.version)
     if not active:
         return UnknownWorkflow(workflow_id, inactive=True)
+    if request.replay is not None and (refused := refusal(turn, request.replay)) is not None:
+        return refused
     if not _add_execution(turn, request, version):
         return Started(request.execution_id, version, created=False)
     if key is not None:
         ttl = request.key_ttl_seconds
         expires_at = None if ttl is None else turn.now + round(ttl * 1e6)
         turn.execute(_KEEP_KEY, (workflow_id, key, request.input_hash, request.execution_id, expires_at))
-    turn.event(request.execution_id, "execution.created", data={"version": version})
+    replay = request.replay
+    told = {} if replay is None else {"replay_of": canonical_id(replay.source), "carried": len(replay.carried)}
+    turn.event(request.execution_id, "execution.created", data={"version": version, **told})
     if request.delay_seconds > 0:
         due_at = turn.now + round(request.delay_seconds * 1e6)
         turn.execute(_ADD_START, (request.execution_id, request.priority.value, due_at))
         return Started(request.execution_id, version, created=True)
-    return Started(request.execution_id, version, created=True, jobs=begin(turn, request.execution_id))
+    return Started(request.execution_id, version, created=True, jobs=begin(turn, request.execution_id, replay))
 
 
-def begin(turn: Turn, execution_id: str) -> list[NodeJob]:
-    """Set a pending execution running: its deadline counts from now, its entry nodes are queued."""
+def begin(turn: Turn, execution_id: str, replay: Replay | None = None) -> list[NodeJob]:
+    """Set a pending execution running: its deadline counts from now, its entry nodes are queued.
+
+    One that replays has some nodes' results already, and what these lead to is queued instead.
+    """
     row = turn.execute(_BEGIN, (turn.now, execution_id)).fetchone()
     assert row is not None, f"execution {execution_id} is not pending"
     workflow_id, version, priority, deadline_seconds = row
     deadline = None if deadline_seconds is None else turn.now + round(deadline_seconds * 1e6)
     turn.execute(_ADD_END, (execution_id, priority, deadline, workflow_id, version))
     turn.event(execution_id, "execution.started")
-    entries = turn.graph(workflow_id, version)[START]
+    entries = ready = turn.graph(workflow_id, version)[START]
+    if replay is not None and replay.carried:
+        member = Member(execution_id, ExecutionStatus.RUNNING, 0, priority, None)
+        settled, queued = take_over(turn, replay, member, (workflow_id, version), deadline)
+        entries = [edge for edge in entries if edge.target not in settled]
+        edges = {edge.target: edge for some in turn.graph(workflow_id, version).values() for edge in some}
+        ready = [*entries, *(edges[node_id] for node_id in sorted(queued))]
     pushed = (turn.now + SUSPECT_MICROS, turn.epoch, turn.now)
     turn.executemany(
         _ADD_ENTRY,
@@ -111,7 +128,7 @@ def begin(turn: Turn, execution_id: str) -> list[NodeJob]:
     )
     pushed_at = from_micros(turn.now)
     jobs: list[NodeJob] = []
-    for edge in entries:
+    for edge in ready:
         turn.event(execution_id, "node.queued", NodeKey(execution_id, edge.target), attempt=1, data={"push": 1})
         jobs.append(NodeJob(execution_id, edge.target, 0, edge.target_type, edge.target_queue, priority, 1, pushed_at))
     return jobs
@@ -126,7 +143,7 @@ def _add_execution(turn: Turn, request: StartRequest, version: int) -> bool:
             json.dumps(dict(request.metadata)),
             *((None, None, None) if parent is None else parent),
             request.parent_fence, request.depth, request.trace_parent, request.trace_state, request.caller_span_id,
-            request.deadline_seconds, turn.now,
+            request.deadline_seconds, None if request.replay is None else canonical_id(request.replay.source), turn.now,
         ),
     )  # fmt: skip
     if added.rowcount == 0:

@@ -21,6 +21,7 @@ from spanloom.engine.records import (
     Controlled,
     NodeJob,
     NodeKey,
+    Purged,
     Record,
     Recorded,
     Refusal,
@@ -28,15 +29,18 @@ from spanloom.engine.records import (
     StartRequest,
     Swept,
 )
-from spanloom.stores.core import Upsert
+from spanloom.engine.states import ExecutionStatus
+from spanloom.stores.core import Upsert, check_ended
 from spanloom.stores.paging import bad_cursor
 from spanloom.stores.reads import SqlReads
 from spanloom.stores.schema import events, logs, to_micros
+from spanloom.stores.sqlite_by_hand import discard, end_by_hand, fail
 from spanloom.stores.sqlite_cancel import cancel
 from spanloom.stores.sqlite_children import wake_parent
 from spanloom.stores.sqlite_claims import claim, is_live
 from spanloom.stores.sqlite_connections import SqliteConnections
 from spanloom.stores.sqlite_control import Target, pause, resume
+from spanloom.stores.sqlite_purges import purge
 from spanloom.stores.sqlite_records import record
 from spanloom.stores.sqlite_recovery import Suspicion, retire, sweep
 from spanloom.stores.sqlite_retry import retry
@@ -130,6 +134,39 @@ class SqliteTransitions(SqlReads):
     ) -> Controlled:
         """See Control.retry_execution."""
         return self._control(retry, execution_id, expected_revision, epoch, now)
+
+    def fail_execution(
+        self, execution_id: str, error: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> Controlled:
+        """See Control.fail_execution."""
+
+        def step(turn: Turn, target: Target) -> Controlled:
+            return fail(turn, target, error)
+
+        return self._control(step, execution_id, expected_revision, 0, now)
+
+    def discard_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> Controlled:
+        """See Control.discard_execution."""
+        return self._control(discard, execution_id, expected_revision, 0, now)
+
+    def update_node_result(self, record: Record, *, epoch: int = 0, now: datetime | None = None) -> Recorded:
+        """See Control.update_node_result."""
+        with self._turn(epoch, now) as turn:
+            return end_by_hand(turn, record)
+
+    def purge_executions(
+        self,
+        *,
+        ended_before: datetime,
+        statuses: Sequence[ExecutionStatus],
+        limit: int = 500,
+        now: datetime | None = None,
+    ) -> Purged:
+        """See Retention.purge_executions."""
+        with self._turn(0, now) as turn:
+            return purge(turn, to_micros(ended_before), check_ended(statuses), limit)
 
     def retire_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
         """See WorkerLeases.retire_worker."""

@@ -240,6 +240,7 @@ class Turn:
             run.priority,
             push,
             from_micros(self.now),
+            run.losses,
         )
 
     def requeue(self, run: Run, *, losses: int = 0, because: str, by: str | None = None) -> NodeJob | None:
@@ -256,7 +257,7 @@ class Turn:
         pushed = (by, run.losses + losses, push, self.epoch, self.now, self.now + SUSPECT_MICROS)
         self.execute(_REQUEUE, (*pushed, run.execution_id, run.node_id, run.item))
         self.event(run.execution_id, "node.queued", run, attempt=run.attempt, data={"push": push, "because": because})
-        return self.job(run, push)
+        return self.job(run._replace(losses=run.losses + losses), push)
 
     def hold(self, run: Run, *, losses: int = 0, attempt: int | None = None, because: str | None = None) -> None:
         """Keep a ready run back until its execution is resumed or retried."""

@@ -6,11 +6,15 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+import structlog
+
 from spanloom.engine.queue import NodeMessage
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.slots import Slots
 
 __all__ = ["Quarantine", "is_suspect"]
+
+_log = structlog.get_logger("spanloom.worker")
 
 
 def is_suspect(losses: int, max_losses: int) -> bool:
@@ -51,7 +55,15 @@ class Quarantine:
         if not self._waiting or not (idle or (late and self._slots.wait_free(0.0))):
             return None
         self._until = time.monotonic() + self._seconds
-        return self._waiting.popleft()
+        suspect = self._waiting.popleft()
+        _log.warning(
+            "suspect_runs_alone" if idle else "suspect_runs",
+            execution_id=suspect.execution_id,
+            node_id=suspect.node_id,
+            item=suspect.item,
+            losses=suspect.losses,
+        )
+        return suspect
 
     def leave(self) -> list[NodeMessage]:
         """Give up those that still wait."""
