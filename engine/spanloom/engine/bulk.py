@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from spanloom.engine.errors import UserError
+from spanloom.engine.errors import InvalidTransition, UserError
 from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import ExecutionFilter
 
-__all__ = ["Bulk", "control_each", "find"]
+__all__ = ["Bulk", "carry_out", "control_each", "find"]
 
 _PAGE = 1000
 
@@ -44,12 +44,35 @@ def find(
     return [execution_id for _, execution_id in sorted(found)[:limit]]
 
 
-def control_each(ids: Collection[str], step: Callable[[str], object]) -> Bulk:
-    """Do `step`, which answers whether it did something, for each; what is refused is noted, and the rest goes on."""
-    bulk = Bulk()
+def carry_out(
+    store: ExecutionStore, ids: Iterable[str], step: Callable[[str], object]
+) -> Iterator[tuple[str, bool | UserError]]:
+    """Do `step`, which answers whether it did something, for each, and yield what came of it: that, or its refusal.
+
+    A child that `step` refuses because it came with its parent, as in a retry, is not refused but unchanged.
+    """
+    reached: set[str | None] = set()
     for execution_id in ids:
+        answer: bool | UserError
         try:
-            (bulk.done if step(execution_id) else bulk.unchanged).append(execution_id)
+            answer = bool(step(execution_id))
+        except InvalidTransition as error:
+            execution = store.get_execution(execution_id)
+            came_along = execution is not None and execution.parent_execution_id in reached
+            answer = False if came_along else error
         except UserError as error:
-            bulk.refused[execution_id] = error
+            answer = error
+        if not isinstance(answer, UserError):
+            reached.add(execution_id)
+        yield execution_id, answer
+
+
+def control_each(store: ExecutionStore, ids: Iterable[str], step: Callable[[str], object]) -> Bulk:
+    """Do `step` for each, as carry_out does; what is refused is noted, and the rest goes on."""
+    bulk = Bulk()
+    for execution_id, answer in carry_out(store, ids, step):
+        if isinstance(answer, UserError):
+            bulk.refused[execution_id] = answer
+        else:
+            (bulk.done if answer else bulk.unchanged).append(execution_id)
     return bulk

@@ -213,7 +213,7 @@ class ExecutionControl:
         limit: int | None,
     ) -> Bulk:
         self.open()
-        return control_each(find(self.store, wanted, statuses, limit), step)
+        return control_each(self.store, find(self.store, wanted, statuses, limit), step)
 
     def _execution(self, execution_id: str) -> Execution:
         execution = self.store.get_execution(execution_id)

@@ -20,6 +20,7 @@ __all__ = ["EndListener", "Waiter"]
 
 _log = Logger("spanloom.engine")
 _LISTEN_SECONDS = 1.0  #: how long one look at the subscription blocks; bounds how long close() takes
+_FIRST_LOOKS = (0.05, 0.2, 0.75)  #: pauses after first looks that failed
 _POLL_SECONDS = (0.1, 1.0)  #: first and longest pause between looks at the store when no signal comes
 
 
@@ -133,9 +134,9 @@ class Waiter:
     def wait(self, execution_id: str, timeout: float | None) -> Execution:
         """Return the ended execution. Raises WaitTimeout after `timeout` seconds (None: never), UnknownExecution.
 
-        Raises StoreUnavailable if the store can't be asked at first; an outage after that is waited out.
+        Raises StoreUnavailable if the store does not answer at first, for a second; an outage after that is waited out.
         """
-        if (execution := self._look(execution_id)).status.ended:
+        if (execution := self._look_first(execution_id)).status.ended:
             return execution
         signal = threading.Event()
         pauses = _Pauses(execution_id, timeout)
@@ -149,7 +150,7 @@ class Waiter:
 
     async def await_end(self, execution_id: str, timeout: float | None) -> Execution:
         """Like wait(), without blocking the event loop and without a thread of its own."""
-        if (execution := await asyncio.to_thread(self._look, execution_id)).status.ended:
+        if (execution := await asyncio.to_thread(self._look_first, execution_id)).status.ended:
             return execution
         loop = asyncio.get_running_loop()
         signal = asyncio.Event()
@@ -175,6 +176,14 @@ class Waiter:
         if execution is None:
             raise UnknownExecution(execution_id)
         return execution
+
+    def _look_first(self, execution_id: str) -> Execution:
+        for pause in _FIRST_LOOKS:
+            try:
+                return self._look(execution_id)
+            except StoreUnavailable:
+                time.sleep(pause)  # a connection that broke is no outage
+        return self._look(execution_id)
 
     def _look_again(self, seen: Execution) -> Execution:
         try:
