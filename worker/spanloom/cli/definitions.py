@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from spanloom.cli.output import in_terminal, print_json, show
-from spanloom.cli.parameters import json_option
+from spanloom.cli.parameters import json_option, page_options
 from spanloom.cli.rendering import version_lines, versions_table, workflow_lines, workflows_table
 from spanloom.cli.target import Target, target_options
 from spanloom.engine import load_workflow
@@ -20,10 +20,7 @@ __all__ = ["register", "workflows"]
 
 @click.command()
 @click.argument("workflow", required=False)
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, metavar="N", help="At most so many."
-)
-@click.option("--cursor", metavar="CURSOR", help="Go on where an earlier page ended.")
+@page_options(100)
 @target_options()
 @json_option
 def workflows(target: Target, workflow: str | None, limit: int, cursor: str | None, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import click
 
 from spanloom.cli.output import in_terminal, print_json
 from spanloom.cli.output import show as show_output
-from spanloom.cli.parameters import find_execution, json_option, moment, node_and_item, pair
+from spanloom.cli.parameters import find_execution, json_option, node_and_item, page_options
 from spanloom.cli.rendering import (
     Items,
     attempt_lines,
@@ -22,35 +22,27 @@ from spanloom.cli.rendering import (
     items_table,
     read_snapshot,
 )
+from spanloom.cli.selection import Selection, selection_options
 from spanloom.cli.target import Target, target_options
 from spanloom.engine.definitions import Node
 from spanloom.engine.errors import UnknownWorkflow, UserError
 from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
-from spanloom.engine.views import Execution, ExecutionFilter
+from spanloom.engine.views import Execution
 
 __all__ = ["list_executions", "show"]
 
 
 @click.command(name="list")
-@click.option("--workflow", metavar="ID", help="Of this workflow only.")
-@click.option("--status", type=click.Choice([one.value for one in ExecutionStatus]), help="In this state only.")
-@click.option("--metadata", type=pair, multiple=True, metavar="KEY=VALUE", help="With this metadata.  [repeatable]")
-@click.option("--parent", metavar="ID", help="Children of this execution only.")
-@click.option("--since", type=moment, metavar="TIME", help="Created since then: 30m, 2h, 1d, or an ISO time.")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, metavar="N", help="At most so many."
-)
-@click.option("--cursor", metavar="CURSOR", help="Go on where an earlier page ended.")
+@selection_options(*ExecutionStatus)
+@click.option("--roots", is_flag=True, help="Without those that another one started.")
+@page_options(20)
 @target_options()
 @json_option
 def list_executions(
     target: Target,
-    workflow: str | None,
-    status: str | None,
-    metadata: tuple[tuple[str, str], ...],
-    parent: str | None,
-    since: datetime | None,
+    selection: Selection,
+    roots: bool,
     limit: int,
     cursor: str | None,
     as_json: bool,
@@ -64,13 +56,7 @@ def list_executions(
       spanloom list --workflow orders --status failed --since 2h
     """
     with target.store() as store:
-        wanted = ExecutionFilter(
-            workflow_id=workflow,
-            status=ExecutionStatus(status) if status else None,
-            parent_execution_id=find_execution(store, parent).id if parent else None,
-            created_after=since,
-            metadata=dict(metadata),
-        )
+        wanted = selection.filter(store, root=roots or None)
         page = store.list_executions(wanted, limit=limit, cursor=cursor)
         url = store.url
     if as_json:

@@ -16,7 +16,16 @@ from spanloom.engine.errors import UnknownExecution, UserError
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import Execution
 
-__all__ = ["duration", "find_execution", "json_option", "json_value", "moment", "node_and_item", "pair"]
+__all__ = [
+    "duration",
+    "find_execution",
+    "json_option",
+    "json_value",
+    "moment",
+    "node_and_item",
+    "page_options",
+    "pair",
+]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
@@ -78,6 +87,19 @@ def node_and_item(text: str) -> tuple[str, int]:
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `--json`; it gets it as its argument `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def page_options(limit: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command that lists `--limit`, by default so many, and `--cursor`; it gets them under these names."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = click.option("--cursor", metavar="CURSOR", help="Go on where an earlier page ended.")(command)
+        sizes = click.IntRange(1, 1000)
+        return click.option(
+            "--limit", type=sizes, default=limit, show_default=True, metavar="N", help="At most so many."
+        )(command)
+
+    return decorate
 
 
 def find_execution(store: ExecutionStore, given: str) -> Execution:

@@ -55,6 +55,22 @@ _DEFAULTS = WorkerOptions()
     metavar="DURATION",
     help="How long after its last heartbeat a worker's nodes go to another one.",
 )
+@click.option(
+    "--max-losses",
+    type=int,
+    default=_DEFAULTS.max_losses,
+    show_default=True,
+    metavar="N",
+    help="How often a node may be lost with its worker before it fails.",
+)
+@click.option(
+    "--alone",
+    type=duration,
+    default=f"{_DEFAULTS.alone_seconds:g}s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long the other nodes of a worker wait while one runs alone that one more loss would fail.",
+)
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 def worker(
     app: str,
@@ -64,6 +80,8 @@ def worker(
     name: str | None,
     grace: float,
     lease: float,
+    max_losses: int,
+    alone: float,
     burst: bool,
 ) -> int:
     """Run node jobs until told to stop.
@@ -84,6 +102,8 @@ def worker(
         name=name,
         grace_seconds=grace,
         lease_seconds=lease,
+        max_losses=max_losses,
+        alone_seconds=alone,
         burst=burst,
     )
     if processes == 1:
@@ -91,7 +111,8 @@ def worker(
     _check(engine)
     configure_logging(engine.settings.log_format)
     own = ["worker", app, "--processes", "1", "--concurrency", str(concurrency), "--queues", ",".join(queues)]
-    own += ["--grace", str(grace), "--lease", str(lease), *(["--burst"] if burst else [])]
+    own += ["--grace", str(grace), "--lease", str(lease), "--max-losses", str(max_losses), "--alone", str(alone)]
+    own += ["--burst"] if burst else []
     return supervise(own, processes, options)
 
 

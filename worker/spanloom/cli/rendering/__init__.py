@@ -8,6 +8,8 @@ from spanloom.cli.rendering.header import execution_header
 from spanloom.cli.rendering.items import Items, items_lines, items_table
 from spanloom.cli.rendering.snapshot import Snapshot, read_snapshot
 from spanloom.cli.rendering.tables import (
+    dead_lines,
+    dead_table,
     execution_row_lines,
     executions_table,
     log_line,
@@ -28,6 +30,8 @@ __all__ = [
     "Snapshot",
     "attempt_lines",
     "attempts_text",
+    "dead_lines",
+    "dead_table",
     "execution_header",
     "execution_lines",
     "execution_row_lines",

@@ -31,14 +31,20 @@ def execution_header(execution: Execution, now: datetime, parent: Execution | No
         if parent is not None:
             text.append(f"  {GLYPHS[parent.status]} {parent.status}", STYLES.get(parent.status, ""))
         text.append("\n")
+    if execution.replay_of:
+        text.append(f"↻ replay of {execution.replay_of}\n", "bright_black")
     text.append(f"{execution.workflow_id} v{execution.version}", "bold")
     text.append(f"  {GLYPHS[execution.status]} {execution.status}", STYLES.get(execution.status, ""))
     took = seconds_between(execution.started_at, execution.ended_at or now)
     if took is not None:
         text.append(f" {'in' if execution.ended_at else 'for'} {duration(took)}")
+    if execution.discarded_at is not None:
+        text.append(f", discarded {ago(execution.discarded_at, now)}", "bright_black")
     facts = [execution.id, f"created {ago(execution.created_at, now)}, {instant(execution.created_at)}"]
     if execution.priority != "normal":
         facts.append(f"priority {execution.priority}")
+    if execution.deadline_seconds is not None:
+        facts.append(f"deadline {duration(execution.deadline_seconds)}")
     if execution.revision:
         facts.append(f"revision {execution.revision}")
     facts.extend(f"{printable(key)}={printable(value)}" for key, value in execution.metadata.items())
@@ -59,12 +65,15 @@ def header_lines(execution: Execution) -> Iterator[str]:
     yield f"status\t{execution.status}"
     yield f"revision\t{execution.revision}"
     yield f"priority\t{execution.priority}"
+    yield f"deadline_seconds\t{cell(execution.deadline_seconds)}"
     yield f"created_at\t{cell(execution.created_at)}"
     yield f"started_at\t{cell(execution.started_at)}"
     yield f"ended_at\t{cell(execution.ended_at)}"
+    yield f"discarded_at\t{cell(execution.discarded_at)}"
     yield f"seconds\t{cell(seconds_between(execution.started_at, execution.ended_at))}"
     yield f"parent\t{cell(parent)}"
     yield f"parent_node\t{node_name(execution.parent_node_id or '', execution.parent_item or 0) if parent else ''}"
+    yield f"replay_of\t{cell(execution.replay_of)}"
     yield f"metadata\t{cell(execution.metadata)}"
     yield f"error\t{cell(error_sentence(execution.error))}"
 

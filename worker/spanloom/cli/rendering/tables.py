@@ -9,11 +9,23 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from spanloom.cli.rendering.values import GLYPHS, STYLES, ago, cell, duration, printable, seconds_between
+from spanloom.cli.rendering.values import (
+    GLYPHS,
+    STYLES,
+    ago,
+    cell,
+    duration,
+    error_kind,
+    error_sentence,
+    printable,
+    seconds_between,
+)
 from spanloom.engine.records import WorkerLease
 from spanloom.engine.views import Execution, LogRecord, StoreStats, WorkflowSummary, WorkflowVersion
 
 __all__ = [
+    "dead_lines",
+    "dead_table",
     "execution_row_lines",
     "executions_table",
     "log_line",
@@ -26,7 +38,8 @@ __all__ = [
     "workflows_table",
 ]
 
-_ELASTIC = {"workflow": 60, "name": 60, "metadata": 200, "notes": 200, "queues": 60}
+_ELASTIC = {"workflow": 60, "name": 60, "metadata": 200, "notes": 200, "queues": 60, "error": 100}
+_ERROR = 200  # of an error's sentence a list shows so many characters; `show` has the whole
 _TELLING = 8  # the last digits of a UUIDv7 tell executions apart; the first ones are the time
 
 
@@ -37,18 +50,16 @@ def executions_table(executions: Sequence[Execution], now: datetime) -> Renderab
     table = _table("execution", "workflow", "status", "created", "took", *parent_heading, "metadata")
     for execution in executions:
         took = seconds_between(execution.started_at, execution.ended_at or now)
-        name = Text.assemble((execution.id[:-_TELLING], "bright_black"), execution.id[-_TELLING:])
-        metadata = "  ".join(f"{printable(key)}={printable(value)}" for key, value in execution.metadata.items())
         below = "↳ " if execution.parent_execution_id else ""
         parent = (Text((execution.parent_execution_id or "")[-_TELLING:], "bright_black"),) if nested else ()
         table.add_row(
-            name,
+            _id(execution),
             Text(f"{below}{execution.workflow_id} v{execution.version}", no_wrap=True, overflow="ellipsis"),
             _status(execution.status),
             ago(execution.created_at, now),
             "" if took is None else duration(took),
             *parent,
-            Text(metadata, "bright_black"),
+            _metadata(execution),
         )
     return table
 
@@ -66,6 +77,40 @@ def execution_row_lines(executions: Sequence[Execution]) -> Iterator[str]:
             one.ended_at,
             one.parent_execution_id,
             one.metadata,
+        )
+
+
+def dead_table(executions: Sequence[Execution], now: datetime) -> RenderableType:
+    """Draw failed executions with where and why they failed, one a row."""
+    table = _table("execution", "workflow", "failed", "node", "error", "metadata")
+    for execution in executions:
+        error = execution.error or {}
+        sentence = printable(error_sentence(execution.error))
+        table.add_row(
+            _id(execution),
+            Text(f"{execution.workflow_id} v{execution.version}", no_wrap=True, overflow="ellipsis"),
+            ago(execution.ended_at, now) if execution.ended_at else "",
+            str(error.get("node_id") or ""),
+            Text(sentence if len(sentence) <= _ERROR else f"{sentence[: _ERROR - 1]}…", "red", overflow="fold"),
+            _metadata(execution),
+        )
+    return table
+
+
+def dead_lines(executions: Sequence[Execution]) -> Iterator[str]:
+    """Write them for a pipe: id, workflow, version, failed, node, type of error, message, metadata, discarded."""
+    for one in executions:
+        error = one.error or {}
+        yield _line(
+            one.id,
+            one.workflow_id,
+            one.version,
+            one.ended_at,
+            error.get("node_id"),
+            error_kind(error) if error else None,
+            error.get("message"),
+            one.metadata,
+            one.discarded_at,
         )
 
 
@@ -166,6 +211,15 @@ def _where(record: LogRecord) -> str:
 
 def _line(*values: object) -> str:
     return "\t".join(map(cell, values))
+
+
+def _id(execution: Execution) -> Text:
+    return Text.assemble((execution.id[:-_TELLING], "bright_black"), execution.id[-_TELLING:])
+
+
+def _metadata(execution: Execution) -> Text:
+    pairs = (f"{printable(key)}={printable(value)}" for key, value in execution.metadata.items())
+    return Text("  ".join(pairs), "bright_black")
 
 
 def _status(status: str) -> Text:

@@ -8,7 +8,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["GLYPHS", "STYLES", "ago", "cell", "duration", "error_sentence", "instant", "printable", "seconds_between"]
+__all__ = [
+    "GLYPHS",
+    "STYLES",
+    "ago",
+    "cell",
+    "duration",
+    "error_kind",
+    "error_sentence",
+    "instant",
+    "printable",
+    "seconds_between",
+]
 
 #: Styles of execution, node, attempt and span states and of log levels; the rest has the terminal's own colour.
 STYLES: Mapping[str, str] = {
@@ -114,5 +125,10 @@ def error_sentence(error: Mapping[str, Any] | None) -> str:
     """Write a stored error as `Type: message`, the type without its module; nothing for None."""
     if error is None:
         return ""
-    kind, message = str(error.get("type", "Error")).rpartition(".")[2], str(error.get("message", ""))
+    kind, message = error_kind(error), str(error.get("message", ""))
     return f"{kind}: {message}" if message else kind
+
+
+def error_kind(error: Mapping[str, Any]) -> str:
+    """Name the type of a stored error, without its module."""
+    return str(error.get("type", "Error")).rpartition(".")[2]

@@ -28,6 +28,7 @@ pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in iter_
 
 from spanloom.testing.conformance import (  # noqa: E402 (the rewriting comes first)
     attempts,
+    by_hand,
     cancels,
     child_ends,
     children,
@@ -45,9 +46,11 @@ from spanloom.testing.conformance import (  # noqa: E402 (the rewriting comes fi
     leases,
     pauses,
     payloads,
+    purges,
     random_graphs,
     reads,
     records,
+    replays,
     resets,
     retries,
     routing,
@@ -111,7 +114,13 @@ class StoreConformance:
     TestResumes = pauses.Resumes
     TestExecutionRetries = retries.ExecutionRetries
     TestResets = resets.Resets
+    TestReplayedStarts = replays.ReplayedStarts
+    TestFailuresByHand = by_hand.FailuresByHand
+    TestDiscards = by_hand.Discards
+    TestEndsByHand = by_hand.EndsByHand
+    TestPurges = purges.Purges
     TestLeases = leases.Leases
+    TestHeldClaims = by_hand.HeldClaims
     TestLostWorkers = sweeps.LostWorkers
     TestDueRows = sweeps.DueRows
     TestEpochs = sweeps.Epochs

@@ -1,0 +1,78 @@
+"""`spanloom worker`: what it is told reaches the worker, and each of its processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from spanloom.cli.failures import DONE, MISTAKE, run
+from spanloom.engine import NodeRegistry, WorkflowEngine
+from spanloom.worker import WorkerOptions
+
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
+TOLD = [
+    "--concurrency", "2", "--queues", "high,default", "--grace", "5s", "--lease", "3s", "--max-losses", "5",
+    "--alone", "2m", "--burst",
+]  # fmt: skip
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch, sqlite_url: str, redis_url: str) -> list[WorkerOptions]:
+    """With which options a worker was started."""
+    found: list[WorkerOptions] = []
+
+    def serve(_engine: WorkflowEngine, options: WorkerOptions) -> int:
+        found.append(options)
+        return DONE
+
+    engine = WorkflowEngine(NodeRegistry(), sqlite_url, redis_url)
+    monkeypatch.setattr("spanloom.cli.worker.load_engine", lambda _name: engine)
+    monkeypatch.setattr("spanloom.cli.worker.serve", serve)
+    return found
+
+
+def test_what_was_told_is_what_it_works_by(served: list[WorkerOptions]) -> None:
+    assert run(["worker", "shop:engine", *TOLD]) == DONE
+    assert served == [
+        WorkerOptions(
+            concurrency=2,
+            queues=("high", "default"),
+            grace_seconds=5,
+            lease_seconds=3,
+            max_losses=5,
+            alone_seconds=120,
+            burst=True,
+        )
+    ]
+
+
+def test_without_being_told_it_has_the_options_own_defaults(served: list[WorkerOptions]) -> None:
+    assert run(["worker", "shop:engine"]) == DONE
+    assert served == [WorkerOptions()]
+
+
+def test_several_processes_are_each_told_the_same(served: list[WorkerOptions], monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def supervise(command: Sequence[str], processes: int, _options: WorkerOptions) -> int:
+        commands.extend([list(command)] * processes)
+        return DONE
+
+    monkeypatch.setattr("spanloom.cli.worker.supervise", supervise)
+    monkeypatch.setattr("spanloom.cli.worker.configure_logging", lambda _format: None)
+    assert run(["worker", "shop:engine", "--processes", "2", *TOLD]) == DONE
+    for command in commands:
+        assert run(command) == DONE
+    assert run(["worker", "shop:engine", *TOLD]) == DONE
+    assert len(served) == 3
+    assert served[0] == served[1] == served[2]
+
+
+def test_a_number_of_losses_that_makes_no_sense_is_refused(
+    served: list[WorkerOptions], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["worker", "shop:engine", "--max-losses", "0"]) == MISTAKE
+    assert "max_losses" in capsys.readouterr().err
+    assert served == []

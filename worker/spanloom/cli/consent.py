@@ -1,0 +1,39 @@
+"""Asking before much is done at once: in a terminal by a question, in a pipe only with `--yes`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+__all__ = ["agreed", "check_consent", "consent_options"]
+
+
+def consent_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `--dry-run` and `--yes`; it gets them as its arguments `dry_run` and `yes`."""
+    command = click.option("--yes", is_flag=True, help="Do it without asking.")(command)
+    return click.option("--dry-run", is_flag=True, help="Tell what it would do, and do nothing.")(command)
+
+
+def check_consent(verb: str, *, yes: bool, dry_run: bool) -> None:
+    """Raise UsageError, before anything is read, if a question would have to be asked and there is nobody to answer."""
+    if not (yes or dry_run or (sys.stdin.isatty() and sys.stderr.isatty())):
+        raise click.UsageError(
+            f"without a terminal nobody can be asked whether to {verb} them; give --yes, or --dry-run to see which"
+        )
+
+
+def agreed(question: str, *, yes: bool) -> bool:
+    """Ask on standard error, and return whether the answer was yes; with `yes` it is not asked."""
+    if yes:
+        return True
+    click.echo(f"{question} [y/N] ", nl=False, err=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        click.echo(err=True)  # the answer was the end of the input: the line is still open
+    if answer.strip().lower() in ("y", "yes"):
+        return True
+    click.echo("nothing was done", err=True)
+    return False
