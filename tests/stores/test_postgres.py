@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import psycopg
 import pytest
@@ -104,6 +104,35 @@ def test_namespaces_of_one_database_know_nothing_of_each_other(postgres_url: str
 
 
 # ---- the connections ----
+
+
+#: What lets a client notice within 10 to 15 seconds that the network, or the machine of Postgres, is gone.
+NOTICING = {
+    "connect_timeout": "5",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+
+
+def _options(store: PostgresExecutionStore) -> dict[str, str]:
+    with store._connections.reading() as connection:
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        known = {option.keyword.decode(): (option.val or b"").decode() for option in driver.pgconn.info}
+    return {name: known[name] for name in NOTICING}
+
+
+def test_a_network_that_is_gone_is_noticed_in_seconds(store: PostgresExecutionStore) -> None:
+    assert _options(store) == NOTICING
+
+
+def test_the_url_says_how_soon_a_network_that_is_gone_is_noticed(postgres_url: str) -> None:
+    wanted = {name: str(7 + number) for number, name in enumerate(NOTICING)}
+    store = PostgresExecutionStore(f"{postgres_url}&{urlencode(wanted)}")
+    assert _options(store) == wanted
+    store.close()
 
 
 @pytest.mark.parametrize("prepare", [True, False])

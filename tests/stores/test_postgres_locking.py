@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 
 import psycopg
 import pytest
 
+from lock_watch import until_blocked
 from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.records import Claim, NodeClaim, NodeKey, Outcome, Record, Recorded
 from spanloom.engine.states import ExecutionStatus
 from spanloom.stores import postgres_connections
 from spanloom.stores.postgres import PostgresExecutionStore
+from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race
 from spanloom.testing.workflows import fan, graph
@@ -204,7 +207,7 @@ def test_a_claim_waits_for_a_row_that_a_sweep_holds(store: PostgresExecutionStor
         holder.execute("select from spanloom.node_runs where execution_id = %s for update", [execution])
         claiming = threading.Thread(target=lambda: answers.append(driver.try_claim(execution, "only")))
         claiming.start()
-        _until_blocked(postgres_url)
+        until_blocked(postgres_url)
         assert answers == []
     claiming.join(10)
     assert isinstance(answers[0], Claim)
@@ -217,17 +220,6 @@ def test_a_sweep_passes_over_rows_that_are_held(store: PostgresExecutionStore, p
         holder.execute("select from spanloom.executions where id = %s for no key update", [execution])
         assert store.sweep(heads={}, epoch=1).moved == {}
     assert store.sweep(heads={}, epoch=1).moved == {"lost_redis": 1}
-
-
-def _until_blocked(url: str) -> None:
-    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    with psycopg.connect(url, autocommit=True) as watcher:
-        for _ in range(2000):
-            row = watcher.execute(waiting).fetchone()
-            if row is not None and row[0]:
-                return
-            watcher.execute("select pg_sleep(0.005)")
-    raise AssertionError("nobody waits for a lock")
 
 
 def test_an_event_of_a_lower_transaction_that_commits_later_is_not_passed_over(store: PostgresExecutionStore) -> None:
@@ -268,3 +260,12 @@ def test_two_executions_failing_in_one_batch_fail_both(store: PostgresExecutionS
     outcomes = [Outcome.FAILED, Outcome.COMPLETED, Outcome.FAILED]
     answers = store.record([driver.outcome(*pair, outcome) for pair, outcome in zip(nodes, outcomes, strict=True)])
     assert [answer.ended for answer in answers] == ["failed", "completed", "failed"]
+
+
+def test_a_run_in_an_old_backlog_is_looked_at_once_a_minute(store: PostgresExecutionStore) -> None:
+    clock = ManualClock()
+    StoreDriver(store, clock=clock).start(graph("one", {"only": []}))
+    head = clock()
+    clock.advance(3600)
+    assert store.sweep(heads={"default": head}, epoch=0, now=clock()).jobs == ()
+    assert store.next_due() == clock() + timedelta(minutes=1)

@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from spanloom.engine.errors import UnknownExecution
+from spanloom.engine.records import Outcome, Record
 from spanloom.engine.states import ExecutionStatus
 from spanloom.stores.schema import executions
 
-__all__ = ["SqlCore", "Upsert", "canonical_id", "check_ended", "known_id"]
+__all__ = ["SqlCore", "Upsert", "canonical_id", "check_by_hand", "check_ended", "known_id"]
 
 Upsert = sqlite.Insert | postgresql.Insert  #: an insert that knows `on conflict`
 
@@ -71,3 +72,9 @@ def check_ended(statuses: Sequence[ExecutionStatus]) -> list[str]:
     if not all(status.ended for status in statuses):
         raise ValueError(f"only executions that have ended are purged, not those that are {', '.join(statuses)}")
     return [status.value for status in statuses]
+
+
+def check_by_hand(record: Record) -> None:
+    """Raise ValueError for an outcome that does not end a run."""
+    if record.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED):
+        raise ValueError(f"a node run is ended by hand as completed, failed or skipped, not as {record.outcome}")

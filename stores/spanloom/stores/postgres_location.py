@@ -15,7 +15,17 @@ from spanloom.engine.errors import ConfigurationError
 __all__ = ["DEFAULT_NAMESPACE", "Location"]
 
 DEFAULT_NAMESPACE = "spanloom"
-CONNECT_SECONDS = 5  #: unless the URL says otherwise
+
+#: libpq's parameters unless the URL says otherwise. A server that can be reached no more is noticed within 10 to 15
+#: seconds, whether it is asked something or not. Unix sockets know only the first of them and the last.
+DEFAULTS: dict[str, str | int] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # milliseconds
+    "application_name": "spanloom",
+}
 
 _NAMESPACE = re.compile(r"[a-z_][a-z0-9_]{0,62}")  # what needs no quotes in SQL, and fits Postgres' 63 bytes
 
@@ -48,8 +58,7 @@ class Location:
                 f"namespace {namespace!r} can't name a Postgres schema; use lower-case letters, digits and _, "
                 f"not first a digit, not pg_ first, at most 63 characters"
             )
-        parameters = {"connect_timeout": CONNECT_SECONDS, "application_name": "spanloom", **given}
-        return cls(parameters, namespace, _shown(given, namespace))
+        return cls({**DEFAULTS, **given}, namespace, _shown(given, namespace))
 
 
 def _parameters(url: str) -> dict[str, str] | None:

@@ -21,6 +21,7 @@ from spanloom.engine.records import (
     Controlled,
     NodeJob,
     NodeKey,
+    Purged,
     Record,
     Recorded,
     Refusal,
@@ -31,7 +32,7 @@ from spanloom.engine.records import (
 from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import postgres_wire as wire
-from spanloom.stores.core import canonical_id
+from spanloom.stores.core import canonical_id, check_by_hand, check_ended, check_ended
 from spanloom.stores.postgres_connections import PostgresConnections
 from spanloom.stores.reads import SqlReads
 
@@ -42,11 +43,11 @@ Answer = TypeVar("Answer")
 
 
 class _Asked(NamedTuple):
-    """A control transition: of which execution, at which revision it was read, to which status."""
+    """A control transition: of which execution, at which revision it was read, to become what."""
 
     execution_id: str
     expected_revision: int | None
-    wanted: ExecutionStatus
+    wanted: str
 
 
 class PostgresTransitions(SqlReads, ExecutionStore):
@@ -63,6 +64,10 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         self._pause = f"select {schema}.pause_v1(%s::uuid, %s::integer, %s::timestamptz)"
         self._resume = f"select {schema}.resume_v1(%s::uuid, %s::integer, %s::bigint, %s::timestamptz)"
         self._retry = f"select {schema}.retry_v1(%s::uuid, %s::integer, %s::bigint, %s::timestamptz)"
+        self._fail = f"select {schema}.fail_execution_v1(%s::uuid, %s::text, %s::text, %s::integer, %s::timestamptz)"
+        self._discard = f"select {schema}.discard_v1(%s::uuid, %s::integer, %s::timestamptz)"
+        self._by_hand = f"select {schema}.end_by_hand_v1(%s::json, %s::bigint, %s::timestamptz)"
+        self._purge = f"select {schema}.purge_v1(%s::timestamptz, %s::text[], %s::integer, %s::timestamptz)"
         self._retire = f"select {schema}.retire_v1(%s::text, %s::bigint, %s::timestamptz)"
         self._sweep = f"select {schema}.sweep_v1(%s::json, %s::bigint, %s::integer, %s::float8, %s::timestamptz)"
 
@@ -148,6 +153,40 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         asked = _Asked(execution_id, expected_revision, ExecutionStatus.RUNNING)
         return self._control(asked, self._retry, epoch, now)
 
+    def fail_execution(
+        self, execution_id: str, error: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> Controlled:
+        """See Control.fail_execution."""
+        asked = _Asked(execution_id, expected_revision, ExecutionStatus.FAILED)
+        return self._control(asked, self._fail, now, told=(error, wire.brief(error)))
+
+    def discard_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> Controlled:
+        """See Control.discard_execution."""
+        asked = _Asked(execution_id, expected_revision, "discarded")
+        return self._control(asked, self._discard, now)
+
+    def update_node_result(self, record: Record, *, epoch: int = 0, now: datetime | None = None) -> Recorded:
+        """See Control.update_node_result."""
+        check_by_hand(record)
+        if canonical_id(record.execution_id) is None:
+            raise UnknownExecution(record.execution_id)
+        return wire.ended_by_hand(record, self._call(self._by_hand, wire.by_hand(record), epoch, now))
+
+    def purge_executions(
+        self,
+        *,
+        ended_before: datetime,
+        statuses: Sequence[ExecutionStatus],
+        limit: int = 500,
+        now: datetime | None = None,
+    ) -> Purged:
+        """See Retention.purge_executions."""
+        wanted = check_ended(statuses)
+        self.open()
+        return wire.purged(self._connections.call(self._purge, (ended_before, wanted, limit, now)))
+
     def retire_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
         """See WorkerLeases.retire_worker."""
         return wire.owed(self._call(self._retire, worker_id, epoch, now))
@@ -165,12 +204,12 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         pushed = json.dumps({name: None if head is None else head.isoformat() for name, head in heads.items()})
         return wire.swept(self._call(self._sweep, pushed, epoch, limit, suspect_seconds, now))
 
-    def _control(self, asked: _Asked, statement: str, *parameters: Any) -> Controlled:
+    def _control(self, asked: _Asked, statement: str, *parameters: Any, told: tuple[str, ...] = ()) -> Controlled:
         execution_id, expected, wanted = asked
         spelled = canonical_id(execution_id)
         if spelled is None:
             raise UnknownExecution(execution_id)
-        said, answer = wire.controlled(self._call(statement, spelled, expected, *parameters))
+        said, answer = wire.controlled(self._call(statement, spelled, *told, expected, *parameters))
         if said == "unknown":
             raise UnknownExecution(execution_id)
         if said == "stale":

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from spanloom.engine.errors import IdempotencyConflict, UnknownWorkflow
+from spanloom.engine.errors import IdempotencyConflict, InvalidTransition, UnknownExecution, UnknownWorkflow, UserError
 from spanloom.engine.records import (
     Claim,
     ClaimAnswer,
@@ -23,25 +23,31 @@ from spanloom.engine.records import (
     NodeJob,
     NodeKey,
     Outcome,
+    Purged,
     Record,
     Recorded,
     Refusal,
+    Replay,
     SpanLine,
     StartAnswer,
     Started,
     StartRequest,
     Swept,
 )
-from spanloom.engine.states import ExecutionStatus, WaitKind
+from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.core import canonical_id
 from spanloom.stores.schema import from_micros
 
 __all__ = [
+    "brief",
+    "by_hand",
     "claims",
     "controlled",
+    "ended_by_hand",
     "in_key_order",
     "keys",
     "owed",
+    "purged",
     "recorded",
     "records",
     "scrubbed",
@@ -51,6 +57,7 @@ __all__ = [
 ]
 
 _STALE = Recorded(recorded=False)
+_NOBODY = "00000000-0000-0000-0000-000000000000"  # no execution's id: what asks for one finds nothing
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -61,7 +68,7 @@ def starts(requests: Sequence[StartRequest]) -> str:
 
 def _start(position: int, request: StartRequest) -> dict[str, Any]:
     parent = request.parent
-    return {
+    said: dict[str, Any] = {
         "position": position,
         "id": request.execution_id,
         "workflow_id": request.workflow_id,
@@ -83,6 +90,12 @@ def _start(position: int, request: StartRequest) -> dict[str, Any]:
         "parent_fence": request.parent_fence,
         "depth": request.depth,
     }
+    return said if request.replay is None else said | _replay(request.replay)
+
+
+def _replay(asked: Replay) -> dict[str, Any]:
+    source = canonical_id(asked.source)
+    return {"replay_of": source or _NOBODY, "carried": list(asked.carried), "skipped": list(asked.skipped)}
 
 
 def started(requests: Sequence[StartRequest], answer: str) -> list[StartAnswer]:
@@ -93,7 +106,13 @@ def started(requests: Sequence[StartRequest], answer: str) -> list[StartAnswer]:
 
 
 def _started(request: StartRequest, at: datetime, said: list[Any]) -> StartAnswer:
-    code, execution_id, version, pushes = said
+    code, execution_id, version, pushes, why = said
+    if request.replay is not None:
+        if code == "no source":
+            return UnknownExecution(request.replay.source)
+        if code == "not arrived":
+            node_id, status = why
+            return InvalidTransition(f"node run {node_id}", status, NodeStatus.COMPLETED)
     if code in ("unknown", "no version", "inactive"):
         return _refusal(request, code)
     if code == "conflict":
@@ -161,8 +180,7 @@ def _record(number: int, record: Record) -> dict[str, Any]:
         said["data"] = record.data
     if record.error is not None:
         said["error"] = record.error
-        told = json.loads(record.error)
-        said["brief"] = _compact({name: told[name] for name in ("node_id", "type", "message") if name in told})
+        said["brief"] = brief(record.error)
     if record.taken is not None:
         said["taken"] = record.taken
     if record.handled:
@@ -179,6 +197,12 @@ def _record(number: int, record: Record) -> dict[str, Any]:
         # Of one span said twice the later stands: a row can't be written twice by one statement.
         said["spans"] = [_span(span) for span in {span.span_id: span for span in record.spans}.values()]
     return said
+
+
+def brief(error: str) -> str:
+    """Return what an event tells of an error: all but its traceback."""
+    told = json.loads(error)
+    return _compact({name: told[name] for name in ("node_id", "type", "message") if name in told})
 
 
 def _wait(record: Record) -> dict[str, Any]:
@@ -247,7 +271,7 @@ def _recorded(
 
 def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, ...]:
     """Read pushes that were decided at one time."""
-    rows: list[list[Any]] = [[*one, at] for one in said or ()]
+    rows: list[list[Any]] = [[*one[:7], at, *one[7:]] for one in said or ()]  # with losses, where there may be some
     return tuple(NodeJob(*row) for row in rows)
 
 
@@ -261,6 +285,31 @@ def controlled(answer: str) -> tuple[str, Controlled]:
     """Read what a control function answers: what it says of the execution's status, and what it did."""
     said, revision, executions, pushes, at = json.loads(answer)
     return said, Controlled(said == "done", revision or 0, tuple(executions or ()), jobs(pushes, from_micros(at)))
+
+
+def by_hand(record: Record) -> str:
+    """Write what end_by_hand_v1 takes."""
+    return json.dumps(_record(1, record))
+
+
+def ended_by_hand(record: Record, answer: str) -> Recorded:
+    """Read what end_by_hand_v1 answers. Raises why it was refused."""
+    said = json.loads(answer)
+    if isinstance(said, dict):
+        (one,) = recorded([record], [0], answer)
+        return one
+    why, status = said
+    if why == "unknown":
+        raise UnknownExecution(record.execution_id)
+    if why == "no node":
+        raise UserError(f"execution {record.execution_id} has no node {record.node_id!r}")
+    raise InvalidTransition(f"node run {record.node_id}", status, record.outcome)
+
+
+def purged(answer: str) -> Purged:
+    """Read what purge_v1 answers."""
+    executions, keys, more = json.loads(answer)
+    return Purged(executions, keys, more)
 
 
 def swept(answer: str) -> Swept:

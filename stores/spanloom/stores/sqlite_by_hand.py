@@ -8,6 +8,7 @@ from dataclasses import replace
 from spanloom.engine.errors import InvalidTransition, StaleVersion, UnknownExecution, UserError
 from spanloom.engine.records import Controlled, NodeKey, Record, Recorded
 from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.stores.core import check_by_hand
 from spanloom.stores.sqlite_control import Target, find
 from spanloom.stores.sqlite_executions import fail_execution
 from spanloom.stores.sqlite_records import record_ended
@@ -63,6 +64,7 @@ def discard(turn: Turn, target: Target) -> Controlled:
 
 def end_by_hand(turn: Turn, request: Record) -> Recorded:
     """End an open run, unless a live worker runs it, under a fence of its own."""
+    check_by_hand(request)
     key = NodeKey(request.execution_id, request.node_id, request.item)
     run = turn.load(*key)
     if run is None or run.node_id.startswith("$"):

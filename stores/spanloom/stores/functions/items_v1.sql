@@ -244,7 +244,7 @@ begin
                     v_run.wait_kind, v_run.wait_key
                 );
             elsif v_status = 'queued' then
-                v_answer.jobs := {schema}.item_jobs_v1(v_run, array[0], v_run.push);
+                v_answer.jobs := {schema}.job_v1(v_run)::text;
             end if;
             return next v_answer;
         end if;

@@ -1,5 +1,6 @@
 -- Record outcomes of claims and all that follows. The records come numbered from 1 in the order of their keys.
 -- Answers {at, answers: [[recorded, ended, next, jobs]]} in that order.
+-- worker_id '' is nobody's, as of a run that is ended by hand.
 -- next is [node, item, type, queue, fence, attempt, losses, inputs, data, woken, wait_key]; inputs null: the recorded node is
 -- its only parent. A fifth part of an answer says why a child was refused.
 
@@ -152,7 +153,7 @@ begin
                 select w.execution_id, w.node_id, w.item, e.node_type, w.outcome, w.data, w.error,
                     case when w.taken is not null then array_to_json(w.taken)::text end,
                     w.outcome <> 'failed' or w.item > 0 or coalesce(w.handled, false), e.attempt, e.losses, w.fence,
-                    e.push, w.worker_id, e.started_at, v_now
+                    e.push, nullif(w.worker_id, ''), e.started_at, v_now
                 from ended e
             )
             select queue, attempt into v_queue, v_attempt from ended;
@@ -162,7 +163,7 @@ begin
             else
                 v_lines := {schema}.keep_lines_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
                 v_events := v_events || row (
-                    w.execution_id, 'node.' || w.outcome, w.node_id, w.item, v_attempt, w.worker_id,
+                    w.execution_id, 'node.' || w.outcome, w.node_id, w.item, v_attempt, nullif(w.worker_id, ''),
                     case w.outcome when 'failed' then '{"error":' || coalesce(w.error, '{}') || '}' end
                 )::{schema}.event_v1;
                 v_queues[i] := v_queue;

@@ -48,7 +48,7 @@ begin
         ) n (number, kind, worker_id, data)
         order by r.execution_id, r.node_id, r.item, n.number
     )
-    select json_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push))
+    select json_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push, losses))
     into v_jobs
     from released
     where status = 'queued';

@@ -1,13 +1,11 @@
 -- Control.retry_execution: a failed execution goes on from where it failed, and failed children with it.
 
--- Reset what lies downstream of failures that had been handled, and count anew what arrives there. Answers the executions
--- that were cancelled for it.
-create function {schema}.reset_v1(p_execution {schema}.executions, p_fence bigint, p_now timestamptz) returns uuid[]
+-- What lies downstream of failures that had been handled.
+create function {schema}.undone_v1(p_execution {schema}.executions) returns text[]
 language plpgsql
 as $$
 declare
     v_below text[];
-    v_children uuid[];
 begin
     v_below := array(
         with recursive below (node_id) as (
@@ -32,54 +30,38 @@ begin
         )
         select node_id from below
     );
-    if cardinality(v_below) = 0 then
+    return v_below;
+end
+$$;
+
+-- Forget all that is known of these nodes. Answers the executions that were cancelled for it.
+create function {schema}.reset_v1(p_execution uuid, p_below text[], p_now timestamptz) returns uuid[]
+language plpgsql
+as $$
+declare
+    v_children uuid[];
+begin
+    if cardinality(p_below) = 0 then
         return '{}';
     end if;
 
     with runs as (
-        delete from {schema}.node_runs where execution_id = p_execution.id and node_id = any(v_below)
+        delete from {schema}.node_runs where execution_id = p_execution and node_id = any(p_below)
         returning node_id, item, attempt, status
     ), results as (
-        delete from {schema}.node_results where execution_id = p_execution.id and node_id = any(v_below)
+        delete from {schema}.node_results where execution_id = p_execution and node_id = any(p_below)
         returning node_id, item, attempt, status
     ), items as (
-        delete from {schema}.node_items where execution_id = p_execution.id and node_id = any(v_below)
+        delete from {schema}.node_items where execution_id = p_execution and node_id = any(p_below)
     )
     insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, at)
-    select p_execution.id, pg_current_xact_id()::text::bigint, 'node.reset', n.node_id, n.item, n.attempt, p_now
+    select p_execution, pg_current_xact_id()::text::bigint, 'node.reset', n.node_id, n.item, n.attempt, p_now
     from (select * from runs union all select * from results) n
     where n.status <> 'pending'
     order by n.node_id, n.item;
 
-    -- Of what arrived before, that counts which stays: neither reset nor to run again.
-    insert into {schema}.node_runs (
-        execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses, push,
-        pushed_epoch
-    )
-    select p_execution.id, e.target, 0, 'pending', min(e.target_type), min(e.target_queue), p_execution.priority,
-        min(e.target_inputs) - count(*),
-        count(*) filter (where {schema}.took_v1(
-            r.status, case when r.taken is not null then array(select json_array_elements_text(r.taken::json)) end,
-            e.kind, e.target
-        )),
-        p_fence, 1, 0, 0, 0
-    from unnest(v_below) b (node_id)
-    cross join lateral (
-        select e.* from {schema}.workflow_edges e
-        where e.workflow_id = p_execution.workflow_id and e.version = p_execution.version and e.target = b.node_id
-        offset 0
-    ) e
-    cross join lateral (
-        select r.status, r.taken from {schema}.node_results r
-        where r.execution_id = p_execution.id and r.node_id = e.source and r.item = 0
-            and r.arrived and r.status <> 'failed'
-        offset 0
-    ) r
-    group by e.target
-    order by e.target;
-
     v_children := array(
-        select id from {schema}.executions where parent_id = p_execution.id and parent_node_id = any(v_below) order by id
+        select id from {schema}.executions where parent_id = p_execution and parent_node_id = any(p_below) order by id
     );
     return {schema}.cancel_each_v1(v_children || {schema}.descendants_v1(v_children), p_now);
 end
@@ -102,6 +84,11 @@ begin
         and parent_fence >= p_since  -- one from before a reset of the run is none of its own
     order by created_at desc, id desc
     limit 1;
+    v_run.pushed_epoch := p_epoch;
+    v_run.pending := 0;
+    v_run.taken := 1;
+    v_run.attempt := 1;
+    v_run.losses := 0;
     v_run.status := 'queued';
     if found and v_child.status <> 'cancelled' then
         v_run.wait_kind := 'child';
@@ -118,11 +105,6 @@ begin
         v_run.due_at := p_now + interval '2 seconds';
         v_did.jobs := array[{schema}.job_v1(v_run)];
     end if;
-    v_run.pushed_epoch := p_epoch;
-    v_run.pending := 0;
-    v_run.taken := 1;
-    v_run.attempt := 1;
-    v_run.losses := 0;
     insert into {schema}.node_runs select v_run.*;
     perform {schema}.note_v1(array[row (
         v_run.execution_id, 'node.' || v_run.status, v_run.node_id, v_run.item, 1, null,
@@ -210,13 +192,16 @@ declare
     x {schema}.executions;
     v_fence bigint;
     v_run {schema}.node_runs;
+    v_below text[];
+    v_failed {schema}.node_results[];
     v_bounds text;
-    v_sinks integer;
+    v_left integer;
     v_step {schema}.control_v1;
     v_did {schema}.control_v1;
     f record;
 begin
-    update {schema}.executions set status = 'running', revision = revision + 1, error = null, ended_at = null
+    update {schema}.executions
+    set status = 'running', revision = revision + 1, error = null, ended_at = null, discarded_at = null
     where id = p_execution
     returning * into x;
     v_fence := x.revision::bigint << 20;
@@ -225,7 +210,14 @@ begin
         p_now
     );
     delete from {schema}.node_runs where execution_id = x.id and node_id = '$parent' and item = 0;
-    v_did.executions := x.id || {schema}.reset_v1(x, v_fence, p_now);
+    v_below := {schema}.undone_v1(x);
+    v_did.executions := x.id || {schema}.reset_v1(x.id, v_below, p_now);
+    with gone as (
+        delete from {schema}.node_results where execution_id = x.id and item = 0 and status = 'failed' returning *
+    )
+    select array_agg(g::{schema}.node_results order by g.node_id) into v_failed from gone g;
+    -- Of what arrived before, that counts which stays: neither reset nor to run again.
+    v_left := {schema}.count_anew_v1(x, v_below, 0, p_epoch, p_now, null);
     -- Runs held because this one had failed as well before they could tell of their child's failure.
     for f in
         update {schema}.node_runs n set status = 'waiting'
@@ -244,12 +236,7 @@ begin
     end loop;
     v_did.jobs := v_did.jobs || {schema}.release_held_v1(array[x.id], 'retried', p_epoch, p_now);
 
-    for f in
-        with gone as (
-            delete from {schema}.node_results where execution_id = x.id and item = 0 and status = 'failed' returning *
-        )
-        select * from gone order by node_id
-    loop
+    for f in select * from unnest(v_failed) loop
         v_run := null;
         v_run.execution_id := x.id;
         v_run.node_id := f.node_id;
@@ -273,23 +260,7 @@ begin
         v_did.jobs := v_did.jobs || v_step.jobs;
     end loop;
 
-    -- $end counts anew; the deadline counts from now.
-    select v.sinks - (
-        select count(*)
-        from {schema}.workflow_edges e
-        cross join lateral (
-            select from {schema}.node_results r
-            where r.execution_id = x.id and r.node_id = e.source and r.item = 0 and r.arrived
-            offset 0
-        ) r
-        where e.workflow_id = x.workflow_id and e.version = x.version and e.target = '$end'
-    )
-    into v_sinks
-    from {schema}.workflow_versions v
-    where v.workflow_id = x.workflow_id and v.version = x.version;
-    update {schema}.node_runs set pending = v_sinks, due_at = p_now + x.deadline_seconds * interval '1 second'
-    where execution_id = x.id and node_id = '$end' and item = 0;
-    if v_sinks = 0 then
+    if v_left = 0 then
         -- All had ended well, if too late.
         delete from {schema}.node_runs where execution_id = x.id and node_id = '$end' and item = 0;
         update {schema}.executions set status = 'completed', ended_at = p_now where id = x.id;

@@ -16,12 +16,13 @@ create type {schema}.event_v1 as (
     data text
 );
 
--- A run's job, as the answers tell it.
+-- A run's job, as the answers tell it. One that was never lost may be told without its losses.
 create function {schema}.job_v1(p_run {schema}.node_runs) returns json
 language sql immutable
 as $$
     select json_build_array(
-        p_run.execution_id, p_run.node_id, p_run.item, p_run.node_type, p_run.queue, p_run.priority, p_run.push
+        p_run.execution_id, p_run.node_id, p_run.item, p_run.node_type, p_run.queue, p_run.priority, p_run.push,
+        p_run.losses
     )
 $$;
 

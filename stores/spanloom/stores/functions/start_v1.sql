@@ -1,4 +1,5 @@
--- Create executions, each whole or not at all. Answers {at, answers: [[code, execution, version, jobs]]} in the order asked.
+-- Create executions, each whole or not at all. Answers {at, answers: [[code, execution, version, jobs, why]]} in the order
+-- asked; why is [node, its status] of the code `not arrived`.
 -- With p_outbox (the caller's own transaction) nothing is answered to push: the sweep makes the first push after the commit.
 
 create function {schema}.start_v1(p_requests json, p_epoch bigint, p_outbox boolean, p_now timestamptz) returns text
@@ -18,6 +19,10 @@ declare
     v_events {schema}.event_v1[] := '{}';
     v_delayed boolean;
     v_owner record;
+    v_push constant integer := case when p_outbox then 0 else 1 end;
+    v_due constant timestamptz := case when p_outbox then v_now else v_now + interval '2 seconds' end;
+    v_why text[];
+    v_whys json[] := '{}';
     v_answer text;
     r record;
 begin
@@ -27,7 +32,8 @@ begin
             position integer, id uuid, workflow_id text, version integer, input text, priority text,
             delay_seconds double precision, deadline_seconds double precision, key text, input_hash text,
             key_ttl_seconds double precision, metadata text, trace_parent text, trace_state text, caller_span_id text,
-            parent_id uuid, parent_node_id text, parent_item integer, parent_fence bigint, depth integer
+            parent_id uuid, parent_node_id text, parent_item integer, parent_fence bigint, depth integer,
+            replay_of uuid, carried text[], skipped text[]
         )
         left join {schema}.workflows w on w.id = q.workflow_id
         left join {schema}.workflow_versions v
@@ -36,8 +42,9 @@ begin
     loop
         v_ids[r.position] := r.id;
         v_versions[r.position] := r.found;
-        if r.found is null or not r.active then
-            -- A start that was sent before is answered, whatever has become of its workflow.
+        v_why := case when r.replay_of is not null then {schema}.not_carried_v1(r.replay_of, r.carried) end;
+        if r.found is null or not r.active or v_why is not null then
+            -- A start that was sent before is answered, whatever has become of its workflow, or its source.
             select k.execution_id, k.input_hash into v_owner
             from {schema}.idempotency_keys k
             where k.workflow_id = r.workflow_id and k.key = r.key and (k.expires_at is null or k.expires_at > v_now);
@@ -46,8 +53,11 @@ begin
                 v_ids[r.position] := v_owner.execution_id;
                 v_versions[r.position] := (select version from {schema}.executions where id = v_owner.execution_id);
             else
-                v_codes[r.position] :=
-                    case when not r.known then 'unknown' when r.found is null then 'no version' else 'inactive' end;
+                v_codes[r.position] := case
+                    when not r.known then 'unknown' when r.found is null then 'no version'
+                    when not r.active then 'inactive' else v_why[1]
+                end;
+                v_whys[r.position] := to_json(v_why[2:]);
             end if;
             continue;
         end if;
@@ -69,15 +79,17 @@ begin
                 continue;
             end if;
         end if;
-        v_delayed := r.delay_seconds > 0;
+        v_delayed := r.delay_seconds > 0 and r.replay_of is null;
         insert into {schema}.executions (
             id, workflow_id, version, status, revision, priority, input, metadata, parent_id, parent_node_id, parent_item,
-            parent_fence, depth, trace_parent, trace_state, caller_span_id, deadline_seconds, created_at, started_at
+            parent_fence, depth, trace_parent, trace_state, caller_span_id, deadline_seconds, created_at, started_at,
+            replay_of
         )
         values (
             r.id, r.workflow_id, r.found, case when v_delayed then 'pending' else 'running' end, 0, r.priority, r.input,
             r.metadata, r.parent_id, r.parent_node_id, r.parent_item, r.parent_fence, r.depth, r.trace_parent,
-            r.trace_state, r.caller_span_id, r.deadline_seconds, v_now, case when not v_delayed then v_now end
+            r.trace_state, r.caller_span_id, r.deadline_seconds, v_now, case when not v_delayed then v_now end,
+            r.replay_of
         )
         on conflict (id) do nothing;
         if not found then  -- sent again after a lost answer
@@ -85,7 +97,9 @@ begin
         end if;
         v_codes[r.position] := 'created';
         v_events := v_events || row (
-            r.id, 'execution.created', null, 0, null, null, '{"version":' || r.found || '}'
+            r.id, 'execution.created', null, 0, null, null,
+            '{"version":' || r.found
+            || coalesce(',"replay_of":"' || r.replay_of || '","carried":' || cardinality(r.carried), '') || '}'
         )::{schema}.event_v1;
         if r.metadata <> '{}' then
             insert into {schema}.execution_metadata (key, value, execution_id)
@@ -100,6 +114,10 @@ begin
                 r.id, '$start', 0, 'waiting', '$start', '', r.priority, 0, 0, 0, 1, 0,
                 'timer', v_now + r.delay_seconds * interval '1 second', 0, 0
             );
+        elsif r.replay_of is not null then
+            perform {schema}.note_v1(v_events, v_now);
+            v_events := '{}';
+            perform {schema}.replay_v1(r.id, r.replay_of, r.carried, r.skipped, v_push, p_epoch, v_now, v_due);
         else
             v_begun := v_begun || r.id;
         end if;
@@ -107,22 +125,20 @@ begin
 
     perform {schema}.note_v1(v_events, v_now);
     if cardinality(v_begun) > 0 then
-        perform {schema}.begin_v1(
-            v_begun, case when p_outbox then 0 else 1 end, p_epoch, v_now,
-            case when p_outbox then v_now else v_now + interval '2 seconds' end
-        );
+        perform {schema}.begin_v1(v_begun, v_push, p_epoch, v_now, v_due);
     end if;
 
     select json_build_object(
         'at', (extract(epoch from v_now) * 1000000)::bigint,
-        'answers', json_agg(json_build_array(a.code, a.id, a.version, j.jobs) order by a.position)
+        'answers', json_agg(json_build_array(a.code, a.id, a.version, j.jobs, v_whys[a.position]) order by a.position)
     )::text
     into v_answer
     from unnest(v_codes, v_ids, v_versions) with ordinality a (code, id, version, position)
     left join lateral (
         select json_agg(json_build_array(n.execution_id, n.node_id, n.item, n.node_type, n.queue, n.priority, n.push)) as jobs
         from {schema}.node_runs n
-        where a.code = 'created' and not p_outbox and n.execution_id = a.id and n.node_id not in ('$start', '$end')
+        where a.code = 'created' and not p_outbox and n.execution_id = a.id
+            and n.pending = 0 and n.node_id not in ('$start', '$end')  -- ready
     ) j on true;
     return v_answer;
 end

@@ -191,10 +191,11 @@ begin
             push = case when j.live and j.cause <> 'look' then n.push + 1 else n.push end,
             pushed_epoch = case when j.live and j.cause <> 'look' then p_epoch else n.pushed_epoch end,
             pushed_at = case when j.live and j.cause <> 'look' then v_now else n.pushed_at end,
-            -- Suspicion waits twice as long each time, by pushes and by age: a backlog is looked at ever more rarely.
+            -- Suspicion waits twice as long each time, by pushes and by age: a backlog is looked at more rarely, but
+            -- once a minute, as it may yet be lost.
             due_at = case when j.live then v_now + case j.cause
                 when 'lost_job' then least(interval '5 minutes', v_suspect * power(2, least(n.push, 20)))
-                when 'look' then least(interval '5 minutes', greatest(
+                when 'look' then least(interval '1 minute', greatest(
                     v_suspect * power(2, least(n.push - 1, 20)), v_now - n.pushed_at
                 ))
                 else interval '2 seconds'
@@ -216,7 +217,7 @@ begin
         where cause <> 'look' or status = 'held'
     )
     select
-        array_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push))
+        array_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push, losses))
             filter (where status = 'queued' and cause <> 'look'),
         array_agg(cause) filter (where cause <> 'look')
     into v_new_jobs, v_new_causes

@@ -157,8 +157,7 @@ begin
             case when n.item > 0 then {schema}.item_data_v1(n.execution_id, n.node_id, n.item) end,
             n.wait_kind, n.wait_key
         )) filter (where n.status = 'running' and n.worker_id = p_work.worker_id) -> 0,
-        json_agg(json_build_array(n.execution_id, n.node_id, n.item, n.node_type, n.queue, n.priority, n.push))
-            filter (where n.status = 'queued')
+        json_agg({schema}.job_v1(n)) filter (where n.status = 'queued')
     into v_next, v_jobs
     from {schema}.node_runs n
     where n.execution_id = p_work.execution_id and (
