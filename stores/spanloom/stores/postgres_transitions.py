@@ -32,7 +32,7 @@ from spanloom.engine.records import (
 from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import postgres_wire as wire
-from spanloom.stores.core import canonical_id, check_by_hand, check_ended, check_ended
+from spanloom.stores.core import canonical_id, check_by_hand, check_ended
 from spanloom.stores.postgres_connections import PostgresConnections
 from spanloom.stores.reads import SqlReads
 
