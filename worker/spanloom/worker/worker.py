@@ -33,7 +33,7 @@ __all__ = ["Worker"]
 
 _log = structlog.get_logger("spanloom.worker")
 _BLOCK_SECONDS = 5.0  #: one blocking read of Redis; shorter than its client's time limit
-_PAUSES = (0.1, 5.0)
+_PAUSES = (0.1, 1.0)
 _JOIN_SECONDS = 5.0  #: how long a thread that waits for a service may keep a worker that stops
 
 
@@ -186,11 +186,13 @@ class Worker:
     def _renew(self) -> None:
         """Renew the lease until the worker has drained. On its own thread: a Redis that hangs must not cost a claim."""
         while not self._given_up.is_set():
+            renewed = False
             try:
-                self._lease.renew()
+                renewed = self._lease.renew()
             except Exception:
                 _log.exception("lease_not_renewed", worker=self.name)  # the next renewal must still come
-            self._given_up.wait(self._lease.renew_seconds)
+            # A store that was away for nearly a lease leaves no time for the regular turn.
+            self._given_up.wait(self._lease.renew_seconds if renewed else min(self._lease.renew_seconds, _PAUSES[1]))
 
     def _keep(self) -> None:
         """Renew RQ's registrations until the worker has drained, and wake the loop when it is to stop."""
