@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test check bench torture clean
+.PHONY: help demo test check bench chaos torture clean
 
 help:
 	@echo "make demo     run a workflow over two worker processes, with a Redis of its own"
 	@echo "make test     run all tests, also end to end with real servers and processes"
 	@echo "make check    run ruff, mypy, pyright, import-linter and the quick tests"
 	@echo "make bench    measure throughput and latency, side by side with RQ"
+	@echo "make chaos    run real workers while everything around them is killed, for minutes, and count what was lost"
 	@echo "make torture  run the long concurrency tests"
 	@echo "make clean    remove .venv, the demo's data and what the tools left"
 
@@ -19,7 +20,7 @@ demo: $(VENV)/has-demo
 	@$(BIN)/python examples/census.py
 
 test: $(VENV)/has-dev
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadscope $(ARGS)
 
 check: $(VENV)/has-dev
 	@$(BIN)/ruff format --check .
@@ -32,6 +33,9 @@ check: $(VENV)/has-dev
 
 bench: $(VENV)/has-dev
 	@$(BIN)/python bench/run.py $(ARGS)
+
+chaos: $(VENV)/has-dev
+	@cd tests && ../$(BIN)/python -m chaos $(ARGS)
 
 torture: $(VENV)/has-dev
 	@$(BIN)/python -m pytest -q -m torture --timeout=3600 $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import TypeVar
 
 import psutil
 import pytest
+import structlog
 
 from spanloom.engine.errors import ConfigurationError
 from spanloom.testing.process import ServerProcess
@@ -49,6 +51,20 @@ def _run(make: Callable[[], AnyServer]) -> Iterator[AnyServer]:
         _servers.append(server)
         yield server
         _servers.remove(server)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that runs in this process sets up logging for it: the next test finds it as it was."""
+    root, configured, found = logging.getLogger(), structlog.is_configured(), structlog.get_config()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    if configured:
+        structlog.configure(**found)
+    else:
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

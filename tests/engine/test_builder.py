@@ -204,7 +204,11 @@ def test_a_node_of_another_builder_is_refused() -> None:
     assert expected.format("'$input'") in refused(WorkflowBuilder("w"), inputs={"data": orders.input})
 
 
-@pytest.mark.parametrize("inputs", ["charge", ["charge"], {"data": "charge"}, [None], 7, lambda: None], ids=str)
+@pytest.mark.parametrize(
+    "inputs",
+    ["charge", ["charge"], {"data": "charge"}, [None], 7, lambda: None],
+    ids=lambda given: getattr(given, "__name__", str(given)),
+)
 def test_an_input_that_is_no_node_is_refused(inputs: Any) -> None:
     assert "is no node of this builder; name the decorated function itself" in refused(
         WorkflowBuilder("w"), inputs=inputs

@@ -92,7 +92,8 @@ def test_an_expression_that_grows_or_runs_without_end_is_stopped(text: str, data
     began = time.process_time()
     with pytest.raises(ExpressionFailed) as caught:
         Expression(text).evaluate(data)
-    assert f"{MAX_STEPS:,}" in str(caught.value) or f"{MAX_RESULT:,}" in str(caught.value)
+    bounds = (f"{MAX_STEPS:,}", f"{MAX_RESULT:,}", "longer than")  # on a busy machine time is up first
+    assert any(bound in str(caught.value) for bound in bounds)
     assert time.process_time() - began < 30
 
 

@@ -253,7 +253,8 @@ class Recovery(ABC):
         - A due queued row is suspect if the head of its list was pushed more than `suspect_seconds` after it, or
           the list is empty (None) and it was pushed that long ago: it is pushed again. `heads` maps
           `queue_key(queue, priority)` to the head's `pushed_at`; a list that is absent is not judged. Each row that
-          is looked at moves its due_at, doubling from `suspect_seconds` with its age and pushes: none starves another.
+          is looked at moves its due_at, doubling from `suspect_seconds` with each suspicion, whatever else pushed it:
+          none starves another.
         Every push raises the push number and takes `epoch`. Commits before it answers.
         """
 

@@ -19,6 +19,7 @@ from spanloom.engine.errors import (
 from spanloom.engine.records import (
     ClaimAnswer,
     Controlled,
+    EpochState,
     NodeJob,
     NodeKey,
     Purged,
@@ -68,6 +69,16 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         self._discard = f"select {schema}.discard_v1(%s::uuid, %s::integer, %s::timestamptz)"
         self._by_hand = f"select {schema}.end_by_hand_v1(%s::json, %s::bigint, %s::timestamptz)"
         self._purge = f"select {schema}.purge_v1(%s::timestamptz, %s::text[], %s::integer, %s::timestamptz)"
+        self._renew = (
+            f"update {schema}.workers w "  # noqa: S608  the namespace was checked
+            "set lease_until = coalesce(g.at, statement_timestamp()) + g.seconds * interval '1 second' "
+            "from (values (%s::text, %s::float8, %s::timestamptz)) g (id, seconds, at) "
+            "where w.id = g.id and w.released_at is null returning true"
+        )
+        self._raise = (
+            f"update {schema}.store_state set epoch = epoch + 1, redis_run_id = %s::text "  # noqa: S608  as above
+            "where epoch = %s::bigint returning true"
+        )
         self._retire = f"select {schema}.retire_v1(%s::text, %s::bigint, %s::timestamptz)"
         self._sweep = f"select {schema}.sweep_v1(%s::json, %s::bigint, %s::integer, %s::float8, %s::timestamptz)"
 
@@ -187,9 +198,18 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         self.open()
         return wire.purged(self._connections.call(self._purge, (ended_before, wanted, limit, now)))
 
+    def renew_lease(self, worker_id: str, *, lease_seconds: float, now: datetime | None = None) -> bool:
+        """See WorkerLeases.renew_lease. One statement: who stops between two would keep the lease locked for good."""
+        return self._call(self._renew, worker_id, lease_seconds, now) is True
+
     def retire_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
         """See WorkerLeases.retire_worker."""
         return wire.owed(self._call(self._retire, worker_id, epoch, now))
+
+    def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
+        """See Recovery.raise_epoch. One statement: who stops between two would keep all sweepers waiting."""
+        self._call(self._raise, redis_run_id, expected)
+        return self.get_epoch()
 
     def sweep(
         self,
@@ -220,13 +240,13 @@ class PostgresTransitions(SqlReads, ExecutionStore):
             raise InvalidTransition(f"execution {execution_id}", said, wanted)
         return answer
 
-    def _call(self, statement: str, document: str, *parameters: Any) -> Any:
+    def _call(self, statement: str, document: str | None, *parameters: Any) -> Any:
         self.open()
         try:
             return self._connections.call(statement, (document, *parameters))
         except PayloadRejected:
             # Once more without what Postgres' text can't hold, such as a NUL that a handler logged.
-            if (scrubbed := wire.scrubbed(document)) == document:
+            if document is None or (scrubbed := wire.scrubbed(document)) == document:
                 raise
         return self._connections.call(statement, (scrubbed, *parameters))
 

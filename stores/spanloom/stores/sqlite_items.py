@@ -13,8 +13,8 @@ from spanloom.stores.sqlite_turn import SUSPECT_MICROS, Run, Turn
 
 __all__ = ["Item", "end_item", "fan_out", "next_items", "open_items"]
 
-# A node that is mapped anew, after its items were there already, forgets them.
-_FORGET_RESULTS = "DELETE FROM node_results WHERE execution_id = ? AND node_id = ? AND item > 0"
+# A node that is mapped anew, after its items were there already, forgets them; no fence of theirs may be given again.
+_FORGET_RESULTS = "DELETE FROM node_results WHERE execution_id = ? AND node_id = ? AND item > 0 RETURNING fence"
 _FORGET_ITEMS = "DELETE FROM node_items WHERE execution_id = ? AND node_id = ?"
 
 _ADD_ITEM = "INSERT INTO node_items (execution_id, node_id, item, data) VALUES (?, ?, ?, ?)"
@@ -70,7 +70,8 @@ def fan_out(turn: Turn, run: Run, wait_key: str | None, asked: FanOut, *, claims
     """Make a running node's run wait for its items, and start the first of them."""
     execution_id, node_id = run.execution_id, run.node_id
     check_node_transition(node_id, NodeStatus.RUNNING, NodeStatus.WAITING)
-    turn.execute(_FORGET_RESULTS, (execution_id, node_id))
+    earlier = turn.execute(_FORGET_RESULTS, (execution_id, node_id)).fetchall()
+    fence = max([run.first_fence, *(fence for (fence,) in earlier)])
     turn.execute(_FORGET_ITEMS, (execution_id, node_id))
     turn.executemany(
         _ADD_ITEM, [(execution_id, node_id, number, data) for number, data in enumerate(asked.items, start=1)]
@@ -84,9 +85,11 @@ def fan_out(turn: Turn, run: Run, wait_key: str | None, asked: FanOut, *, claims
     numbers = range(1, first + 1)
     following = None
     if claims:
-        following = _claim_item(turn, run, numbers[0])
+        following = _claim_item(turn, run, Item(numbers[0], fence=fence))
         numbers = numbers[1:]
-    return Recorded(True, open_items(turn, run, [Item(number) for number in numbers], by=run.by), following)
+    return Recorded(
+        True, open_items(turn, run, [Item(number, fence=fence) for number in numbers], by=run.by), following
+    )
 
 
 def end_item(turn: Turn, run: Run, ending: Ending, *, claims: bool) -> Recorded:
@@ -100,9 +103,10 @@ def end_item(turn: Turn, run: Run, ending: Ending, *, claims: bool) -> Recorded:
     if may_fail >= 0:
         for number in next_items(turn, run, next_item, 1):
             turn.execute(_ITEM_STARTED, (number + 1, run.execution_id, run.node_id))
+            item = Item(number, fence=run.fence)
             if claims:
-                return Recorded(True, (), _claim_item(turn, run, number))
-            return Recorded(True, open_items(turn, run, [Item(number)], by=run.by))
+                return Recorded(True, (), _claim_item(turn, run, item))
+            return Recorded(True, open_items(turn, run, [item], by=run.by))
     if still_open:
         return Recorded(True)
     node = turn.load(run.execution_id, run.node_id, 0)
@@ -148,9 +152,9 @@ def open_items(
     return jobs
 
 
-def _claim_item(turn: Turn, run: Run, number: int) -> NodeClaim:
+def _claim_item(turn: Turn, run: Run, item: Item) -> NodeClaim:
     """Start an item and give it to the worker whose record makes room for it."""
-    fence = run.first_fence + 1
+    number, fence = item.number, max(item.fence, run.first_fence) + 1
     turn.execute(
         _ADD_RUN,
         (run.execution_id, run.node_id, number, NodeStatus.RUNNING.value, run.node_type, run.queue, run.priority,

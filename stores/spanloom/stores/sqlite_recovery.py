@@ -45,6 +45,8 @@ _FORGET_WORKER = "DELETE FROM workers WHERE id = ?"
 
 _DEFER = "UPDATE node_runs SET due_at = ? WHERE execution_id = ? AND node_id = ? AND item = ?"
 
+_DUE_AT = "SELECT due_at FROM node_runs WHERE execution_id = ? AND node_id = ? AND item = ?"
+
 _DELETE_START = """
 DELETE FROM node_runs WHERE execution_id = ? AND node_id = '$start' AND item = 0 AND status = 'waiting'
 """
@@ -68,11 +70,9 @@ class Suspicion(NamedTuple):
             return now - run.pushed_at >= self.micros
         return to_micros(head) - run.pushed_at > self.micros
 
-    def next_look(self, run: Run, now: int) -> int:
-        """Return when to look again: the older the run and the more often it was pushed, the later."""
-        age = 0 if run.pushed_at is None else now - run.pushed_at
-        backoff = self.micros << min(max(run.push - 1, 0), 20)
-        return now + max(min(backoff, LONGEST_BACKOFF), min(age, LONGEST_LOOK))
+    def wait(self, wanted: int, longest: int) -> int:
+        """Return how long to wait for the next look at a run, within the limits."""
+        return max(self.micros, min(wanted, longest))
 
 
 def sweep(turn: Turn, suspicion: Suspicion, *, limit: int) -> Swept:
@@ -151,10 +151,14 @@ class _Sweep:
             self.forgotten_run(run)
         elif self._suspicion.pushed_again(run, self._turn.now):
             self.moved["lost_job"] += 1
+            # Not by the number of pushes alone, which had other reasons too, nor by how long it was in a backlog.
+            trusted = self._due_at(run) - (run.pushed_at or 0)
+            wait = self._suspicion.wait(min(2 * trusted, self._suspicion.micros << min(run.push, 20)), LONGEST_BACKOFF)
             self._requeue(run, "lost_job")
-            self._defer(run, self._suspicion.next_look(run._replace(push=run.push + 1, pushed_at=None), self._turn.now))
+            self._defer(run, self._turn.now + wait)
         else:
-            self._defer(run, self._suspicion.next_look(run, self._turn.now))
+            age = self._turn.now - (run.pushed_at or self._turn.now)
+            self._defer(run, self._turn.now + self._suspicion.wait(age, LONGEST_LOOK))
 
     def _start(self, run: Run) -> None:
         self.moved["start"] += 1
@@ -183,6 +187,10 @@ class _Sweep:
         job = self._turn.requeue(run, losses=losses, because=because)
         if job is not None:
             self.jobs.append(job)
+
+    def _due_at(self, run: Run) -> int:
+        (due_at,) = self._turn.execute(_DUE_AT, (run.execution_id, run.node_id, run.item)).fetchone()
+        return int(due_at)
 
     def _defer(self, run: Run, due_at: int | None) -> None:
         self._turn.execute(_DEFER, (due_at, run.execution_id, run.node_id, run.item))

@@ -49,14 +49,16 @@ class Lease:
             )
             self.worker_id = worker_id
 
-    def renew(self) -> None:
-        """Renew once; after a lapse open a new lease. A store that does not answer is logged: the next renewal may."""
+    def renew(self) -> bool:
+        """Renew once; after a lapse open a new lease. A store that does not answer is logged, and False returned."""
         worker_id = self.worker_id
         try:
             if not self._store.renew_lease(worker_id, lease_seconds=self._seconds):
                 self.replace(worker_id)
         except StoreUnavailable as error:
             _log.warning("lease_not_renewed", worker=self._name, error=str(error))
+            return False
+        return True
 
     def replace(self, lapsed: str) -> None:
         """Give up a lapsed worker id, and with it its claims, and register anew, once. Raises StoreUnavailable."""

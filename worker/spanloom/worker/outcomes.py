@@ -11,7 +11,14 @@ from datetime import datetime
 from typing import Any
 
 from spanloom.engine.definitions import Node, RetryPolicy
-from spanloom.engine.errors import LeaseLost, PayloadRejected, PermanentError, RoutingFailed, SpanloomError
+from spanloom.engine.errors import (
+    LeaseLost,
+    PayloadRejected,
+    PermanentError,
+    RoutingFailed,
+    SpanloomError,
+    StoreUnavailable,
+)
 from spanloom.engine.payload import decode, encode
 from spanloom.engine.plan import Plan
 from spanloom.engine.records import FanOut, Outcome, StartRequest
@@ -116,7 +123,13 @@ def of_error(error: BaseException, node: Node, attempt: int) -> Ending:
 
 
 def of_load_error(error: BaseException) -> Ending:
-    """Give the run back, for a while: this worker can't load its definition, a newer one may. Costs no attempt."""
+    """Give the run back, for a while: this worker can't load its definition, a newer one may. Costs no attempt.
+
+    If only the store did not answer it is given back as it was: a run that was woken by its child or its items must not
+    ask for them again, as after a retry.
+    """
+    if isinstance(error, StoreUnavailable):
+        return Ending(Outcome.RELEASED)
     described = _describe(error, permanent=False)
     return Ending(Outcome.RETRY, error=described, delay_seconds=_LOAD_AGAIN_SECONDS, spends_attempt=False)
 

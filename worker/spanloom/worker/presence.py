@@ -50,7 +50,10 @@ class Presence(BaseWorker):
     def beat(self, *, busy: bool) -> bool:
         """Renew the registration, also one that a flush removed; return whether `rq suspend` asks workers to pause."""
         with redis_errors(self.connection):
-            if not self.connection.exists(self.key):
+            if not self.connection.hexists(self.key, "birth"):
+                self.connection.hset(
+                    self.key, "death", ""
+                )  # what counted after a flush is no namesake, as RQ would think
                 self.register_birth()  # type: ignore[no-untyped-call]  # RQ leaves it untyped, as the two below
             with self.connection.pipeline(transaction=False) as pipeline:
                 self.heartbeat(self.worker_ttl, pipeline=pipeline)

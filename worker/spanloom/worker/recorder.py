@@ -16,7 +16,7 @@ __all__ = ["Recorder"]
 
 _log = structlog.get_logger("spanloom.worker")
 _BATCH = 100
-_PAUSES = (0.05, 5.0)
+_PAUSES = (0.05, 1.0)  #: short: a store that keeps going away may be back for seconds only
 
 
 class _Entry:

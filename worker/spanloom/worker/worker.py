@@ -35,7 +35,7 @@ __all__ = ["Worker"]
 
 _log = structlog.get_logger("spanloom.worker")
 _BLOCK_SECONDS = 5.0  #: one blocking read of Redis; shorter than its client's time limit
-_PAUSES = (0.1, 5.0)
+_PAUSES = (0.1, 1.0)
 _JOIN_SECONDS = 5.0  #: how long a thread that waits for a service may keep a worker that stops
 
 
@@ -50,6 +50,7 @@ class Worker:
         self._stopping = threading.Event()  # no new claims
         self._hurry = threading.Event()  # asked to stop twice
         self._given_up = threading.Event()  # the grace is over
+        self._signed_off = threading.Event()  # the lease is about to be given back
         self._misfit: ConfigurationError | None = None  # why no worker may run on this Redis and store
         self._inbox = Inbox(engine.queue, self.options.queues, self.name)
         self._lease = Lease(engine.store, self.name, self.options.queues, self.options.lease_seconds)
@@ -115,6 +116,7 @@ class Worker:
         finally:
             self._stopping.set()
             self._given_up.set()
+            self._signed_off.set()
             try:
                 self._lifespan.leave()
             finally:
@@ -193,13 +195,15 @@ class Worker:
     # ---- beside the loop ----
 
     def _renew(self) -> None:
-        """Renew the lease until the worker has drained. On its own thread: a Redis that hangs must not cost a claim."""
-        while not self._given_up.is_set():
+        """Renew the lease until it is given back. On its own thread: a Redis that hangs must not cost a claim."""
+        while not self._signed_off.is_set():
+            renewed = False
             try:
-                self._lease.renew()
+                renewed = self._lease.renew()
             except Exception:
                 _log.exception("lease_not_renewed", worker=self.name)  # the next renewal must still come
-            self._given_up.wait(self._lease.renew_seconds)
+            # A store that was away for nearly a lease leaves no time for the regular turn.
+            self._signed_off.wait(self._lease.renew_seconds if renewed else min(self._lease.renew_seconds, _PAUSES[1]))
 
     def _watch(self) -> None:
         """Look which of the running nodes' claims are gone, until the worker has drained."""
@@ -237,8 +241,11 @@ class Worker:
             _log.warning("grace_is_over", worker=self.name, running=self._slots.busy)
             self._lane.cancel_all()
             ended = self._slots.wait_idle(1.0)
-        for thread in (*self._beside, self._sweeper.thread):
+        lease, *others = self._beside
+        for thread in (*others, self._sweeper.thread):  # while the lease is renewed: a loss would be counted
             thread.join(_JOIN_SECONDS)
+        self._signed_off.set()
+        lease.join(_JOIN_SECONDS)
         try:
             self.engine.push(self.engine.store.retire_worker(self._lease.worker_id, epoch=self.engine.epoch.number))
         except StoreUnavailable as error:

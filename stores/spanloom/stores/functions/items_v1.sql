@@ -85,7 +85,9 @@ begin
 
     insert into {schema}.node_items (execution_id, node_id, item, data)
     select p_work.execution_id, p_work.node_id, 0,
-        json_build_object('at_once', p_work.fan_out -> 'at_once', 'tolerate', p_work.fan_out -> 'tolerate')::text
+        json_build_object(
+            'at_once', p_work.fan_out -> 'at_once', 'tolerate', p_work.fan_out -> 'tolerate', 'wait_key', p_work.wait_key
+        )::text
     union all
     select p_work.execution_id, p_work.node_id, i.item, i.data
     from json_array_elements_text(p_work.fan_out -> 'items') with ordinality i (data, item);
@@ -148,7 +150,10 @@ create function {schema}.items_ended_v1(
 language plpgsql
 as $$
 declare
-    v_fence constant bigint := p_revision::bigint << 20;
+    -- What follows an item of a node that is mapped anew is claimed under no fence of its earlier round either.
+    v_fence constant bigint := greatest(
+        p_revision::bigint << 20, (select max(split_part(e.via, '/', 3)::bigint) from unnest(p_ends) e)
+    );
     v_run {schema}.node_runs;
     v_end {schema}.item_end_v1;
     v_answer {schema}.sequel_v1;

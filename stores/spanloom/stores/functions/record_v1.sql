@@ -132,6 +132,11 @@ begin
         if w.outcome not in ('completed', 'failed', 'skipped') then
             v_sequel := {schema}.wait_v1(w, v_vias[i], v_status, v_revisions[i], p_epoch, v_now);
             v_vias[i] := null;
+            if v_sequel.work is null and cardinality(v_events) > 0 then
+                -- An earlier record of this call may be the one that was sent again: its event tells.
+                v_lines := {schema}.note_v1(v_events, {schema}.by_now_v1(v_now));
+                v_events := '{}';
+            end if;
             v_answers[i] := case
                 when v_sequel.work is null then {schema}.recorded_before_v1(w) else v_sequel.answer
             end;

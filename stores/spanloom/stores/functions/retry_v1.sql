@@ -148,6 +148,7 @@ begin
     v_run.tolerate := p_bounds -> 'tolerate';
     v_run.taken := v_run.tolerate;
     v_run.wait_kind := 'items';
+    v_run.wait_key := p_bounds ->> 'wait_key';
     v_run.attempt := 1;
     v_run.losses := 0;
     v_items := {schema}.next_items_v1(v_run.execution_id, v_run.node_id, 1, v_run.at_once);
@@ -166,7 +167,8 @@ begin
         v_run.execution_id, 'node.' || v_run.status, v_run.node_id, 0, 1, null,
         case v_run.status
             when 'queued' then '{"push":' || v_run.push || ',"because":"retried"}'
-            else '{"wait_kind":"items","wait_key":null,"items":' || v_run.items || ',"at_once":' || v_run.at_once
+            else '{"wait_kind":"items","wait_key":' || coalesce(to_json(v_run.wait_key)::text, 'null')
+                || ',"items":' || v_run.items || ',"at_once":' || v_run.at_once
                 || ',"tolerate":' || v_run.tolerate || ',"because":"retried"}'
         end
     )::{schema}.event_v1], p_now);

@@ -191,13 +191,14 @@ begin
             push = case when j.live and j.cause <> 'look' then n.push + 1 else n.push end,
             pushed_epoch = case when j.live and j.cause <> 'look' then p_epoch else n.pushed_epoch end,
             pushed_at = case when j.live and j.cause <> 'look' then v_now else n.pushed_at end,
-            -- Suspicion waits twice as long each time, by pushes and by age: a backlog is looked at more rarely, but
-            -- once a minute, as it may yet be lost.
+            -- Suspicion waits twice as long each time: a backlog is looked at ever more rarely. After a loss, not by the
+            -- number of pushes alone, which had other reasons too, nor by how long the run was in a backlog. A backlog is
+            -- looked at once a minute at least, as it may yet be lost.
             due_at = case when j.live then v_now + case j.cause
-                when 'lost_job' then least(interval '5 minutes', v_suspect * power(2, least(n.push, 20)))
-                when 'look' then least(interval '1 minute', greatest(
-                    v_suspect * power(2, least(n.push - 1, 20)), v_now - n.pushed_at
+                when 'lost_job' then least(interval '5 minutes', greatest(
+                    v_suspect, least(2 * (n.due_at - n.pushed_at), v_suspect * power(2, least(n.push, 20)))
                 ))
+                when 'look' then greatest(v_suspect, least(interval '1 minute', v_now - n.pushed_at))
                 else interval '2 seconds'
             end end,
             losses = case j.cause when 'lost_worker' then n.losses + 1 else n.losses end,

@@ -94,6 +94,22 @@ class Suspects:
         assert gaps == sorted(gaps), f"the gaps between pushes grow: {gaps}"
         assert gaps[-1] >= 4 * gaps[0], f"the gaps between pushes double: {gaps}"
 
+    def test_pushes_for_other_reasons_do_not_delay_suspicion(
+        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
+    ) -> None:
+        # given a run that was pushed anew for each of eight lives of Redis
+        driver.start(single())
+        for epoch in range(1, 9):
+            clock.advance(1)
+            assert len(store.sweep(heads={}, epoch=epoch, now=clock()).jobs) == 1
+        # when its job is lost, and lost again
+        pushes = 0
+        for _ in range(12):
+            clock.advance(1)
+            pushes += len(store.sweep(heads={"default": None}, epoch=8, now=clock()).jobs)
+        # then it was pushed as early as any other: 2 and 6 seconds after
+        assert pushes == 2
+
     def test_a_backlog_that_was_looked_at_lets_others_have_their_turn(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:

@@ -1,0 +1,54 @@
+"""The history: everything that the store and the handlers tell of a play, read once it is over."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from chaos import journal
+from chaos.journal import Entry, RunKey
+from chaos.stage import Stage
+from spanloom.engine import Execution, ExecutionStore
+from spanloom.engine.views import Event
+
+__all__ = ["History", "read_history"]
+
+
+@dataclass(frozen=True)
+class History:
+    """Executions by id, children too; events by execution, in commit order; journal entries by node run."""
+
+    executions: dict[str, Execution]
+    events: dict[str, list[Event]]
+    entries: list[Entry]
+
+    def events_by_run(self) -> dict[RunKey, list[Event]]:
+        """Return the events of each node run."""
+        found: dict[RunKey, list[Event]] = defaultdict(list)
+        for events in self.events.values():
+            for event in events:
+                if event.node_id is not None:
+                    found[event.execution_id, event.node_id, event.item].append(event)
+        return found
+
+
+def read_history(stage: Stage) -> History:
+    """Read all of it."""
+    store = stage.engine.store
+    executions = _executions(store)
+    events = {execution_id: store.get_events(execution_id, limit=1000) for execution_id in executions}
+    return History(executions, events, journal.read(stage.folder / "journal"))
+
+
+def _executions(store: ExecutionStore) -> dict[str, Execution]:
+    found: dict[str, Execution] = {}
+    cursor: str | None = None
+    while True:
+        page = store.list_executions(limit=500, cursor=cursor)
+        for execution in page.items:
+            whole = store.get_execution(execution.id)  # a list has no outputs
+            assert whole is not None
+            found[execution.id] = whole
+        cursor = page.next_cursor
+        if cursor is None:
+            return found

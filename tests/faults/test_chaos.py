@@ -1,0 +1,77 @@
+"""A short cut of `make chaos`: real workers and engines under each kind of fault, and under all that SQLite can meet.
+
+What is done to one server is done in one play. Held to the same bar, but for how long the work may stand still: the
+machine may be busy with something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from chaos.faults import (
+    FAULTS,
+    Fault,
+    FlushRedis,
+    KillEngines,
+    KillRedis,
+    KillWorkers,
+    PushAgain,
+    RestartPostgres,
+    StopWorkers,
+    TerminateBackends,
+)
+from chaos.play import Load, play
+from spanloom.testing.servers import PostgresServer, RedisServer
+from spanloom.testing.servers import redis_server as new_redis_server
+
+LOAD = Load(executions=40, rate=20, window=30, workers=2, engines=1, lease_seconds=1.5, most_seconds=30)
+DOWN = (0.0, 1.0)
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis that may be killed."""
+    with new_redis_server() as server:
+        yield server
+
+
+def endure(
+    name: str,
+    faults: Sequence[Fault],
+    folder: Path,
+    store_url: str,
+    redis: RedisServer,
+    postgres: PostgresServer | None = None,
+) -> None:
+    """Run the load under the faults, and hold what became of it to the bar."""
+    verdict = play(name, faults, LOAD, folder=folder, store_url=store_url, redis=redis, postgres=postgres, seed=1)
+
+    assert verdict.misses(stalls=False) == [], "\n".join(verdict.details)
+    assert verdict.ended == LOAD.executions
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [KillWorkers(pace=0.6)],
+        [StopWorkers()],
+        [FlushRedis(pace=0.3), KillRedis(pace=0.3)],
+        [RestartPostgres(pace=0.3, down=DOWN), TerminateBackends()],
+        [KillEngines(pace=0.7), PushAgain()],
+    ],
+    ids=lambda faults: " and ".join(fault.name for fault in faults),
+)
+def test_nothing_is_lost_under_one_kind_of_fault(
+    faults: list[Fault], tmp_path: Path, postgres_url: str, postgres_server: PostgresServer, own_redis: RedisServer
+) -> None:
+    endure("one kind", faults, tmp_path, postgres_url, own_redis, postgres_server)
+
+
+def test_nothing_is_lost_under_all_of_them_over_sqlite(tmp_path: Path, sqlite_url: str, own_redis: RedisServer) -> None:
+    faults = [KillWorkers(pace=1.2), KillEngines(pace=1.5), FlushRedis(pace=0.4), KillRedis(pace=0.5), PushAgain()]
+
+    assert {type(fault) for fault in faults} == {kind for kind in FAULTS if not kind.needs_postgres}
+    endure("together", faults, tmp_path, sqlite_url, own_redis)

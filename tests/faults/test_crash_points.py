@@ -1,0 +1,139 @@
+"""Behaviours 26 and 27: a process crashes before or after any step that it makes, and nothing is lost.
+
+The steps are not listed here: a play without a crash notes each that it passes, and each of those is armed in turn.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+import pytest
+
+from faults.crash_plays import Plays
+from faults.crash_system import Arm, Played
+from spanloom.engine.store import ExecutionStore
+from spanloom.engine.transitions import NodeTransitions
+
+#: What no process of a play calls, by the reason why it need not.
+NOT_PASSED = {
+    "it reads, for callers and operators": {
+        *("get_workflow_version", "list_workflow_versions", "list_workflows", "list_executions"),
+        *("get_execution_count", "get_child_executions", "get_parent_execution", "get_attempts", "get_events"),
+        *("get_logs", "get_trace", "list_workers", "stats", "next_due", "health"),
+    },
+    "it writes one row, and nothing follows": {
+        *("activate_workflow", "deactivate_workflow", "add_log", "add_span", "update_span"),
+    },
+    "it is one step, by hand or on a timer of an operator's, and nobody waits for it": {
+        *("fail_execution", "discard_execution", "update_node_result", "purge_executions"),
+    },
+    "it is done before any process starts": {"migrate"},
+    "it is for callers of the store alone": {"transaction"},
+}
+#: The roles by which a play must come to each durable step; without them the other tests would prove nothing.
+PASSED = {
+    "engine": {"create_executions", "save_workflow", "wake_parents"}
+    | {"cancel_execution", "pause_execution", "resume_execution", "retry_execution"},
+    "worker": {"claim", "record", "wake_parents", "get_workflow", "register_worker", "retire_worker"},
+    "lease": {"renew_lease"},
+    "sweep": {"sweep"},
+}
+TELLING = (
+    Arm("engine.store.create_executions.after", passing=3),
+    Arm("engine.store.resume_execution.after"),
+    Arm("worker.inbox.fetch.after"),
+    Arm("worker.store.claim.after", passing=3),
+    Arm("worker.caller.call.after", passing=5, times=2),
+    Arm("worker.store.record.before", passing=3),
+    Arm("worker.store.record.after", passing=3),
+    Arm("worker.queue.push.before"),
+    Arm("worker.store.wake_parents.before"),
+    Arm("worker.store.retire_worker.after"),
+    Arm("sweep.store.sweep.after"),
+    Arm("sweep.queue.push.after"),
+)
+#: Steps at which two processes crash, one after the other.
+TWICE = ("worker.inbox.fetch", "worker.store.claim", "worker.caller.call", "worker.store.record", "sweep.store.sweep")
+#: Steps that not every play takes: who finds Redis empty first, and a job that comes as its worker is told to stop.
+BY_CHANCE = ("raise_epoch", "put_back")
+
+
+def test_the_points_of_a_play_cover_the_port_and_the_queue(plays: Plays) -> None:
+    (played,) = plays.play([Arm()])
+
+    assert _told([played]) == []
+    steps = {point.rpartition(".")[0] for point in played.passed}
+    for role, names in PASSED.items():
+        assert {f"{role}.store.{name}" for name in names} <= steps
+    assert {"engine.queue.push", "worker.queue.push", "sweep.queue.push", "sweep.queue.heads"} <= steps
+    assert {"worker.inbox.fetch", "worker.caller.load", "worker.caller.call"} <= steps
+    called = {name for _, part, name in (step.split(".") for step in steps) if part == "store"}
+    assert _methods(NodeTransitions) < called
+    called.discard("list_claims")  # asked only while a node runs for long
+    assert called == _methods(ExecutionStore) - set().union({"list_claims"}, *NOT_PASSED.values())
+
+
+@pytest.mark.timeout(300)  # it keeps a machine busy that may have more to do
+def test_a_crash_at_a_telling_point_loses_nothing(plays: Plays) -> None:
+    assert _told(plays.play(TELLING)) == []
+
+
+@pytest.mark.torture
+def test_a_crash_at_any_point_loses_nothing(plays: Plays) -> None:
+    noted = [played.passed for played in plays.play([Arm()] * 4)]
+    points = sorted(set().union(*noted))
+    assert len(points) > 90
+    arms = [Arm(point) for point in points]
+    arms += [
+        Arm(point, passing) for point in points for passing in range(2, min(one.get(point, 0) for one in noted) + 1)
+    ]
+    arms += [Arm(f"{step}.{side}", times=2) for step in TWICE for side in ("before", "after")]
+
+    played = plays.play(arms)
+
+    missed = [one for one in played if not one.crashed and one.arm.point.split(".")[2] in BY_CHANCE]
+    wrong = [*_told(one for one in played if one not in missed), *(said for one in missed for said in one.wrong)]
+    print(
+        f"{len(points)} points, {len(arms)} crashes, {len(wrong)} wrong, never met: {[str(one.arm) for one in missed]}"
+    )
+    assert wrong == []
+
+
+@pytest.mark.parametrize("plays", ["sqlite"], indirect=True)
+def test_a_play_notices_what_a_crash_brings_to_light(plays: Plays) -> None:
+    no_recovery = Arm("worker.queue.push.before", broken="sweep", seconds=4.0)  # a sweep that finds no lost job
+    no_keys = Arm("engine.queue.push.after", passing=5, broken="start")  # a start that knows no idempotency key
+
+    *healthy, lost, doubled = plays.play([Arm(broken="sweep"), Arm(broken="start"), no_recovery, no_keys])
+
+    assert _told(healthy) == []
+    assert lost.crashed
+    assert "not in time" in _told([lost])[0]
+    assert doubled.crashed
+    assert "started twice" in _told([doubled])[0]
+
+
+@pytest.mark.parametrize("plays", ["sqlite"], indirect=True)
+def test_a_play_notices_a_key_that_differs_between_calls(plays: Plays) -> None:
+    (played,) = plays.play([Arm(broken="key")])
+
+    assert "effects that had a key happened again" in _told([played])[0]
+
+
+def _methods(part: type) -> set[str]:
+    names: frozenset[str] = getattr(part, "__abstractmethods__")  # noqa: B009  a type checker knows it of no type
+    return {name for name in names if not isinstance(inspect.getattr_static(part, name), property)}
+
+
+def _told(plays: Iterable[Played]) -> list[str]:
+    """Say what is wrong with each play, among that a crash that did not happen."""
+    return [f"{played.arm}: {'; '.join(wrong)}" for played in plays if (wrong := _wrong(played))]
+
+
+def _wrong(played: Played) -> list[str]:
+    wanted = [played.arm.point] * played.arm.times if played.arm.point else []
+    wrong = list(played.wrong)
+    if played.crashed != wanted or len(played.died) != len(wanted):
+        wrong.append(f"it crashed at {played.crashed}, and {played.died} died, in place of {wanted}")
+    return wrong
