@@ -148,6 +148,8 @@ class TestPostgresAway:
             executions = [system.engine.wait(one, timeout=60) for one in ids]
 
         assert {execution.output for execution in executions} == {2}
+        losses = {run.losses for one in ids for run in system.engine.store.get_node_results(one)}
+        assert losses == {0}  # the workers outlived it: whoever sweeps first gives them time to say so
         for one in ids:
             kinds = [event.kind for event in system.engine.store.get_events(one)]
             assert (kinds.count("node.completed"), kinds.count("execution.completed")) == (4, 1)

@@ -20,6 +20,7 @@ __all__ = ["Sweeper"]
 
 _log = structlog.get_logger("spanloom.worker")
 _MAX_PAUSE = 5.0
+_RENEWAL_SECONDS = 2.0  #: longer than any worker waits between renewals that failed
 
 
 class Sweeper:
@@ -74,11 +75,13 @@ class Sweeper:
         return moved.total()
 
     def _run(self) -> None:
-        pause = self._options.sweep_seconds
+        pause, swept = self._options.sweep_seconds, time.monotonic()
         while self._wait(pause * random.uniform(0.8, 1.2)):  # noqa: S311  so that many sweepers do not march in step
             try:
+                if time.monotonic() - swept > self._options.lease_seconds / 2 and not self._let_renew():
+                    return
                 self.sweep()
-                pause = self._options.sweep_seconds
+                pause, swept = self._options.sweep_seconds, time.monotonic()
             except ConfigurationError as error:
                 _log.error("sweep_ends", error=str(error))
                 self.on_misfit(error)
@@ -89,6 +92,12 @@ class Sweeper:
             except Exception:
                 _log.exception("sweep_failed")  # a bug of ours must not end the recovery of everything else
                 pause = min(pause * 2, _MAX_PAUSE)
+
+    def _let_renew(self) -> bool:
+        """Wait, after an outage, until the workers that outlived it have renewed their leases; False if stopped."""
+        self._store.health()
+        with self._changed:
+            return not self._changed.wait_for(lambda: self._stopped, _RENEWAL_SECONDS)
 
     def _wait(self, seconds: float) -> bool:
         regular = time.monotonic() + seconds
