@@ -16,6 +16,7 @@ from model.asks import PICK, PLAIN, Graph, Held, Wish, child_of, graphs, wishes,
 from model.checks import Reader
 from model.execution import OPEN, Execution, Key
 from model.model import Model, Worker
+from model.purging import Purging
 from model.world import World
 from spanloom.engine.definitions import Workflow
 from spanloom.engine.errors import InvalidTransition, StaleVersion
@@ -36,7 +37,7 @@ _CONTROLS: dict[str, tuple[Sequence[ExecutionStatus], ExecutionStatus | None]] =
 _FITTING = {ExecutionStatus.RUNNING: "pause", ExecutionStatus.PAUSED: "resume"}
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(Purging, RuleBasedStateMachine):
     """Workers `a` and `b`, later `c` and so on, an engine, operators and sweepers, all in one thread on one clock."""
 
     world: World

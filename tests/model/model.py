@@ -246,6 +246,11 @@ class Model:
         else:
             execution.queue((node, 0), self.epoch)
 
+    def forget(self, execution_ids: set[str]) -> None:
+        """Know nothing any more of the records of executions that were purged: they are refused."""
+        self.sent = {one for one in self.sent if one.execution_id not in execution_ids}
+        self.doubtful = {one for one in self.doubtful if one.execution_id not in execution_ids}
+
     # ---- the sweep ----
 
     def release(self, now: datetime) -> None:
