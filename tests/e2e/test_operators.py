@@ -199,6 +199,18 @@ class TestByHand:
             system.engine.discard_execution(ids[0])
 
 
+def test_many_are_replayed_by_what_they_have_in_common(system: System) -> None:
+    workflow_id = system.register({"id": "a", "type": "echo"}, {"id": "b", "type": "echo", "inputs": ["a"]})
+    ids = [system.run(workflow_id, number).id for number in range(3)]
+
+    replayed = system.engine.replay_executions(ExecutionFilter(workflow_id=workflow_id), from_node="b", limit=2)
+
+    assert replayed.done == ids[:2]
+    for number, source in enumerate(ids[:2]):
+        again = system.engine.wait(replayed.started[source], timeout=30)
+        assert (again.output, again.replay_of, system.ran(again.id)) == (number, source, ["b"])
+
+
 def test_many_are_paused_resumed_and_cancelled_by_what_they_have_in_common(system: System) -> None:
     gate = f"bulk-{system.kind}"
     inner = system.register({"id": "wait", "type": "gate", "config": {"gate": gate}}, name="inner")

@@ -80,3 +80,32 @@ def test_what_can_not_be_replayed_is_told_and_starts_nothing(
     assert (code, lines) == (MISTAKE, [])
     assert said in complaints
     assert [one.id for one in store.list_executions().items] == [NEWER, OLDER]
+
+
+class TestInBulk:
+    """Filters in the place of an id."""
+
+    def test_all_that_ended_and_match_are_replayed(self, control: Control, store: ExecutionStore) -> None:
+        ended = [one.id for one in store.list_executions().items if one.status.ended and not one.parent_execution_id]
+        assert OLDER in ended
+        code, lines, complaints = control("replay", "--all", "--yes")
+        assert (code, complaints) == (DONE, "")
+        assert {source for source, _ in lines} == set(ended)
+        for source, started in lines:
+            found = store.get_execution(started)
+            assert found is not None
+            assert found.replay_of == source
+
+    def test_a_dry_run_starts_nothing(self, control: Control, store: ExecutionStore) -> None:
+        count = store.get_execution_count()
+        code, lines, _ = control("replay", "--all", "--limit", "1", "--dry-run")
+        assert (code, len(lines), len(lines[0])) == (DONE, 1, 1)
+        assert store.get_execution_count() == count
+
+    @pytest.mark.parametrize(
+        "arguments", [[], ["--all"], [OLDER, "--all"], [OLDER, "--dry-run"], ["--all", "--yes", "--key", "k"]]
+    )
+    def test_what_does_not_go_together_is_told(self, control: Control, arguments: list[str]) -> None:
+        code, lines, complaints = control("replay", *arguments)
+        assert (code, lines) == (MISTAKE, [])
+        assert complaints.startswith("spanloom: ")

@@ -10,8 +10,9 @@ from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import ExecutionFilter
 
-__all__ = ["Bulk", "carry_out", "control_each", "find"]
+__all__ = ["ENDED", "Bulk", "carry_out", "control_each", "find"]
 
+ENDED = tuple(status for status in ExecutionStatus if status.ended)
 _PAGE = 1000
 
 
@@ -22,6 +23,7 @@ class Bulk:
     done: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)  # it was so before, or came with its parent
     refused: dict[str, UserError] = field(default_factory=dict)  # it changed since it was found, for example
+    started: dict[str, str] = field(default_factory=dict)  # what replays each of those done
 
 
 def find(

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 from spanloom.engine.builder import WorkflowBuilder
+from spanloom.engine.bulk import ENDED, Bulk, control_each, find
 from spanloom.engine.cache import CacheOptions, DefinitionCache
 from spanloom.engine.control import ExecutionControl
 from spanloom.engine.definitions import Workflow
@@ -30,7 +31,7 @@ from spanloom.engine.replay import replay_from
 from spanloom.engine.settings import Settings
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.tracing import start_trace
-from spanloom.engine.views import Execution
+from spanloom.engine.views import Execution, ExecutionFilter
 from spanloom.engine.waiting import EndListener, Waiter
 
 __all__ = ["WorkflowEngine"]
@@ -248,6 +249,27 @@ class WorkflowEngine(ExecutionControl):
             replay = replay_from(plan, source.id, self.store.get_node_results(source.id), nodes)
         request = self._request(source.workflow_id, source.input, start_options(**options))
         return self._start([dataclasses.replace(request, replay=replay)], None)[0]
+
+    def replay_executions(
+        self,
+        wanted: ExecutionFilter,
+        *,
+        version: int | Literal["same", "latest"] = "same",
+        from_node: str | Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> Bulk:
+        """Replay the oldest `limit` that a filter finds, of those that ended and have no parent; see Bulk.started."""
+        self.open()
+        started: dict[str, str] = {}
+
+        def replay(execution_id: str) -> bool:
+            started[execution_id] = self.replay_execution(execution_id, version=version, from_node=from_node)
+            return True
+
+        roots = wanted.model_copy(update={"root": True})
+        bulk = control_each(self.store, find(self.store, roots, ENDED, limit), replay)
+        bulk.started.update(started)
+        return bulk
 
     def _version_of(self, source: Execution, version: int | str) -> Any:
         if version == "same":
