@@ -7,7 +7,8 @@ as $$
 declare
     v_why text[];
 begin
-    perform from {schema}.executions where id = p_source;
+    -- Shared until the end: neither a purge nor a retry takes away meanwhile what is found here.
+    perform from {schema}.executions where id = p_source for share;
     if not found then
         return array['no source'];
     end if;
@@ -32,38 +33,25 @@ language plpgsql
 as $$
 declare
     x {schema}.executions;
-    v_carried integer;
     v_left integer;
 begin
     select * into x from {schema}.executions where id = p_execution;
-    with carried as (
-        insert into {schema}.node_results (
-            execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, losses, fence, push,
-            worker_id, started_at, ended_at
-        )
-        select p_execution, r.node_id, r.item, r.node_type, r.status, r.data, r.error, r.taken, true, r.attempt, r.losses,
-            0, 0, r.worker_id, r.started_at, r.ended_at
-        from unnest(p_carried) c (node_id)
-        cross join lateral (
-            select r.*
-            from {schema}.node_results r
-            where r.execution_id = p_source and r.node_id = c.node_id and (r.item > 0 or r.arrived)
-            offset 0
-        ) r
-        returning item
-    ), items as (
-        insert into {schema}.node_items (execution_id, node_id, item, data)
-        select p_execution, i.node_id, i.item, i.data
-        from unnest(p_carried) c (node_id)
-        cross join lateral (
-            select i.* from {schema}.node_items i where i.execution_id = p_source and i.node_id = c.node_id offset 0
-        ) i
+    insert into {schema}.node_results (
+        execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, losses, fence, push, worker_id,
+        started_at, ended_at
     )
-    select count(*) filter (where item = 0) into v_carried from carried;
-    if v_carried < cardinality(p_carried) then
-        raise exception 'execution % was retried or purged as it was replayed', p_source
-            using errcode = 'serialization_failure';
-    end if;
+    select p_execution, r.node_id, r.item, r.node_type, r.status, r.data, r.error, r.taken, true, r.attempt, r.losses, 0, 0,
+        r.worker_id, r.started_at, r.ended_at
+    from unnest(p_carried) c (node_id)
+    cross join lateral (
+        select r.* from {schema}.node_results r where r.execution_id = p_source and r.node_id = c.node_id offset 0
+    ) r;
+    insert into {schema}.node_items (execution_id, node_id, item, data)
+    select p_execution, i.node_id, i.item, i.data
+    from unnest(p_carried) c (node_id)
+    cross join lateral (
+        select i.* from {schema}.node_items i where i.execution_id = p_source and i.node_id = c.node_id offset 0
+    ) i;
 
     insert into {schema}.node_results (
         execution_id, node_id, item, node_type, status, arrived, attempt, losses, fence, push, ended_at
