@@ -81,10 +81,12 @@ class Answers:
         assert len(answers) == len(keys)
         live = self._model.live(worker_id, self._clock())
         for position, (key, answer) in enumerate(zip(keys, answers, strict=True)):
-            execution, at = self._model.executions[key.execution_id], (key.node_id, key.item)
-            run = execution.runs.get(at)
+            execution, at = self._model.executions.get(key.execution_id), (key.node_id, key.item)
+            run = execution and execution.runs.get(at)
             if not live:
                 assert answer is Refusal.RETIRED, f"a worker without a lease is answered {answer} for {at}"
+            elif execution is None:
+                assert answer is Refusal.GONE, f"the execution of {at} was purged: {answer}"
             elif run is None or run.status.ended:
                 here = run is None and at[1] == 0 and execution.counts(at[0])[0] < len(execution.inputs[at[0]])
                 assert answer is (Refusal.NOT_READY if here else Refusal.GONE), (

@@ -18,7 +18,6 @@ from model.execution import OPEN, Execution, Key
 from model.model import Model, Worker
 from model.purging import Purging
 from model.world import World
-from spanloom.engine.definitions import Workflow
 from spanloom.engine.errors import InvalidTransition, StaleVersion
 from spanloom.engine.records import NodeKey, Outcome, Record, StartRequest
 from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
@@ -55,7 +54,6 @@ class Machine(Purging, RuleBasedStateMachine):
         self.records: list[tuple[Record, Any]] = []
         self.fresh_records: list[tuple[Record, Any]] = []  # of the last step
         self.sent_at = -1
-        self.workflows: list[Workflow] = []
         for _ in range(2):
             self._register()
 
@@ -72,7 +70,6 @@ class Machine(Purging, RuleBasedStateMachine):
 
     def _start(self, graph: Graph, delay: float | None, deadline: float | None) -> None:
         workflow = workflow_of(graph)
-        self.workflows.append(workflow)
         self.engine.register_workflow(workflow)
         execution_id = self.engine.enqueue_workflow(workflow.id, delay=delay, deadline=deadline)
         self.model.start(execution_id, workflow, self.clock(), delay, deadline)
@@ -179,7 +176,8 @@ class Machine(Purging, RuleBasedStateMachine):
     def _child(self, wish: Wish, held: Held) -> StartRequest | None:
         if wish.what is not WaitKind.CHILD:
             return None
-        known = self.workflows[wish.items % len(self.workflows)].id if wish.bound > 1 or wish.next else "unknown"
+        workflows = list(self.model.workflows)
+        known = workflows[wish.items % len(workflows)] if wish.bound > 1 or wish.next else "unknown"
         execution_id = str(uuid.UUID(int=(len(self.model.executions) << 64) + len(self.records)))
         return child_of(held, known, execution_id, 10.0 if wish.handled else None)
 

@@ -45,6 +45,7 @@ class Model:
 
     epoch: int = 0
     executions: dict[str, Execution] = field(default_factory=dict)
+    workflows: dict[str, Workflow] = field(default_factory=dict)  # they outlive their executions
     workers: dict[str, Worker] = field(default_factory=dict)
     sent: set[Sent] = field(default_factory=set)
     doubtful: set[Sent] = field(default_factory=set)  # their results were taken back: either answer will do
@@ -53,6 +54,7 @@ class Model:
         self, execution_id: str, workflow: Workflow, now: datetime, delay: float | None, deadline: float | None
     ) -> None:
         """Start an execution, at once or after its delay."""
+        self.workflows[workflow.id] = workflow
         execution = self.executions[execution_id] = Execution(execution_id, workflow, deadline)
         if delay:
             execution.starts_at = now + timedelta(seconds=delay)
@@ -119,8 +121,7 @@ class Model:
         execution.record(record, now, self.epoch)
         run = execution.runs[record.node_id, record.item]
         if asked is not None and run.status is NodeStatus.WAITING:
-            workflow = next(one.workflow for one in self.executions.values() if one.workflow.id == asked.workflow_id)
-            child = Execution(asked.execution_id, workflow, asked.deadline_seconds)
+            child = Execution(asked.execution_id, self.workflows[asked.workflow_id], asked.deadline_seconds)
             child.parent, child.parent_fence = (execution.id, (record.node_id, record.item)), record.fence
             if execution.deadline is not None:
                 left = max((execution.deadline - now).total_seconds(), 0.001)
