@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from spanloom.engine import ConfigurationError, NodeRegistry, Settings, WorkflowBuilder, WorkflowEngine
+from spanloom.engine import (
+    ConfigurationError,
+    NodeRegistry,
+    Settings,
+    StoreUnavailable,
+    WorkflowBuilder,
+    WorkflowEngine,
+)
+from spanloom.engine import engine as engine_module
 from spanloom.stores import InMemoryExecutionStore
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -93,3 +101,55 @@ def test_the_engine_needs_no_worker_package_to_start_work() -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class LosesAnswers(InMemoryExecutionStore):
+    """A store whose first answers to a start do not arrive."""
+
+    def __init__(self, lost: int) -> None:
+        super().__init__()
+        self.lost = lost
+
+    def create_executions(self, *args: Any, **options: Any) -> list[Any]:
+        answers = super().create_executions(*args, **options)
+        self.lost -= 1
+        if self.lost >= 0:
+            raise StoreUnavailable("the connection broke")
+        return answers
+
+
+def started_on(store: InMemoryExecutionStore) -> WorkflowEngine:
+    builder = WorkflowBuilder[Any]("one")
+    builder.node(lambda: None, id="only")
+    return WorkflowEngine([builder], store, NOWHERE)
+
+
+def test_a_start_whose_answer_was_lost_is_one_start() -> None:
+    engine = started_on(LosesAnswers(2))
+    with engine:
+        execution_id = engine.enqueue_workflow("one")
+
+        assert engine.store.get_execution_count() == 1
+        assert engine.store.get_execution(execution_id) is not None
+
+
+def test_starts_in_bulk_that_fail_half_way_say_what_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "_START_BATCH", 2)
+    engine = started_on(LosesAnswers(0))
+    with engine:
+        first = engine.enqueue_workflows("one", [1, 2])
+        create = engine.store.create_executions
+
+        def away_at_the_second(requests: Any, **options: Any) -> list[Any]:
+            if engine.store.get_execution_count() >= 4:
+                raise StoreUnavailable("away")
+            return create(requests, **options)
+
+        monkeypatch.setattr(engine.store, "create_executions", away_at_the_second)
+        with pytest.raises(StoreUnavailable) as caught:
+            engine.enqueue_workflows("one", [3, 4, 5])
+
+        (note,) = caught.value.__notes__
+        new = {one.id for one in engine.store.list_executions().items} - set(first)
+        assert len(new) == 2
+        assert all(execution_id in note for execution_id in new)

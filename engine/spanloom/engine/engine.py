@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
@@ -17,7 +18,13 @@ from spanloom.engine.cache import CacheOptions, DefinitionCache
 from spanloom.engine.control import ExecutionControl
 from spanloom.engine.definitions import Workflow
 from spanloom.engine.epoch import Epoch
-from spanloom.engine.errors import ConfigurationError, QueueUnavailable, SpanloomError, UnknownWorkflow
+from spanloom.engine.errors import (
+    ConfigurationError,
+    QueueUnavailable,
+    SpanloomError,
+    StoreUnavailable,
+    UnknownWorkflow,
+)
 from spanloom.engine.graph import check
 from spanloom.engine.handle import ExecutionHandle
 from spanloom.engine.ids import uuid7
@@ -25,7 +32,7 @@ from spanloom.engine.logs import Logger
 from spanloom.engine.options import Duration, start_options
 from spanloom.engine.payload import encode
 from spanloom.engine.queue import NodeQueue
-from spanloom.engine.records import NodeJob, Replay, Started, StartRequest
+from spanloom.engine.records import NodeJob, Replay, StartAnswer, Started, StartRequest
 from spanloom.engine.registry import NodeRegistry
 from spanloom.engine.replay import replay_from
 from spanloom.engine.settings import Settings
@@ -38,6 +45,7 @@ __all__ = ["WorkflowEngine"]
 
 _log = Logger("spanloom.engine")
 _START_BATCH = 500
+_RESEND_SECONDS = (0.05, 0.25)  #: pauses before a start whose answer did not come is sent again: a broken connection
 
 WorkflowRef = str | Workflow | WorkflowBuilder[Any]
 
@@ -176,8 +184,9 @@ class WorkflowEngine(ExecutionControl):
         caller's transaction commits.
 
         Once this returns the execution will run, also if Redis is down now. Raises UnknownWorkflow,
-        IdempotencyConflict, PayloadRejected, ConfigurationError for a wrong option, StoreUnavailable; nothing was
-        started then.
+        IdempotencyConflict, PayloadRejected, ConfigurationError for a wrong option; nothing was started then. Raises
+        StoreUnavailable when the store does not answer, also not when it is asked again: where it went away before it
+        could answer, the execution may have been started. Whoever starts again then should give an `idempotency_key`.
         """
         options = start_options(version, priority, delay, deadline, idempotency_key, key_ttl, metadata)
         return self._start([self._request(workflow_id, data, options)], connection)[0]
@@ -186,7 +195,8 @@ class WorkflowEngine(ExecutionControl):
         """Start one execution for each item, in batches of one round trip, and return their ids in order.
 
         Takes enqueue_workflow's version, priority, delay, deadline and metadata for all of them. An item that
-        can't be encoded is refused before any is started.
+        can't be encoded is refused before any is started. If the store goes away in the middle, a note on its error
+        names the executions that had been started.
         """
         if refused := options.keys() - {"version", "priority", "delay", "deadline", "metadata"}:
             raise ConfigurationError(f"enqueue_workflows takes no {', '.join(sorted(refused))}; use enqueue_workflow")
@@ -194,7 +204,12 @@ class WorkflowEngine(ExecutionControl):
         requests = [self._request(workflow_id, item, checked) for item in items]
         ids: list[str] = []
         for first in range(0, len(requests), _START_BATCH):
-            ids += self._start(requests[first : first + _START_BATCH], None)
+            try:
+                ids += self._start(requests[first : first + _START_BATCH], None)
+            except SpanloomError as error:
+                if ids:
+                    error.add_note(f"{len(ids)} of {len(requests)} had been started before: {', '.join(ids)}")
+                raise
         return ids
 
     def start(self, workflow: WorkflowRef, data: Any = None, **options: Any) -> ExecutionHandle:
@@ -351,7 +366,7 @@ class WorkflowEngine(ExecutionControl):
 
     def _start(self, requests: Sequence[StartRequest], connection: Any) -> list[str]:
         self.open()
-        answers = self.store.create_executions(requests, epoch=self.epoch.recent(), connection=connection)
+        answers = self._create(requests, connection)
         started = [answer for answer in answers if isinstance(answer, Started)]
         if jobs := [job for answer in started for job in answer.jobs]:
             self.push(jobs)
@@ -359,6 +374,16 @@ class WorkflowEngine(ExecutionControl):
             if isinstance(answer, SpanloomError):
                 raise answer
         return [answer.execution_id for answer in started]
+
+    def _create(self, requests: Sequence[StartRequest], connection: Any) -> list[StartAnswer]:
+        """Create executions; what may have been created, but was not answered, is asked for again by its id."""
+        for pause in _RESEND_SECONDS if connection is None else ():
+            try:
+                return self.store.create_executions(requests, epoch=self.epoch.recent())
+            except StoreUnavailable as error:
+                _log.warning("start_sent_again", executions=len(requests), error=str(error))
+                time.sleep(pause)
+        return self.store.create_executions(requests, epoch=self.epoch.recent(), connection=connection)
 
 
 def _handlers(

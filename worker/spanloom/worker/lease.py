@@ -38,22 +38,14 @@ class Lease:
     def open(self) -> None:
         """Register with a new worker id. Raises StoreUnavailable."""
         with self._lock:
-            worker_id = f"{self._name}:{secrets.token_hex(4)}"
-            self._store.register_worker(
-                worker_id,
-                name=self._name,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                queues=self._queues,
-                lease_seconds=self._seconds,
-            )
-            self.worker_id = worker_id
+            self._register()
 
     def renew(self) -> bool:
         """Renew once; after a lapse open a new lease. A store that does not answer is logged, and False returned."""
         worker_id = self.worker_id
         try:
-            if not self._store.renew_lease(worker_id, lease_seconds=self._seconds):
+            # One that was given up is not kept alive, though the store could not be told yet: its claims must lapse.
+            if self.is_lost(worker_id) or not self._store.renew_lease(worker_id, lease_seconds=self._seconds):
                 self.replace(worker_id)
         except StoreUnavailable as error:
             _log.warning("lease_not_renewed", worker=self._name, error=str(error))
@@ -62,12 +54,12 @@ class Lease:
 
     def replace(self, lapsed: str) -> None:
         """Give up a lapsed worker id, and with it its claims, and register anew, once. Raises StoreUnavailable."""
-        with self._lock:
+        with self._lock:  # also while it registers: who comes second finds the new id, and claims under no other
             if self.worker_id != lapsed:
                 return
             self._lost.add(lapsed)
-        _log.warning("lease_lost", worker=self._name, worker_id=lapsed)
-        self.open()
+            _log.warning("lease_lost", worker=self._name, worker_id=lapsed)
+            self._register()
 
     def is_lost(self, worker_id: str) -> bool:
         """Whether claims made under this worker id are known to be someone else's now."""
@@ -76,3 +68,15 @@ class Lease:
     def lost_check(self, worker_id: str) -> Callable[[], bool]:
         """Return is_lost bound to one id."""
         return lambda: self.is_lost(worker_id)
+
+    def _register(self) -> None:
+        worker_id = f"{self._name}:{secrets.token_hex(4)}"
+        self._store.register_worker(
+            worker_id,
+            name=self._name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            queues=self._queues,
+            lease_seconds=self._seconds,
+        )
+        self.worker_id = worker_id

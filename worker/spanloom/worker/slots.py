@@ -7,7 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 
+import structlog
+
 __all__ = ["Slots"]
+
+_log = structlog.get_logger("spanloom.worker")
 
 # Slots whose nodes take next to no time are refilled together: one fetch, one claim and one commit serve them all.
 _BRIEF_SECONDS = 0.02
@@ -32,13 +36,15 @@ class Slots:
         return self.size - self._free
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Run `work`, which must not raise, in a free slot. Only call it for slots that wait_free() counted."""
+        """Run `work`, which must not raise, in a free slot. Only call it for slots that wait_free() counted.
+
+        Where the system gives no further thread, it waits for one of those that there are. Raises RuntimeError if there
+        is none at all.
+        """
         with self._changed:
+            if len(self._threads) <= self.busy:
+                self._add_thread()
             self._free -= 1
-            if len(self._threads) < self.busy:
-                thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
         self._work.put(work)
 
     def wait_free(self, timeout: float) -> int:
@@ -63,11 +69,24 @@ class Slots:
             if self._free == self.size:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise
+            _log.warning("slot_not_opened", slots=len(self._threads), error=str(error))
+        else:
+            self._threads.append(thread)
+
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             started = time.monotonic()
             try:
                 work()
+            except BaseException:
+                _log.exception("slot_failed")  # a bug of ours must not take the slot with it
             finally:
                 with self._changed:
                     self._brief = time.monotonic() - started < _BRIEF_SECONDS

@@ -1,0 +1,78 @@
+"""A worker has one lease, whoever notices that it lapsed."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from spanloom.engine.errors import StoreUnavailable
+from spanloom.testing.race import race
+from spanloom.worker.lease import Lease
+
+
+class Store:
+    """Just enough of a store: it knows which ids were registered and which were renewed."""
+
+    def __init__(self) -> None:
+        self.registered: list[str] = []
+        self.renewed: list[str] = []
+        self.lapsed: set[str] = set()
+        self.away = False
+        self.slow = threading.Event()
+
+    def register_worker(self, worker_id: str, **_: Any) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
+        self.slow.wait(0.05 if self.registered else 0)
+        self.registered.append(worker_id)
+
+    def renew_lease(self, worker_id: str, **_: Any) -> bool:
+        self.renewed.append(worker_id)
+        return worker_id not in self.lapsed
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def lease(store: Store) -> Lease:
+    made = Lease(store, "w", ("default",), 15.0)  # type: ignore[arg-type]
+    made.open()
+    return made
+
+
+def test_a_lapse_that_two_threads_notice_at_once_opens_one_new_lease(store: Store, lease: Lease) -> None:
+    (first,) = store.registered
+
+    race([lambda: lease.replace(first)] * 8)
+
+    assert len(store.registered) == 2
+    assert lease.worker_id == store.registered[1]
+    assert lease.is_lost(first)
+    assert not lease.is_lost(lease.worker_id)
+
+
+def test_a_renewal_that_finds_a_lapse_opens_a_new_lease(store: Store, lease: Lease) -> None:
+    store.lapsed.add(lease.worker_id)
+
+    assert lease.renew()
+
+    assert lease.worker_id == store.registered[-1]
+    assert len(store.registered) == 2
+
+
+def test_a_lease_that_was_given_up_while_the_store_was_away_is_never_renewed(store: Store, lease: Lease) -> None:
+    given_up, store.away = lease.worker_id, True
+    with pytest.raises(StoreUnavailable):
+        lease.replace(given_up)
+    assert not lease.renew()
+    store.away = False
+
+    assert lease.renew()
+
+    assert given_up not in store.renewed
+    assert lease.worker_id != given_up
