@@ -104,6 +104,7 @@ class StoreConformance:
     TestItems = items.Items
     TestItemFailures = item_failures.ItemFailures
     TestItemControl = item_control.ItemControl
+    TestItemRounds = item_control.ItemRounds
     TestItemReplays = item_control.ItemReplays
     TestWaits = waits.Waits
     TestCancels = cancels.Cancels

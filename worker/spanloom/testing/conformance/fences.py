@@ -145,6 +145,18 @@ class Replays:
         record = driver.outcome(execution, driver.claim(execution, "split"), logs=[LogLine("info", "once", clock())])
         assert len(self._same_again(store, driver, record).jobs) == 3
 
+    @pytest.mark.parametrize("outcome", [Outcome.RETRY, Outcome.WAITING, Outcome.RELEASED])
+    def test_one_that_ends_no_run_may_come_twice_in_one_call(
+        self, store: ExecutionStore, driver: StoreDriver, outcome: Outcome
+    ) -> None:
+        execution = driver.start(single())
+        record = driver.outcome(execution, driver.claim(execution, "only"), outcome, delay_seconds=5.0)
+        answers = store.record([record, record], now=driver.now())
+        assert [answer.recorded for answer in answers] == [True, True]
+        kinds = [event.kind for event in store.get_events(execution) if event.node_id == "only"]
+        told = {"retry": "node.retrying", "waiting": "node.waiting", "released": "node.released"}[outcome]
+        assert kinds.count(told) == 1
+
     def test_it_answers_the_same_claimed_successor(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(fan(3))
         record = driver.outcome(execution, driver.claim(execution, "split"), data=[1], successors=("w1", "w2"))

@@ -15,7 +15,7 @@ from spanloom.testing.driver import StoreDriver
 from spanloom.testing.race import race
 from spanloom.testing.workflows import graph, single
 
-__all__ = ["ItemControl", "ItemRaces", "ItemReplays"]
+__all__ = ["ItemControl", "ItemRaces", "ItemReplays", "ItemRounds"]
 
 
 def _stop(driver: StoreDriver, execution: str, how: str) -> None:
@@ -114,6 +114,34 @@ class ItemControl:
         answer = driver.send(driver.fanning_out(execution, node, [1, 2]))
         assert (answer.recorded, list(answer.jobs), answer.next) == (True, [], None)
         assert item_statuses(store, execution, "only") == {}
+
+
+class ItemRounds:
+    """A node that is mapped again, after its items had ended."""
+
+    @pytest.mark.parametrize("at_once", [1, 5])
+    def test_no_fence_of_an_item_is_given_twice(self, store: ExecutionStore, driver: StoreDriver, at_once: int) -> None:
+        execution = driver.start(single())
+        seen: set[tuple[int, int]] = set()
+        for _ in range(2):
+            driver.fan_out(execution, "only", ["x", "y"], at_once=at_once)
+            for item in (1, 2):
+                for outcome in (Outcome.RELEASED, Outcome.COMPLETED):
+                    node = driver.claim(execution, "only", item)
+                    assert (item, node.fence) not in seen
+                    seen.add((item, node.fence))
+                    driver.record(execution, node, outcome)
+            driver.run(execution, "only", Outcome.RETRY)  # forgets what woke it: it maps anew
+            driver.sweep_all()
+
+    def test_a_retry_keeps_what_the_node_waits_under(self, store: ExecutionStore, driver: StoreDriver) -> None:
+        execution = driver.start(single())
+        driver.fan_out(execution, "only", ["x"], wait_key="mine")
+        driver.run(execution, "only", Outcome.FAILED, item=1)
+        driver.run(execution, "only", Outcome.FAILED)
+        driver.retry(execution)
+        driver.run(execution, "only", item=1)
+        assert driver.claim(execution, "only").wait_key == "mine"
 
 
 class ItemReplays:
