@@ -125,6 +125,8 @@ class ExecutionHeader:
     metadata: Mapping[str, str]
     trace_parent: str | None
     trace_state: str | None
+    caller_span_id: str | None
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ class NodeClaim:
 
     An item of a mapped node (item > 0) comes with its own `data` and without `results`. `woken` tells what the run
     waited for, and `wait_key` under which key, if it waited for a timer, a child or its items and goes on from there.
+    `span` is the latest that was recorded of this run, `parent_spans` those of the parents in `results`, by node id.
     """
 
     node_id: str
@@ -146,6 +149,8 @@ class NodeClaim:
     data: str | None = None  # JSON text
     woken: WaitKind | None = None
     wait_key: str | None = None
+    span: str | None = None
+    parent_spans: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +232,8 @@ class Record:
     child: StartRequest | None = None  # of WAITING for a child
     fan_out: FanOut | None = None  # of WAITING for items
     spends_attempt: bool = True
+    span: str | None = None  # of its attempt, kept with the run: what the next attempt and the successors are told
+    exported_ns: int | None = None  # when its spans went to an exporter that this worker holds, in Unix nanoseconds
     logs: Sequence[LogLine] = ()
     spans: Sequence[SpanLine] = ()
     successors: tuple[str, ...] = ()  # those this worker would run next, in order of preference
@@ -243,6 +250,7 @@ class Recorded:
     jobs: Sequence[NodeJob] = ()  # ready successors to push, without the claimed one
     next: NodeClaim | None = None  # claimed for this worker, to run at once
     ended: ExecutionStatus | None = None  # the execution's status, if this record ended it
+    ended_at: datetime | None = None  # and when, on the store's clock
     refused: UnknownWorkflow | None = None
 
 
@@ -277,6 +285,14 @@ class WorkerLease:
     started_at: datetime
     lease_until: datetime
     running: int = 0  # claims held
+
+
+class SpanExport(NamedTuple):
+    """Spans that a worker, now gone, had recorded in an execution up to `until_ns` and may not have exported."""
+
+    worker_id: str
+    execution_id: str
+    until_ns: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from spanloom.engine.records import (
     NodeJob,
     NodeKey,
     Purged,
+    SpanExport,
     SpanLine,
     StartAnswer,
     StartRequest,
@@ -52,6 +53,7 @@ __all__ = [
     "NodeTransitions",
     "Recovery",
     "Retention",
+    "SpanExports",
     "Telemetry",
     "WorkerLeases",
     "WorkflowVersions",
@@ -181,6 +183,29 @@ class Telemetry(ABC):
     @abstractmethod
     def get_trace(self, execution_id: str) -> list[SpanRecord]:
         """Return its spans by (start_ns, span_id)."""
+
+
+class SpanExports(ABC):
+    """Spans that were recorded and are still in the memory of the worker that is to export them to a tracing backend.
+
+    A record with `exported_ns` notes that its worker holds spans of that execution; only workers that export say so.
+    """
+
+    @abstractmethod
+    def confirm_exports(self, worker_id: str, until_ns: int) -> int:
+        """Forget what this worker had noted with an `exported_ns` of at most `until_ns`, and return of how many."""
+
+    @abstractmethod
+    def take_exports(self, worker_id: str, *, limit: int = 100, now: datetime | None = None) -> list[SpanExport]:
+        """Make a worker the exporter of what was left by workers without a live lease, each given to one taker.
+
+        Returns it by (worker_id, execution_id), at most `limit`. It is the taker's until end_exports, or until the
+        taker's own lease has ended.
+        """
+
+    @abstractmethod
+    def end_exports(self, worker_id: str, exports: Sequence[SpanExport]) -> None:
+        """Forget what this worker has taken and exported."""
 
 
 class WorkerLeases(ABC):
@@ -324,6 +349,7 @@ class ExecutionStore(
     Control,
     ExecutionReads,
     Telemetry,
+    SpanExports,
     WorkerLeases,
     Recovery,
     Retention,

@@ -110,6 +110,10 @@ class NodeTransitions(ABC):
         ready, unless more than `tolerate` have failed, and when none is open any more the node's run becomes ready,
         woken by its items. Either is claimed as `next` if `successors` names the node.
 
+        `span` is kept with the run, whose next claim tells it (`NodeClaim.span`), and, when the run has ended, with its
+        result: claims of its successors tell it among `parent_spans`. A retry of the execution keeps it for the next
+        claim. With `exported_ns` the execution is noted for SpanExports, whether the record counts or not.
+
         The end of an execution that has a parent leaves a row (`$parent`) that is due at once, until wake_parents or
         a sweep has told the parent's run. A run of a cancelled execution is recorded as cancelled: answered recorded,
         with nothing following.

@@ -35,7 +35,9 @@ class Execution(_Read):
     depth: int = 0
     deadline_seconds: float | None = None  # from its start, or its latest retry
     replay_of: str | None = None  # the execution that it replays
-    trace_parent: str | None = None
+    trace_parent: str | None = None  # W3C; its span id is the execution's own span's
+    trace_state: str | None = None
+    caller_span_id: str | None = None  # the parent of its own span
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
@@ -56,6 +58,7 @@ class NodeRun(_Read):
     error: dict[str, Any] | None = None
     taken: tuple[str, ...] | None = None
     worker_id: str | None = None
+    span: str | None = None  # of its latest recorded attempt: the span's id, and ":" and its start while it goes on
     wait_kind: WaitKind | None = None
     wait_key: str | None = None
     due_at: datetime | None = None

@@ -146,10 +146,24 @@ def claims(number: int, answer: str | None) -> list[ClaimAnswer]:
         answers[position] = Refusal(why)
     for position, header, node in said["claims"] or ():
         header[7] = json.loads(header[7])  # metadata
-        node[7] = node[7] or {}  # results
-        node[9] = WaitKind(node[9]) if node[9] else None
-        answers[position] = Claim(ExecutionHeader(*header), NodeClaim(*node))
+        header[11] = from_micros(header[11])  # created_at
+        answers[position] = Claim(ExecutionHeader(*header), _node_claim(node))
     return answers
+
+
+def _node_claim(said: list[Any]) -> NodeClaim:
+    """Read a claim; what it leaves out at the end is null."""
+    node_id, item, node_type, queue, fence, attempt, losses, inputs, data, woken, wait_key, *span = said
+    inputs = inputs or {}
+    return NodeClaim(
+        *(node_id, item, node_type, queue, fence, attempt, losses),
+        results={parent: text for parent, (text, _) in inputs.items()},
+        data=data,
+        woken=None if woken is None else WaitKind(woken),
+        wait_key=wait_key,
+        span=span[0] if span else None,
+        parent_spans={parent: span for parent, (_, span) in inputs.items() if span is not None},
+    )
 
 
 def in_key_order(asked: Sequence[Record]) -> list[int]:
@@ -183,6 +197,10 @@ def _record(number: int, record: Record) -> dict[str, Any]:
         said["brief"] = brief(record.error)
     if record.taken is not None:
         said["taken"] = record.taken
+    if record.span is not None:
+        said["span"] = record.span
+    if record.exported_ns is not None:
+        said["exported_ns"] = record.exported_ns
     if record.handled:
         said["handled"] = True
     if record.outcome is Outcome.RETRY:
@@ -251,7 +269,7 @@ def recorded(asked: Sequence[Record], order: Sequence[int], answer: str) -> list
 def _recorded(
     record: Record,
     at: datetime,
-    ended: str | None,
+    ended: tuple[str, int] | None,
     following: list[Any] | None,
     pushes: list[list[Any]] | None,
     why: str | None = None,
@@ -263,10 +281,12 @@ def _recorded(
     if following is not None:
         if following[7] is None:
             # A single parent's data need not travel back: it is what was just recorded.
-            following[7] = {record.node_id: "null" if record.data is None else record.data}
-        following[9] = WaitKind(following[9]) if following[9] else None
-        claim = NodeClaim(*following)
-    return Recorded(True, jobs(pushes, at), claim, None if ended is None else ExecutionStatus(ended))
+            following[7] = {record.node_id: ("null" if record.data is None else record.data, record.span)}
+        claim = _node_claim(following)
+    if ended is None:
+        return Recorded(True, jobs(pushes, at), claim)
+    status, ended_at = ended
+    return Recorded(True, jobs(pushes, at), claim, ExecutionStatus(status), from_micros(ended_at))
 
 
 def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, ...]:

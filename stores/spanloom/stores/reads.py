@@ -15,6 +15,7 @@ from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import Event, Execution, ExecutionFilter, NodeRun, Page, StoreStats
 from spanloom.stores.attempts import SqlAttempts
 from spanloom.stores.core import canonical_id
+from spanloom.stores.exports import SqlExports
 from spanloom.stores.leases import SqlLeases
 from spanloom.stores.paging import check_limit, page, sort_key
 from spanloom.stores.schema import (
@@ -39,7 +40,7 @@ __all__ = ["SqlReads"]
 VIRTUAL = (START, END, PARENT)
 
 
-class SqlReads(SqlVersions, SqlTelemetry, SqlLeases, SqlAttempts, ExecutionStore):
+class SqlReads(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, ExecutionStore):
     """Give a SQL store every read of the port and, with the classes it inherits, the writes that are not hot."""
 
     def get_execution(self, execution_id: str) -> Execution | None:
@@ -184,6 +185,7 @@ def _node_query(execution_id: str, node_ids: Sequence[str] | None) -> sa.Select[
         *(runs.execution_id, runs.node_id, runs.item, runs.node_type, runs.status, runs.attempt, runs.losses),
         *(sa.cast(nothing, sa.Text).label(name) for name in ("data", "error", "taken")),
         runs.worker_id,
+        runs.span,
         # Of a run that is woken they tell what woke it: that is for whoever claims it.
         *(sa.case((runs.status == NodeStatus.WAITING.value, column)).label(column.name) for column in waits),
         *(runs.due_at, runs.started_at),
@@ -192,6 +194,7 @@ def _node_query(execution_id: str, node_ids: Sequence[str] | None) -> sa.Select[
     ended = sa.select(
         *(results.execution_id, results.node_id, results.item, results.node_type, results.status),
         *(results.attempt, results.losses, results.data, results.error, results.taken, results.worker_id),
+        results.span,
         *(sa.cast(nothing, sa.Text).label(name) for name in ("wait_kind", "wait_key")),
         *(sa.cast(nothing, Instant).label("due_at"), results.started_at, results.ended_at),
     ).where(results.execution_id == execution_id)
@@ -244,6 +247,8 @@ def _execution(row: sa.Row[Any], output: Any = None) -> Execution:
         deadline_seconds=row.deadline_seconds,
         replay_of=row.replay_of,
         trace_parent=row.trace_parent,
+        trace_state=row.trace_state,
+        caller_span_id=row.caller_span_id,
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,

@@ -218,6 +218,8 @@ node_runs = _clustered(  # open ones only
     _column("at_once", sa.Integer, nullable=True),
     _column("tolerate", sa.Integer, nullable=True),
     _column("next_item", sa.Integer, nullable=True),  # all before it were started
+    # of its latest attempt that was recorded: the span that one more links to, or that goes on after a wait
+    _column("span", sa.Text, nullable=True),
     _column("due_at", Instant, nullable=True),
     _column("push", sa.Integer),
     _column("pushed_epoch", sa.BigInteger),
@@ -253,6 +255,7 @@ node_results = _table(  # ended ones
     _column("fence", sa.BigInteger),
     _column("push", sa.Integer),
     _column("worker_id", sa.Text, nullable=True),
+    _column("span", sa.Text, nullable=True),  # of the attempt that ended it: what its successors link to
     _column("started_at", Instant, nullable=True),
     _column("ended_at", Instant),
 )
@@ -308,6 +311,16 @@ spans = _clustered(
     _column("end_ns", sa.BigInteger, nullable=True),
     _column("attributes", sa.Text),
     _column("links", sa.Text),
+)
+
+span_exports = _clustered(  # whose spans of which execution may be in a worker's memory only
+    "span_exports",
+    _column("worker_id", sa.Text, primary_key=True),
+    _column("execution_id", Id, primary_key=True),
+    _column("until_ns", sa.BigInteger),  # the worker's clock when it handed over the latest, in Unix nanoseconds
+    _column("exporter", sa.Text),  # who is to see to it: that worker, or one that took over from it
+    sa.Index("span_exports_exporter", "exporter"),
+    sa.Index("span_exports_execution", "execution_id"),
 )
 
 # The cursor is (xid, seq) on Postgres, where a lower seq may commit later; seq on SQLite, whose writers take turns.

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from spanloom.engine.records import Claim, ClaimAnswer, ExecutionHeader, NodeKey, Refusal
 from spanloom.engine.states import ExecutionStatus, NodeStatus, check_node_transition
+from spanloom.stores.schema import from_micros
 from spanloom.stores.sqlite_turn import Run, Turn
 
 __all__ = ["claim", "is_live"]
@@ -19,7 +20,8 @@ WHERE execution_id = ? AND node_id = ? AND item = ? AND status = 'queued'
 """
 
 _HEADER = """
-SELECT input, priority, depth, parent_id, metadata, trace_parent, trace_state FROM executions WHERE id = ?
+SELECT input, priority, depth, parent_id, metadata, trace_parent, trace_state, caller_span_id, created_at
+FROM executions WHERE id = ?
 """
 
 
@@ -31,6 +33,8 @@ class _Header(NamedTuple):
     metadata: str
     trace_parent: str | None
     trace_state: str | None
+    caller_span_id: str | None
+    created_at: int
 
 
 def is_live(turn: Turn, worker_id: str) -> bool:
@@ -79,4 +83,6 @@ def _header(turn: Turn, run: Run) -> ExecutionHeader:
         metadata=json.loads(row.metadata),
         trace_parent=row.trace_parent,
         trace_state=row.trace_state,
+        caller_span_id=row.caller_span_id,
+        created_at=from_micros(row.created_at),
     )

@@ -54,6 +54,7 @@ class Ending(NamedTuple):
     taken: tuple[str, ...] | None = None
     handled: bool = False
     successors: tuple[str, ...] = ()  # what its worker would run next, in order of preference
+    span: str | None = None
 
 
 class _Ready(NamedTuple):
@@ -91,9 +92,9 @@ def end(turn: Turn, run: Run, ending: Ending, *, claims: bool = False) -> Record
     goes_on = execution_status is ExecutionStatus.RUNNING
     preferred = ending.successors if claims and goes_on else ()
     first = next((name for name in preferred if flow.ready_on(name, run.queue)), None)
-    following = None if first is None else _claim(turn, run, flow.ready.pop(first), ending.data)
+    following = None if first is None else _claim(turn, run, flow.ready.pop(first), ending)
     jobs = (_queue if goes_on else _hold)(turn, run, flow.ready.values())
-    return Recorded(True, jobs, following, ended)
+    return Recorded(True, jobs, following, ended, None if ended is None else from_micros(turn.now))
 
 
 def keep_result(turn: Turn, run: Run, ending: Ending, arrived: bool) -> None:
@@ -104,7 +105,7 @@ def keep_result(turn: Turn, run: Run, ending: Ending, arrived: bool) -> None:
     taken = None if ending.taken is None else json.dumps(ending.taken)
     turn.results.append(
         (run.execution_id, run.node_id, run.item, run.node_type, status.value, ending.data, ending.error, taken,
-         arrived, run.attempt, run.losses, run.fence, run.push, run.worker_id, run.started_at, turn.now)
+         arrived, run.attempt, run.losses, run.fence, run.push, run.worker_id, ending.span, run.started_at, turn.now)
     )  # fmt: skip
     told = None if ending.error is None else {"error": json.loads(ending.error)}
     turn.event(run.execution_id, f"node.{status.value}", run, attempt=run.attempt, worker_id=run.worker_id, data=told)
@@ -186,7 +187,7 @@ class _Flow:
             turn.execute(_DELETE, (execution_id, edge.target, 0))
         turn.results.append(
             (execution_id, edge.target, 0, edge.target_type, NodeStatus.SKIPPED.value, None, None, None,
-             True, 1, 0, self._run.first_fence, 0, None, None, turn.now)
+             True, 1, 0, self._run.first_fence, 0, None, None, None, turn.now)
         )  # fmt: skip
         turn.event(execution_id, "node.skipped", NodeKey(execution_id, edge.target))
         for onward in self._graph.get(edge.target, ()):
@@ -196,7 +197,7 @@ class _Flow:
                 self._arrive(onward, taken=False)
 
 
-def _claim(turn: Turn, run: Run, ready: _Ready, data: str | None) -> NodeClaim:
+def _claim(turn: Turn, run: Run, ready: _Ready, ending: Ending) -> NodeClaim:
     """Give a ready successor to the worker that has just ended `run`."""
     edge = ready.edge
     key = NodeKey(run.execution_id, edge.target)
@@ -206,12 +207,12 @@ def _claim(turn: Turn, run: Run, ready: _Ready, data: str | None) -> NodeClaim:
     _put(turn, run, [ready], claimed)
     turn.event(run.execution_id, "node.started", key, attempt=1, worker_id=run.worker_id)
     # The only parent's data is in hand; a join's are read now, after the last arrival was written.
-    results = (
-        {run.node_id: "null" if data is None else data}
-        if edge.target_inputs == 1
-        else turn.parents(run.execution_id, run.workflow_id, run.version, edge.target)
-    )
-    return NodeClaim(edge.target, 0, edge.target_type, edge.target_queue, fence, 1, 0, results)
+    if edge.target_inputs == 1:
+        results = {run.node_id: "null" if ending.data is None else ending.data}
+        spans = {} if ending.span is None else {run.node_id: ending.span}
+    else:
+        results, spans = turn.parents(run.execution_id, run.workflow_id, run.version, edge.target)
+    return NodeClaim(edge.target, 0, edge.target_type, edge.target_queue, fence, 1, 0, results, parent_spans=spans)
 
 
 def _queue(turn: Turn, run: Run, ready: Collection[_Ready]) -> list[NodeJob]:

@@ -48,8 +48,8 @@ UPDATE node_runs SET pending = pending + 1, next_item = ? WHERE execution_id = ?
 
 _ADD_RUN = """
 INSERT INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
-                       losses, worker_id, claimed_via, due_at, push, pushed_epoch, pushed_at, started_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, 0, 1, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?)
+                       losses, worker_id, claimed_via, span, due_at, push, pushed_epoch, pushed_at, started_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, 0, 1, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 _CLAIM_NODE = """
@@ -59,11 +59,12 @@ WHERE execution_id = ? AND node_id = ? AND item = 0 AND status = 'waiting'
 
 
 class Item(NamedTuple):
-    """One item to start: its number, and the last push and fence of an earlier run of it."""
+    """One item to start: its number, and the last push, fence and span of an earlier run of it."""
 
     number: int
     push: int = 0
     fence: int = 0
+    span: str | None = None
 
 
 def fan_out(turn: Turn, run: Run, wait_key: str | None, asked: FanOut, *, claims: bool) -> Recorded:
@@ -134,7 +135,7 @@ def open_items(
         _ADD_RUN,
         [
             (run.execution_id, run.node_id, item.number, status.value, run.node_type, run.queue, run.priority,
-             max(item.fence, run.first_fence), None, by, at[0], item.push + goes_on, turn.epoch, at[1], None)
+             max(item.fence, run.first_fence), None, by, item.span, at[0], item.push + goes_on, turn.epoch, at[1], None)
             for item in items
         ],
     )  # fmt: skip
@@ -158,11 +159,12 @@ def _claim_item(turn: Turn, run: Run, item: Item) -> NodeClaim:
     turn.execute(
         _ADD_RUN,
         (run.execution_id, run.node_id, number, NodeStatus.RUNNING.value, run.node_type, run.queue, run.priority,
-         fence, run.worker_id, run.by, None, 0, turn.epoch, None, turn.now),
+         fence, run.worker_id, run.by, item.span, None, 0, turn.epoch, None, turn.now),
     )  # fmt: skip
     key = NodeKey(run.execution_id, run.node_id, number)
     turn.event(run.execution_id, "node.started", key, attempt=1, worker_id=run.worker_id)
-    return turn.node_claim(run._replace(item=number, attempt=1, losses=0, wait_kind=None, wait_key=None), fence)
+    opened = run._replace(item=number, attempt=1, losses=0, wait_kind=None, wait_key=None, span=item.span)
+    return turn.node_claim(opened, fence)
 
 
 def _claim_node(turn: Turn, node: Run, last: Run) -> NodeClaim:

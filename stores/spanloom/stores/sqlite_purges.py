@@ -29,7 +29,7 @@ WITH RECURSIVE family (id, level, metadata, ended_at, status) AS (
 SELECT id, metadata, ended_at < ? AND status IN ('completed', 'failed', 'cancelled') FROM family ORDER BY level DESC
 """
 
-_KEPT = ("node_runs", "node_results", "node_items", "logs", "spans", "events")
+_KEPT = ("node_runs", "node_results", "node_items", "logs", "spans", "span_exports", "events")
 
 _FORGET_PAIR = "DELETE FROM execution_metadata WHERE key = ? AND value = ? AND execution_id = ?"
 

@@ -25,6 +25,14 @@ UPDATE node_runs SET status = 'waiting', worker_id = NULL, claimed_via = NULL, a
 WHERE execution_id = ? AND node_id = ? AND item = ? AND status = 'running'
 """
 
+_KEEP_SPAN = "UPDATE node_runs SET span = ? WHERE execution_id = ? AND node_id = ? AND item = ?"
+
+_OWE_EXPORT = """
+INSERT INTO span_exports (worker_id, execution_id, until_ns, exporter) VALUES (?, ?, ?, ?)
+ON CONFLICT (worker_id, execution_id) DO UPDATE
+SET until_ns = max(until_ns, excluded.until_ns), exporter = excluded.exporter
+"""
+
 _FIND_RESULT = """
 SELECT status FROM node_results
 WHERE execution_id = ? AND node_id = ? AND item = ? AND worker_id = ? AND fence = ?
@@ -41,7 +49,7 @@ WHERE told.execution_id = ? AND told.node_id = ? AND told.item = ? AND told.kind
 """
 
 _FIND_END = """
-SELECT kind FROM events
+SELECT kind, coalesce(e.ended_at, at) FROM events JOIN executions e ON e.id = execution_id
 WHERE execution_id = ? AND kind IN ('execution.completed', 'execution.failed') AND json_extract(data, '$.by') = ?
 """
 
@@ -76,6 +84,9 @@ def record(turn: Turn, request: Record) -> Recorded:
         or run.worker_id != request.worker_id
     ):
         return _answer_again(turn, request, run)
+    if request.exported_ns is not None:
+        worker_id = request.worker_id
+        turn.execute(_OWE_EXPORT, (worker_id, request.execution_id, request.exported_ns, worker_id))
     # A worker whose lease has lapsed is about to lose its claims: it gets no new one.
     claims = run.lease_until is not None and run.lease_until > turn.now
     if request.outcome in _ENDS:
@@ -83,6 +94,8 @@ def record(turn: Turn, request: Record) -> Recorded:
     answer = _park(turn, run, request, claims=claims)
     if answer.refused is None:
         turn.telemetry(run, request.logs, request.spans)
+        if request.span is not None:
+            turn.execute(_KEEP_SPAN, (request.span, run.execution_id, run.node_id, run.item))
     return answer
 
 
@@ -90,7 +103,9 @@ def record_ended(turn: Turn, run: Run, request: Record, *, claims: bool) -> Reco
     """End a running run as asked, and do all that follows; `claims`: its worker may be given a ready successor."""
     turn.telemetry(run, request.logs, request.spans)
     status = _ENDS[request.outcome]
-    ending = Ending(status, request.data, request.error, request.taken, request.handled, request.successors)
+    ending = Ending(
+        status, request.data, request.error, request.taken, request.handled, request.successors, request.span
+    )
     return (end_item if run.item else end)(turn, run, ending, claims=claims)
 
 
@@ -225,8 +240,10 @@ def _continuation(turn: Turn, request: Record, *, child_id: str | None = None) -
             following = turn.node_claim(run, run.fence)
         jobs.extend(_pushed(run))
     ended = turn.execute(_FIND_END, (request.execution_id, by)).fetchone()
-    ended_as = None if ended is None else ExecutionStatus(ended[0].removeprefix("execution."))
-    return Recorded(True, jobs, following, ended_as)
+    if ended is None:
+        return Recorded(True, jobs, following)
+    status = ExecutionStatus(ended[0].removeprefix("execution."))
+    return Recorded(True, jobs, following, status, from_micros(ended[1]))
 
 
 def _pushed(run: Run) -> tuple[NodeJob, ...]:

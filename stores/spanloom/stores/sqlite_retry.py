@@ -26,7 +26,7 @@ RETURNING workflow_id, version, deadline_seconds
 _DELETE_PARENT = "DELETE FROM node_runs WHERE execution_id = ? AND node_id = ? AND item = 0"
 
 _FAILED = """
-SELECT node_id, arrived, fence, push FROM node_results
+SELECT node_id, arrived, fence, push, span FROM node_results
 WHERE execution_id = ? AND item = 0 AND status = 'failed' ORDER BY node_id
 """
 
@@ -59,14 +59,14 @@ ORDER BY seq DESC LIMIT 1
 
 _TAKE_FAILED_ITEMS = """
 DELETE FROM node_results WHERE execution_id = ? AND node_id = ? AND item > 0 AND status = 'failed'
-RETURNING item, push, fence
+RETURNING item, push, fence, span
 """
 
 _ADD_RUN = """
 INSERT INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
                        losses, wait_kind, wait_key, items, at_once, tolerate, next_item, due_at, push, pushed_epoch,
-                       pushed_at)
-VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                       pushed_at, span)
+VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -85,6 +85,7 @@ class _Failed(NamedTuple):
     arrived: bool
     fence: int
     push: int
+    span: str | None
 
 
 class _Wait(NamedTuple):
@@ -172,8 +173,8 @@ class _Retry:
     def _wait_for_items(self, member: Member, one: _Failed, edge: GraphEdge, bounds: dict[str, Any]) -> None:
         turn, key = self._turn, NodeKey(member.id, one.node_id)
         earlier = {
-            number: Item(number, push, fence)
-            for number, push, fence in turn.execute(_TAKE_FAILED_ITEMS, key[:2]).fetchall()
+            number: Item(number, push, fence, span)
+            for number, push, fence, span in turn.execute(_TAKE_FAILED_ITEMS, key[:2]).fetchall()
         }
         items, at_once, tolerate = bounds["items"], bounds["at_once"], bounds["tolerate"]
         first = next_items(turn, key, 1, at_once)
@@ -220,5 +221,5 @@ class _Retry:
             _ADD_RUN,
             (member.id, one.node_id, status.value, edge.target_type, edge.target_queue, member.priority, wait.pending,
              wait.taken, fence, kind, wait.key, wait.items, wait.at_once, wait.tolerate, wait.next_item,
-             turn.now + SUSPECT_MICROS if queued else None, push, turn.epoch, turn.now if queued else None),
+             turn.now + SUSPECT_MICROS if queued else None, push, turn.epoch, turn.now if queued else None, one.span),
         )  # fmt: skip

@@ -50,6 +50,7 @@ class Run(NamedTuple):
     wait_kind: str | None
     wait_key: str | None
     claimed_via: str | None
+    span: str | None
     workflow_id: str
     version: int
     execution_status: str
@@ -71,7 +72,7 @@ class Run(NamedTuple):
 _LOAD = """
 SELECT r.execution_id, r.node_id, r.item, r.status, r.node_type, r.queue, r.priority, r.fence, r.attempt, r.losses,
        r.worker_id, r.push, r.pushed_epoch, r.pushed_at, r.started_at, r.wait_kind, r.wait_key,
-       r.claimed_via, e.workflow_id, e.version, e.status, e.revision, e.parent_id,
+       r.claimed_via, r.span, e.workflow_id, e.version, e.status, e.revision, e.parent_id,
        CASE WHEN w.released_at IS NULL THEN w.lease_until END
 FROM node_runs r JOIN executions e ON e.id = r.execution_id LEFT JOIN workers w ON w.id = r.worker_id
 WHERE r.execution_id = ? AND r.node_id = ? AND r.item = ?
@@ -84,7 +85,7 @@ FROM workflow_edges WHERE workflow_id = ? AND version = ? ORDER BY source, targe
 
 # Without statistics SQLite would rather read every edge of the version by the primary key.
 _PARENTS = """
-SELECT edge.source, coalesce(result.data, 'null')
+SELECT edge.source, coalesce(result.data, 'null'), result.span
 FROM workflow_edges AS edge INDEXED BY workflow_edges_target
 JOIN node_results result ON result.execution_id = ? AND result.node_id = edge.source AND result.item = 0
 WHERE edge.workflow_id = ? AND edge.version = ? AND edge.target = ?
@@ -115,8 +116,8 @@ WHERE execution_id = ? AND node_id = ? AND item = ? AND status IN ('queued', 'ru
 
 _ADD_RESULT = """
 INSERT INTO node_results (execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, losses,
-                          fence, push, worker_id, started_at, ended_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                          fence, push, worker_id, span, started_at, ended_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 # Writers take turns, so the highest number plus one is free, and readers see the numbers in commit order.
@@ -172,23 +173,27 @@ class Turn:
             found = self._graphs[key] = by_source
         return found
 
-    def parents(self, execution_id: str, workflow_id: str, version: int, node_id: str) -> dict[str, str]:
-        """Return the data of those parents whose edge to the node was taken, as JSON text."""
+    def parents(
+        self, execution_id: str, workflow_id: str, version: int, node_id: str
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the data, as JSON text, and the spans of those parents whose edge to the node was taken."""
         self.flush_results()
-        return dict(self.execute(_PARENTS, (execution_id, workflow_id, version, node_id)).fetchall())
+        rows = self.execute(_PARENTS, (execution_id, workflow_id, version, node_id)).fetchall()
+        return {node: data for node, data, _ in rows}, {node: span for node, _, span in rows if span is not None}
 
     def node_claim(self, run: Run, fence: int) -> NodeClaim:
         """Describe a claim of a run under a fence, with what it works on."""
         if run.item:
             results: dict[str, str] = {}
+            spans: dict[str, str] = {}
             (data,) = self.execute(_ITEM, (run.execution_id, run.node_id, run.item)).fetchone()
         else:
-            results = self.parents(run.execution_id, run.workflow_id, run.version, run.node_id)
+            results, spans = self.parents(run.execution_id, run.workflow_id, run.version, run.node_id)
             data = None
         woken = None if run.wait_kind is None else WaitKind(run.wait_kind)
         return NodeClaim(
             run.node_id, run.item, run.node_type, run.queue, fence, run.attempt, run.losses, results, data, woken,
-            None if woken is None else run.wait_key,
+            None if woken is None else run.wait_key, run.span, spans,
         )  # fmt: skip
 
     def event(

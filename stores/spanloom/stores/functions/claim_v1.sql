@@ -73,12 +73,13 @@ begin
             v_positions[array_position(v_keys, c)],
             json_build_array(
                 x.id, x.workflow_id, x.version, x.input, x.priority, x.depth, x.parent_id, x.metadata, x.trace_parent,
-                x.trace_state
+                x.trace_state, x.caller_span_id, (extract(epoch from x.created_at) * 1000000)::bigint
             ),
             json_build_array(
                 n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.losses,
                 case n.item when 0 then {schema}.inputs_v1(x.id, x.workflow_id, x.version, n.node_id) end,
-                case when n.item > 0 then {schema}.item_data_v1(x.id, n.node_id, n.item) end, n.wait_kind, n.wait_key
+                case when n.item > 0 then {schema}.item_data_v1(x.id, n.node_id, n.item) end, n.wait_kind, n.wait_key,
+                n.span
             )
         ))
         into v_claims

@@ -246,7 +246,7 @@ begin
                 v_answer.next := json_build_array(
                     v_run.node_id, 0, v_run.node_type, v_run.queue, v_run.fence, v_run.attempt, v_run.losses,
                     coalesce({schema}.inputs_v1(p_execution, p_workflow, p_version, g.node_id), '{}'), null,
-                    v_run.wait_kind, v_run.wait_key
+                    v_run.wait_kind, v_run.wait_key, v_run.span
                 );
             elsif v_status = 'queued' then
                 v_answer.jobs := {schema}.job_v1(v_run)::text;

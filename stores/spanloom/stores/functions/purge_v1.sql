@@ -117,6 +117,7 @@ begin
         delete from {schema}.node_items where execution_id = any(v_gone);
         delete from {schema}.logs where execution_id = any(v_gone);
         delete from {schema}.spans where execution_id = any(v_gone);
+        delete from {schema}.span_exports where execution_id = any(v_gone);
         delete from {schema}.events where execution_id = any(v_gone);
         delete from {schema}.executions where id = any(v_gone);
     end if;

@@ -1,7 +1,7 @@
 -- Record outcomes of claims and all that follows. The records come numbered from 1 in the order of their keys.
--- Answers {at, answers: [[recorded, ended, next, jobs]]} in that order.
+-- Answers {at, answers: [[recorded, ended, next, jobs]]} in that order; ended is [status, Unix microseconds].
 -- worker_id '' is nobody's, as of a run that is ended by hand.
--- next is [node, item, type, queue, fence, attempt, losses, inputs, data, woken, wait_key]; inputs null: the recorded node is
+-- next is [node, item, type, queue, fence, attempt, losses, inputs, data, woken, wait_key, span]; inputs null: the recorded node is
 -- its only parent. A fifth part of an answer says why a child was refused.
 
 create function {schema}.record_v1(p_records json, p_epoch bigint, p_now timestamptz) returns text
@@ -26,6 +26,7 @@ declare
     v_jobs text[] := '{}';
     v_events {schema}.event_v1[] := '{}';
     v_exclusive boolean;
+    v_exported boolean;
     -- of the execution at hand
     v_first integer;
     v_vias text[];  -- names each recorded work on the rows that it makes ready
@@ -40,6 +41,7 @@ declare
     v_error text;
     v_brief text;
     v_ended text;
+    v_ended_at timestamptz;
     v_ended_by integer;
     v_item_ends {schema}.item_end_v1[];
     -- of one work
@@ -60,15 +62,15 @@ begin
     -- Edges never change once they are saved: what follows from each outcome is known before anything is locked.
     select array_agg(row (
         q.number, q.execution_id, q.node_id, q.item, q.fence, q.worker_id, q.outcome, q.data, q.error, q.brief, q.taken,
-        q.delay_seconds, q.due_at, q.wait_kind, q.wait_key, q.spends_attempt, q.successors, q.logs, q.spans, q.child,
+        q.delay_seconds, q.due_at, q.wait_kind, q.wait_key, q.span, q.exported_ns, q.spends_attempt, q.successors, q.logs, q.spans, q.child,
         q.fan_out, x.workflow_id, x.version, e.arrivals, e.sinks, q.handled or e.handled,
         q.item = 0 and (q.outcome in ('failed', 'skipped') or e.sinks > 0 or e.skips)
-    )::{schema}.work_v1 order by q.number)
-    into v_works
+    )::{schema}.work_v1 order by q.number), bool_or(q.exported_ns is not null)
+    into v_works, v_exported
     from json_to_recordset(p_records) as q (
         number integer, execution_id uuid, node_id text collate "C", item integer, fence bigint, worker_id text,
         outcome text, data text, error text, brief text, taken text[], handled boolean,
-        delay_seconds double precision, due_at timestamptz, wait_kind text, wait_key text, spends_attempt boolean,
+        delay_seconds double precision, due_at timestamptz, wait_kind text, wait_key text, span text, exported_ns bigint, spends_attempt boolean,
         successors text[], logs json, spans json, child json, fan_out json
     )
     left join {schema}.executions x on x.id = q.execution_id
@@ -153,12 +155,12 @@ begin
             ), kept as (
                 insert into {schema}.node_results (
                     execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, losses, fence,
-                    push, worker_id, started_at, ended_at
+                    push, worker_id, span, started_at, ended_at
                 )
                 select w.execution_id, w.node_id, w.item, e.node_type, w.outcome, w.data, w.error,
                     case when w.taken is not null then array_to_json(w.taken)::text end,
                     w.outcome <> 'failed' or w.item > 0 or coalesce(w.handled, false), e.attempt, e.losses, w.fence,
-                    e.push, nullif(w.worker_id, ''), e.started_at, v_now
+                    e.push, nullif(w.worker_id, ''), w.span, e.started_at, v_now
                 from ended e
             )
             select queue, attempt into v_queue, v_attempt from ended;
@@ -204,6 +206,7 @@ begin
             perform {schema}.fail_v1(w.execution_id, v_error, v_brief, v_vias[v_ended_by], v_now);
             v_status := 'failed';
             v_ended := 'failed';
+            v_ended_at := v_now;
         end if;
         v_ready := case v_status when 'running' then 'queued' else 'held' end;
 
@@ -372,7 +375,7 @@ begin
                 where execution_id = w.execution_id and node_id = '$end' and item = 0 and pending <= v_sinks;
                 if found then
                     update {schema}.executions set status = 'completed', ended_at = {schema}.by_now_v1(v_now) where id = w.execution_id
-                    returning parent_id into v_parent;
+                    returning parent_id, ended_at into v_parent, v_ended_at;
                     v_events := v_events || row (
                         w.execution_id, 'execution.completed', null, 0, null, null, '{"by":"' || v_vias[v_ended_by] || '"}'
                     )::{schema}.event_v1;
@@ -391,13 +394,17 @@ begin
         for k in v_first .. i loop
             if v_vias[k] is not null and v_works[k].outcome in ('completed', 'failed', 'skipped') then
                 v_answers[k] := '[true,'
-                    || case when v_ended is not null and k = v_ended_by then '"' || v_ended || '"' else 'null' end || ','
+                    || case when v_ended is not null and k = v_ended_by then {schema}.ended_v1(v_ended, v_ended_at) else 'null' end
+                    || ','
                     || coalesce(v_nexts[k], 'null') || ',' || coalesce('[' || v_jobs[k] || ']', 'null') || ']';
             end if;
         end loop;
     end loop;
 
     v_lines := {schema}.note_v1(v_events, {schema}.by_now_v1(v_now));
+    if v_exported then
+        v_lines := {schema}.owe_exports_v1(v_works);
+    end if;
     return '{"at":' || (extract(epoch from v_now) * 1000000)::bigint || ',"answers":['
         || array_to_string(v_answers, ',') || ']}';
 end

@@ -176,7 +176,8 @@ begin
     for i in 1 .. cardinality(v_items) loop
         v_item := p_run;
         v_item.item := v_items[i];
-        select greatest(max(g.fence), p_fence), coalesce(max(g.push), 0) into v_item.fence, v_item.push
+        select greatest(max(g.fence), p_fence), coalesce(max(g.push), 0), max(g.span)
+        into v_item.fence, v_item.push, v_item.span
         from unnest(v_gone) g where g.item = v_item.item;
         v_step := {schema}.run_again_v1(v_item, 0, p_epoch, p_now);
         v_did.executions := v_did.executions || v_step.executions;
@@ -251,6 +252,7 @@ begin
         v_run.priority := x.priority;
         v_run.fence := greatest(f.fence, v_fence);
         v_run.push := f.push;
+        v_run.span := f.span;
         select data into v_bounds from {schema}.node_items
         where execution_id = x.id and node_id = f.node_id and item = 0;
         if found then

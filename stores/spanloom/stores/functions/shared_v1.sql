@@ -45,7 +45,7 @@ as $$
     select '{"node_id":"' || p_node || '"' || case when p_error ~ '^{"' then ',' || substr(p_error, 2) else '}' end
 $$;
 
--- The data of the parents whose edge to p_node was taken, as a JSON object of JSON texts. Called in a statement of its
+-- The data of the parents whose edge to p_node was taken, and their spans: a JSON object of [JSON text, span]. Called in a statement of its
 -- own after the last arrival: the arriving statement would miss siblings that committed while it waited.
 create function {schema}.inputs_v1(p_execution uuid, p_workflow text, p_version integer, p_node text) returns json
 language plpgsql
@@ -53,10 +53,10 @@ as $$
 declare
     v_inputs json;
 begin
-    select json_object_agg(r.node_id, coalesce(r.data, 'null')) into v_inputs
+    select json_object_agg(r.node_id, json_build_array(coalesce(r.data, 'null'), r.span)) into v_inputs
     from {schema}.workflow_edges e
     cross join lateral (  -- one look-up an edge, whatever the planner knows of the tables
-        select r.node_id, r.data, r.status, r.taken
+        select r.node_id, r.data, r.status, r.taken, r.span
         from {schema}.node_results r
         where r.execution_id = p_execution and r.node_id = e.source and r.item = 0
         offset 0

@@ -93,7 +93,7 @@ begin
         set status = case when v_held then 'held' else 'queued' end,
             due_at = case when not v_held then p_now + interval '2 seconds' end,
             push = push + case w.outcome when 'released' then 1 else 0 end,
-            pushed_epoch = p_epoch, pushed_at = p_now, worker_id = null, claimed_via = null
+            pushed_epoch = p_epoch, pushed_at = p_now, worker_id = null, claimed_via = null, span = coalesce(w.span, span)
         where execution_id = w.execution_id and node_id = w.node_id and item = w.item
             and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
         returning * into v_run;
@@ -107,7 +107,7 @@ begin
                 coalesce(w.due_at, p_now + w.delay_seconds * interval '1 second')
             end,
             attempt = attempt + case when w.outcome = 'retry' and w.spends_attempt then 1 else 0 end,
-            worker_id = null, claimed_via = null
+            worker_id = null, claimed_via = null, span = coalesce(w.span, span)
         where execution_id = w.execution_id and node_id = w.node_id and item = w.item
             and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
         returning * into v_run;

@@ -25,6 +25,8 @@ create type {schema}.work_v1 as (
     due_at timestamptz,
     wait_kind text,
     wait_key text,
+    span text,
+    exported_ns bigint,  -- when its spans were handed to an exporter, if they were
     spends_attempt boolean,
     successors text[],
     logs json,
@@ -106,6 +108,33 @@ begin
 end
 $$;
 
+-- Say with which status an execution ended, and when in Unix microseconds.
+create function {schema}.ended_v1(p_status text, p_at timestamptz) returns text
+language sql immutable
+as $$
+    select '["' || p_status || '",' || (extract(epoch from p_at) * 1000000)::bigint || ']'
+$$;
+
+-- Note that spans of these records are in their workers' memory, until those say that they were exported.
+create function {schema}.owe_exports_v1(p_works {schema}.work_v1[]) returns integer
+language plpgsql
+as $$
+declare
+    v_owed integer;
+begin
+    insert into {schema}.span_exports as o (worker_id, execution_id, until_ns, exporter)
+    select w.worker_id, w.execution_id, max(w.exported_ns), w.worker_id
+    from unnest(p_works) w
+    where w.exported_ns is not null and w.workflow_id is not null
+    group by w.worker_id, w.execution_id
+    order by w.worker_id, w.execution_id
+    on conflict (worker_id, execution_id) do update
+        set until_ns = greatest(o.until_ns, excluded.until_ns), exporter = excluded.exporter;
+    get diagnostics v_owed = row_count;
+    return v_owed;
+end
+$$;
+
 -- Answer a record that was refused: was it recorded before? Then with the same continuation, else as not recorded.
 create function {schema}.recorded_before_v1(p_work {schema}.work_v1) returns text
 language plpgsql
@@ -155,7 +184,7 @@ begin
                 else '{}'
             end,
             case when n.item > 0 then {schema}.item_data_v1(n.execution_id, n.node_id, n.item) end,
-            n.wait_kind, n.wait_key
+            n.wait_kind, n.wait_key, n.span
         )) filter (where n.status = 'running' and n.worker_id = p_work.worker_id) -> 0,
         json_agg({schema}.job_v1(n)) filter (where n.status = 'queued')
     into v_next, v_jobs
@@ -165,10 +194,11 @@ begin
         or p_work.outcome = 'released'
             and n.node_id = p_work.node_id and n.item = p_work.item and n.fence = p_work.fence
     );
-    select substr(kind, 11) into v_ended
-    from {schema}.events
-    where execution_id = p_work.execution_id and kind in ('execution.completed', 'execution.failed')
-        and right(data, length(v_via) + 8) = '"by":"' || v_via || '"}';
-    return json_build_array(true, v_ended, v_next, v_jobs);
+    select {schema}.ended_v1(substr(e.kind, 11), coalesce(x.ended_at, e.at)) into v_ended
+    from {schema}.events e
+    join {schema}.executions x on x.id = e.execution_id
+    where e.execution_id = p_work.execution_id and e.kind in ('execution.completed', 'execution.failed')
+        and right(e.data, length(v_via) + 8) = '"by":"' || v_via || '"}';
+    return json_build_array(true, v_ended::json, v_next, v_jobs);
 end
 $$;

@@ -35,6 +35,7 @@ from spanloom.testing.conformance import (  # noqa: E402 (the rewriting comes fi
     claims,
     concurrency,
     control_rules,
+    exports,
     failures,
     families,
     fences,
@@ -130,6 +131,8 @@ class StoreConformance:
     TestPages = reads.Pages
     TestLogs = telemetry.Logs
     TestSpans = telemetry.Spans
+    TestRunSpans = exports.RunSpans
+    TestSpansToExport = exports.SpansToExport
     TestEvents = telemetry.Events
     TestPayloads = payloads.Payloads
     TestAliasing = payloads.Aliasing

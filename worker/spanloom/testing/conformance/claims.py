@@ -20,7 +20,9 @@ __all__ = ["Claims"]
 class Claims:
     """`claim`: to whom it is given, what it holds, why it is refused."""
 
-    def test_a_claim_holds_what_a_handler_may_know(self, store: ExecutionStore, driver: StoreDriver) -> None:
+    def test_a_claim_holds_what_a_handler_may_know(
+        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
+    ) -> None:
         trace = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
         execution = driver.start(
             single(queue="q"),
@@ -34,7 +36,7 @@ class Claims:
         claim = driver.try_claim(execution, "only")
         assert isinstance(claim, Claim)
         assert claim.header == ExecutionHeader(
-            execution, "single", 1, json.dumps({"id": 7}), "low", 3, None, {"k": "v"}, trace, "x=1"
+            execution, "single", 1, json.dumps({"id": 7}), "low", 3, None, {"k": "v"}, trace, "x=1", None, clock()
         )
         node = claim.node
         assert (node.node_id, node.item, node.node_type, node.queue) == ("only", 0, "work", "q")

@@ -23,7 +23,8 @@ class Records:
         node = driver.claim(execution, "only")
         clock.advance(2)
         answer = driver.record(execution, node, data={"ok": True})
-        assert answer == Recorded(True, answer.jobs, None, ExecutionStatus.COMPLETED)
+        ended_at = clock()
+        assert answer == Recorded(True, answer.jobs, None, ExecutionStatus.COMPLETED, ended_at)
         assert list(answer.jobs) == []
         (run,) = store.get_node_results(execution)
         assert (run.status, run.data, run.error) == (NodeStatus.COMPLETED, {"ok": True}, None)

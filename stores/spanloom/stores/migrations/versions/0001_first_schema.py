@@ -189,6 +189,7 @@ def _create_node_runs() -> None:
         _optional("at_once", sa.Integer()),
         _optional("tolerate", sa.Integer()),
         _optional("next_item", sa.Integer()),
+        _optional("span", sa.Text()),
         _optional("due_at", INSTANT),
         _column("push", sa.Integer()),
         _column("pushed_epoch", sa.BigInteger()),
@@ -215,6 +216,7 @@ def _create_node_runs() -> None:
         _column("fence", sa.BigInteger()),
         _column("push", sa.Integer()),
         _optional("worker_id", sa.Text()),
+        _optional("span", sa.Text()),
         _optional("started_at", INSTANT),
         _column("ended_at", INSTANT),
     )  # fmt: skip
@@ -273,6 +275,16 @@ def _create_history() -> None:
         _column("links", sa.Text()),
         clustered=True,
     )  # fmt: skip
+    _table(
+        "span_exports", ("worker_id", "execution_id"),
+        _column("worker_id", sa.Text()),
+        _column("execution_id", ID),
+        _column("until_ns", sa.BigInteger()),
+        _column("exporter", sa.Text()),
+        clustered=True,
+    )  # fmt: skip
+    _index("span_exports_exporter", "span_exports", "exporter")
+    _index("span_exports_execution", "span_exports", "execution_id")
     _table(
         "events", ("execution_id", "seq"),
         _column("execution_id", ID),
