@@ -30,27 +30,29 @@ class SqlExports(SqlCore, SpanExports):
     def take_exports(self, worker_id: str, *, limit: int = 100, now: datetime | None = None) -> list[SpanExport]:
         """See SpanExports.take_exports."""
         columns = span_exports.c
-        key = sa.tuple_(columns.worker_id, columns.execution_id)
+        row = sa.tuple_(columns.worker_id, columns.execution_id, columns.exporter)
         with self._writing() as connection:
             live = sa.and_(
                 workers.c.id == columns.exporter,
                 workers.c.released_at.is_(None),
                 workers.c.lease_until > self._at(connection, now),
             )
-            left = (
-                sa.select(columns.worker_id, columns.execution_id)
+            left = connection.execute(
+                sa.select(columns.worker_id, columns.execution_id, columns.exporter)
                 .where(~sa.exists().where(live))
                 .order_by(columns.worker_id, columns.execution_id)
                 .limit(limit)
-                .with_for_update(skip_locked=True)
-            )
+            ).all()
+            # Only as it was seen: who locked it first may have made it its own since.
+            free = sa.select(columns.worker_id, columns.execution_id, columns.exporter)
+            free = free.where(row.in_([tuple(one) for one in left])).with_for_update(skip_locked=True)
             taken = connection.execute(
                 sa.update(span_exports)
-                .where(key.in_(left))
+                .where(row.in_(free))
                 .values(exporter=worker_id)
                 .returning(columns.worker_id, columns.execution_id, columns.until_ns)
             ).all()
-        return sorted(SpanExport(*row) for row in taken)
+        return sorted(SpanExport(*one) for one in taken)
 
     def end_exports(self, worker_id: str, exports: Sequence[SpanExport]) -> None:
         """See SpanExports.end_exports."""
