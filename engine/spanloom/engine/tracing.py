@@ -1,17 +1,35 @@
-"""W3C trace context: an execution's trace and its own span's id, made when it starts and kept in the store."""
+"""W3C trace context: an execution's trace and its own span's id, made when it starts and kept in the store.
+
+Ids and times of our spans are ours; an OpenTelemetry SDK, where one is set up, decides on sampling and exports them.
+"""
 
 from __future__ import annotations
 
+import copy
 import functools
 import secrets
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, TraceState
 
-__all__ = ["TraceStart", "nest_trace", "new_span_id", "parse_trace_parent", "remote_parent", "start_trace"]
+__all__ = [
+    "Sdk",
+    "TraceStart",
+    "execution_span",
+    "nest_trace",
+    "new_span_id",
+    "parse_trace_parent",
+    "sdk",
+    "start_trace",
+]
 
 SCOPE = "spanloom"  #: the instrumentation scope of every span we make
+_UNDECIDED = ("spanloom", "undecided")  # a member of tracestate: whoever exports first decides whether it is sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +41,98 @@ class TraceStart:
     caller_span_id: str | None
 
 
+class _GivenIds(threading.local):
+    """An SDK's id generator that gives the ids that were put into it."""
+
+    trace_id = 0
+    span_id = 0
+
+    def generate_trace_id(self) -> int:
+        return self.trace_id
+
+    def generate_span_id(self) -> int:
+        return self.span_id
+
+    def is_trace_id_random(self) -> bool:
+        return False
+
+
+class Sdk:
+    """The SDK that is set up in this process, as a maker of spans whose ids are given."""
+
+    def __init__(self, tracer: Any) -> None:
+        self._sampler = tracer.sampler
+        self._ids = _GivenIds()
+        self._tracer = copy.copy(tracer)
+        self._tracer.id_generator = self._ids
+        self._decided: Any = None  # the same, for spans of traces that are known to be sampled
+
+    def samples(self, trace_id: int, name: str) -> bool:
+        """Decide whether a trace without a parent is sampled."""
+        result = self._sampler.should_sample(None, trace_id, name, SpanKind.INTERNAL, {}, ())
+        return bool(result.decision.is_sampled())
+
+    def start(
+        self,
+        name: str,
+        kind: SpanKind,
+        *,
+        trace_id: int,
+        span_id: int,
+        parent: SpanContext | None,
+        attributes: Mapping[str, Any],
+        start_ns: int,
+        links: Sequence[Link] = (),
+        decided: bool = False,
+    ) -> Span:
+        """Start a span with these ids. Its sampler decides, unless it is `decided` that it is sampled."""
+        context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
+        self._ids.trace_id, self._ids.span_id = trace_id, span_id
+        tracer = self._always() if decided else self._tracer
+        started: Span = tracer.start_span(name, context, kind, dict(attributes), links, start_ns)
+        return started
+
+    def _always(self) -> Any:
+        if self._decided is None:
+            from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+            self._decided = copy.copy(self._tracer)
+            self._decided.sampler = ALWAYS_ON
+        return self._decided
+
+
+_seen: tuple[Any, Sdk | None] = (None, None)
+
+
+def sdk() -> Sdk | None:
+    """Return the SDK that is set up now, by whomever; None if there is none, or it is disabled."""
+    global _seen  # noqa: PLW0603  OpenTelemetry's provider is one to a process, too
+    provider = trace.get_tracer_provider()
+    if provider is not _seen[0]:
+        tracer = provider.get_tracer(SCOPE)
+        usable = hasattr(tracer, "id_generator") and hasattr(tracer, "sampler")
+        _seen = (provider, Sdk(tracer) if usable else None)
+    return _seen[1]
+
+
 def new_span_id() -> str:
     """Return a random, non-zero span id: 16 lower-case hex digits."""
     return f"{secrets.randbits(64) or 1:016x}"
 
 
-def start_trace() -> TraceStart:
-    """Join the caller's active span's trace, or begin a new one."""
+def start_trace(name: str) -> TraceStart:
+    """Join the trace of the caller's active span, or begin a new one for an execution of the workflow `name`.
+
+    Whether a new one is sampled the SDK decides that is set up here; without one, the first that meets it.
+    """
     caller = trace.get_current_span().get_span_context()
     span_id = new_span_id()
     if caller.is_valid:
         parent = f"00-{caller.trace_id:032x}-{span_id}-{int(caller.trace_flags):02x}"
         return TraceStart(parent, caller.trace_state.to_header() or None, f"{caller.span_id:016x}")
-    return TraceStart(f"00-{secrets.randbits(128) or 1:032x}-{span_id}-01", None, None)
+    trace_id, here = secrets.randbits(128) or 1, sdk()
+    flags = 1 if here is None or here.samples(trace_id, name) else 0
+    return TraceStart(f"00-{trace_id:032x}-{span_id}-{flags:02x}", "=".join(_UNDECIDED) if here is None else None, None)
 
 
 def nest_trace(trace_id: str, span_id: str, above: str | None, trace_state: str | None) -> TraceStart:
@@ -50,14 +147,23 @@ def parse_trace_parent(trace_parent: str | None) -> tuple[str, str] | None:
     return (parts[1], parts[2]) if len(parts) == 4 and len(parts[1]) == 32 and len(parts[2]) == 16 else None
 
 
+def execution_span(trace_parent: str | None, trace_state: str | None) -> SpanContext | None:
+    """Return the context of an execution's own span, the parent of its nodes' spans; None if it has none.
+
+    Whether it is sampled was decided at its start, or is decided here, by the trace id alone: by everyone alike.
+    """
+    return _execution_span(trace_parent, trace_state, sdk())
+
+
 @functools.lru_cache(maxsize=1024)  # the nodes of one execution follow each other
-def remote_parent(trace_parent: str | None, trace_state: str | None) -> NonRecordingSpan | None:
-    """Return a span to be the parent of an execution's node spans; None if there is no usable context."""
+def _execution_span(trace_parent: str | None, trace_state: str | None, here: Sdk | None) -> SpanContext | None:
     ids = parse_trace_parent(trace_parent)
     if ids is None or trace_parent is None:
         return None
-    state = TraceState.from_header([trace_state]) if trace_state else None
-    flags = TraceFlags(int(trace_parent[-2:], 16))
-    return NonRecordingSpan(
-        SpanContext(int(ids[0], 16), int(ids[1], 16), is_remote=True, trace_flags=flags, trace_state=state)
-    )
+    trace_id, span_id, flags = int(ids[0], 16), int(ids[1], 16), int(trace_parent[-2:], 16)
+    state = TraceState.from_header([trace_state]) if trace_state else TraceState()
+    if _UNDECIDED in state.items():
+        state = state.delete(_UNDECIDED[0])
+        if here is not None and not here.samples(trace_id, ""):
+            flags &= ~TraceFlags.SAMPLED
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags), trace_state=state)
