@@ -197,7 +197,7 @@ class NodeRunner:
                 child=ending.child,
                 fan_out=ending.fan_out,
                 spends_attempt=ending.spends_attempt,
-                logs=() if attempt is None else attempt.logs,
+                logs=() if attempt is None else attempt.lines.rest,
                 spans=() if attempt is None else attempt.spans,
                 successors=successors,
             )
