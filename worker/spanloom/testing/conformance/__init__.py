@@ -44,6 +44,7 @@ from spanloom.testing.conformance import (  # noqa: E402 (the rewriting comes fi
     join_races,
     joins,
     leases,
+    lines,
     pauses,
     payloads,
     purges,
@@ -128,6 +129,7 @@ class StoreConformance:
     TestReads = reads.Reads
     TestPages = reads.Pages
     TestLogs = telemetry.Logs
+    TestLinesOfRunningNodes = lines.LinesOfRunningNodes
     TestSpans = telemetry.Spans
     TestEvents = telemetry.Events
     TestPayloads = payloads.Payloads
