@@ -17,6 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from spanloom.engine.errors import LeaseLost
 from spanloom.engine.records import Claim, SpanLine
 from spanloom.engine.tracing import SCOPE, new_span_id, remote_parent
+from spanloom.worker.journal import Journal
 from spanloom.worker.lines import MAX_LINES, Lines
 from spanloom.worker.outcomes import message_of
 
@@ -29,7 +30,12 @@ class Attempt:
     """What a handler's `ctx` reaches into while it runs (NodeRuntime), and what is recorded of it afterwards."""
 
     def __init__(
-        self, claim: Claim, worker_name: str, is_lost: Callable[[], bool], is_stopping: Callable[[], bool]
+        self,
+        claim: Claim,
+        worker_name: str,
+        is_lost: Callable[[], bool],
+        is_stopping: Callable[[], bool],
+        journal: Journal | None = None,
     ) -> None:
         self.claim = claim
         self.spans: list[SpanLine] = []
@@ -55,7 +61,8 @@ class Attempt:
             },
         )
         self.context = self._open.context
-        self.lines = Lines(claim, self._open.trace_id, self._open.span_id)
+        export = None if journal is None else journal.export
+        self.lines = Lines(claim, self._open.trace_id, self._open.span_id, self.context, export, journal)
 
     @property
     def trace_id(self) -> str:
