@@ -184,6 +184,19 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeLines:
+    """Ask for lines of a claimed node run to be kept while it runs: its record will not bring them."""
+
+    execution_id: str
+    node_id: str
+    item: int
+    fence: int
+    lines: Sequence[LogLine]  # of one attempt, at least one
+    after: int = 0  # the id that was answered for its lines before these; 0: they are the first
+    again: bool = False  # they were sent before, and no answer came
+
+
+@dataclass(frozen=True, slots=True)
 class SpanLine:
     """One finished or running span; ids are lower-case hex (32 and 16 digits), times Unix nanoseconds."""
 

@@ -21,6 +21,7 @@ from spanloom.engine.records import (
     LogLine,
     NodeJob,
     NodeKey,
+    NodeLines,
     Purged,
     SpanExport,
     SpanLine,
@@ -160,11 +161,19 @@ class ExecutionReads(ABC):
 
 
 class Telemetry(ABC):
-    """Logs and spans of an execution. Those of a node's end come with its record; these are for the rest."""
+    """Logs and spans of an execution. What a node has not yet told comes with its record; these are for the rest."""
 
     @abstractmethod
     def add_log(self, execution_id: str, line: LogLine, *, node_id: str | None = None, item: int = 0) -> int:
         """Append one line and return its id. Raises UnknownExecution."""
+
+    @abstractmethod
+    def add_logs(self, asked: Sequence[NodeLines]) -> list[int | None]:
+        """Append lines of node runs that are running, each in their order; return the id of the last of each.
+
+        None: the fence is stale, and nothing of it is kept. Lines that are sent `again`, after an answer that was lost,
+        are kept once and answered alike, whatever has become of the fence since.
+        """
 
     @abstractmethod
     def get_logs(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from spanloom.engine.records import LogLine, SpanLine
+from spanloom.engine.records import LogLine, NodeLines, SpanLine
+from spanloom.engine.states import NodeStatus
 from spanloom.engine.store import Telemetry
 from spanloom.engine.views import LogRecord, SpanRecord
 from spanloom.stores.core import SqlCore, canonical_id, known_id
 from spanloom.stores.paging import check_limit
-from spanloom.stores.schema import logs, spans
+from spanloom.stores.schema import logs, node_runs, spans
 
 __all__ = ["SqlTelemetry"]
 
@@ -28,9 +30,36 @@ class SqlTelemetry(SqlCore, Telemetry):
     def add_log(self, execution_id: str, line: LogLine, *, node_id: str | None = None, item: int = 0) -> int:
         """See Telemetry.add_log."""
         with self._writing() as connection:
-            spelled = known_id(connection, execution_id)
-            values: dict[str, Any] = {
-                "execution_id": spelled,
+            return self._append(connection, known_id(connection, execution_id), node_id, item, [line])
+
+    def add_logs(self, asked: Sequence[NodeLines]) -> list[int | None]:
+        """See Telemetry.add_logs."""
+        with self._writing() as connection:
+            return [self._add_lines(connection, one) for one in asked]
+
+    def _add_lines(self, connection: sa.Connection, asked: NodeLines) -> int | None:
+        spelled = canonical_id(asked.execution_id)
+        if spelled is None:
+            return None
+        if asked.again and (last := _kept_before(connection, spelled, asked)) is not None:
+            return last
+        claimed = sa.select(sa.literal(1)).where(
+            node_runs.c.execution_id == spelled,
+            node_runs.c.node_id == asked.node_id,
+            node_runs.c.item == asked.item,
+            node_runs.c.status == NodeStatus.RUNNING.value,
+            node_runs.c.fence == asked.fence,
+        )
+        if not connection.scalar(claimed):
+            return None
+        return self._append(connection, spelled, asked.node_id, asked.item, asked.lines)
+
+    def _append(
+        self, connection: sa.Connection, execution_id: str, node_id: str | None, item: int, lines: Sequence[LogLine]
+    ) -> int:
+        rows: list[dict[str, Any]] = [
+            {
+                "execution_id": execution_id,
                 "node_id": node_id,
                 "item": item,
                 "attempt": line.attempt,
@@ -41,11 +70,16 @@ class SqlTelemetry(SqlCore, Telemetry):
                 "trace_id": line.trace_id,
                 "span_id": line.span_id,
             }
-            next_id = self._log_id(spelled)
-            if next_id is not None:
-                values["id"] = next_id
-            number = connection.scalars(sa.insert(logs).values(values).returning(logs.c.id)).one()
-            return int(number)
+            for line in lines
+        ]
+        if (next_id := self._log_id(execution_id)) is not None:
+            first = connection.scalars(sa.select(next_id)).one()
+            for number, row in enumerate(rows, first):
+                row["id"] = number
+            connection.execute(sa.insert(logs), rows)
+            return first + len(rows) - 1
+        numbered = sa.insert(logs).returning(logs.c.id, sort_by_parameter_order=True)
+        return int(connection.scalars(numbered, rows).all()[-1])
 
     def get_logs(
         self, execution_id: str, *, node_id: str | None = None, after: int = 0, limit: int = 1000
@@ -110,3 +144,21 @@ class SqlTelemetry(SqlCore, Telemetry):
             SpanRecord(**{**row, "attributes": json.loads(row["attributes"]), "links": json.loads(row["links"])})
             for row in rows
         ]
+
+
+def _kept_before(connection: sa.Connection, execution_id: str, asked: NodeLines) -> int | None:
+    """Return the id of the last of these lines if they were kept when they were sent before, together as they are."""
+    first = asked.lines[0]
+    of_attempt = sa.select(logs.c.id).where(
+        logs.c.execution_id == execution_id,
+        logs.c.id > asked.after,
+        logs.c.node_id == asked.node_id,
+        logs.c.item == asked.item,
+        logs.c.attempt == first.attempt,
+    )
+    same = of_attempt.where(logs.c.at == first.at, logs.c.message == first.message)
+    found: int | None = connection.scalar(same.order_by(logs.c.id).limit(1))
+    if found is None:
+        return None
+    later = of_attempt.where(logs.c.id >= found).order_by(logs.c.id).limit(len(asked.lines))
+    return max(connection.scalars(later).all(), default=found)

@@ -71,6 +71,14 @@ _DEFAULTS = WorkerOptions()
     metavar="DURATION",
     help="How long the other nodes of a worker wait while one runs alone that one more loss would fail.",
 )
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default=_DEFAULTS.log_level,
+    show_default=True,
+    help="The least severe lines that are written, and kept with nodes.",
+)
+@click.option("--capture-output", is_flag=True, help="Keep what handlers print as log lines of their nodes, too.")
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 def worker(
     app: str,
@@ -82,6 +90,8 @@ def worker(
     lease: float,
     max_losses: int,
     alone: float,
+    log_level: str,
+    capture_output: bool,
     burst: bool,
 ) -> int:
     """Run node jobs until told to stop.
@@ -104,6 +114,8 @@ def worker(
         lease_seconds=lease,
         max_losses=max_losses,
         alone_seconds=alone,
+        log_level=log_level,
+        capture_output=capture_output,
         burst=burst,
     )
     if processes == 1:
@@ -112,6 +124,8 @@ def worker(
     configure_logging(engine.settings.log_format)
     own = ["worker", app, "--processes", "1", "--concurrency", str(concurrency), "--queues", ",".join(queues)]
     own += ["--grace", str(grace), "--lease", str(lease), "--max-losses", str(max_losses), "--alone", str(alone)]
+    own += ["--log-level", log_level]
+    own += ["--capture-output"] if capture_output else []
     own += ["--burst"] if burst else []
     return supervise(own, processes, options)
 

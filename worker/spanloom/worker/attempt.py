@@ -1,4 +1,4 @@
-"""One attempt at one node run: its span, and the logs and spans its handler makes, kept until they are recorded."""
+"""One attempt at one node run: its span, and the lines and spans its handler makes, kept until they are recorded."""
 
 from __future__ import annotations
 
@@ -6,26 +6,23 @@ import json
 import secrets
 import threading
 import time
-import traceback
-from collections.abc import Callable, Generator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
-import structlog
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from spanloom.engine.errors import LeaseLost
-from spanloom.engine.records import Claim, LogLine, SpanLine
+from spanloom.engine.records import Claim, SpanLine
 from spanloom.engine.tracing import SCOPE, new_span_id, remote_parent
+from spanloom.worker.journal import Journal
+from spanloom.worker.lines import MAX_LINES, Lines
 from spanloom.worker.outcomes import message_of
 
 __all__ = ["Attempt"]
 
-_MAX_LINES = 5_000
-_MAX_MESSAGE = 10_000
 _tracer = trace.get_tracer(SCOPE)
 
 
@@ -33,15 +30,17 @@ class Attempt:
     """What a handler's `ctx` reaches into while it runs (NodeRuntime), and what is recorded of it afterwards."""
 
     def __init__(
-        self, claim: Claim, worker_name: str, is_lost: Callable[[], bool], is_stopping: Callable[[], bool]
+        self,
+        claim: Claim,
+        worker_name: str,
+        is_lost: Callable[[], bool],
+        is_stopping: Callable[[], bool],
+        journal: Journal | None = None,
     ) -> None:
         self.claim = claim
-        self.logs: list[LogLine] = []
         self.spans: list[SpanLine] = []
         self._is_lost = is_lost
         self._is_stopping = is_stopping
-        self._logger: Any = None
-        self._dropped = 0
         self._revoking = threading.Lock()
         self._revoked = False
         self._interrupt: Callable[[], object] | None = None
@@ -62,6 +61,8 @@ class Attempt:
             },
         )
         self.context = self._open.context
+        export = None if journal is None else journal.export
+        self.lines = Lines(claim, self._open.trace_id, self._open.span_id, self.context, export, journal)
 
     @property
     def trace_id(self) -> str:
@@ -76,18 +77,7 @@ class Attempt:
     @property
     def log(self) -> Any:
         """A structlog logger whose lines are stored with the node run as well."""
-        if self._logger is None:
-            config = structlog.get_config()
-            self._logger = structlog.wrap_logger(
-                config["logger_factory"]("spanloom.node"),
-                processors=[self._keep_line, *config["processors"]],
-                wrapper_class=config["wrapper_class"],
-                execution_id=self.claim.header.execution_id,
-                node_id=self.claim.node.node_id,
-                attempt=self.claim.node.attempt,
-                trace_id=self._open.trace_id,
-            )
-        return self._logger
+        return self.lines.logger
 
     @contextmanager
     def span(self, name: str, attributes: Mapping[str, Any]) -> Generator[Span]:
@@ -137,28 +127,11 @@ class Attempt:
     def close(self, error: BaseException | None, *, final: bool = True) -> None:
         """End the attempt's own span; an error becomes its last log line, a warning if it is not the `final` one."""
         self._keep_span(self._open.close(error))
-        if error is not None:
-            self.logs.append(
-                LogLine(
-                    level="error" if final else "warning",
-                    message=f"{type(error).__name__}: {message_of(error)}"[:_MAX_MESSAGE],
-                    at=datetime.now(UTC),
-                    fields=_as_json({"exception": "".join(traceback.format_exception(error, limit=-20))[-8_000:]}),
-                    attempt=self.claim.node.attempt,
-                    trace_id=self._open.trace_id,
-                    span_id=self._open.span_id,
-                )
-            )
-        if self._dropped:
-            self.logs.append(
-                LogLine(
-                    "warning", f"{self._dropped} more lines or spans of this attempt were not kept", datetime.now(UTC)
-                )
-            )
+        self.lines.end(error, final=final)
 
     def _keep_span(self, line: SpanLine) -> None:
-        if len(self.spans) >= _MAX_LINES:
-            self._dropped += 1
+        if len(self.spans) >= MAX_LINES:
+            self.lines.leave_out()
             return
         node = self.claim.node
         self.spans.append(
@@ -177,34 +150,6 @@ class Attempt:
                 attributes=line.attributes,
             )
         )
-
-    def _keep_line(self, _logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        if len(self.logs) >= _MAX_LINES:
-            self._dropped += 1
-            return event
-        fields = {key: value for key, value in event.items() if key not in _BOUND}
-        if (raised := fields.pop("exc_info", None)) is not None and raised is not False:
-            fields["exception"] = traceback.format_exc(limit=50)
-        self.logs.append(
-            LogLine(
-                level="error" if method == "exception" else method,
-                message=str(fields.pop("event", ""))[:_MAX_MESSAGE],
-                at=datetime.now(UTC),
-                fields=_as_json(fields),
-                attempt=self.claim.node.attempt,
-                trace_id=self._open.trace_id,
-                span_id=f"{trace.get_current_span().get_span_context().span_id:016x}",
-            )
-        )
-        return event
-
-
-_BOUND = frozenset({"execution_id", "node_id", "attempt", "trace_id", "level", "timestamp"})
-
-
-def _as_json(fields: dict[str, Any]) -> str:
-    text = json.dumps(fields, default=str) if fields else "{}"
-    return text if len(text) <= _MAX_MESSAGE else json.dumps({"left_out": sorted(fields)[:100], "bytes": len(text)})
 
 
 class _OpenSpan:

@@ -23,6 +23,7 @@ from spanloom.worker.attempt import Attempt
 from spanloom.worker.builtin import BUILT_IN, evaluated, scope_of
 from spanloom.worker.items import run_mapped
 from spanloom.worker.lane import Lane
+from spanloom.worker.lines import CURRENT
 from spanloom.worker.outcomes import Ending, of_result
 from spanloom.worker.watchdog import Watchdog
 
@@ -100,7 +101,7 @@ class Caller:
 
     def _call(self, handler: Handler, node: Node, context: NodeContext, attempt: Attempt) -> Any:
         args, kwargs = handler.arguments(node, context)
-        token = otel_context.attach(attempt.context)
+        token, said = otel_context.attach(attempt.context), CURRENT.set(attempt.lines)
         try:
             if handler.is_async:
                 return self._call_async(partial(handler.function, *args, **kwargs), node, attempt)
@@ -108,6 +109,7 @@ class Caller:
                 return handler.function(*args, **kwargs)
             return self._watchdog.call(partial(handler.function, *args, **kwargs), node.id, node.timeout)
         finally:
+            CURRENT.reset(said)
             otel_context.detach(token)
 
     def _call_async(self, function: Callable[[], Coroutine[Any, Any, Any]], node: Node, attempt: Attempt) -> Any:

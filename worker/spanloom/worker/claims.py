@@ -13,6 +13,7 @@ from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.records import NodeKey
 from spanloom.engine.store import ExecutionStore
 from spanloom.worker.attempt import Attempt
+from spanloom.worker.lines import Lines
 
 __all__ = ["Claims"]
 
@@ -50,16 +51,24 @@ class Claims:
             except Exception:
                 _log.exception("claims_not_seen")  # the next look must still come
 
-    def look(self) -> None:
-        """Revoke the attempts whose claims are gone. Raises StoreUnavailable."""
+    def lasting(self) -> list[tuple[Attempt, str]]:
+        """Return what runs for longer than `look_seconds`, each with the worker id it was claimed under."""
         long_ago = time.monotonic() - self.look_seconds
-        lasting = [
+        return [
             (attempt, worker_id) for attempt, (worker_id, since) in tuple(self._running.items()) if since <= long_ago
         ]
+
+    def lasting_lines(self) -> list[Lines]:
+        """Return what those have said."""
+        return [attempt.lines for attempt, _ in self.lasting()]
+
+    def look(self) -> None:
+        """Revoke the attempts whose claims are gone. Raises StoreUnavailable."""
+        lasting = self.lasting()
         for worker_id in {worker_id for _, worker_id in lasting}:
             held = self._store.list_claims(worker_id)
             for attempt in (attempt for attempt, claimed_by in lasting if claimed_by == worker_id):
                 header, node = attempt.claim.header, attempt.claim.node
                 key = NodeKey(header.execution_id, node.node_id, node.item)
                 if held.get(key) != node.fence and attempt in self._running and attempt.revoke():
-                    _log.info("claim_revoked", execution_id=key.execution_id, node_id=key.node_id, item=key.item)
+                    _log.info("claim_revoked", **attempt.lines.ids(), span_id=attempt.span_id)

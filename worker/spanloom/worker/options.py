@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["WorkerOptions"]
@@ -19,6 +21,9 @@ class WorkerOptions(BaseModel):
     A node that was lost with its worker `max_losses` times fails with WorkerLost. One that a single loss more would
     fail runs alone in its worker, which waits for that, and lets it be alone, for up to `alone_seconds`: neither can a
     node that kills its workers take another with it so often, nor the other way round.
+
+    Lines of the standard `logging` that are written within handlers are kept with their nodes from `log_level` on, as
+    far as the levels of their loggers let them be made; with `capture_output` so is what handlers print.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,3 +40,5 @@ class WorkerOptions(BaseModel):
     max_losses: int = Field(default=3, ge=1)
     alone_seconds: float = Field(default=60.0, ge=0)
     burst: bool = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    capture_output: bool = False

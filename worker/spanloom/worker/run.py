@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextvars
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,9 @@ from spanloom.engine.states import WaitKind
 from spanloom.worker.attempt import Attempt
 from spanloom.worker.call import Caller, Loaded
 from spanloom.worker.claims import Claims
+from spanloom.worker.flusher import Flusher
 from spanloom.worker.inbox import Inbox
+from spanloom.worker.journal import Journal
 from spanloom.worker.lease import Lease
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.outcomes import Ending, left, of_error, of_load_error, of_refusal
@@ -45,6 +48,8 @@ class NodeRunner:
         recorder: Recorder,
         caller: Caller,
         claims: Claims,
+        journal: Journal,
+        flusher: Flusher,
         draining: threading.Event,
         given_up: threading.Event,
         due_in: Callable[[float], None],
@@ -57,6 +62,8 @@ class NodeRunner:
         self._recorder = recorder
         self._caller = caller
         self._claims = claims
+        self._journal = journal
+        self._flusher = flusher
         self._draining = draining
         self._given_up = given_up
         self._due_in = due_in
@@ -71,12 +78,13 @@ class NodeRunner:
             while following is not None:
                 nodes_left -= 1
                 more = nodes_left > 0 and time.monotonic() < until
-                following = self._run_one(job, following, worker_id, more)
+                # In a context of its own: what a handler leaves in it does not reach the next node.
+                following = contextvars.copy_context().run(self._run_one, job, following, worker_id, more)
                 job = None
         except StoreUnavailable as error:  # given up at a stop: the lease lapses, and the sweep moves the run on
-            _log.warning("node_not_recorded", execution_id=claim.header.execution_id, error=str(error))
+            _log.warning("node_not_recorded", **_ids(following or claim), error=str(error))
         except Exception as error:
-            _log.exception("node_not_recorded", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
+            _log.exception("node_not_recorded", **_ids(following or claim))
             if following is not None:
                 self._fail(following, worker_id, error)
         try:
@@ -85,7 +93,9 @@ class NodeRunner:
             _log.warning("queue_unavailable", error=str(error))
 
     def _run_one(self, job: NodeMessage | None, claim: Claim, worker_id: str, more: bool) -> Claim | None:
-        attempt = Attempt(claim, self._name, partial(self._lease.is_lost, worker_id), self._given_up.is_set)
+        is_lost = partial(self._lease.is_lost, worker_id)
+        attempt = Attempt(claim, self._name, is_lost, self._given_up.is_set, self._journal)
+        structlog.contextvars.bind_contextvars(**attempt.lines.ids(), span_id=attempt.span_id)
         error: BaseException | None = None
         loaded: Loaded | None = None
         try:
@@ -109,7 +119,7 @@ class NodeRunner:
         except StoreUnavailable:
             raise
         except Exception as refused:
-            _log.exception("result_not_recorded", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
+            _log.exception("result_not_recorded")
             ending = self._leave(loaded, claim, of_refusal(refused))
             # Without its lines: whatever the store can't keep, it can keep that this failed.
             answer = self._record(claim, worker_id, ending, None, ())
@@ -124,15 +134,8 @@ class NodeRunner:
         )
         attempt.close(failed, final=ending.outcome is Outcome.FAILED)
         if failed is not None:
-            _log.warning(
-                "attempt_failed",
-                execution_id=claim.header.execution_id,
-                node_id=claim.node.node_id,
-                item=claim.node.item,
-                attempt=claim.node.attempt,
-                outcome=ending.outcome.value,
-                error=type(failed).__name__,
-            )
+            _log.warning("attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=type(failed).__name__)
+        self._flusher.settle(attempt.lines)
 
     def _fail(self, claim: Claim, worker_id: str, error: Exception) -> None:
         """End a claim that our own code could not: nothing may stay running that nobody runs."""
@@ -151,7 +154,7 @@ class NodeRunner:
             )
             self._engine.push(answer.jobs, ended=[claim.header.execution_id] if answer.ended else [])
         except Exception:
-            _log.exception("claim_given_up", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
+            _log.exception("claim_given_up", **_ids(claim))
             self._lease.replace(worker_id)  # with its lease go all claims of this worker: the sweep runs them elsewhere
 
     def _successors(self, loaded: Loaded | None, claim: Claim, ending: Ending) -> tuple[str, ...]:
@@ -197,7 +200,7 @@ class NodeRunner:
                 child=ending.child,
                 fan_out=ending.fan_out,
                 spends_attempt=ending.spends_attempt,
-                logs=() if attempt is None else attempt.logs,
+                logs=() if attempt is None else attempt.lines.rest,
                 spans=() if attempt is None else attempt.spans,
                 successors=successors,
             )
@@ -205,7 +208,7 @@ class NodeRunner:
 
     def _continue(self, job: NodeMessage | None, claim: Claim, ending: Ending, answer: Recorded) -> Claim | None:
         if not answer.recorded:
-            _log.warning("claim_lost", execution_id=claim.header.execution_id, node_id=claim.node.node_id)
+            _log.warning("claim_lost", **_ids(claim))
         if ending.outcome is Outcome.FAILED and answer.recorded:
             self._inbox.failed(job or _inline(claim, self._engine), ending.error or "")
         else:
@@ -228,6 +231,15 @@ class NodeRunner:
             self._engine.push(self._engine.store.wake_parents([execution_id], epoch=self._engine.epoch.number))
         except StoreUnavailable as error:
             _log.warning("parent_not_woken", execution_id=execution_id, error=str(error))  # the sweep will
+
+
+def _ids(claim: Claim) -> dict[str, object]:
+    """Name what a line is about, for logs that know no context: an application may have configured structlog itself."""
+    node = claim.node
+    ids: dict[str, object] = {"execution_id": claim.header.execution_id, "node_id": node.node_id}
+    if node.item:
+        ids["item"] = node.item
+    return {**ids, "attempt": node.attempt}
 
 
 def _inline(claim: Claim, engine: WorkflowEngine) -> NodeMessage:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from logging import getLevelNamesMapping
 from types import FrameType
 
 from spanloom.engine.engine import WorkflowEngine
@@ -33,7 +34,8 @@ def serve(engine: WorkflowEngine, options: WorkerOptions | None = None) -> int:
             f"the store {engine.store.url} lives in one process; run its workers there (engine.start_workers()), "
             f"or use sqlite:///… or postgresql://…"
         )
-    configure_logging(engine.settings.log_format)
+    options = options or WorkerOptions()
+    configure_logging(engine.settings.log_format, getLevelNamesMapping()[options.log_level.upper()])
     shut_down_tracing = configure_tracing()
     worker = Worker(engine, options)
 

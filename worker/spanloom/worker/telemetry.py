@@ -1,37 +1,16 @@
-"""Sets up logging and, if the standard OTEL_* variables ask for it, an OpenTelemetry SDK in a worker process."""
+"""Sets up an OpenTelemetry SDK in a worker process, if the standard OTEL_* variables ask for it."""
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from collections.abc import Callable
-from typing import Any
 
-import structlog
 from opentelemetry import trace
 
 from spanloom.engine.errors import ConfigurationError
+from spanloom.worker.process_log import configure_logging
 
 __all__ = ["configure_logging", "configure_tracing"]
-
-
-def configure_logging(log_format: str, level: int = logging.INFO) -> None:
-    """Log to stderr: JSON lines, or readable ones in a terminal (`auto` looks whether it is one)."""
-    as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
-    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info if as_json else _unchanged,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
 
 
 def configure_tracing() -> Callable[[], None]:
@@ -59,10 +38,6 @@ def configure_tracing() -> Callable[[], None]:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     return provider.shutdown
-
-
-def _unchanged(_logger: Any, _method: str, event: Any) -> Any:
-    return event
 
 
 def _nothing() -> None:

@@ -18,7 +18,9 @@ from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Refusal
 from spanloom.worker.call import Caller
 from spanloom.worker.claims import Claims
+from spanloom.worker.flusher import Flusher
 from spanloom.worker.inbox import Inbox
+from spanloom.worker.journal import Journal
 from spanloom.worker.lane import Lane
 from spanloom.worker.lease import Lease
 from spanloom.worker.lifespan import Lifespan
@@ -58,6 +60,8 @@ class Worker:
         self._slots = Slots(self.options.concurrency, f"spanloom-{self.name}")
         self._quarantine = Quarantine(self._slots, self.options)
         self._claims = Claims(engine.store)
+        self._journal = Journal(self.options.log_level, capture_output=self.options.capture_output)
+        self._flusher = Flusher(engine.store, self._claims.lasting_lines, self._given_up)
         self._lane = Lane(f"spanloom-loop-{self.name}")
         self._watchdog = Watchdog()
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._inbox.list_names, self.options)
@@ -65,7 +69,12 @@ class Worker:
         self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
         self._beside = [
             threading.Thread(target=run, name=f"spanloom-{what}-{self.name}", daemon=True)
-            for what, run in (("lease", self._renew), ("presence", self._keep), ("claims", self._watch))
+            for what, run in (
+                ("lease", self._renew),
+                ("presence", self._keep),
+                ("claims", self._watch),
+                ("lines", self._flusher.watch),
+            )
         ]
         self._suspended = False
 
@@ -91,6 +100,7 @@ class Worker:
         try:
             self._lease.open()
             self._presence.arrive()
+            self._journal.open()  # after the lifespan, which may have set up logging, and an SDK
             runner = NodeRunner(
                 self.engine,
                 name=self.name,
@@ -100,6 +110,8 @@ class Worker:
                 recorder=Recorder(self.engine.store, lambda: self.engine.epoch.number, self._given_up),
                 caller=Caller(self.engine, self._lane, self._watchdog, state=state, max_losses=self.options.max_losses),
                 claims=self._claims,
+                journal=self._journal,
+                flusher=self._flusher,
                 draining=self._stopping,
                 given_up=self._given_up,
                 due_in=self._sweeper.due_in,
@@ -117,6 +129,7 @@ class Worker:
             self._stopping.set()
             self._given_up.set()
             self._signed_off.set()
+            self._journal.close()
             try:
                 self._lifespan.leave()
             finally:

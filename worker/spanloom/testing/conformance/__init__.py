@@ -45,6 +45,7 @@ from spanloom.testing.conformance import (  # noqa: E402 (the rewriting comes fi
     join_races,
     joins,
     leases,
+    lines,
     pauses,
     payloads,
     purges,
@@ -130,6 +131,7 @@ class StoreConformance:
     TestReads = reads.Reads
     TestPages = reads.Pages
     TestLogs = telemetry.Logs
+    TestLinesOfRunningNodes = lines.LinesOfRunningNodes
     TestSpans = telemetry.Spans
     TestRunSpans = exports.RunSpans
     TestSpansToExport = exports.SpansToExport
