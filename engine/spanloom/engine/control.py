@@ -16,6 +16,7 @@ from spanloom.engine.errors import InvalidTransition, UnknownExecution
 from spanloom.engine.options import Duration, as_seconds
 from spanloom.engine.records import Controlled, NodeJob, NodeKey
 from spanloom.engine.settings import Settings
+from spanloom.engine.spans import export_ended
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import Execution, ExecutionFilter
@@ -155,6 +156,7 @@ class ExecutionControl:
         recorded = self.store.update_node_result(record, epoch=self.epoch.recent())
         self.push(recorded.jobs, ended=[execution.id] if recorded.ended else [])
         if recorded.ended:
+            export_ended(self.store, [execution.id])
             self.push(self.store.wake_parents([execution.id], epoch=self.epoch.recent()))
 
     # ---- many at once: the oldest `limit` that the filter finds, parents first ----
@@ -222,8 +224,9 @@ class ExecutionControl:
         return execution
 
     def _told(self, execution_id: str, controlled: Controlled) -> bool:
-        """Tell of an end: who waits for the execution, and its parent."""
+        """Tell of an end: who waits for the execution, its parent, and the trace that it is part of."""
         self.push((), ended=controlled.executions)
+        export_ended(self.store, controlled.executions)
         if controlled.done:
             self.push(self.store.wake_parents([execution_id], epoch=self.epoch.recent()))
         return controlled.done

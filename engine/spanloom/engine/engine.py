@@ -36,8 +36,9 @@ from spanloom.engine.records import NodeJob, Replay, StartAnswer, Started, Start
 from spanloom.engine.registry import NodeRegistry
 from spanloom.engine.replay import replay_from
 from spanloom.engine.settings import Settings
+from spanloom.engine.spans import export_start
 from spanloom.engine.store import ExecutionStore
-from spanloom.engine.tracing import start_trace
+from spanloom.engine.tracing import sdk, start_trace
 from spanloom.engine.views import Execution, ExecutionFilter
 from spanloom.engine.waiting import EndListener, Waiter
 
@@ -352,7 +353,7 @@ class WorkflowEngine(ExecutionControl):
 
     def _request(self, workflow_id: str, data: Any, options: Mapping[str, Any]) -> StartRequest:
         text = self.encode_input(workflow_id, data)
-        trace = start_trace()
+        trace = start_trace(workflow_id)
         return StartRequest(
             execution_id=uuid7(),
             workflow_id=workflow_id,
@@ -368,12 +369,21 @@ class WorkflowEngine(ExecutionControl):
         self.open()
         answers = self._create(requests, connection)
         started = [answer for answer in answers if isinstance(answer, Started)]
+        if sdk() is not None:
+            self._export_starts(requests, answers)
         if jobs := [job for answer in started for job in answer.jobs]:
             self.push(jobs)
         for answer in answers:
             if isinstance(answer, SpanloomError):
                 raise answer
         return [answer.execution_id for answer in started]
+
+    def _export_starts(self, requests: Sequence[StartRequest], answers: Sequence[StartAnswer]) -> None:
+        now_ns = time.time_ns()
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(answer, Started):
+                lists = [self.queue.list_name(job.queue, job.priority) for job in answer.jobs]
+                export_start(request, answer.created_at, lists=lists, end_ns=now_ns)
 
     def _create(self, requests: Sequence[StartRequest], connection: Any) -> list[StartAnswer]:
         """Create executions; what may have been created, but was not answered, is asked for again by its id."""

@@ -109,6 +109,7 @@ class Started:
     version: int
     created: bool
     jobs: Sequence[NodeJob] = ()
+    created_at: datetime | None = None  # on the store's clock, if this call created it
 
 
 @dataclass(frozen=True, slots=True)

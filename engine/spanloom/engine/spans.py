@@ -5,14 +5,14 @@ docs/observability.md lists every span with its attributes; a test holds it to w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from spanloom.engine.records import Started, StartRequest
+from spanloom.engine.records import StartRequest
 from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.tracing import Sdk, execution_span, new_span_id, sdk
@@ -26,10 +26,13 @@ __all__ = [
     "export_execution",
     "export_span",
     "export_start",
+    "links_to",
+    "messaging",
     "nanoseconds",
 ]
 
 MESSAGING_SYSTEM = "rq"
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,26 +81,24 @@ def nanoseconds(at: datetime) -> int:
     return round(at.timestamp() * 1_000_000) * 1000
 
 
-def export_start(request: StartRequest, started: Started, *, lists: Iterable[str], end_ns: int) -> None:
+def export_start(request: StartRequest, created_at: datetime | None, *, lists: Iterable[str], end_ns: int) -> None:
     """Export that an execution was started: a short span below its own, so that a trace is seen at once.
 
-    `lists` are the RQ queues that its first node jobs go to.
+    `created_at` is what the store answered, `lists` are the RQ queues that its first node jobs go to.
     """
     here, own = _sampled(request.trace_parent, request.trace_state)
-    if here is None or own is None or not started.created or started.created_at is None:
+    if here is None or own is None or created_at is None:
         return
     names = list(lists)
     attributes: dict[str, Any] = {
-        "messaging.system": MESSAGING_SYSTEM,
-        "messaging.operation.name": "enqueue",
-        "messaging.operation.type": "send",
-        "messaging.message.conversation_id": started.execution_id,
-        **_identity(started.execution_id, request.workflow_id, started.version),
+        **messaging("enqueue", "send", request.execution_id),
+        "spanloom.execution.id": request.execution_id,
+        "spanloom.workflow.id": request.workflow_id,
     }
     if names:
         attributes["messaging.destination.name"] = names[0]
         attributes["messaging.batch.message_count"] = len(names)
-    start_ns = nanoseconds(started.created_at)
+    start_ns = nanoseconds(created_at)
     span = here.start(
         f"enqueue {request.workflow_id}", SpanKind.PRODUCER, trace_id=own.trace_id, span_id=int(new_span_id(), 16),
         parent=own, attributes=attributes, start_ns=start_ns,
@@ -111,7 +112,9 @@ def export_execution(ended: EndedExecution) -> None:
     if here is None or own is None:
         return
     attributes: dict[str, Any] = {
-        **_identity(ended.id, ended.workflow_id, ended.version),
+        "spanloom.execution.id": ended.id,
+        "spanloom.workflow.id": ended.workflow_id,
+        "spanloom.workflow.version": ended.version,
         "spanloom.execution.status": ended.status.value,
     }
     if ended.parent_execution_id is not None:
@@ -128,10 +131,10 @@ def export_execution(ended: EndedExecution) -> None:
     span.end(nanoseconds(ended.ended_at))
 
 
-def export_ended(store: ExecutionStore, execution_ids: Iterable[str]) -> None:
-    """Export the own spans of executions that ended otherwise than by a record, and those of what they waited for.
+def export_ended(store: ExecutionStore, execution_ids: Iterable[str], *, own: bool = True) -> None:
+    """Export the own spans of executions that have ended, if asked to, and those of nodes that still waited then.
 
-    Raises StoreUnavailable.
+    What waits in an execution that ends ends with it, as far as its trace is concerned. Raises StoreUnavailable.
     """
     if sdk() is None:
         return
@@ -143,7 +146,8 @@ def export_ended(store: ExecutionStore, execution_ids: Iterable[str]) -> None:
         for span in store.get_trace(execution_id):
             if span.end_ns is None:
                 export_span(span, execution, end_ns=max(nanoseconds(ended.ended_at), span.start_ns))
-        export_execution(ended)
+        if own:
+            export_execution(ended)
 
 
 def export_span(span: SpanRecord, execution: Execution, *, end_ns: int | None = None) -> None:
@@ -151,22 +155,36 @@ def export_span(span: SpanRecord, execution: Execution, *, end_ns: int | None = 
     here, own = _sampled(execution.trace_parent, execution.trace_state)
     if here is None or own is None:
         return
+    attributes = span.attributes
+    if span.kind == "consumer":  # what is the same for all of them is not stored with each
+        attributes = messaging("run", "process", execution.id) | attributes
     exported: Span = here.start(
         span.name, SpanKind[span.kind.upper()], trace_id=int(span.trace_id, 16), span_id=int(span.span_id, 16),
-        parent=_above(own, span.parent_span_id), attributes=span.attributes, start_ns=span.start_ns,
-        links=links_to((link["trace_id"], link["span_id"]) for link in span.links), decided=True,
+        parent=_above(own, span.parent_span_id), attributes=attributes, start_ns=span.start_ns,
+        links=links_to((link["trace_id"], link["span_id"], link.get("kind", "parent")) for link in span.links),
+        decided=True,
     )  # fmt: skip
     if span.status == "error":
         exported.set_status(Status(StatusCode.ERROR))
     exported.end(end_ns or span.end_ns)
 
 
-def links_to(ids: Iterable[tuple[str, str]]) -> Any:
-    """Return links to spans by (trace id, span id), both in hex."""
-    from opentelemetry.trace import Link, TraceFlags
+def links_to(spans: Iterable[tuple[str, str, str]]) -> list[Link]:
+    """Return links to spans: (trace id, span id, both in hex, and what kind of link it is)."""
+    return [
+        Link(SpanContext(int(trace, 16), int(span, 16), is_remote=True, trace_flags=_SAMPLED), {"spanloom.link": kind})
+        for trace, span, kind in spans
+    ]
 
-    sampled = TraceFlags(TraceFlags.SAMPLED)
-    return [Link(SpanContext(int(trace, 16), int(span, 16), is_remote=True, trace_flags=sampled)) for trace, span in ids]
+
+def messaging(operation: str, kind: str, execution_id: str) -> dict[str, Any]:
+    """Return what the conventions for messaging ask of each span that sends or processes: operation name and type."""
+    return {
+        "messaging.system": MESSAGING_SYSTEM,
+        "messaging.operation.name": operation,
+        "messaging.operation.type": kind,
+        "messaging.message.conversation_id": execution_id,
+    }
 
 
 def _sampled(trace_parent: str | None, trace_state: str | None) -> tuple[Sdk | None, SpanContext | None]:
@@ -182,11 +200,3 @@ def _above(own: SpanContext, span_id: str | None) -> SpanContext | None:
     return SpanContext(
         own.trace_id, int(span_id, 16), is_remote=True, trace_flags=own.trace_flags, trace_state=own.trace_state
     )
-
-
-def _identity(execution_id: str, workflow_id: str, version: int) -> Mapping[str, Any]:
-    return {
-        "spanloom.execution.id": execution_id,
-        "spanloom.workflow.id": workflow_id,
-        "spanloom.workflow.version": version,
-    }

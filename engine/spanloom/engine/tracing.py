@@ -65,6 +65,8 @@ class Sdk:
         self._ids = _GivenIds()
         self._tracer = copy.copy(tracer)
         self._tracer.id_generator = self._ids
+        limits = getattr(tracer, "_span_limits", None)
+        self.max_links: int = getattr(limits, "max_links", None) or 128  #: of one span; the SDK drops what is more
         self._decided: Any = None  # the same, for spans of traces that are known to be sampled
 
     def samples(self, trace_id: int, name: str) -> bool:
@@ -106,7 +108,7 @@ _seen: tuple[Any, Sdk | None] = (None, None)
 
 def sdk() -> Sdk | None:
     """Return the SDK that is set up now, by whomever; None if there is none, or it is disabled."""
-    global _seen  # noqa: PLW0603  OpenTelemetry's provider is one to a process, too
+    global _seen
     provider = trace.get_tracer_provider()
     if provider is not _seen[0]:
         tracer = provider.get_tracer(SCOPE)

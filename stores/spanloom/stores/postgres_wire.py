@@ -117,7 +117,8 @@ def _started(request: StartRequest, at: datetime, said: list[Any]) -> StartAnswe
         return _refusal(request, code)
     if code == "conflict":
         return IdempotencyConflict(request.workflow_id, request.idempotency_key or "", execution_id)
-    return Started(execution_id, version, code == "created", jobs(pushes, at))
+    created = code == "created"
+    return Started(execution_id, version, created, jobs(pushes, at), at if created else None)
 
 
 def _refusal(request: StartRequest, why: str) -> UnknownWorkflow:

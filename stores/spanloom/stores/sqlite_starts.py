@@ -93,14 +93,15 @@ def create(turn: Turn, request: StartRequest) -> StartAnswer:
         ttl = request.key_ttl_seconds
         expires_at = None if ttl is None else turn.now + round(ttl * 1e6)
         turn.execute(_KEEP_KEY, (workflow_id, key, request.input_hash, request.execution_id, expires_at))
-    replay = request.replay
+    replay, created_at = request.replay, from_micros(turn.now)
     told = {} if replay is None else {"replay_of": canonical_id(replay.source), "carried": len(replay.carried)}
     turn.event(request.execution_id, "execution.created", data={"version": version, **told})
     if request.delay_seconds > 0:
         due_at = turn.now + round(request.delay_seconds * 1e6)
         turn.execute(_ADD_START, (request.execution_id, request.priority.value, due_at))
-        return Started(request.execution_id, version, created=True)
-    return Started(request.execution_id, version, created=True, jobs=begin(turn, request.execution_id, replay))
+        return Started(request.execution_id, version, True, created_at=created_at)
+    jobs = begin(turn, request.execution_id, replay)
+    return Started(request.execution_id, version, True, jobs, created_at)
 
 
 def begin(turn: Turn, execution_id: str, replay: Replay | None = None) -> list[NodeJob]:

@@ -8,17 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Status, StatusCode, TraceFlags
 
 from spanloom.engine.errors import LeaseLost
-from spanloom.engine.records import Claim, SpanLine
-from spanloom.engine.tracing import SCOPE, new_span_id, remote_parent
+from spanloom.engine.records import Claim, Outcome, SpanLine
+from spanloom.engine.tracing import SCOPE, new_span_id
 from spanloom.worker.journal import Journal
 from spanloom.worker.lines import MAX_LINES, Lines
+from spanloom.worker.node_span import NodeSpan
 from spanloom.worker.outcomes import message_of
 
 __all__ = ["Attempt"]
@@ -33,46 +35,23 @@ class Attempt:
         self,
         claim: Claim,
         worker_name: str,
+        destination: str,
+        message_id: str | None,
         is_lost: Callable[[], bool],
         is_stopping: Callable[[], bool],
         journal: Journal | None = None,
     ) -> None:
         self.claim = claim
         self.spans: list[SpanLine] = []
+        self.reference: str | None = None  #: what the store keeps of its span, once it is closed
         self._is_lost = is_lost
         self._is_stopping = is_stopping
         self._revoking = threading.Lock()
         self._revoked = False
         self._interrupt: Callable[[], object] | None = None
-        header, node = claim.header, claim.node
-        self._open = _OpenSpan(
-            f"run {node.node_id}",
-            SpanKind.CONSUMER,
-            remote_parent(header.trace_parent, header.trace_state),
-            {
-                "spanloom.workflow.id": header.workflow_id,
-                "spanloom.workflow.version": header.version,
-                "spanloom.execution.id": header.execution_id,
-                "spanloom.node.id": node.node_id,
-                "spanloom.node.type": node.node_type,
-                "spanloom.node.item": node.item,
-                "spanloom.node.attempt": node.attempt,
-                "spanloom.worker": worker_name,
-            },
-        )
-        self.context = self._open.context
+        self.own = NodeSpan(claim, worker=worker_name, destination=destination, message_id=message_id)
         export = None if journal is None else journal.export
-        self.lines = Lines(claim, self._open.trace_id, self._open.span_id, self.context, export, journal)
-
-    @property
-    def trace_id(self) -> str:
-        """The trace that this attempt is part of, 32 hex digits."""
-        return self._open.trace_id
-
-    @property
-    def span_id(self) -> str:
-        """The attempt's own span, 16 hex digits."""
-        return self._open.span_id
+        self.lines = Lines(claim, self.own.trace_id, self.own.span_id, self.own.identity(), export, journal)
 
     @property
     def log(self) -> Any:
@@ -82,7 +61,7 @@ class Attempt:
     @contextmanager
     def span(self, name: str, attributes: Mapping[str, Any]) -> Generator[Span]:
         """Open a span below the innermost open one, in OTel and in the store."""
-        opened = _OpenSpan(name, SpanKind.INTERNAL, trace.get_current_span(), dict(attributes))
+        opened = _OpenSpan(name, trace.get_current_span(), dict(attributes))
         token = otel_context.attach(opened.context)
         error: BaseException | None = None
         try:
@@ -124,47 +103,35 @@ class Attempt:
             interrupt()
         return True
 
-    def close(self, error: BaseException | None, *, final: bool = True) -> None:
-        """End the attempt's own span; an error becomes its last log line, a warning if it is not the `final` one."""
-        self._keep_span(self._open.close(error))
-        self.lines.end(error, final=final)
+    def close(self, outcome: Outcome, error: BaseException | None) -> None:
+        """End the attempt; an error becomes its last log line, a warning unless it failed for good.
+
+        A run that waits goes on with the same span, also one that was woken and is given back as it was.
+        """
+        waits = outcome is Outcome.WAITING or (outcome is Outcome.RELEASED and self.own.goes_on)
+        self.reference = self.own.reference if waits else self.own.span_id
+        self._keep_span(self.own.wait() if waits else self.own.end(outcome, error))
+        self.lines.end(error, final=outcome is Outcome.FAILED)
 
     def _keep_span(self, line: SpanLine) -> None:
-        if len(self.spans) >= MAX_LINES:
+        if len(self.spans) >= MAX_LINES and line.span_id != self.own.span_id:
             self.lines.leave_out()
             return
         node = self.claim.node
-        self.spans.append(
-            SpanLine(
-                trace_id=line.trace_id,
-                span_id=line.span_id,
-                parent_span_id=line.parent_span_id,
-                name=line.name,
-                kind=line.kind,
-                status=line.status,
-                start_ns=line.start_ns,
-                end_ns=line.end_ns,
-                node_id=node.node_id,
-                item=node.item,
-                attempt=node.attempt,
-                attributes=line.attributes,
-            )
-        )
+        self.spans.append(replace(line, node_id=node.node_id, item=node.item, attempt=node.attempt))
 
 
 class _OpenSpan:
-    """A span that OTel knows if an SDK is set up, and that has ids of its own if not."""
+    """A span that a handler opens: OTel knows it if an SDK is set up, and it has ids of its own if not."""
 
-    __slots__ = ("_attributes", "_kind", "_name", "_parent_id", "_start_ns", "context", "span", "span_id", "trace_id")
+    __slots__ = ("_attributes", "_name", "_parent_id", "_start_ns", "context", "span", "span_id", "trace_id")
 
-    def __init__(self, name: str, kind: SpanKind, parent: Span | None, attributes: dict[str, Any]) -> None:
+    def __init__(self, name: str, parent: Span, attributes: dict[str, Any]) -> None:
         self._name = name
-        self._kind = kind
         self._attributes = attributes
         self._start_ns = time.time_ns()
-        above = parent.get_span_context() if parent is not None else trace.INVALID_SPAN_CONTEXT
-        context = trace.set_span_in_context(parent) if parent is not None else otel_context.Context()
-        span = _tracer.start_span(name, context, kind, attributes, start_time=self._start_ns)
+        above = parent.get_span_context()
+        span = _tracer.start_span(name, attributes=attributes, start_time=self._start_ns)
         own = span.get_span_context()
         if own.span_id == above.span_id:  # the API alone hands the parent back: no SDK is set up
             own = SpanContext(
@@ -193,7 +160,7 @@ class _OpenSpan:
             span_id=self.span_id,
             parent_span_id=self._parent_id,
             name=self._name,
-            kind=self._kind.name.lower(),
+            kind="internal",
             status="unset" if error is None else "error",
             start_ns=self._start_ns,
             end_ns=end_ns,

@@ -71,7 +71,7 @@ def _workflow(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext
     text = data_text(node, ctx)
     if config.workflow in engine.builders:
         text = engine.encode_input(config.workflow, decode(text))
-    trace = nest_trace(attempt.trace_id, attempt.span_id, header.trace_parent, header.trace_state)
+    trace = nest_trace(attempt.own.trace_id, attempt.own.span_id, header.trace_parent, header.trace_state)
     child = StartRequest(
         execution_id=uuid7(),
         workflow_id=config.workflow,

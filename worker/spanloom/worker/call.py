@@ -62,7 +62,7 @@ class Caller:
             raise WorkerLost(node.id, claim.node.losses)
         context = self._context(loaded, claim, attempt)
         if node.map is not None and claim.node.item == 0:
-            return run_mapped(self._engine, loaded.plan, node, node.map, claim, context)
+            return run_mapped(self._engine, loaded.plan, node, node.map, claim, context, attempt)
         if node.type in BUILT_IN:
             return BUILT_IN[node.type](self._engine, node, claim, context, attempt)
         result = self._call(loaded.handler, node, context, attempt)
@@ -101,7 +101,7 @@ class Caller:
 
     def _call(self, handler: Handler, node: Node, context: NodeContext, attempt: Attempt) -> Any:
         args, kwargs = handler.arguments(node, context)
-        token, said = otel_context.attach(attempt.context), CURRENT.set(attempt.lines)
+        token, said = otel_context.attach(attempt.own.begin()), CURRENT.set(attempt.lines)
         try:
             if handler.is_async:
                 return self._call_async(partial(handler.function, *args, **kwargs), node, attempt)

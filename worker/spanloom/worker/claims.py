@@ -71,4 +71,4 @@ class Claims:
                 header, node = attempt.claim.header, attempt.claim.node
                 key = NodeKey(header.execution_id, node.node_id, node.item)
                 if held.get(key) != node.fence and attempt in self._running and attempt.revoke():
-                    _log.info("claim_revoked", **attempt.lines.ids(), span_id=attempt.span_id)
+                    _log.info("claim_revoked", **attempt.lines.ids(), span_id=attempt.own.span_id)

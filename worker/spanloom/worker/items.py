@@ -13,16 +13,19 @@ from spanloom.engine.plan import Plan
 from spanloom.engine.records import Claim, FanOut, Outcome
 from spanloom.engine.states import NodeStatus, WaitKind
 from spanloom.engine.views import NodeRun
+from spanloom.worker.attempt import Attempt
 from spanloom.worker.builtin import evaluated, scope_of
 from spanloom.worker.outcomes import Ending, as_data, of_load_error
 
 __all__ = ["run_mapped"]
 
 
-def run_mapped(engine: WorkflowEngine, plan: Plan, node: Node, over: MapOver, claim: Claim, ctx: NodeContext) -> Ending:
+def run_mapped(
+    engine: WorkflowEngine, plan: Plan, node: Node, over: MapOver, claim: Claim, ctx: NodeContext, attempt: Attempt
+) -> Ending:
     """Run the node that stands for all its items: make them, or, once they have ended, gather their results."""
     if claim.node.woken is WaitKind.ITEMS:
-        return _gathered(engine, node, over, claim.header.execution_id)
+        return _gathered(engine, node, over, claim.header.execution_id, attempt)
     scope = scope_of(ctx)
     elements = evaluated(node, "its map", plan.maps[node.id].evaluate, scope)
     if not isinstance(elements, list):
@@ -51,12 +54,13 @@ def run_mapped(engine: WorkflowEngine, plan: Plan, node: Node, over: MapOver, cl
     )
 
 
-def _gathered(engine: WorkflowEngine, node: Node, over: MapOver, execution_id: str) -> Ending:
+def _gathered(engine: WorkflowEngine, node: Node, over: MapOver, execution_id: str, attempt: Attempt) -> Ending:
     try:
         runs = engine.store.get_node_results(execution_id, [node.id])
     except StoreUnavailable as error:
         return of_load_error(error)
     items = [run for run in runs if run.item > 0]
+    attempt.own.link_items(run.span for run in items if run.span is not None)
     failed = [run for run in items if run.status is NodeStatus.FAILED]
     if len(failed) > over.tolerate:
         first = failed[0].error or {}

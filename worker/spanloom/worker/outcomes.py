@@ -36,6 +36,7 @@ __all__ = [
     "of_refusal",
     "of_result",
     "retry_delay",
+    "type_of",
 ]
 
 _MAX_MESSAGE = 4_000
@@ -160,6 +161,11 @@ def message_of(error: BaseException) -> str:
         return str(error)
     except Exception as failed:
         return f"(its message can't be read: {type(failed).__name__})"
+
+
+def type_of(error: BaseException) -> str:
+    """Return what an error record, and a span's `error.type`, call the class of an exception."""
+    return _full_name(type(error))
 
 
 def _describe(error: BaseException, *, permanent: bool) -> str:

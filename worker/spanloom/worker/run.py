@@ -7,6 +7,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 
 import structlog
@@ -15,10 +16,11 @@ from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import PermanentError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Outcome, Record, Recorded
-from spanloom.engine.states import WaitKind
+from spanloom.engine.states import ExecutionStatus, WaitKind
 from spanloom.worker.attempt import Attempt
 from spanloom.worker.call import Caller, Loaded
 from spanloom.worker.claims import Claims
+from spanloom.worker.exports import Exports
 from spanloom.worker.flusher import Flusher
 from spanloom.worker.inbox import Inbox
 from spanloom.worker.journal import Journal
@@ -50,6 +52,7 @@ class NodeRunner:
         claims: Claims,
         journal: Journal,
         flusher: Flusher,
+        exports: Exports,
         draining: threading.Event,
         given_up: threading.Event,
         due_in: Callable[[float], None],
@@ -64,6 +67,7 @@ class NodeRunner:
         self._claims = claims
         self._journal = journal
         self._flusher = flusher
+        self._exports = exports
         self._draining = draining
         self._given_up = given_up
         self._due_in = due_in
@@ -94,8 +98,10 @@ class NodeRunner:
 
     def _run_one(self, job: NodeMessage | None, claim: Claim, worker_id: str, more: bool) -> Claim | None:
         is_lost = partial(self._lease.is_lost, worker_id)
-        attempt = Attempt(claim, self._name, is_lost, self._given_up.is_set, self._journal)
-        structlog.contextvars.bind_contextvars(**attempt.lines.ids(), span_id=attempt.span_id)
+        destination = self._engine.queue.list_name(claim.node.queue, claim.header.priority)
+        message_id = None if job is None else job.job_id
+        attempt = Attempt(claim, self._name, destination, message_id, is_lost, self._given_up.is_set, self._journal)
+        structlog.contextvars.bind_contextvars(**attempt.lines.ids(), span_id=attempt.own.span_id)
         error: BaseException | None = None
         loaded: Loaded | None = None
         try:
@@ -115,6 +121,7 @@ class NodeRunner:
             answer = self._record(claim, worker_id, ending, attempt, successors)
             if answer.refused is not None:  # its child can't be started
                 ending = self._leave(loaded, claim, of_refusal(answer.refused))
+                self._close(attempt, claim, ending, answer.refused)
                 answer = self._record(claim, worker_id, ending, attempt, self._successors(loaded, claim, ending))
         except StoreUnavailable:
             raise
@@ -132,7 +139,7 @@ class NodeRunner:
         failed = error or (
             PermanentError("the handler returned a failure") if ending.outcome is Outcome.FAILED else None
         )
-        attempt.close(failed, final=ending.outcome is Outcome.FAILED)
+        attempt.close(ending.outcome, failed)
         if failed is not None:
             _log.warning("attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=type(failed).__name__)
         self._flusher.settle(attempt.lines)
@@ -200,6 +207,8 @@ class NodeRunner:
                 child=ending.child,
                 fan_out=ending.fan_out,
                 spends_attempt=ending.spends_attempt,
+                span=None if attempt is None else attempt.reference,
+                exported_ns=self._exports.held(attempt, worker_id),
                 logs=() if attempt is None else attempt.lines.rest,
                 spans=() if attempt is None else attempt.spans,
                 successors=successors,
@@ -213,17 +222,20 @@ class NodeRunner:
             self._inbox.failed(job or _inline(claim, self._engine), ending.error or "")
         else:
             self._inbox.done(job)
-        if answer.ended is not None:
-            self._ended(claim)
+        if answer.ended is not None and answer.ended_at is not None:
+            self._ended(claim, ending, answer.ended, answer.ended_at)
+        if ending.child is not None and answer.recorded:
+            self._exports.child_started(ending.child, answer)
         if ending.outcome is Outcome.RETRY or ending.wait_kind is WaitKind.TIMER:
             self._due_in(ending.delay_seconds)
         if answer.jobs:
             self._engine.push(answer.jobs)
         return Claim(claim.header, answer.next) if answer.next is not None else None
 
-    def _ended(self, claim: Claim) -> None:
+    def _ended(self, claim: Claim, ending: Ending, status: ExecutionStatus, ended_at: datetime) -> None:
         """Tell who waits for the execution that it has ended: callers, and the node that it is a child of."""
         execution_id = claim.header.execution_id
+        self._exports.execution_ended(claim, ending.error, status, ended_at)
         self._inbox.announce(execution_id)
         if claim.header.parent_execution_id is None:
             return

@@ -34,6 +34,7 @@ class Sweeper:
         self._epoch = epoch
         self._list_names = list_names
         self._options = options
+        self.on_ended: Callable[[Sequence[str]], object] = lambda _: None  #: called with executions that it has ended
         self.on_misfit: Callable[[ConfigurationError], object] = lambda _: None  #: called when it can't go on, ever
         self._changed = threading.Condition()
         self._wake_at = float("inf")
@@ -68,6 +69,8 @@ class Sweeper:
             )
             self._queue.push(swept.jobs, ended=swept.ended)
             moved.update(swept.moved)
+            if swept.ended:
+                self.on_ended(swept.ended)
             if not swept.more:
                 break
         if lost := {cause: count for cause, count in moved.items() if count and cause.startswith("lost")}:

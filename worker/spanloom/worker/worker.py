@@ -18,6 +18,7 @@ from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Refusal
 from spanloom.worker.call import Caller
 from spanloom.worker.claims import Claims
+from spanloom.worker.exports import Exports
 from spanloom.worker.flusher import Flusher
 from spanloom.worker.inbox import Inbox
 from spanloom.worker.journal import Journal
@@ -66,6 +67,8 @@ class Worker:
         self._watchdog = Watchdog()
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._inbox.list_names, self.options)
         self._sweeper.on_misfit = self._stop_for
+        self._exports = Exports(engine.store, engine.queue, lambda: self._lease.worker_id)
+        self._sweeper.on_ended = self._exports.ended
         self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
         self._beside = [
             threading.Thread(target=run, name=f"spanloom-{what}-{self.name}", daemon=True)
@@ -110,6 +113,7 @@ class Worker:
                 recorder=Recorder(self.engine.store, lambda: self.engine.epoch.number, self._given_up),
                 caller=Caller(self.engine, self._lane, self._watchdog, state=state, max_losses=self.options.max_losses),
                 claims=self._claims,
+                exports=self._exports,
                 journal=self._journal,
                 flusher=self._flusher,
                 draining=self._stopping,
@@ -118,6 +122,7 @@ class Worker:
             )
             for thread in self._beside:
                 thread.start()
+            self._exports.start()
             self._sweeper.start()
             _log.info(
                 "worker_ready", worker=self.name, queues=self.options.queues, concurrency=self.options.concurrency
@@ -261,6 +266,7 @@ class Worker:
         lease, *others = self._beside
         for thread in (*others, self._sweeper.thread):  # while the lease is renewed: a loss would be counted
             thread.join(_JOIN_SECONDS)
+        self._exports.stop()
         self._signed_off.set()
         lease.join(_JOIN_SECONDS)
         try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
+from spanloom.engine.spans import execution_name, nanoseconds
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.tracing import parse_trace_parent
 from spanloom.engine.views import Execution, SpanRecord
@@ -43,46 +41,35 @@ def read_family(store: ExecutionStore, execution: Execution) -> Family:
 
 
 def rooted(spans: Sequence[SpanRecord], executions: Sequence[Execution]) -> list[SpanRecord]:
-    """Return the spans with a span for each execution whose own one is not stored.
+    """Return the spans with each execution's own one, as it is exported at the execution's end.
 
-    That of a child hangs below the attempt that started it.
+    What still waited when its execution ended has ended with it.
     """
     stored = {span.span_id for span in spans}
-    attempts: dict[tuple[str, str | None, int], list[SpanRecord]] = defaultdict(list)
-    for span in sorted(spans, key=lambda span: span.start_ns):
-        if span.kind == "consumer":
-            attempts[span.execution_id, span.node_id, span.item].append(span)
+    ends = {one.id: nanoseconds(one.ended_at) for one in executions if one.ended_at is not None}
     made = []
     for execution in executions:
         ids = parse_trace_parent(execution.trace_parent)
         if ids is None or ids[1] in stored:
             continue
-        begun = _nanoseconds(execution.created_at)
-        above = attempts.get(
-            (execution.parent_execution_id or "", execution.parent_node_id, execution.parent_item or 0)
-        )
         made.append(
             SpanRecord(
                 execution_id=execution.id,
                 trace_id=ids[0],
                 span_id=ids[1],
-                parent_span_id=_open_at(above, begun) if above else None,
+                parent_span_id=execution.caller_span_id,
                 node_id=None,
-                name=execution.workflow_id,
+                name=execution_name(execution.workflow_id),
                 kind="internal",
                 status=_STATUSES.get(execution.status, "unset"),
-                start_ns=begun,
-                end_ns=_nanoseconds(execution.ended_at) if execution.ended_at else None,
+                start_ns=nanoseconds(execution.created_at),
+                end_ns=ends.get(execution.id),
             )
         )
-    return [*made, *spans]
+    return [*made, *(_ended(span, ends.get(span.execution_id)) for span in spans)]
 
 
-def _nanoseconds(at: datetime) -> int:
-    return int(at.timestamp() * 1_000_000) * 1000
-
-
-def _open_at(attempts: Sequence[SpanRecord], at_ns: int) -> str:
-    """Choose the latest attempt that had begun by then; clocks may disagree, so there is always one."""
-    position = bisect_right(attempts, at_ns, key=lambda span: span.start_ns)
-    return attempts[max(position - 1, 0)].span_id
+def _ended(span: SpanRecord, end_ns: int | None) -> SpanRecord:
+    if span.end_ns is not None or end_ns is None:
+        return span
+    return span.model_copy(update={"end_ns": max(end_ns, span.start_ns)})
