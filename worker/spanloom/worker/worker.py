@@ -12,8 +12,10 @@ from functools import partial
 
 import structlog
 
+from spanloom.engine.clocks import clock_calls, put_clocks
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
+from spanloom.engine.instruments import instruments
 from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Refusal
 from spanloom.worker.call import Caller
@@ -29,6 +31,7 @@ from spanloom.worker.recorder import Recorder
 from spanloom.worker.run import NodeRunner
 from spanloom.worker.slots import Slots
 from spanloom.worker.sweeper import Sweeper
+from spanloom.worker.tally import Tally
 from spanloom.worker.watchdog import Watchdog
 
 __all__ = ["Worker"]
@@ -62,6 +65,7 @@ class Worker:
         self._watchdog = Watchdog()
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._inbox.list_names, self.options)
         self._sweeper.on_misfit = self._stop_for
+        self._tally = Tally(self._slots, engine.definitions, self._sweeper.backlog)
         self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
         self._beside = [
             threading.Thread(target=run, name=f"spanloom-{what}-{self.name}", daemon=True)
@@ -84,6 +88,8 @@ class Worker:
         Raises StoreUnavailable, StoreNotMigrated, QueueUnavailable or ConfigurationError if it can't start, and
         ConfigurationError if the Redis namespace turns out to belong to another store.
         """
+        put_clocks(self.engine.store, self.engine.queue)
+        clock_calls(self._inbox, {"_pop": "fetch", "flush": "flush", "put_back": "put_back"})
         self.engine.queue.ping()
         self.engine.open()
         self.engine.epoch.check()
@@ -107,6 +113,7 @@ class Worker:
             for thread in self._beside:
                 thread.start()
             self._sweeper.start()
+            self._tally.start()
             _log.info(
                 "worker_ready", worker=self.name, queues=self.options.queues, concurrency=self.options.concurrency
             )
@@ -117,6 +124,7 @@ class Worker:
             self._stopping.set()
             self._given_up.set()
             self._signed_off.set()
+            self._tally.stop()
             try:
                 self._lifespan.leave()
             finally:
@@ -185,8 +193,11 @@ class Worker:
             self._lease.replace(worker_id)
             worker_id = self._lease.worker_id
             answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
+        measured, now = instruments(), time.time()
         for message, answer in zip(runnable, answers, strict=True):
             if isinstance(answer, Claim):
+                if measured is not None:
+                    measured.job_waited(message.list_name, now - message.pushed_at)
                 self._slots.submit(partial(runner.run, message, answer, worker_id))
             else:
                 _log.debug("claim_refused", execution_id=message.execution_id, node_id=message.node_id, reason=answer)
