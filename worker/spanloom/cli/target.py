@@ -68,6 +68,7 @@ class Target:
         Raises what store() does, and QueueUnavailable.
         """
         # Imported here: only this needs the worker's package.
+        from spanloom.worker.sdk import configure_sdk
         from spanloom.worker.telemetry import configure_logging
 
         engine = self.load_app()
@@ -78,12 +79,14 @@ class Target:
             )
         check_shared(engine.store)
         configure_logging(engine.settings.log_format, logging.WARNING)
+        end_traces = configure_sdk("spanloom", signals=("traces",))
         try:
             engine.queue.ping()
             engine.open()
             yield engine
         finally:
             engine.close()
+            end_traces()
 
     @contextmanager
     def operator(self) -> Generator[WorkflowEngine]:
@@ -92,6 +95,7 @@ class Target:
         The store is the truth: who has to cancel can't wait for Redis, and the sweep pushes what could not be pushed.
         Raises what store() does.
         """
+        from spanloom.worker.sdk import configure_sdk
         from spanloom.worker.telemetry import configure_logging
 
         app = self.load_app()
@@ -101,11 +105,13 @@ class Target:
         redis = app.queue.redis if app else self.redis_url or settings.redis_url
         configure_logging(settings.log_format, logging.WARNING)
         engine = WorkflowEngine(NodeRegistry(), store, redis, settings=settings)
+        end_traces = configure_sdk("spanloom", signals=("traces",))
         try:
             engine.open()
             yield engine
         finally:
             engine.close()
+            end_traces()
 
     def _named_store(self, settings: Settings) -> ExecutionStore:
         return open_store(self._store_url(settings), namespace=settings.namespace)

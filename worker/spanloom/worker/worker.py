@@ -72,6 +72,18 @@ class Worker:
             for what, run in (("lease", self._renew), ("presence", self._keep), ("claims", self._watch))
         ]
         self._suspended = False
+        self._ready = False
+        self._moved = 0.0  # when the loop last went round
+
+    @property
+    def phase(self) -> str:
+        """What it does: starting, working, or draining."""
+        return "draining" if self._stopping.is_set() else "working" if self._ready else "starting"
+
+    @property
+    def still_seconds(self) -> float:
+        """How long ago its loop went round, which blocks for seconds at most; 0 while it starts or drains."""
+        return time.monotonic() - self._moved if self.phase == "working" else 0.0
 
     def stop(self) -> None:
         """Ask to stop: nothing new is claimed, running nodes have their grace. Asked twice, the grace ends.
@@ -117,6 +129,7 @@ class Worker:
             _log.info(
                 "worker_ready", worker=self.name, queues=self.options.queues, concurrency=self.options.concurrency
             )
+            self._moved, self._ready = time.monotonic(), True
             self.on_ready()
             self._work(runner)
             ended = self._drain()
@@ -141,6 +154,7 @@ class Worker:
         token = ""
         pause, longest = _PAUSES
         while not self._stopping.is_set():
+            self._moved = time.monotonic()
             free = self._slots.wait_free(timeout=0.5)
             if not free or self._suspended:
                 self._stopping.wait(0.0 if not free else 0.5)
