@@ -6,22 +6,23 @@ from collections.abc import Iterator
 
 import pytest
 from harness import System, worker_processes
-from receivers import GrpcReceiver, HttpReceiver, otlp_receiver
+from receivers import PROTOCOLS, GrpcReceiver, HttpReceiver, otlp_receiver
 
 
-@pytest.fixture
-def receiver() -> Iterator[HttpReceiver | GrpcReceiver]:
-    with otlp_receiver() as made:
+@pytest.fixture(params=PROTOCOLS)
+def receiver(request: pytest.FixtureRequest) -> Iterator[HttpReceiver | GrpcReceiver]:
+    with otlp_receiver(request.param) as made:
         yield made
 
 
 def test_exported_spans_are_the_stored_spans(
-    idle_system: System, receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+    idle_system: System, receiver: HttpReceiver | GrpcReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = idle_system
     if system.kind == "memory":
         pytest.skip("an in-memory store has no worker processes that set up an exporter")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", receiver.protocol)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "orders")
     retry = {"max_attempts": 2, "delay": 0.01}
