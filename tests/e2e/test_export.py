@@ -2,78 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 from harness import System, worker_processes
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from receivers import PROTOCOLS, GrpcReceiver, HttpReceiver, otlp_receiver
 
 
-class Receiver:
-    """An OTLP/HTTP receiver; `wait` returns once a trace has so many spans."""
-
-    def __init__(self) -> None:
-        self._spans: list[Any] = []
-        self._services: set[str] = set()
-        self._changed = threading.Condition()
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver._take(ExportTraceServiceRequest.FromString(body))
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                return
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def _take(self, request: ExportTraceServiceRequest) -> None:
-        with self._changed:
-            for resource in request.resource_spans:
-                self._services |= {
-                    attribute.value.string_value
-                    for attribute in resource.resource.attributes
-                    if attribute.key == "service.name"
-                }
-                for scope in resource.scope_spans:
-                    self._spans.extend(scope.spans)
-            self._changed.notify_all()
-
-    def wait(self, trace_id: str, count: int, timeout: float = 30) -> list[Any]:
-        def found() -> list[Any]:
-            return [span for span in self._spans if span.trace_id.hex() == trace_id]
-
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(found()) >= count, timeout), found()
-            return found()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    made = Receiver()
-    thread = threading.Thread(target=made.server.serve_forever)
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+@pytest.fixture(params=PROTOCOLS)
+def receiver(request: pytest.FixtureRequest) -> Iterator[HttpReceiver | GrpcReceiver]:
+    with otlp_receiver(request.param) as made:
+        yield made
 
 
 def test_exported_spans_are_the_stored_spans(
-    idle_system: System, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    idle_system: System, receiver: HttpReceiver | GrpcReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = idle_system
     if system.kind == "memory":
         pytest.skip("an in-memory store has no worker processes that set up an exporter")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", receiver.protocol)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "orders")
     retry = {"max_attempts": 2, "delay": 0.01}
@@ -85,7 +34,7 @@ def test_exported_spans_are_the_stored_spans(
     with worker_processes(2, system.store_url, system.redis_url):
         execution = system.run(workflow_id)
         trace_id = str(execution.trace_parent).split("-")[1]
-        exported = receiver.wait(trace_id, 9)
+        exported = receiver.wait_spans(trace_id, 9)
 
     stored = {span.span_id: span for span in system.engine.store.get_trace(execution.id)}
     assert {span.span_id.hex() for span in exported} == set(stored)
@@ -94,7 +43,7 @@ def test_exported_spans_are_the_stored_spans(
         assert (span.name, span.parent_span_id.hex()) == (kept.name, kept.parent_span_id)
         assert (span.start_time_unix_nano, span.end_time_unix_nano) == (kept.start_ns, kept.end_ns)
         assert {0: "unset", 1: "ok", 2: "error"}[span.status.code] == kept.status
-    assert receiver._services == {"orders"}
+    assert receiver.services == {"orders"}
 
 
 def test_a_callers_span_is_the_beginning_of_the_trace(system: System) -> None:

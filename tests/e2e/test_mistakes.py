@@ -138,6 +138,23 @@ MISTAKES = [
     Mistake("nothing to cancel", f"cancel {STORE}", ("EXECUTION_ID", "`spanloom cancel --help`")),
     Mistake("revision of two", f"pause a b --expected-revision 1 {STORE}", ("--expected-revision", "name one")),
     Mistake("control of a private store", f"retry {UNKNOWN_ID} --app app:in_memory", ("memory://", "sqlite:///")),
+    # telemetry
+    Mistake(
+        "unknown protocol", f"cancel {UNKNOWN_ID} {STORE}", ("OTEL_EXPORTER_OTLP_PROTOCOL='http/json'", "or grpc"),
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
+    ),
+    Mistake(
+        "unknown exporter", "worker app:engine", ("OTEL_METRICS_EXPORTER='prometheus'", "--metrics-port"),
+        {"OTEL_METRICS_EXPORTER": "prometheus"},
+    ),
+    Mistake(
+        "port taken", "worker app:engine --metrics-port {closed}",
+        ("can't serve metrics on 127.0.0.1:{closed} (Address already in use)", "--metrics-port"),
+    ),
+    Mistake(
+        "no such address", "worker app:engine --metrics-port {closed} --metrics-host 192.0.2.1",
+        ("can't serve metrics on 192.0.2.1:{closed}", "--metrics-host"),
+    ),
     Mistake("unknown part of an id", f"logs 89abcdef {STORE}", ("'89abcdef'", "`spanloom list`")),
 ]  # fmt: skip
 

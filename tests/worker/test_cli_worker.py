@@ -8,7 +8,7 @@ import pytest
 
 from spanloom.cli.failures import DONE, MISTAKE, run
 from spanloom.engine import NodeRegistry, WorkflowEngine
-from spanloom.worker import WorkerOptions
+from spanloom.worker import Listen, WorkerOptions
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -19,12 +19,21 @@ TOLD = [
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch, sqlite_url: str, redis_url: str) -> list[WorkerOptions]:
+def listening() -> list[Listen | None]:
+    """Where each worker that was started serves its endpoints."""
+    return []
+
+
+@pytest.fixture
+def served(
+    monkeypatch: pytest.MonkeyPatch, sqlite_url: str, redis_url: str, listening: list[Listen | None]
+) -> list[WorkerOptions]:
     """With which options a worker was started."""
     found: list[WorkerOptions] = []
 
-    def serve(_engine: WorkflowEngine, options: WorkerOptions) -> int:
+    def serve(_engine: WorkflowEngine, options: WorkerOptions, *, listen: Listen | None) -> int:
         found.append(options)
+        listening.append(listen)
         return DONE
 
     engine = WorkflowEngine(NodeRegistry(), sqlite_url, redis_url)
@@ -56,7 +65,7 @@ def test_without_being_told_it_has_the_options_own_defaults(served: list[WorkerO
 def test_several_processes_are_each_told_the_same(served: list[WorkerOptions], monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
 
-    def supervise(command: Sequence[str], processes: int, _options: WorkerOptions) -> int:
+    def supervise(command: Sequence[str], processes: int, _options: WorkerOptions, *, metrics_port: int | None) -> int:
         commands.extend([list(command)] * processes)
         return DONE
 
@@ -76,3 +85,23 @@ def test_a_number_of_losses_that_makes_no_sense_is_refused(
     assert run(["worker", "shop:engine", "--max-losses", "0"]) == MISTAKE
     assert "max_losses" in capsys.readouterr().err
     assert served == []
+
+
+def test_it_serves_its_endpoints_where_it_is_told(
+    served: list[WorkerOptions], listening: list[Listen | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(["worker", "shop:engine"]) == DONE
+    assert run(["worker", "shop:engine", "--metrics-port", "9464"]) == DONE
+    monkeypatch.setenv("SPANLOOM_METRICS_PORT", "9470")
+    monkeypatch.setenv("SPANLOOM_METRICS_HOST", "0.0.0.0")
+    assert run(["worker", "shop:engine"]) == DONE
+    assert run(["worker", "shop:engine", "--metrics-port", "9471", "--metrics-host", "::1"]) == DONE
+
+    assert listening == [None, Listen(9464, "127.0.0.1"), Listen(9470, "0.0.0.0"), Listen(9471, "::1")]
+
+
+def test_ports_that_there_are_not_enough_of_are_refused(
+    served: list[WorkerOptions], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["worker", "shop:engine", "--metrics-port", "65535", "--processes", "2"]) == MISTAKE
+    assert "at most 65534" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spanloom.engine.definitions import Workflow
 from spanloom.engine.errors import UnknownWorkflow
+from spanloom.engine.metrics import CACHE_RESULT
 from spanloom.engine.plan import Plan, plan
 
 __all__ = ["CacheOptions", "DefinitionCache"]
@@ -65,6 +66,10 @@ class DefinitionCache:
         if first:
             self._fill(key, answer)
         return answer.result()
+
+    def read_lookups(self) -> list[tuple[int, dict[str, str]]]:
+        """Return hits and misses, as the metric of look-ups tells them."""
+        return [(self.hits, {CACHE_RESULT: "hit"}), (self.misses, {CACHE_RESULT: "miss"})]
 
     def _fill(self, key: Key, answer: Future[Plan]) -> None:
         try:

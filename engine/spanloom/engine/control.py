@@ -13,6 +13,7 @@ from spanloom.engine.by_hand import record_by_hand
 from spanloom.engine.cache import DefinitionCache
 from spanloom.engine.epoch import Epoch
 from spanloom.engine.errors import InvalidTransition, UnknownExecution
+from spanloom.engine.instruments import count_ended, instruments
 from spanloom.engine.options import Duration, as_seconds
 from spanloom.engine.records import Controlled, NodeJob, NodeKey
 from spanloom.engine.settings import Settings
@@ -54,7 +55,8 @@ class ExecutionControl:
         True if this call did it, False if it was cancelled already.
         """
         self.open()
-        return self._told(execution_id, self.store.cancel_execution(execution_id, expected_revision=expected_revision))
+        controlled = self.store.cancel_execution(execution_id, expected_revision=expected_revision)
+        return self._told(execution_id, controlled, ExecutionStatus.CANCELLED)
 
     def pause_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Pause it: what runs may end, nothing new starts until it is resumed. A deadline goes on counting.
@@ -110,9 +112,8 @@ class ExecutionControl:
         self.open()
         if status == ExecutionStatus.FAILED:
             text = json.dumps({"type": "EndedByHand", "message": error or "an operator failed it"})
-            return self._told(
-                execution_id, self.store.fail_execution(execution_id, text, expected_revision=expected_revision)
-            )
+            controlled = self.store.fail_execution(execution_id, text, expected_revision=expected_revision)
+            return self._told(execution_id, controlled, ExecutionStatus.FAILED)
         current = self._execution(execution_id).status
         steps: dict[str, Callable[..., bool]] = {
             ExecutionStatus.CANCELLED: self.cancel_execution,
@@ -157,6 +158,8 @@ class ExecutionControl:
         self.push(recorded.jobs, ended=[execution.id] if recorded.ended else [])
         if recorded.ended:
             export_ended(self.store, [execution.id])
+            if (measured := instruments()) is not None:
+                measured.execution_ended(execution.workflow_id, recorded.ended)
             self.push(self.store.wake_parents([execution.id], epoch=self.epoch.recent()))
 
     # ---- many at once: the oldest `limit` that the filter finds, parents first ----
@@ -223,11 +226,12 @@ class ExecutionControl:
             raise UnknownExecution(execution_id)
         return execution
 
-    def _told(self, execution_id: str, controlled: Controlled) -> bool:
+    def _told(self, execution_id: str, controlled: Controlled, status: ExecutionStatus) -> bool:
         """Tell of an end: who waits for the execution, its parent, and the trace that it is part of."""
         self.push((), ended=controlled.executions)
         export_ended(self.store, controlled.executions)
         if controlled.done:
+            count_ended(self.store, controlled.executions, status)
             self.push(self.store.wake_parents([execution_id], epoch=self.epoch.recent()))
         return controlled.done
 

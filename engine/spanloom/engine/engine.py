@@ -15,6 +15,7 @@ from typing import Any, Literal
 from spanloom.engine.builder import WorkflowBuilder
 from spanloom.engine.bulk import ENDED, Bulk, control_each, find
 from spanloom.engine.cache import CacheOptions, DefinitionCache
+from spanloom.engine.clocks import put_clocks
 from spanloom.engine.control import ExecutionControl
 from spanloom.engine.definitions import Workflow
 from spanloom.engine.epoch import Epoch
@@ -28,6 +29,7 @@ from spanloom.engine.errors import (
 from spanloom.engine.graph import check
 from spanloom.engine.handle import ExecutionHandle
 from spanloom.engine.ids import uuid7
+from spanloom.engine.instruments import count_started
 from spanloom.engine.logs import Logger
 from spanloom.engine.options import Duration, start_options
 from spanloom.engine.payload import encode
@@ -79,7 +81,8 @@ class WorkflowEngine(ExecutionControl):
         self.store = _store(store or self.settings.store_url, self.settings)
         self.queue = NodeQueue(redis if redis is not None else self.settings.redis_url, self.settings.namespace)
         self.lifespan = lifespan
-        self.definitions = DefinitionCache(cache or CacheOptions(), self.store.get_workflow)
+        # Looked up at each call: clocks may be put around the store's methods later.
+        self.definitions = DefinitionCache(cache or CacheOptions(), lambda *key: self.store.get_workflow(*key))
         self.epoch = Epoch(self.store, self.queue)
         self._listener = EndListener(self.queue)
         self._waiter = Waiter(self.store, self._listener)
@@ -98,6 +101,7 @@ class WorkflowEngine(ExecutionControl):
         with self._opening:
             if self._opened:
                 return
+            put_clocks(self.store, self.queue)
             self.store.open()
             try:
                 self.epoch.check()
@@ -373,6 +377,7 @@ class WorkflowEngine(ExecutionControl):
             self._export_starts(requests, answers)
         if jobs := [job for answer in started for job in answer.jobs]:
             self.push(jobs)
+        count_started(requests, answers)
         for answer in answers:
             if isinstance(answer, SpanloomError):
                 raise answer

@@ -187,6 +187,14 @@ class NodeQueue:
             heads[name.removeprefix(prefix)] = datetime.fromtimestamp(message.pushed_at, UTC)
         return heads
 
+    def depths(self, list_names: Sequence[str]) -> dict[str, int]:
+        """Return how many jobs wait on each of these lists. Raises QueueUnavailable."""
+        with redis_errors(self.redis):
+            pipeline = self.redis.pipeline(transaction=False)
+            for name in list_names:
+                pipeline.llen(f"rq:queue:{name}")
+            return dict(zip(list_names, pipeline.execute(), strict=True))
+
     def close(self) -> None:
         """Give up connections; the queue opens again at its next use."""
         self.redis.close()

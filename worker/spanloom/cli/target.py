@@ -68,7 +68,8 @@ class Target:
         Raises what store() does, and QueueUnavailable.
         """
         # Imported here: only this needs the worker's package.
-        from spanloom.worker.telemetry import configure_logging
+        from spanloom.worker.process_log import configure_logging
+        from spanloom.worker.sdk import configure_sdk
 
         engine = self.load_app()
         if engine is None:
@@ -78,12 +79,14 @@ class Target:
             )
         check_shared(engine.store)
         configure_logging(engine.settings.log_format, logging.WARNING)
+        end_traces = configure_sdk("spanloom", signals=("traces",))
         try:
             engine.queue.ping()
             engine.open()
             yield engine
         finally:
             engine.close()
+            end_traces()
 
     @contextmanager
     def operator(self) -> Generator[WorkflowEngine]:
@@ -92,7 +95,8 @@ class Target:
         The store is the truth: who has to cancel can't wait for Redis, and the sweep pushes what could not be pushed.
         Raises what store() does.
         """
-        from spanloom.worker.telemetry import configure_logging
+        from spanloom.worker.process_log import configure_logging
+        from spanloom.worker.sdk import configure_sdk
 
         app = self.load_app()
         settings = app.settings if app else Settings.from_environment()
@@ -101,11 +105,13 @@ class Target:
         redis = app.queue.redis if app else self.redis_url or settings.redis_url
         configure_logging(settings.log_format, logging.WARNING)
         engine = WorkflowEngine(NodeRegistry(), store, redis, settings=settings)
+        end_traces = configure_sdk("spanloom", signals=("traces",))
         try:
             engine.open()
             yield engine
         finally:
             engine.close()
+            end_traces()
 
     def _named_store(self, settings: Settings) -> ExecutionStore:
         return open_store(self._store_url(settings), namespace=settings.namespace)

@@ -9,8 +9,8 @@ from spanloom.cli.parameters import duration
 from spanloom.cli.target import check_shared
 from spanloom.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError
-from spanloom.worker import WorkerOptions, serve, supervise, worker_options
-from spanloom.worker.telemetry import configure_logging
+from spanloom.worker import Listen, WorkerOptions, serve, supervise, worker_options
+from spanloom.worker.process_log import configure_logging
 
 __all__ = ["worker"]
 
@@ -79,6 +79,21 @@ _DEFAULTS = WorkerOptions()
     help="The least severe lines that are written, and kept with nodes.",
 )
 @click.option("--capture-output", is_flag=True, help="Keep what handlers print as log lines of their nodes, too.")
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    envvar="SPANLOOM_METRICS_PORT",
+    metavar="PORT",
+    help="Serve /metrics, /healthz and /readyz there; the next processes on the next ports. "
+    "[env: SPANLOOM_METRICS_PORT]",
+)
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    show_default=True,
+    envvar="SPANLOOM_METRICS_HOST",
+    metavar="HOST",
+    help="On which address; 0.0.0.0 in a container. [env: SPANLOOM_METRICS_HOST]",
+)
 @click.option("--burst", is_flag=True, help="End when nothing is left to do.")
 def worker(
     app: str,
@@ -92,6 +107,8 @@ def worker(
     alone: float,
     log_level: str,
     capture_output: bool,
+    metrics_port: int | None,
+    metrics_host: str,
     burst: bool,
 ) -> int:
     """Run node jobs until told to stop.
@@ -99,6 +116,10 @@ def worker(
     MODULE:ENGINE names a WorkflowEngine, which brings its handlers, store and Redis; SPANLOOM_APP names it, too.
     SIGTERM or Ctrl-C: nothing new is started, running nodes have their grace, the rest goes back to the queue; then it
     exits with 0. With several processes, one that dies is replaced.
+
+    With --metrics-port it serves /metrics for Prometheus; /healthz, which is 200 while its loop goes round; and
+    /readyz, which is 503, and says why, while it does not work: its store or Redis does not answer, the store's schema
+    is another release's, or it stops. They ask for no password, so without --metrics-host only this machine sees them.
 
     \b
       spanloom worker orders:engine --processes 4 --concurrency 8 --queues high,default
@@ -119,7 +140,12 @@ def worker(
         burst=burst,
     )
     if processes == 1:
-        return serve(engine, options)
+        return serve(engine, options, listen=Listen(metrics_port, metrics_host) if metrics_port else None)
+    if metrics_port is not None and metrics_port + processes > 65536:
+        raise ConfigurationError(
+            f"--metrics-port {metrics_port} leaves no ports for {processes} processes; give one of at most "
+            f"{65536 - processes}"
+        )
     _check(engine)
     configure_logging(engine.settings.log_format)
     own = ["worker", app, "--processes", "1", "--concurrency", str(concurrency), "--queues", ",".join(queues)]
@@ -127,7 +153,8 @@ def worker(
     own += ["--log-level", log_level]
     own += ["--capture-output"] if capture_output else []
     own += ["--burst"] if burst else []
-    return supervise(own, processes, options)
+    own += ["--metrics-host", metrics_host] if metrics_port else []
+    return supervise(own, processes, options, metrics_port=metrics_port)
 
 
 def _queues(text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from spanloom.engine.errors import StoreUnavailable
+from spanloom.engine.instruments import instruments
 from spanloom.engine.store import ExecutionStore
 
 __all__ = ["Lease"]
@@ -59,6 +60,8 @@ class Lease:
                 return
             self._lost.add(lapsed)
             _log.warning("lease_lost", worker=self._name, worker_id=lapsed)
+            if (measured := instruments()) is not None:
+                measured.lease_lost()
             self._register()
 
     def is_lost(self, worker_id: str) -> bool:

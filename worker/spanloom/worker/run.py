@@ -14,6 +14,7 @@ import structlog
 
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import PermanentError, QueueUnavailable, StoreUnavailable
+from spanloom.engine.instruments import instruments
 from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Outcome, Record, Recorded
 from spanloom.engine.states import ExecutionStatus, WaitKind
@@ -29,6 +30,7 @@ from spanloom.worker.options import WorkerOptions
 from spanloom.worker.outcomes import Ending, left, of_error, of_load_error, of_refusal
 from spanloom.worker.quarantine import is_suspect
 from spanloom.worker.recorder import Recorder
+from spanloom.worker.tally import count_run
 
 __all__ = ["NodeRunner"]
 
@@ -97,6 +99,7 @@ class NodeRunner:
             _log.warning("queue_unavailable", error=str(error))
 
     def _run_one(self, job: NodeMessage | None, claim: Claim, worker_id: str, more: bool) -> Claim | None:
+        began = time.monotonic()
         is_lost = partial(self._lease.is_lost, worker_id)
         destination = self._engine.queue.list_name(claim.node.queue, claim.header.priority)
         message_id = None if job is None else job.job_id
@@ -115,6 +118,7 @@ class NodeRunner:
             else:
                 ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)
         ending = self._leave(loaded, claim, ending)
+        seconds = time.monotonic() - began
         self._close(attempt, claim, ending, error)
         try:
             successors = self._successors(loaded, claim, ending) if more else ()
@@ -130,6 +134,8 @@ class NodeRunner:
             ending = self._leave(loaded, claim, of_refusal(refused))
             # Without its lines: whatever the store can't keep, it can keep that this failed.
             answer = self._record(claim, worker_id, ending, None, ())
+        if (measured := instruments()) is not None:
+            count_run(measured, claim, ending, answer, error, seconds)
         return self._continue(job, claim, ending, answer)
 
     def _leave(self, loaded: Loaded | None, claim: Claim, ending: Ending) -> Ending:

@@ -1,4 +1,4 @@
-"""A worker as a process of its own: signals, logging, tracing, exit code."""
+"""A worker as a process of its own: signals, logging, telemetry, health, exit code."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from logging import getLevelNamesMapping
 from types import FrameType
 
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError
+from spanloom.worker.endpoints import Endpoints, Listen
+from spanloom.worker.health import Health
 from spanloom.worker.options import WorkerOptions
-from spanloom.worker.telemetry import configure_logging, configure_tracing
+from spanloom.worker.process_log import configure_logging
+from spanloom.worker.sdk import configure_sdk
 from spanloom.worker.worker import Worker
 
 __all__ = ["serve"]
@@ -22,12 +26,13 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PARENT_PIPE = "SPANLOOM_PARENT_PIPE"  #: the file descriptor whose end of file says that the supervisor is gone
 
 
-def serve(engine: WorkflowEngine, options: WorkerOptions | None = None) -> int:
+def serve(engine: WorkflowEngine, options: WorkerOptions | None = None, *, listen: Listen | None = None) -> int:
     """Run one worker in this process until SIGTERM, SIGINT or, in burst mode, until nothing is left. Returns 0.
 
     SIGTERM: nothing new is claimed, running nodes have their grace, the rest is given back, and the process exits with
-    0; a second signal ends the grace. Call it in the main thread. Raises ConfigurationError for a store that other
-    processes can't see, and what Worker.run() raises.
+    0; a second signal ends the grace. Call it in the main thread. With `listen` its metrics and its health are served
+    there until it has drained. Raises ConfigurationError for a store that other processes can't see, a port that is
+    taken or an exporter that is missing, and what Worker.run() raises.
     """
     if not engine.store.shared:
         raise ConfigurationError(
@@ -36,17 +41,21 @@ def serve(engine: WorkflowEngine, options: WorkerOptions | None = None) -> int:
         )
     options = options or WorkerOptions()
     configure_logging(engine.settings.log_format, getLevelNamesMapping()[options.log_level.upper()])
-    shut_down_tracing = configure_tracing()
     worker = Worker(engine, options)
-
-    _on_signals(worker.stop)
-    _stop_with_parent()
-    try:
-        ended = worker.run()
-    finally:
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN)  # it has stopped: a late signal must not spoil the exit code
-        shut_down_tracing()
+    with ExitStack() as after:
+        endpoints = None if listen is None else Endpoints(listen, Health(worker))
+        if endpoints is not None:
+            after.callback(endpoints.stop)
+        after.callback(configure_sdk("spanloom-worker", instance_id=worker.name, prometheus=endpoints is not None))
+        _on_signals(worker.stop)
+        _stop_with_parent()
+        if endpoints is not None:
+            endpoints.start()
+        try:
+            ended = worker.run()
+        finally:
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # it has stopped: a late signal must not spoil the exit code
     engine.close()
     if not ended:  # a handler that ignores its end must not keep the process; its node run was given back
         sys.stdout.flush()

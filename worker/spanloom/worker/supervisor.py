@@ -40,11 +40,14 @@ class _Child:
         return self.process is not None and time.monotonic() - self.started > _SETTLED_SECONDS
 
 
-def supervise(command: Sequence[str], processes: int, options: WorkerOptions) -> int:
+def supervise(
+    command: Sequence[str], processes: int, options: WorkerOptions, *, metrics_port: int | None = None
+) -> int:
     """Run `processes` copies of `command` until SIGTERM or SIGINT, and return the exit code.
 
     A copy that dies is restarted, with growing pauses if it dies young. If the first ones exit with 2 they can't start,
-    which ends them all with 2. Copies whose supervisor is gone, however it went, stop by themselves.
+    which ends them all with 2. Copies whose supervisor is gone, however it went, stop by themselves. The first is told
+    `metrics_port`, the next ones those that follow, and who replaces one gets its port.
     """
     signals: list[int] = []
 
@@ -54,7 +57,10 @@ def supervise(command: Sequence[str], processes: int, options: WorkerOptions) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     read_end, write_end = os.pipe()
-    children = [_Child(command) for _ in range(processes)]
+    ports = [
+        [] if metrics_port is None else ["--metrics-port", str(metrics_port + number)] for number in range(processes)
+    ]
+    children = [_Child([*command, *port]) for port in ports]
     code = 0
     settled = False  # once one has worked, a start that fails is an outage and no mistake
     try:

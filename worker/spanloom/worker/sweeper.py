@@ -12,8 +12,11 @@ import structlog
 
 from spanloom.engine.epoch import Epoch
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
+from spanloom.engine.instruments import count_ended, instruments
 from spanloom.engine.queue import NodeQueue
+from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
+from spanloom.worker.backlog import Backlog
 from spanloom.worker.options import WorkerOptions
 
 __all__ = ["Sweeper"]
@@ -35,6 +38,7 @@ class Sweeper:
         self._list_names = list_names
         self._options = options
         self.on_ended: Callable[[Sequence[str]], object] = lambda _: None  #: called with executions that it has ended
+        self.backlog = Backlog(queue)
         self.on_misfit: Callable[[ConfigurationError], object] = lambda _: None  #: called when it can't go on, ever
         self._changed = threading.Condition()
         self._wake_at = float("inf")
@@ -62,12 +66,14 @@ class Sweeper:
         epoch = self._epoch.check()
         moved: Counter[str] = Counter()
         while True:
-            swept = self._store.sweep(
-                heads=self._queue.heads(self._list_names),
-                epoch=epoch,
-                suspect_seconds=self._options.suspect_seconds,
-            )
-            self._queue.push(swept.jobs, ended=swept.ended)
+            heads = self._queue.heads(self._list_names)
+            swept = self._store.sweep(heads=heads, epoch=epoch, suspect_seconds=self._options.suspect_seconds)
+            if swept.jobs or swept.ended:
+                self._queue.push(swept.jobs, ended=swept.ended)
+            if (measured := instruments()) is not None:
+                measured.swept(swept.moved)
+                count_ended(self._store, swept.ended, ExecutionStatus.FAILED)  # by their deadlines
+                self.backlog.look(heads)
             moved.update(swept.moved)
             if swept.ended:
                 self.on_ended(swept.ended)
@@ -91,6 +97,8 @@ class Sweeper:
                 return
             except (QueueUnavailable, StoreUnavailable) as error:
                 _log.warning("sweep_failed", error=str(error))
+                if (measured := instruments()) is not None:
+                    measured.swept({}, error)
                 pause = min(pause * 2, _MAX_PAUSE)
             except Exception:
                 _log.exception("sweep_failed")  # a bug of ours must not end the recovery of everything else

@@ -12,8 +12,10 @@ from functools import partial
 
 import structlog
 
+from spanloom.engine.clocks import clock_calls, put_clocks
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
+from spanloom.engine.instruments import instruments
 from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Refusal
 from spanloom.worker.call import Caller
@@ -32,6 +34,7 @@ from spanloom.worker.recorder import Recorder
 from spanloom.worker.run import NodeRunner
 from spanloom.worker.slots import Slots
 from spanloom.worker.sweeper import Sweeper
+from spanloom.worker.tally import Tally
 from spanloom.worker.watchdog import Watchdog
 
 __all__ = ["Worker"]
@@ -69,6 +72,7 @@ class Worker:
         self._sweeper.on_misfit = self._stop_for
         self._exports = Exports(engine.store, engine.queue, lambda: self._lease.worker_id)
         self._sweeper.on_ended = self._exports.ended
+        self._tally = Tally(self._slots, engine.definitions, self._sweeper.backlog)
         self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
         self._beside = [
             threading.Thread(target=run, name=f"spanloom-{what}-{self.name}", daemon=True)
@@ -80,6 +84,18 @@ class Worker:
             )
         ]
         self._suspended = False
+        self._ready = False
+        self._moved = 0.0  # when the loop last went round
+
+    @property
+    def phase(self) -> str:
+        """What it does: starting, working, or draining."""
+        return "draining" if self._stopping.is_set() else "working" if self._ready else "starting"
+
+    @property
+    def still_seconds(self) -> float:
+        """How long ago its loop went round, which blocks for seconds at most; 0 while it starts or drains."""
+        return time.monotonic() - self._moved if self.phase == "working" else 0.0
 
     def stop(self) -> None:
         """Ask to stop: nothing new is claimed, running nodes have their grace. Asked twice, the grace ends.
@@ -96,6 +112,8 @@ class Worker:
         Raises StoreUnavailable, StoreNotMigrated, QueueUnavailable or ConfigurationError if it can't start, and
         ConfigurationError if the Redis namespace turns out to belong to another store.
         """
+        put_clocks(self.engine.store, self.engine.queue)
+        clock_calls(self._inbox, {"_pop": "fetch", "flush": "flush", "put_back": "put_back"})
         self.engine.queue.ping()
         self.engine.open()
         self.engine.epoch.check()
@@ -124,9 +142,11 @@ class Worker:
                 thread.start()
             self._exports.start()
             self._sweeper.start()
+            self._tally.start()
             _log.info(
                 "worker_ready", worker=self.name, queues=self.options.queues, concurrency=self.options.concurrency
             )
+            self._moved, self._ready = time.monotonic(), True
             self.on_ready()
             self._work(runner)
             ended = self._drain()
@@ -135,6 +155,7 @@ class Worker:
             self._given_up.set()
             self._signed_off.set()
             self._journal.close()
+            self._tally.stop()
             try:
                 self._lifespan.leave()
             finally:
@@ -151,6 +172,7 @@ class Worker:
         token = ""
         pause, longest = _PAUSES
         while not self._stopping.is_set():
+            self._moved = time.monotonic()
             free = self._slots.wait_free(timeout=0.5)
             if not free or self._suspended:
                 self._stopping.wait(0.0 if not free else 0.5)
@@ -203,8 +225,11 @@ class Worker:
             self._lease.replace(worker_id)
             worker_id = self._lease.worker_id
             answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
+        measured, now = instruments(), time.time()
         for message, answer in zip(runnable, answers, strict=True):
             if isinstance(answer, Claim):
+                if measured is not None:
+                    measured.job_waited(message.list_name, now - message.pushed_at)
                 try:
                     self._slots.submit(partial(runner.run, message, answer, worker_id))
                 except RuntimeError:  # no thread for it: with the lease goes what nobody would run

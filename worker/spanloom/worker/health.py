@@ -1,0 +1,88 @@
+"""Whether a worker is alive and whether it is ready, answered in bounded time whatever hangs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from spanloom.engine.errors import SpanloomError
+from spanloom.worker.worker import Worker
+
+__all__ = ["Health"]
+
+_STUCK_SECONDS = 60.0  #: far longer than one turn of the loop, and than a store that is slow but answers
+_ANSWER_SECONDS = 1.5  #: what a probe may wait for; shorter than most give it
+_FRESH_SECONDS = 1.0  #: for so long an answer holds, however many ask
+
+
+class Health:
+    """Look at one worker for those who decide whether to restart it, or to count on it. Thread-safe.
+
+    A store or a Redis that is away makes it unready and not dead: a restart would not bring them back.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._store = _Check(worker.engine.store.health)
+        self._queue = _Check(worker.engine.queue.ping)
+
+    def liveness(self) -> dict[str, str]:
+        """Return what says that this process should be restarted, by what is wrong; empty if it is alive."""
+        still = self._worker.still_seconds
+        if still < _STUCK_SECONDS or self._services():  # it waits for what hangs
+            return {}
+        return {"worker": f"its loop has not gone round for {still:.0f} s, though store and queue answer"}
+
+    def readiness(self) -> dict[str, str]:
+        """Return what keeps this worker from running nodes, by what is wrong; empty if it runs them.
+
+        Takes no longer than 1.5 s: what has not answered by then is what is wrong.
+        """
+        phase = self._worker.phase
+        return ({} if phase == "working" else {"worker": f"it is {phase}"}) | self._services()
+
+    def _services(self) -> dict[str, str]:
+        problems: dict[str, str] = {}
+        until = time.monotonic() + _ANSWER_SECONDS
+        asked = {"store": self._store.ask(), "queue": self._queue.ask()}
+        for name, answer in asked.items():
+            try:
+                problem = answer.result(max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                problem = f"it did not answer within {_ANSWER_SECONDS:g} s"
+            if problem is not None:
+                problems[name] = problem
+        return problems
+
+
+class _Check:
+    """Ask something that may hang, on a thread of its own, and once at a time: those who ask meanwhile share it."""
+
+    def __init__(self, check: Callable[[], object]) -> None:
+        self._check = check
+        self._lock = threading.Lock()
+        self._asked = float("-inf")
+        self._answer: Future[str | None] | None = None
+
+    def ask(self) -> Future[str | None]:
+        """Return the answer to come: what is wrong, or None."""
+        with self._lock:
+            old = self._answer
+            if old is None or (old.done() and time.monotonic() - self._asked > _FRESH_SECONDS):
+                answer: Future[str | None] = Future()
+                self._answer, self._asked = answer, time.monotonic()
+                threading.Thread(target=self._run, args=(answer,), name="spanloom-health", daemon=True).start()
+                return answer
+            return old
+
+    def _run(self, answer: Future[str | None]) -> None:
+        try:
+            self._check()
+        except SpanloomError as error:
+            answer.set_result(str(error))
+        except Exception as error:  # whatever a driver raises; its text is not ours to publish
+            answer.set_result(f"it fails with {type(error).__name__}")
+        else:
+            answer.set_result(None)
