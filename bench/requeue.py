@@ -24,8 +24,8 @@ from spanloom.engine import Node, Workflow, WorkflowEngine
 from spanloom.stores import open_store
 from spanloom.testing.servers import postgres_server, redis_server
 from spanloom.worker import WorkerOptions
+from spanloom.worker.process_log import configure_logging
 from spanloom.worker.sweeper import Sweeper
-from spanloom.worker.telemetry import configure_logging
 
 STORES = ("postgres", "sqlite")
 LIST = "spanloom.default"

@@ -21,7 +21,6 @@ from spanloom.engine.views import Execution, SpanRecord
 __all__ = [
     "MESSAGING_SYSTEM",
     "EndedExecution",
-    "execution_name",
     "export_ended",
     "export_execution",
     "export_span",
@@ -71,11 +70,6 @@ class EndedExecution:
         )
 
 
-def execution_name(workflow_id: str) -> str:
-    """Return the name of an execution's own span."""
-    return f"execution {workflow_id}"
-
-
 def nanoseconds(at: datetime) -> int:
     """Return Unix nanoseconds, to the microsecond."""
     return round(at.timestamp() * 1_000_000) * 1000
@@ -122,7 +116,7 @@ def export_execution(ended: EndedExecution) -> None:
     if ended.status is ExecutionStatus.FAILED:
         attributes["error.type"] = ended.error_type or "unknown"
     span = here.start(
-        execution_name(ended.workflow_id), SpanKind.INTERNAL, trace_id=own.trace_id, span_id=own.span_id,
+        ended.workflow_id, SpanKind.INTERNAL, trace_id=own.trace_id, span_id=own.span_id,
         parent=_above(own, ended.caller_span_id), attributes=attributes, start_ns=nanoseconds(ended.created_at),
         decided=ended.caller_span_id is None,
     )  # fmt: skip

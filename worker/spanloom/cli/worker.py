@@ -79,6 +79,7 @@ _DEFAULTS = WorkerOptions()
     help="The least severe lines that are written, and kept with nodes.",
 )
 @click.option("--capture-output", is_flag=True, help="Keep what handlers print as log lines of their nodes, too.")
+@click.option(
     "--metrics-port",
     type=click.IntRange(1, 65535),
     envvar="SPANLOOM_METRICS_PORT",

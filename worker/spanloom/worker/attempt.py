@@ -25,8 +25,6 @@ from spanloom.worker.outcomes import message_of
 
 __all__ = ["Attempt"]
 
-_tracer = trace.get_tracer(SCOPE)
-
 
 class Attempt:
     """What a handler's `ctx` reaches into while it runs (NodeRuntime), and what is recorded of it afterwards."""
@@ -131,7 +129,7 @@ class _OpenSpan:
         self._attributes = attributes
         self._start_ns = time.time_ns()
         above = parent.get_span_context()
-        span = _tracer.start_span(name, attributes=attributes, start_time=self._start_ns)
+        span = trace.get_tracer(SCOPE).start_span(name, attributes=attributes, start_time=self._start_ns)
         own = span.get_span_context()
         if own.span_id == above.span_id:  # the API alone hands the parent back: no SDK is set up
             own = SpanContext(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spanloom.engine.spans import execution_name, nanoseconds
+from spanloom.engine.spans import nanoseconds
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.tracing import parse_trace_parent
 from spanloom.engine.views import Execution, SpanRecord
@@ -59,7 +59,7 @@ def rooted(spans: Sequence[SpanRecord], executions: Sequence[Execution]) -> list
                 span_id=ids[1],
                 parent_span_id=execution.caller_span_id,
                 node_id=None,
-                name=execution_name(execution.workflow_id),
+                name=execution.workflow_id,
                 kind="internal",
                 status=_STATUSES.get(execution.status, "unset"),
                 start_ns=nanoseconds(execution.created_at),
