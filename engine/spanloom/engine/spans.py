@@ -10,27 +10,32 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from spanloom.engine.records import StartRequest
 from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
-from spanloom.engine.tracing import Sdk, execution_span, new_span_id, sdk
+from spanloom.engine.tracing import Own, Sdk, below, execution_span, new_span_id, sdk
 from spanloom.engine.views import Execution, SpanRecord
 
 __all__ = [
-    "MESSAGING_SYSTEM",
+    "PROCESSING",
+    "SENDING",
     "EndedExecution",
     "export_ended",
     "export_execution",
     "export_span",
     "export_start",
     "links_to",
-    "messaging",
     "nanoseconds",
 ]
 
-MESSAGING_SYSTEM = "rq"
+#: What the conventions for messaging ask of each span that sends, and of each that processes.
+SENDING, PROCESSING = (
+    {"messaging.system": "rq", "messaging.operation.name": name, "messaging.operation.type": kind}
+    for name, kind in (("enqueue", "send"), ("run", "process"))
+)
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
@@ -85,7 +90,7 @@ def export_start(request: StartRequest, created_at: datetime | None, *, lists: I
         return
     names = list(lists)
     attributes: dict[str, Any] = {
-        **messaging("enqueue", "send", request.execution_id),
+        **SENDING,
         "spanloom.execution.id": request.execution_id,
         "spanloom.workflow.id": request.workflow_id,
     }
@@ -94,8 +99,8 @@ def export_start(request: StartRequest, created_at: datetime | None, *, lists: I
         attributes["messaging.batch.message_count"] = len(names)
     start_ns = nanoseconds(created_at)
     span = here.start(
-        f"enqueue {request.workflow_id}", SpanKind.PRODUCER, trace_id=own.trace_id, span_id=int(new_span_id(), 16),
-        parent=own, attributes=attributes, start_ns=start_ns,
+        f"enqueue {request.workflow_id}", SpanKind.PRODUCER, trace_id=own.span.trace_id, span_id=int(new_span_id(), 16),
+        above=own.context, attributes=attributes, start_ns=start_ns,
     )  # fmt: skip
     span.end(max(end_ns, start_ns))
 
@@ -116,8 +121,8 @@ def export_execution(ended: EndedExecution) -> None:
     if ended.status is ExecutionStatus.FAILED:
         attributes["error.type"] = ended.error_type or "unknown"
     span = here.start(
-        ended.workflow_id, SpanKind.INTERNAL, trace_id=own.trace_id, span_id=own.span_id,
-        parent=_above(own, ended.caller_span_id), attributes=attributes, start_ns=nanoseconds(ended.created_at),
+        ended.workflow_id, SpanKind.INTERNAL, trace_id=own.span.trace_id, span_id=own.span.span_id,
+        above=_above(own, ended.caller_span_id), attributes=attributes, start_ns=nanoseconds(ended.created_at),
         decided=ended.caller_span_id is None,
     )  # fmt: skip
     if ended.status is ExecutionStatus.FAILED:
@@ -151,10 +156,10 @@ def export_span(span: SpanRecord, execution: Execution, *, end_ns: int | None = 
         return
     attributes = span.attributes
     if span.kind == "consumer":  # what is the same for all of them is not stored with each
-        attributes = messaging("run", "process", execution.id) | attributes
+        attributes = {**PROCESSING, **attributes}
     exported: Span = here.start(
         span.name, SpanKind[span.kind.upper()], trace_id=int(span.trace_id, 16), span_id=int(span.span_id, 16),
-        parent=_above(own, span.parent_span_id), attributes=attributes, start_ns=span.start_ns,
+        above=_above(own, span.parent_span_id), attributes=attributes, start_ns=span.start_ns,
         links=links_to((link["trace_id"], link["span_id"], link.get("kind", "parent")) for link in span.links),
         decided=True,
     )  # fmt: skip
@@ -171,26 +176,16 @@ def links_to(spans: Iterable[tuple[str, str, str]]) -> list[Link]:
     ]
 
 
-def messaging(operation: str, kind: str, execution_id: str) -> dict[str, Any]:
-    """Return what the conventions for messaging ask of each span that sends or processes: operation name and type."""
-    return {
-        "messaging.system": MESSAGING_SYSTEM,
-        "messaging.operation.name": operation,
-        "messaging.operation.type": kind,
-        "messaging.message.conversation_id": execution_id,
-    }
-
-
-def _sampled(trace_parent: str | None, trace_state: str | None) -> tuple[Sdk | None, SpanContext | None]:
+def _sampled(trace_parent: str | None, trace_state: str | None) -> tuple[Sdk | None, Own | None]:
     """Return the SDK and the execution's span, if there are both and it is sampled."""
     here = sdk()
     own = None if here is None else execution_span(trace_parent, trace_state)
-    return (here, own) if own is not None and own.trace_flags.sampled else (None, None)
+    return (here, own) if own is not None and own.span.trace_flags.sampled else (None, None)
 
 
-def _above(own: SpanContext, span_id: str | None) -> SpanContext | None:
+def _above(own: Own, span_id: str | None) -> Context:
+    """Return the context below another span of an execution's trace."""
     if span_id is None:
-        return None
-    return SpanContext(
-        own.trace_id, int(span_id, 16), is_remote=True, trace_flags=own.trace_flags, trace_state=own.trace_state
-    )
+        return below(None)
+    flags, state = own.span.trace_flags, own.span.trace_state
+    return below(SpanContext(own.span.trace_id, int(span_id, 16), is_remote=True, trace_flags=flags, trace_state=state))

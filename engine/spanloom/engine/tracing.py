@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import copy
 import functools
+import random
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags, TraceState
 
 __all__ = [
+    "Own",
     "Sdk",
     "TraceStart",
+    "below",
     "execution_span",
     "nest_trace",
     "new_span_id",
@@ -81,17 +84,16 @@ class Sdk:
         *,
         trace_id: int,
         span_id: int,
-        parent: SpanContext | None,
+        above: Context,
         attributes: Mapping[str, Any],
         start_ns: int,
         links: Sequence[Link] = (),
         decided: bool = False,
     ) -> Span:
-        """Start a span with these ids. Its sampler decides, unless it is `decided` that it is sampled."""
-        context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
+        """Start a span with these ids below that of a context. Its sampler decides, unless it is `decided` already."""
         self._ids.trace_id, self._ids.span_id = trace_id, span_id
         tracer = self._always() if decided else self._tracer
-        started: Span = tracer.start_span(name, context, kind, dict(attributes), links, start_ns)
+        started: Span = tracer.start_span(name, above, kind, attributes, links, start_ns)
         return started
 
     def _always(self) -> Any:
@@ -119,7 +121,7 @@ def sdk() -> Sdk | None:
 
 def new_span_id() -> str:
     """Return a random, non-zero span id: 16 lower-case hex digits."""
-    return f"{secrets.randbits(64) or 1:016x}"
+    return f"{random.getrandbits(64) or 1:016x}"
 
 
 def start_trace(name: str) -> TraceStart:
@@ -149,8 +151,20 @@ def parse_trace_parent(trace_parent: str | None) -> tuple[str, str] | None:
     return (parts[1], parts[2]) if len(parts) == 4 and len(parts[1]) == 32 and len(parts[2]) == 16 else None
 
 
-def execution_span(trace_parent: str | None, trace_state: str | None) -> SpanContext | None:
-    """Return the context of an execution's own span, the parent of its nodes' spans; None if it has none.
+def below(parent: SpanContext | None) -> Context:
+    """Return the context for spans below this one; None: for a root."""
+    return Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
+
+
+class Own(NamedTuple):
+    """An execution's own span, and the context for those below it."""
+
+    span: SpanContext
+    context: Context
+
+
+def execution_span(trace_parent: str | None, trace_state: str | None) -> Own | None:
+    """Return an execution's own span, the parent of its nodes' spans; None if it has none.
 
     Whether it is sampled was decided at its start, or is decided here, by the trace id alone: by everyone alike.
     """
@@ -158,7 +172,7 @@ def execution_span(trace_parent: str | None, trace_state: str | None) -> SpanCon
 
 
 @functools.lru_cache(maxsize=1024)  # the nodes of one execution follow each other
-def _execution_span(trace_parent: str | None, trace_state: str | None, here: Sdk | None) -> SpanContext | None:
+def _execution_span(trace_parent: str | None, trace_state: str | None, here: Sdk | None) -> Own | None:
     ids = parse_trace_parent(trace_parent)
     if ids is None or trace_parent is None:
         return None
@@ -168,4 +182,5 @@ def _execution_span(trace_parent: str | None, trace_state: str | None, here: Sdk
         state = state.delete(_UNDECIDED[0])
         if here is not None and not here.samples(trace_id, ""):
             flags &= ~TraceFlags.SAMPLED
-    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags), trace_state=state)
+    own = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags), trace_state=state)
+    return Own(own, below(own))

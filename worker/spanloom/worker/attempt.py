@@ -49,7 +49,7 @@ class Attempt:
         self._interrupt: Callable[[], object] | None = None
         self.own = NodeSpan(claim, worker=worker_name, destination=destination, message_id=message_id)
         export = None if journal is None else journal.export
-        self.lines = Lines(claim, self.own.trace_id, self.own.span_id, self.own.identity(), export, journal)
+        self.lines = Lines(claim, self.own.trace_id, self.own.span_id, self.own.identity, export, journal)
 
     @property
     def log(self) -> Any:

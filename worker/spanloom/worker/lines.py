@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
@@ -43,7 +43,7 @@ class Lines:
         claim: Claim,
         trace_id: str,
         span_id: str,
-        context: Context,
+        context: Callable[[], Context],
         export: LogExport | None = None,
         owner: object = None,
     ) -> None:
@@ -164,7 +164,7 @@ class Lines:
         said = CURRENT.set(None)  # what is said by whatever exports it is not the handler's
         try:
             inner = None if line.span_id == self._span_id else trace.get_current_span()
-            context = self._context if inner is None else trace.set_span_in_context(inner)
+            context = self._context() if inner is None else trace.set_span_in_context(inner)
             self._export.emit(self._claim, line, fields or {}, context)
         except NodeTimeout:
             raise

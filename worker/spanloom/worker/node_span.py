@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -14,13 +15,14 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
 
 from spanloom.engine.records import Claim, Outcome, SpanLine
-from spanloom.engine.spans import links_to, messaging
-from spanloom.engine.tracing import execution_span, new_span_id, sdk
+from spanloom.engine.spans import PROCESSING, links_to
+from spanloom.engine.tracing import below, execution_span, new_span_id, sdk
 from spanloom.worker.outcomes import message_of, type_of
 
 __all__ = ["NodeSpan"]
 
 _MAX_STATUS = 500
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class NodeSpan:
@@ -33,8 +35,8 @@ class NodeSpan:
     def __init__(self, claim: Claim, *, worker: str, destination: str, message_id: str | None) -> None:
         header, node = claim.header, claim.node
         self._claim = claim
-        self._above = execution_span(header.trace_parent, header.trace_state)
-        self._trace_id = secrets.randbits(128) if self._above is None else self._above.trace_id
+        own = self._own = execution_span(header.trace_parent, header.trace_state)
+        self._trace_id = secrets.randbits(128) if own is None else own.span.trace_id
         latest, _, begun = (node.span or "").partition(":")
         self.goes_on = bool(begun) and node.woken is not None  #: it is the span of what the run waited for
         self.span_id = latest if self.goes_on else new_span_id()
@@ -44,19 +46,18 @@ class NodeSpan:
         self._links = [("parent", span_id) for span_id in node.parent_spans.values()]
         if latest and not self.goes_on:
             self._links.append(("attempt", latest))
-        self._attributes: dict[str, Any] = {
-            "spanloom.workflow.id": header.workflow_id,
-            "spanloom.workflow.version": header.version,
+        self._constant = _constant(
+            header.workflow_id, header.version, node.node_id, node.node_type, worker, destination
+        )
+        self._varying: dict[str, Any] = {
             "spanloom.execution.id": header.execution_id,
-            "spanloom.node.id": node.node_id,
-            "spanloom.node.type": node.node_type,
-            "spanloom.node.item": node.item,
             "spanloom.node.attempt": node.attempt,
-            "spanloom.worker": worker,
-            "messaging.destination.name": destination,
         }
+        if node.item:
+            self._varying["spanloom.node.item"] = node.item
         if message_id is not None:
-            self._attributes["messaging.message.id"] = message_id
+            self._varying["messaging.message.id"] = message_id
+        self._identity: Context | None = None
 
     @property
     def trace_id(self) -> str:
@@ -70,15 +71,17 @@ class NodeSpan:
 
     def identity(self) -> Context:
         """Return a context that names this span to whoever needs no more than its ids."""
-        above = self._above
-        own = SpanContext(
-            self._trace_id,
-            int(self.span_id, 16),
-            is_remote=False,
-            trace_flags=trace.DEFAULT_TRACE_OPTIONS if above is None else above.trace_flags,
-            trace_state=trace.DEFAULT_TRACE_STATE if above is None else above.trace_state,
-        )
-        return trace.set_span_in_context(NonRecordingSpan(own), otel_context.get_current())
+        if self._identity is None:
+            above = None if self._own is None else self._own.span
+            own = SpanContext(
+                self._trace_id,
+                int(self.span_id, 16),
+                is_remote=False,
+                trace_flags=trace.DEFAULT_TRACE_OPTIONS if above is None else above.trace_flags,
+                trace_state=trace.DEFAULT_TRACE_STATE if above is None else above.trace_state,
+            )
+            self._identity = trace.set_span_in_context(NonRecordingSpan(own), otel_context.get_current())
+        return self._identity
 
     def begin(self) -> Context:
         """Return the context for a handler: its spans, and its libraries', are this one's children."""
@@ -98,7 +101,7 @@ class NodeSpan:
         ended: dict[str, Any] = {"spanloom.node.outcome": outcome.value}
         if error is not None:
             ended["error.type"] = type_of(error)
-        self._attributes |= ended
+        self._varying |= ended
         end_ns = time.time_ns()
         span = self._begun()
         if span is not None:
@@ -116,32 +119,28 @@ class NodeSpan:
         if here is not None:
             kept = self._links[: here.max_links]
             if left_out := len(self._links) - len(kept):
-                self._attributes["spanloom.links.left_out"] = left_out
+                self._varying["spanloom.links.left_out"] = left_out
             self._span = here.start(
-                self._name,
+                self._constant.name,
                 SpanKind.CONSUMER,
                 trace_id=self._trace_id,
                 span_id=int(self.span_id, 16),
-                parent=self._above,
-                attributes=messaging("run", "process", self._claim.header.execution_id) | self._attributes,
+                above=below(None) if self._own is None else self._own.context,
+                attributes={**self._constant.attributes, **self._varying},
                 start_ns=self.start_ns,
                 links=links_to((self.trace_id, span_id, kind) for kind, span_id in kept),
             )
             self.exported = self._span.is_recording()
         return self._span
 
-    @property
-    def _name(self) -> str:
-        return f"run {self._claim.node.node_id}"
-
     def _line(self, status: str, end_ns: int | None) -> SpanLine:
         node, trace_id = self._claim.node, self.trace_id
-        links = [{"trace_id": trace_id, "span_id": span_id, "kind": kind} for kind, span_id in self._links]
+        links = ",".join(f'{{"trace_id":"{trace_id}","span_id":"{one}","kind":"{kind}"}}' for kind, one in self._links)
         return SpanLine(
             trace_id=trace_id,
             span_id=self.span_id,
-            parent_span_id=None if self._above is None else f"{self._above.span_id:016x}",
-            name=self._name,
+            parent_span_id=None if self._own is None else f"{self._own.span.span_id:016x}",
+            name=self._constant.name,
             kind="consumer",
             status=status,
             start_ns=self.start_ns,
@@ -149,6 +148,27 @@ class NodeSpan:
             node_id=node.node_id,
             item=node.item,
             attempt=node.attempt,
-            attributes=json.dumps(self._attributes),
-            links=json.dumps(links) if links else "[]",
+            attributes=self._constant.json + _encoded(self._varying)[1:],
+            links=f"[{links}]",
         )
+
+
+class _Constant(NamedTuple):
+    """What every run of a node has in common in one worker: as an SDK takes it, and the beginning of what is stored."""
+
+    name: str
+    attributes: dict[str, Any]
+    json: str
+
+
+@functools.lru_cache(maxsize=4096)
+def _constant(workflow_id: str, version: int, node_id: str, node_type: str, worker: str, destination: str) -> _Constant:
+    stored = {
+        "spanloom.workflow.id": workflow_id,
+        "spanloom.workflow.version": version,
+        "spanloom.node.id": node_id,
+        "spanloom.node.type": node_type,
+        "spanloom.worker": worker,
+        "messaging.destination.name": destination,
+    }
+    return _Constant(f"run {node_id}", {**PROCESSING, **stored}, json.dumps(stored)[:-1] + ",")
