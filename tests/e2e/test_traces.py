@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -294,3 +296,29 @@ def test_a_failed_execution_says_so_in_its_own_span(
     assert root.status.code == 2
     assert attributes_of(root)["error.type"] == attributes_of(trace.one("run a"))["error.type"] == error["type"]
     assert attributes_of(root)["spanloom.execution.status"] == "failed"
+
+
+def documented() -> dict[str, set[str]]:
+    """The attributes of each span in docs/observability.md, by how the span's name begins; "" is the execution's own."""
+    text = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    spans = [row for row in rows if len(row) == 4 and row[1] in ("internal", "producer", "consumer")]
+    return {row[0].split("`")[1].split("{")[0]: set(re.findall(r"`([^`]+)`", row[3])) for row in spans}
+
+
+def test_spans_have_the_attributes_that_are_documented_and_no_others(
+    shared: System, one_receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_to(monkeypatch, one_receiver)
+    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", "2")
+    failing = shared.register({"id": "a", "type": "boom"})
+    with worker_processes(2, shared.store_url, shared.redis_url):
+        executions = [shared.run(family(shared)), shared.run(failing, {"boom": True})]
+        traces = [whole_trace(one_receiver, trace_id_of(execution)) for execution in executions]
+
+    emitted: dict[str, set[str]] = {begin: set() for begin in documented()}
+    for span in (span for trace in traces for span in trace.spans.values()):
+        begin = next((one for one in ("enqueue ", "run ") if span.name.startswith(one)), "")
+        if begin or attributes_of(span).keys() & {"spanloom.execution.status"}:
+            emitted[begin] |= attributes_of(span).keys()
+    assert emitted == documented()
