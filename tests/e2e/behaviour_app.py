@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import log_handlers
 from redis import Redis
 
 from spanloom.engine import LeaseLost, NodeContext, NodeRegistry, NodeResult, PermanentError, WorkflowEngine
 
 registry = NodeRegistry()
+log_handlers.add_to(registry)
 
 
 @contextmanager

@@ -137,12 +137,14 @@ class Lines:
         """Take note of the store's answer (None: it refused them) and return whether more may be sent at once."""
         if last_id is None:
             self._refused = True  # the claim is gone: whether the lines are kept is up to the record
+            more = False
         else:
+            more = self._sent == _BATCH
             self._stored += self._sent
             self._last_id = last_id
             del self._lines[: self._sent]
         self._sent = 0
-        return len(self._lines) >= _BATCH and not self._refused
+        return more
 
     @property
     def in_doubt(self) -> bool:
