@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("clean_environment")
 
 TOLD = [
     "--concurrency", "2", "--queues", "high,default", "--grace", "5s", "--lease", "3s", "--max-losses", "5",
-    "--alone", "2m", "--burst",
+    "--alone", "2m", "--log-level", "warning", "--capture-output", "--burst",
 ]  # fmt: skip
 
 
@@ -52,6 +52,8 @@ def test_what_was_told_is_what_it_works_by(served: list[WorkerOptions]) -> None:
             lease_seconds=3,
             max_losses=5,
             alone_seconds=120,
+            log_level="warning",
+            capture_output=True,
             burst=True,
         )
     ]

@@ -24,6 +24,7 @@ from spanloom.engine import Node, NodeContext, NodeRegistry, Workflow, WorkflowE
 from spanloom.engine.views import LogRecord
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.worker.lines import MAX_CHARACTERS
+from spanloom.worker.process_log import configure_logging
 
 library = logging.getLogger("some.library")
 Run = Callable[..., list[LogRecord]]
@@ -56,7 +57,12 @@ def run() -> Run:
         with engine, engine.start_workers(1, **options):
             execution_id = engine.enqueue_workflow("w")
             engine.wait(execution_id, timeout=30)
-            return engine.store.get_logs(execution_id)
+            found = engine.store.get_logs(execution_id)
+            while (
+                found and len(found) % 1000 == 0 and (more := engine.store.get_logs(execution_id, after=found[-1].id))
+            ):
+                found += more
+            return found
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(io.StringIO()))
     return run
@@ -198,6 +204,24 @@ def test_a_warning_that_nobody_else_hears_is_still_shown_while_a_worker_runs(
     assert messages(run(handler)) == ["nobody has configured logging"]
     assert capsys.readouterr().err.count("nobody has configured logging") == 1
     assert logging.getLogger().handlers == []
+
+
+def test_a_handler_that_says_something_all_the_time_is_still_timed_out(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logging.getLogger().handlers.clear()  # pytest's own, which swallow what interrupts them
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    configure_logging("json")
+
+    def handler(ctx: NodeContext) -> None:
+        while True:
+            ctx.log.info("on and on", value=object())
+            library.warning("and on")
+
+    lines = run(handler, timeout=0.3)
+
+    assert any(message.startswith("NodeTimeout: ") for message in messages(lines))
+    assert {"on and on", "and on"} < set(messages(lines))
 
 
 def test_what_a_handler_leaves_in_its_context_does_not_reach_the_next_node(run: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
+from structlog.contextvars import bind_contextvars
 
 from spanloom.engine.errors import NodeTimeout
 from spanloom.engine.records import Claim, LogLine, NodeLines
@@ -29,6 +30,13 @@ _BATCH = 500  #: lines that are sent at once
 
 #: The lines of the attempt whose handler is at work in this context; None outside of handlers.
 CURRENT: ContextVar[Lines | None] = ContextVar("spanloom_lines", default=None)
+# What structlog.contextvars binds under these names: to set them costs a third of bind_contextvars() for each node.
+_IDS: dict[str, ContextVar[Any]] = {
+    name: token.var
+    for name, token in copy_context()
+    .run(bind_contextvars, **dict.fromkeys(("execution_id", "node_id", "item", "attempt", "trace_id", "span_id")))
+    .items()
+}
 
 
 class Lines:
@@ -84,6 +92,17 @@ class Lines:
             ids["item"] = node.item
         return {**ids, "attempt": node.attempt, "trace_id": self._trace_id}
 
+    def bind(self) -> None:
+        """Let every line that is written in this context carry the attempt's ids, its own span's too."""
+        node = self._claim.node
+        _IDS["execution_id"].set(self._claim.header.execution_id)
+        _IDS["node_id"].set(node.node_id)
+        if node.item:
+            _IDS["item"].set(node.item)
+        _IDS["attempt"].set(node.attempt)
+        _IDS["trace_id"].set(self._trace_id)
+        _IDS["span_id"].set(self._span_id)
+
     @property
     def rest(self) -> Sequence[LogLine]:
         """The lines that are not stored yet, in order."""
@@ -111,8 +130,9 @@ class Lines:
 
     def end(self, error: BaseException | None, *, final: bool) -> None:
         """Add what the attempt failed of, a warning if it is not `final`, and what was left out. Nothing follows."""
-        for (stream, _), text in tuple(self.unended.items()):
-            self.add("warning" if stream == "stderr" else "info", text, {"stream": stream})
+        if self.unended:
+            for (stream, _), text in tuple(self.unended.items()):
+                self.add("warning" if stream == "stderr" else "info", text, {"stream": stream})
         self._ended = True
         if error is not None:
             told = {"exception": traceback_of(error, limit=20)}

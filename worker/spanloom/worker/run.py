@@ -104,7 +104,7 @@ class NodeRunner:
         destination = self._engine.queue.list_name(claim.node.queue, claim.header.priority)
         message_id = None if job is None else job.job_id
         attempt = Attempt(claim, self._name, destination, message_id, is_lost, self._given_up.is_set, self._journal)
-        structlog.contextvars.bind_contextvars(**attempt.lines.ids(), span_id=attempt.own.span_id)
+        attempt.lines.bind()
         error: BaseException | None = None
         loaded: Loaded | None = None
         try:
