@@ -141,6 +141,16 @@ def test_a_record_waits_for_the_flush_that_is_under_way(stage: Stage) -> None:
     assert stage.told() == ["a", "b"]
 
 
+def test_a_flush_that_comes_as_a_node_ends_leaves_its_lines_to_the_record(stage: Stage) -> None:
+    stage.say("a")
+    stage.lines[0].end(None, final=True)
+    stage.flusher.settle(stage.lines[0])
+    stage.flusher.flush()
+
+    assert stage.unreliable.asked == []
+    assert [line.message for line in stage.lines[0].rest] == ["a"]
+
+
 def test_lines_of_a_cancelled_execution_come_with_the_record(stage: Stage) -> None:
     stage.say("a")
     stage.flusher.flush()
