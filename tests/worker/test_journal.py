@@ -105,6 +105,15 @@ def test_the_level_from_which_lines_are_kept_is_an_option(run: Run) -> None:
     assert [line.level for line in run(handler, log_level="error")] == ["error", "critical"]
 
 
+def test_a_handlers_own_field_may_have_the_name_of_an_id(run: Run) -> None:
+    def handler(ctx: NodeContext) -> None:
+        ctx.log.info("sold", item="book", attempt=7, order=3)
+
+    (line,) = run(handler)
+
+    assert line.fields == {"item": "book", "attempt": 7, "order": 3}
+
+
 def test_what_is_said_outside_of_handlers_or_by_our_own_code_is_not_kept(run: Run) -> None:
     def handler(ctx: NodeContext) -> None:
         thread = threading.Thread(target=library.warning, args=["a thread of its own"])

@@ -119,7 +119,12 @@ class Lines:
 
     def add_event(self, method: str, event: Mapping[str, Any]) -> None:
         """Keep a line as structlog has it: the name of the method that was called, and the event's fields."""
-        fields = {key: value for key, value in event.items() if key not in _BOUND}
+        own = self.ids()  # a field of the handler's may have such a name, too: an order's item
+        fields = {
+            key: value
+            for key, value in event.items()
+            if key not in _STAMPS and not (key in own and type(value) is type(own[key]) and value == own[key])
+        }
         if raised := fields.pop("exc_info", None):
             fields["exception"] = exception_text(raised)
         self.add(_LEVELS.get(method, method), text_of(fields.pop("event", "")), fields)
@@ -225,7 +230,7 @@ class Lines:
         return f"{inner.span_id:016x}" if f"{inner.trace_id:032x}" == self._trace_id else self._span_id
 
 
-_BOUND = frozenset({"execution_id", "node_id", "item", "attempt", "trace_id", "span_id", "level", "timestamp"})
+_STAMPS = frozenset({"span_id", "level", "timestamp"})
 _LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
 
 
