@@ -299,7 +299,7 @@ def test_a_failed_execution_says_so_in_its_own_span(
 
 
 def documented() -> dict[str, set[str]]:
-    """The attributes of each span in docs/observability.md, by how the span's name begins; "" is the execution's own."""
+    """The attributes of each span in docs/observability.md, by how its name begins; "" is the execution's own."""
     text = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
     spans = [row for row in rows if len(row) == 4 and row[1] in ("internal", "producer", "consumer")]
