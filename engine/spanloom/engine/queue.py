@@ -133,6 +133,33 @@ class NodeQueue:
         """The pub/sub channel on which an execution's end is announced."""
         return f"{self.namespace}:ended:{execution_id}"
 
+    def changed_channel(self, execution_id: str) -> str:
+        """The pub/sub channel on which whatever was recorded of an execution is announced, while somebody follows."""
+        return f"{self.namespace}:changed:{execution_id}"
+
+    @property
+    def followed_key(self) -> str:
+        """The key that is there while somebody follows executions of this namespace, whichever they are."""
+        return f"{self.namespace}:followed"
+
+    def mark_followed(self, seconds: float) -> None:
+        """Tell workers, for so long, that somebody follows executions. Raises QueueUnavailable."""
+        with redis_errors(self.redis):
+            self.redis.set(self.followed_key, 1, px=int(seconds * 1000))
+
+    def is_followed(self) -> bool:
+        """Say whether somebody follows executions. Raises QueueUnavailable."""
+        with redis_errors(self.redis):
+            return bool(self.redis.exists(self.followed_key))
+
+    def announce(self, changed: Iterable[str]) -> None:
+        """Announce that something of these executions was recorded, in one round trip. Raises QueueUnavailable."""
+        with redis_errors(self.redis):
+            pipeline = self.redis.pipeline(transaction=False)
+            for execution_id in changed:
+                pipeline.publish(self.changed_channel(execution_id), "changed")
+            pipeline.execute()
+
     def list_name(self, queue: str, priority: str) -> str:
         """The RQ queue name of a queue and priority: `{namespace}.{queue}[.{priority}]`."""
         return f"{self.namespace}.{queue_key(queue, priority)}"
@@ -146,8 +173,11 @@ class NodeQueue:
         with redis_errors(self.redis):
             self.redis.ping()
 
-    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = ()) -> None:
-        """Push node jobs, and announce ended executions, in one round trip per thousand. Raises QueueUnavailable."""
+    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
+        """Push node jobs, and announce ended and changed executions, in one round trip per thousand.
+
+        Raises QueueUnavailable.
+        """
         with redis_errors(self.redis):
             for start in range(0, max(len(jobs), 1), _PUSH_BATCH):
                 pipeline = self.redis.pipeline(transaction=False)
@@ -155,6 +185,8 @@ class NodeQueue:
                 if start == 0:
                     for execution_id in ended:
                         pipeline.publish(self.ended_channel(execution_id), "ended")
+                    for execution_id in changed:
+                        pipeline.publish(self.changed_channel(execution_id), "changed")
                 if len(pipeline):
                     pipeline.execute()
 

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -35,6 +35,8 @@ class Sweeper:
         self._list_names = list_names
         self._options = options
         self.on_misfit: Callable[[ConfigurationError], object] = lambda _: None  #: called when it can't go on, ever
+        self.on_pass: Callable[[], object] = lambda: None  #: called with each pass; may raise as sweep() does
+        self.on_moved: Callable[[Iterable[str]], object] = lambda _: None  #: called with executions it moved on
         self._changed = threading.Condition()
         self._wake_at = float("inf")
         self._stopped = False
@@ -59,6 +61,7 @@ class Sweeper:
     def sweep(self) -> int:
         """Make one whole pass and return how many rows it moved. Raises QueueUnavailable, StoreUnavailable."""
         epoch = self._epoch.check()
+        self.on_pass()
         moved: Counter[str] = Counter()
         while True:
             swept = self._store.sweep(
@@ -67,6 +70,7 @@ class Sweeper:
                 suspect_seconds=self._options.suspect_seconds,
             )
             self._queue.push(swept.jobs, ended=swept.ended)
+            self.on_moved(job.execution_id for job in swept.jobs)
             moved.update(swept.moved)
             if not swept.more:
                 break

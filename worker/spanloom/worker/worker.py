@@ -16,6 +16,7 @@ from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Refusal
+from spanloom.worker.announcer import Announcer
 from spanloom.worker.call import Caller
 from spanloom.worker.claims import Claims
 from spanloom.worker.inbox import Inbox
@@ -62,6 +63,9 @@ class Worker:
         self._watchdog = Watchdog()
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._inbox.list_names, self.options)
         self._sweeper.on_misfit = self._stop_for
+        self._announcer = Announcer(engine.queue, self.name)
+        self._inbox.on_fetch = partial(setattr, self._announcer, "followed")
+        self._sweeper.on_pass, self._sweeper.on_moved = self._announcer.look, self._announcer.changed
         self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
         self._beside = [
             threading.Thread(target=run, name=f"spanloom-{what}-{self.name}", daemon=True)
@@ -103,6 +107,7 @@ class Worker:
                 draining=self._stopping,
                 given_up=self._given_up,
                 due_in=self._sweeper.due_in,
+                changed=self._announcer.changed,
             )
             for thread in self._beside:
                 thread.start()
@@ -117,6 +122,7 @@ class Worker:
             self._stopping.set()
             self._given_up.set()
             self._signed_off.set()
+            self._announcer.close()
             try:
                 self._lifespan.leave()
             finally:
@@ -185,6 +191,7 @@ class Worker:
             self._lease.replace(worker_id)
             worker_id = self._lease.worker_id
             answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
+        self._announcer.changed(message.execution_id for message in runnable)
         for message, answer in zip(runnable, answers, strict=True):
             if isinstance(answer, Claim):
                 self._slots.submit(partial(runner.run, message, answer, worker_id))
@@ -247,7 +254,8 @@ class Worker:
         self._signed_off.set()
         lease.join(_JOIN_SECONDS)
         try:
-            self.engine.push(self.engine.store.retire_worker(self._lease.worker_id, epoch=self.engine.epoch.number))
+            given_back = self.engine.store.retire_worker(self._lease.worker_id, epoch=self.engine.epoch.number)
+            self.engine.push(given_back, changed={job.execution_id for job in given_back})
         except StoreUnavailable as error:
             _log.warning("worker_not_retired", worker=self.name, error=str(error))  # its lease will lapse
         try:

@@ -1,0 +1,71 @@
+"""The announcer: tells those who follow executions that something of them was recorded, and nobody if nobody does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import structlog
+
+from spanloom.engine.errors import QueueUnavailable
+from spanloom.engine.queue import NodeQueue
+
+__all__ = ["Announcer"]
+
+_log = structlog.get_logger("spanloom.worker")
+_GATHER_SECONDS = 0.01  #: the least between two round trips: changes of a busy execution are announced together
+
+
+class Announcer:
+    """Announce changes on a thread of its own, which starts when it is first needed.
+
+    `followed` says whether anybody follows, as of the latest look at Redis: every fetch brings it, and the sweeper
+    looks twice a second. Until then, and without Redis, followers find out from the store.
+    """
+
+    def __init__(self, queue: NodeQueue, worker_name: str) -> None:
+        self._queue = queue
+        self._worker_name = worker_name
+        self.followed = False
+        self._lock = threading.Lock()
+        self._changed: set[str] = set()
+        self._wake = threading.Event()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Ask Redis whether anybody follows. Raises QueueUnavailable."""
+        self.followed = self._queue.is_followed()
+
+    def changed(self, execution_ids: Iterable[str]) -> None:
+        """Note that something of these executions was committed; costs next to nothing while nobody follows."""
+        if not self.followed:
+            return
+        with self._lock:
+            self._changed.update(execution_ids)
+            if self._thread is None and not self._closed.is_set():
+                name = f"spanloom-announcer-{self._worker_name}"
+                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Announce what is left, and end the thread."""
+        with self._lock:
+            self._closed.set()
+            thread = self._thread
+        self._wake.set()
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        while self._wake.wait():
+            self._wake.clear()
+            with self._lock:
+                changed, self._changed = self._changed, set()
+            try:
+                self._queue.announce(changed)
+            except QueueUnavailable as error:
+                _log.debug("changes_not_announced", executions=len(changed), error=str(error))
+            if self._closed.wait(_GATHER_SECONDS):
+                return
