@@ -60,7 +60,7 @@ class Listener:
                 self._send("subscribe", *new)
             self._wanted.set()
         if changes:
-            self._mark()
+            self._mark(anew=bool(new))
         try:
             yield
         finally:
@@ -116,9 +116,9 @@ class Listener:
         except QueueUnavailable as error:
             _log.debug("listener_unavailable", error=str(error))  # the listener subscribes anew when Redis is back
 
-    def _mark(self) -> None:
+    def _mark(self, *, anew: bool) -> None:
         try:
-            self._queue.mark_followed(5 * _MARK_SECONDS)
+            self._queue.mark_followed(5 * _MARK_SECONDS, anew=anew)
             self._marked = time.monotonic()
         except QueueUnavailable as error:
             _log.debug("listener_unavailable", error=str(error))
@@ -143,7 +143,7 @@ class Listener:
                 pubsub = self._subscribe_anew(pubsub)
                 continue
             if self._followed and time.monotonic() - self._marked > _MARK_SECONDS:
-                self._mark()
+                self._mark(anew=False)
             if message is not None:
                 with self._lock:
                     notified = list(self._watchers.get(message["channel"].decode(), ()))
@@ -159,7 +159,8 @@ class Listener:
             self._pubsub = self._queue.redis.pubsub(ignore_subscribe_messages=True)
             if self._watchers:
                 self._send("subscribe", *self._watchers)
-            self._marked = float("-inf")
+            if self._followed:
+                self._mark(anew=True)
             for watchers in list(self._watchers.values()):
                 for notify in watchers:
                     notify()  # what was announced in between is lost: look at the store now

@@ -139,18 +139,33 @@ class NodeQueue:
 
     @property
     def followed_key(self) -> str:
-        """The key that is there while somebody follows executions of this namespace, whichever they are."""
+        """The key that is there while somebody follows executions: a number that rises when another one is followed."""
         return f"{self.namespace}:followed"
 
-    def mark_followed(self, seconds: float) -> None:
-        """Tell workers, for so long, that somebody follows executions. Raises QueueUnavailable."""
-        with redis_errors(self.redis):
-            self.redis.set(self.followed_key, 1, px=int(seconds * 1000))
+    def mark_followed(self, seconds: float, *, anew: bool) -> None:
+        """Tell workers, for so long, that executions are followed; `anew`: also others than before.
 
-    def is_followed(self) -> bool:
-        """Say whether somebody follows executions. Raises QueueUnavailable."""
+        Which ones, Redis knows itself: by their subscriptions, which end with whoever follows. Raises QueueUnavailable.
+        """
         with redis_errors(self.redis):
-            return bool(self.redis.exists(self.followed_key))
+            lasts = int(seconds * 1000)
+            if anew or not self.redis.pexpire(self.followed_key, lasts):
+                pipeline = self.redis.pipeline(transaction=False)
+                pipeline.incr(self.followed_key)
+                pipeline.pexpire(self.followed_key, lasts)
+                pipeline.execute()
+
+    def followed_mark(self) -> int:
+        """Return the number of `followed_key`, 0 while nobody follows. Raises QueueUnavailable."""
+        with redis_errors(self.redis):
+            return int(self.redis.get(self.followed_key) or 0)
+
+    def followed_executions(self) -> frozenset[str]:
+        """Return the ids of the executions that somebody follows now. Raises QueueUnavailable."""
+        prefix = self.changed_channel("")
+        with redis_errors(self.redis):
+            channels = self.redis.pubsub_channels(f"{prefix}*")
+        return frozenset(channel.decode(errors="replace").removeprefix(prefix) for channel in channels)
 
     def announce(self, changed: Iterable[str]) -> None:
         """Announce that something of these executions was recorded, in one round trip. Raises QueueUnavailable."""

@@ -17,16 +17,18 @@ _GATHER_SECONDS = 0.01  #: the least between two round trips: changes of a busy 
 
 
 class Announcer:
-    """Announce changes on a thread of its own, which starts when it is first needed.
+    """Announce changes of followed executions, on a thread of its own that starts when it is first needed.
 
-    `followed` says whether anybody follows, as of the latest look at Redis: every fetch brings it, and the sweeper
-    looks twice a second. Until then, and without Redis, followers find out from the store.
+    Redis keeps a mark while anybody follows: every fetch brings it, and the sweeper looks twice a second. When it is
+    another one, Redis is asked which executions are followed. Until a worker knows, and without Redis, followers find
+    out from the store.
     """
 
     def __init__(self, queue: NodeQueue, worker_name: str) -> None:
         self._queue = queue
         self._worker_name = worker_name
-        self.followed = False
+        self._mark = 0  # 0: nobody follows
+        self._followed: frozenset[str] | None = frozenset()  # None: others than before, not yet known which
         self._lock = threading.Lock()
         self._changed: set[str] = set()
         self._wake = threading.Event()
@@ -34,14 +36,28 @@ class Announcer:
         self._thread: threading.Thread | None = None
 
     def look(self) -> None:
-        """Ask Redis whether anybody follows. Raises QueueUnavailable."""
-        self.followed = self._queue.is_followed()
+        """Ask Redis whether anybody follows, and what. Raises QueueUnavailable."""
+        mark = self._queue.followed_mark()
+        followed = self._queue.followed_executions() if mark else frozenset[str]()
+        with self._lock:
+            self._mark, self._followed = mark, followed
+
+    def heard(self, mark: int) -> None:
+        """Note the mark that came with a fetch."""
+        if mark != self._mark:
+            with self._lock:
+                self._mark = mark
+                self._followed = None if mark else frozenset()
 
     def changed(self, execution_ids: Iterable[str]) -> None:
         """Note that something of these executions was committed; costs next to nothing while nobody follows."""
-        if not self.followed:
+        if not self._mark:
             return
         with self._lock:
+            if self._followed is not None:
+                execution_ids = self._followed.intersection(execution_ids)
+                if not execution_ids:
+                    return
             self._changed.update(execution_ids)
             if self._thread is None and not self._closed.is_set():
                 name = f"spanloom-announcer-{self._worker_name}"
@@ -61,11 +77,18 @@ class Announcer:
     def _run(self) -> None:
         while self._wake.wait():
             self._wake.clear()
-            with self._lock:
-                changed, self._changed = self._changed, set()
             try:
-                self._queue.announce(changed)
+                if self._followed is None:
+                    self.look()
+                with self._lock:
+                    changed, self._changed = self._changed, set()
+                    if self._followed is not None:
+                        changed &= self._followed
+                if changed:
+                    self._queue.announce(changed)
             except QueueUnavailable as error:
-                _log.debug("changes_not_announced", executions=len(changed), error=str(error))
+                _log.debug("changes_not_announced", error=str(error))
+                with self._lock:
+                    self._changed.clear()  # followers look at the store; nothing gathers while Redis is away
             if self._closed.wait(_GATHER_SECONDS):
                 return

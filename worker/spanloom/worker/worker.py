@@ -64,7 +64,7 @@ class Worker:
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._inbox.list_names, self.options)
         self._sweeper.on_misfit = self._stop_for
         self._announcer = Announcer(engine.queue, self.name)
-        self._inbox.on_fetch = partial(setattr, self._announcer, "followed")
+        self._inbox.on_fetch = self._announcer.heard
         self._sweeper.on_pass, self._sweeper.on_moved = self._announcer.look, self._announcer.changed
         self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
         self._beside = [
