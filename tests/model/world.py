@@ -65,7 +65,7 @@ class PlayedEngine(WorkflowEngine):
         self.pushed: list[NodeJob] = []
         self.epoch: Any = _PlayedEpoch()
 
-    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = ()) -> None:
+    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
         """Keep the jobs."""
         self.pushed.extend(jobs)
 

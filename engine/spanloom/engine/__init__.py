@@ -34,6 +34,7 @@ from spanloom.engine.errors import (
     WorkerLost,
     WorkflowInvalid,
 )
+from spanloom.engine.events import AsyncEventStream, EventStream
 from spanloom.engine.files import dump_workflow, load_workflow, workflow_json_schema
 from spanloom.engine.handle import ExecutionHandle
 from spanloom.engine.records import Priority
@@ -42,14 +43,17 @@ from spanloom.engine.results import NodeResult
 from spanloom.engine.settings import Settings
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import ExecutionStore
-from spanloom.engine.views import Attempt, Execution, ExecutionFilter, NodeRun, Page
+from spanloom.engine.views import Attempt, Event, Execution, ExecutionFilter, NodeRun, Page
 
 __all__ = [
+    "AsyncEventStream",
     "Attempt",
     "CacheOptions",
     "ChildFailed",
     "ConfigurationError",
     "DepthExceeded",
+    "Event",
+    "EventStream",
     "Execution",
     "ExecutionFailed",
     "ExecutionFilter",

@@ -46,7 +46,7 @@ class ExecutionControl:
         """Connect, if that has not happened yet."""
 
     @abstractmethod
-    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = ()) -> None:
+    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
         """Put on Redis what the store decided."""
 
     def cancel_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
@@ -64,7 +64,7 @@ class ExecutionControl:
         True if this call did it, False if it was paused already.
         """
         self.open()
-        return self.store.pause_execution(execution_id, expected_revision=expected_revision).done
+        return self._pushed(self.store.pause_execution(execution_id, expected_revision=expected_revision))
 
     def resume_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Let a paused execution go on; a delay that is not over waits on.
@@ -155,7 +155,7 @@ class ExecutionControl:
             limit=self.settings.payload_limit_bytes,
         )
         recorded = self.store.update_node_result(record, epoch=self.epoch.recent())
-        self.push(recorded.jobs, ended=[execution.id] if recorded.ended else [])
+        self.push(recorded.jobs, ended=[execution.id] if recorded.ended else [], changed=[execution.id])
         if recorded.ended:
             export_ended(self.store, [execution.id])
             if (measured := instruments()) is not None:
@@ -236,7 +236,7 @@ class ExecutionControl:
         return controlled.done
 
     def _pushed(self, controlled: Controlled) -> bool:
-        self.push(controlled.jobs)
+        self.push(controlled.jobs, changed=controlled.executions)
         return controlled.done
 
 

@@ -26,6 +26,7 @@ from spanloom.engine.errors import (
     StoreUnavailable,
     UnknownWorkflow,
 )
+from spanloom.engine.following import ExecutionFollowing
 from spanloom.engine.graph import check
 from spanloom.engine.handle import ExecutionHandle
 from spanloom.engine.ids import uuid7
@@ -42,7 +43,6 @@ from spanloom.engine.spans import export_start
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.tracing import sdk, start_trace
 from spanloom.engine.views import Execution, ExecutionFilter
-from spanloom.engine.waiting import EndListener, Waiter
 
 __all__ = ["WorkflowEngine"]
 
@@ -53,7 +53,7 @@ _RESEND_SECONDS = (0.05, 0.25)  #: pauses before a start whose answer did not co
 WorkflowRef = str | Workflow | WorkflowBuilder[Any]
 
 
-class WorkflowEngine(ExecutionControl):
+class WorkflowEngine(ExecutionControl, ExecutionFollowing):
     """Register workflows, start executions and follow them. Thread-safe; one per application is enough.
 
     The constructor does no I/O: the first use, or `open()`, does.
@@ -84,8 +84,7 @@ class WorkflowEngine(ExecutionControl):
         # Looked up at each call: clocks may be put around the store's methods later.
         self.definitions = DefinitionCache(cache or CacheOptions(), lambda *key: self.store.get_workflow(*key))
         self.epoch = Epoch(self.store, self.queue)
-        self._listener = EndListener(self.queue)
-        self._waiter = Waiter(self.store, self._listener)
+        ExecutionFollowing.__init__(self, self.store, self.queue)
         self._opening = threading.Lock()
         self._opened = False
         self._versions: dict[str, int] = {}  # of the builders' workflows, as this engine registered them
@@ -315,20 +314,7 @@ class WorkflowEngine(ExecutionControl):
         """Like run(), without blocking the event loop and without a thread per waiter."""
         return await (await self.astart(workflow, data, **options)).aresult(timeout)
 
-    # ---- following ----
-
-    def wait(self, execution_id: str, timeout: float | None = None) -> Execution:
-        """Wait up to `timeout` seconds (None: without limit) for the end and return the terminal execution.
-
-        Raises WaitTimeout (the execution goes on), UnknownExecution, StoreUnavailable.
-        """
-        self.open()
-        return self._waiter.wait(execution_id, timeout)
-
-    async def await_end(self, execution_id: str, timeout: float | None = None) -> Execution:
-        """Like wait(), on the running event loop, which it never blocks."""
-        await asyncio.to_thread(self.open)
-        return await self._waiter.await_end(execution_id, timeout)
+    # ---- running ----
 
     def start_workers(self, workers: int = 1, **options: Any) -> AbstractContextManager[Any]:
         """Run workers in threads of this process while the block lasts; they drain when it ends.
@@ -339,12 +325,13 @@ class WorkflowEngine(ExecutionControl):
         running: AbstractContextManager[Any] = worker.start_workers(self, workers, **options)
         return running
 
-    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = ()) -> None:
+    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
         """Put on Redis what the store decided. A Redis that is away is logged; the sweep pushes again later."""
         try:
-            self.queue.push(jobs, ended=ended)
+            self.queue.push(jobs, ended=ended, changed=changed)
         except QueueUnavailable as error:
-            _log.warning("push_deferred", jobs=len(jobs), error=str(error))
+            # Who is not told of a change looks at the store anyway.
+            (_log.warning if jobs else _log.debug)("push_deferred", jobs=len(jobs), error=str(error))
 
     def encode_input(self, workflow_id: str, data: Any) -> str:
         """Return initial data as JSON text, validated where a builder of this engine says what it is.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from spanloom.engine.errors import ExecutionFailed, UnknownExecution
+from spanloom.engine.events import AsyncEventStream, EventStream
 from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import Execution
@@ -19,6 +20,10 @@ class _Engine(Protocol):
     def store(self) -> ExecutionStore: ...
     def wait(self, execution_id: str, timeout: float | None = None) -> Execution: ...
     async def await_end(self, execution_id: str, timeout: float | None = None) -> Execution: ...
+    def events(self, execution_id: str, after: str | None = None, *, timeout: float | None = None) -> EventStream: ...
+    def aevents(
+        self, execution_id: str, after: str | None = None, *, timeout: float | None = None
+    ) -> AsyncEventStream: ...
     def cancel_execution(self, execution_id: str) -> bool: ...
     def pause_execution(self, execution_id: str) -> bool: ...
     def resume_execution(self, execution_id: str) -> bool: ...
@@ -52,6 +57,14 @@ class ExecutionHandle:
     async def aresult(self, timeout: float | None = None) -> Any:
         """Like result(), on the running event loop, which it never blocks."""
         return output_of(await self._engine.await_end(self.id, timeout=timeout))
+
+    def events(self, after: str | None = None, *, timeout: float | None = None) -> EventStream:
+        """Iterate over its events, live. See WorkflowEngine.events."""
+        return self._engine.events(self.id, after, timeout=timeout)
+
+    def aevents(self, after: str | None = None, *, timeout: float | None = None) -> AsyncEventStream:
+        """Like events(), for `async for`. See WorkflowEngine.aevents."""
+        return self._engine.aevents(self.id, after, timeout=timeout)
 
     def cancel(self) -> bool:
         """Cancel the execution. See WorkflowEngine.cancel_execution."""

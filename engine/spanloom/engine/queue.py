@@ -133,6 +133,48 @@ class NodeQueue:
         """The pub/sub channel on which an execution's end is announced."""
         return f"{self.namespace}:ended:{execution_id}"
 
+    def changed_channel(self, execution_id: str) -> str:
+        """The pub/sub channel on which whatever was recorded of an execution is announced, while somebody follows."""
+        return f"{self.namespace}:changed:{execution_id}"
+
+    @property
+    def followed_key(self) -> str:
+        """The key that is there while somebody follows executions: a number that rises when another one is followed."""
+        return f"{self.namespace}:followed"
+
+    def mark_followed(self, seconds: float, *, anew: bool) -> None:
+        """Tell workers, for so long, that executions are followed; `anew`: also others than before.
+
+        Which ones, Redis knows itself: by their subscriptions, which end with whoever follows. Raises QueueUnavailable.
+        """
+        with redis_errors(self.redis):
+            lasts = int(seconds * 1000)
+            if anew or not self.redis.pexpire(self.followed_key, lasts):
+                pipeline = self.redis.pipeline(transaction=False)
+                pipeline.incr(self.followed_key)
+                pipeline.pexpire(self.followed_key, lasts)
+                pipeline.execute()
+
+    def followed_mark(self) -> int:
+        """Return the number of `followed_key`, 0 while nobody follows. Raises QueueUnavailable."""
+        with redis_errors(self.redis):
+            return int(self.redis.get(self.followed_key) or 0)
+
+    def followed_executions(self) -> frozenset[str]:
+        """Return the ids of the executions that somebody follows now. Raises QueueUnavailable."""
+        prefix = self.changed_channel("")
+        with redis_errors(self.redis):
+            channels = self.redis.pubsub_channels(f"{prefix}*")
+        return frozenset(channel.decode(errors="replace").removeprefix(prefix) for channel in channels)
+
+    def announce(self, changed: Iterable[str]) -> None:
+        """Announce that something of these executions was recorded, in one round trip. Raises QueueUnavailable."""
+        with redis_errors(self.redis):
+            pipeline = self.redis.pipeline(transaction=False)
+            for execution_id in changed:
+                pipeline.publish(self.changed_channel(execution_id), "changed")
+            pipeline.execute()
+
     def list_name(self, queue: str, priority: str) -> str:
         """The RQ queue name of a queue and priority: `{namespace}.{queue}[.{priority}]`."""
         return f"{self.namespace}.{queue_key(queue, priority)}"
@@ -146,8 +188,11 @@ class NodeQueue:
         with redis_errors(self.redis):
             self.redis.ping()
 
-    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = ()) -> None:
-        """Push node jobs, and announce ended executions, in one round trip per thousand. Raises QueueUnavailable."""
+    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
+        """Push node jobs, and announce ended and changed executions, in one round trip per thousand.
+
+        Raises QueueUnavailable.
+        """
         with redis_errors(self.redis):
             for start in range(0, max(len(jobs), 1), _PUSH_BATCH):
                 pipeline = self.redis.pipeline(transaction=False)
@@ -155,6 +200,8 @@ class NodeQueue:
                 if start == 0:
                     for execution_id in ended:
                         pipeline.publish(self.ended_channel(execution_id), "ended")
+                    for execution_id in changed:
+                        pipeline.publish(self.changed_channel(execution_id), "changed")
                 if len(pipeline):
                     pipeline.execute()
 

@@ -1,133 +1,32 @@
-"""Waiting for executions to end: one listener serves all waiters. Redis makes it prompt, the store makes it true."""
+"""Waiting for executions to end. Redis makes it prompt, the store makes it true."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
-from spanloom.engine.connect import redis_errors
-from spanloom.engine.errors import QueueUnavailable, StoreUnavailable, UnknownExecution, WaitTimeout
+from spanloom.engine.errors import StoreUnavailable, UnknownExecution, WaitTimeout
+from spanloom.engine.listening import Listener, waker
 from spanloom.engine.logs import Logger
-from spanloom.engine.queue import NodeQueue
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import Execution
 
-__all__ = ["EndListener", "Waiter"]
+__all__ = ["Waiter", "look_at_first"]
 
 _log = Logger("spanloom.engine")
-_LISTEN_SECONDS = 1.0  #: how long one look at the subscription blocks; bounds how long close() takes
 _FIRST_LOOKS = (0.05, 0.2, 0.75)  #: pauses after first looks that failed
 _POLL_SECONDS = (0.1, 1.0)  #: first and longest pause between looks at the store when no signal comes
 
-
-class EndListener:
-    """Subscribe to the ends of those executions that somebody waits for, on one connection and one thread."""
-
-    def __init__(self, queue: NodeQueue) -> None:
-        self._queue = queue
-        self._lock = threading.Lock()
-        self._watchers: dict[str, list[Callable[[], None]]] = {}
-        self._pubsub: Any = None
-        self._wanted = threading.Event()  # somebody watches, or close() was called
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()  # one for each thread
-
-    @contextmanager
-    def watch(self, execution_id: str, notify: Callable[[], None]) -> Generator[None]:
-        """Call `notify`, from the listener's thread, each time the end of the execution is announced.
-
-        A Redis that does not answer is no error here: the waiter looks at the store anyway.
-        """
-        channel = self._queue.ended_channel(execution_id)
-        with self._lock:
-            self._start()
-            self._watchers.setdefault(channel, []).append(notify)
-            if len(self._watchers[channel]) == 1:
-                self._send("subscribe", channel)
-            self._wanted.set()
-        try:
-            yield
-        finally:
-            with self._lock:
-                watchers = self._watchers.get(channel, [])
-                watchers.remove(notify)
-                if not watchers:
-                    self._watchers.pop(channel, None)
-                    self._send("unsubscribe", channel)
-                if not self._watchers and not self._stop.is_set():
-                    self._wanted.clear()
-
-    def close(self) -> None:
-        """Stop listening and wait for the thread; may be used again afterwards."""
-        with self._lock:
-            thread, self._thread = self._thread, None
-            self._stop.set()
-            self._wanted.set()
-        if thread is not None:
-            thread.join()
-
-    def _start(self) -> None:
-        if self._thread is None or not self._thread.is_alive():  # not alive: this is a forked child
-            self._stop = threading.Event()
-            self._pubsub = self._queue.redis.pubsub(ignore_subscribe_messages=True)
-            arguments = (self._pubsub, self._stop)
-            self._thread = threading.Thread(target=self._listen, args=arguments, name="spanloom-ends", daemon=True)
-            self._thread.start()
-
-    def _send(self, command: str, *channels: str) -> None:
-        try:
-            with redis_errors(self._queue.redis):
-                getattr(self._pubsub, command)(*channels)
-        except QueueUnavailable as error:
-            _log.debug("end_listener_unavailable", error=str(error))  # the listener subscribes anew when Redis is back
-
-    def _listen(self, pubsub: Any, stop: threading.Event) -> None:
-        pause = 0.1
-        while True:
-            wanted = self._wanted.wait(_LISTEN_SECONDS)
-            if stop.is_set():
-                break
-            if not wanted:
-                continue
-            try:
-                with redis_errors(self._queue.redis):
-                    message = pubsub.get_message(timeout=_LISTEN_SECONDS)
-                pause = 0.1
-            except QueueUnavailable as error:
-                _log.warning("end_listener_reconnects", error=str(error))
-                time.sleep(pause)
-                pause = min(pause * 2, 5.0)
-                pubsub = self._subscribe_anew(pubsub)
-                continue
-            if message is not None:
-                with self._lock:
-                    notified = list(self._watchers.get(message["channel"].decode(), ()))
-                for notify in notified:
-                    notify()
-        pubsub.close()
-
-    def _subscribe_anew(self, broken: Any) -> Any:
-        with self._lock:
-            broken.close()
-            if self._pubsub is not broken:
-                return broken  # another thread listens by now; this one is about to see its end
-            self._pubsub = self._queue.redis.pubsub(ignore_subscribe_messages=True)
-            if self._watchers:
-                self._send("subscribe", *self._watchers)
-            for watchers in self._watchers.values():
-                for notify in watchers:
-                    notify()  # what was announced in between is lost: look at the store now
-            return self._pubsub
+T = TypeVar("T")
 
 
 class Waiter:
     """Wait for the end of executions, blocking or on an event loop."""
 
-    def __init__(self, store: ExecutionStore, listener: EndListener) -> None:
+    def __init__(self, store: ExecutionStore, listener: Listener) -> None:
         self._store = store
         self._listener = listener
 
@@ -152,12 +51,9 @@ class Waiter:
         """Like wait(), without blocking the event loop and without a thread of its own."""
         if (execution := await asyncio.to_thread(self._look_first, execution_id)).status.ended:
             return execution
-        loop = asyncio.get_running_loop()
         signal = asyncio.Event()
         pauses = _Pauses(execution_id, timeout)
-        watching = self._listener.watch(execution_id, lambda: _wake(loop, signal))
-        await asyncio.to_thread(watching.__enter__)
-        try:
+        async with self._listener.awatch(execution_id, waker(signal)):
             while True:
                 execution = await asyncio.to_thread(self._look_again, execution)
                 if execution.status.ended:
@@ -168,8 +64,6 @@ class Waiter:
                 except TimeoutError:
                     continue
                 signal.clear()
-        finally:
-            await asyncio.to_thread(watching.__exit__, None, None, None)
 
     def _look(self, execution_id: str) -> Execution:
         execution = self._store.get_execution(execution_id)
@@ -178,12 +72,7 @@ class Waiter:
         return execution
 
     def _look_first(self, execution_id: str) -> Execution:
-        for pause in _FIRST_LOOKS:
-            try:
-                return self._look(execution_id)
-            except StoreUnavailable:
-                time.sleep(pause)  # a connection that broke is no outage
-        return self._look(execution_id)
+        return look_at_first(lambda: self._look(execution_id))
 
     def _look_again(self, seen: Execution) -> Execution:
         try:
@@ -193,9 +82,14 @@ class Waiter:
             return seen
 
 
-def _wake(loop: asyncio.AbstractEventLoop, signal: asyncio.Event) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(signal.set)
+def look_at_first(look: Callable[[], T]) -> T:
+    """Return what a first look at the store finds; one that does not answer is asked again, for a second."""
+    for pause in _FIRST_LOOKS:
+        try:
+            return look()
+        except StoreUnavailable:
+            time.sleep(pause)  # a connection that broke is no outage
+    return look()
 
 
 class _Pauses:

@@ -32,6 +32,7 @@ SUBCOMMANDS = {
     "discard": Subcommand("control", "discard", "Let failed executions rest."),
     "fail": Subcommand("by_hand", "fail", "Fail running or paused executions by hand."),
     "end": Subcommand("by_hand", "end", "End an open node by hand."),
+    "events": Subcommand("events", "events", "Print what happened to an execution and its nodes."),
     "logs": Subcommand("telemetry", "logs", "Print an execution's log lines."),
     "trace": Subcommand("telemetry", "trace", "Show the spans of an execution and its children as a waterfall."),
     "workflows": Subcommand("definitions", "workflows", "List workflows, or the versions of one."),

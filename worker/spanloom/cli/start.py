@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from spanloom.cli.events import print_events
 from spanloom.cli.output import console, in_terminal, print_json
 from spanloom.cli.parameters import duration, json_option, json_value, pair
 from spanloom.cli.target import Target, target_options
-from spanloom.engine.errors import UnknownExecution
+from spanloom.engine.errors import UnknownExecution, UserError
 from spanloom.engine.handle import output_of
 from spanloom.engine.records import Priority
 from spanloom.engine.views import Execution
@@ -37,6 +40,7 @@ __all__ = ["run"]
 @click.option("--key", metavar="TEXT", help="Idempotency key: the same key starts one execution only.")
 @click.option("--metadata", type=pair, multiple=True, metavar="KEY=VALUE", help="To find it by.  [repeatable]")
 @click.option("--wait/--no-wait", default=True, help="Wait for its end, or print its id at once.")
+@click.option("--watch", is_flag=True, help="Print what happens until then, as `spanloom events` does.")
 @click.option("--timeout", type=duration, metavar="DURATION", help="Wait no longer; the execution goes on.")
 @target_options(redis=True)
 @json_option
@@ -50,13 +54,15 @@ def run(
     key: str | None,
     metadata: tuple[tuple[str, str], ...],
     wait: bool,
+    watch: bool,
     timeout: float | None,
     as_json: bool,
 ) -> None:
     """Start a workflow, wait for its end and print its output.
 
     WORKFLOW is the id of one that is registered, or of one that the engine of --app builds. The output is printed as
-    JSON; with --json it is the whole execution. Ctrl-C ends the waiting, not the execution.
+    JSON; with --json it is the whole execution. With --watch the lines of `spanloom events` come before it. Ctrl-C ends
+    the waiting, not the execution.
 
     Exit codes: 0 it completed (or was started, with --no-wait); 1 it failed, was cancelled, or had not ended after
     --timeout; 2 it could not be started.
@@ -65,6 +71,8 @@ def run(
       spanloom run --app orders:engine orders --input '{"id": 7}'
       jq .order mail.json | spanloom run orders --input - --metadata customer=17
     """
+    if watch and not wait:
+        raise UserError("give either --watch or --no-wait")
     with target.engine() as engine:
         execution_id = engine.enqueue_workflow(
             workflow,
@@ -81,7 +89,9 @@ def run(
             else:
                 click.echo(execution_id)
             return
-        execution = _wait(engine, workflow, execution_id, timeout)
+        with _told(workflow, execution_id, spinning=not watch) as tell:
+            execution = _watch(engine, execution_id, timeout, as_json) if watch else engine.wait(execution_id, timeout)
+            tell(execution)
     if as_json:
         print_json(execution)
         output_of(execution)
@@ -90,19 +100,31 @@ def run(
     click.echo(json.dumps(output, ensure_ascii=False, indent=2 if in_terminal() else None))
 
 
-def _wait(engine: WorkflowEngine, workflow: str, execution_id: str, timeout: float | None) -> Execution:
+def _watch(engine: WorkflowEngine, execution_id: str, timeout: float | None, as_json: bool) -> Execution:
+    with engine.events(execution_id, timeout=timeout) as events:
+        print_events(events, as_json=as_json)
+    return engine.wait(execution_id, timeout)
+
+
+@contextmanager
+def _told(workflow: str, execution_id: str, *, spinning: bool) -> Generator[Callable[[Execution], None]]:
+    """Say in a terminal, beside the output, what is waited for, and how it ended or how to find it again."""
     told = f"{workflow} {execution_id}"
     if not sys.stderr.isatty():
-        return engine.wait(execution_id, timeout=timeout)
+        yield lambda _: None
+        return
     screen = console(stderr=True)
+    if not spinning:
+        screen.print(f"[bright_black]{told}[/]")
     try:
-        with screen.status(f"[bright_black]{told}[/]"):
-            execution = engine.wait(execution_id, timeout=timeout)
+        with screen.status(f"[bright_black]{told}[/]") if spinning else nullcontext():
+            ended: list[Execution] = []
+            yield ended.append
     except KeyboardInterrupt:
         screen.print(f"[bright_black]{told} goes on; see `spanloom show {execution_id[-8:]}`[/]")
         raise
-    screen.print(f"[bright_black]{told} {execution.status}[/]")
-    return execution
+    for execution in ended:
+        screen.print(f"[bright_black]{told} {execution.status}[/]")
 
 
 def _read(engine: WorkflowEngine, execution_id: str) -> Execution:

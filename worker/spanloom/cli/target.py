@@ -14,7 +14,10 @@ import click
 
 from spanloom.cli.loading import load_engine
 from spanloom.engine import NodeRegistry, WorkflowEngine
-from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.errors import ConfigurationError, QueueUnavailable
+from spanloom.engine.events import Follower
+from spanloom.engine.listening import Listener
+from spanloom.engine.queue import NodeQueue
 from spanloom.engine.settings import Settings
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import open_store
@@ -112,6 +115,34 @@ class Target:
         finally:
             engine.close()
             end_traces()
+
+    @contextmanager
+    def follower(self) -> Generator[tuple[ExecutionStore, Follower]]:
+        """Open the store for a block, and a way to follow executions: prompt with a Redis, slower without.
+
+        Raises what store() does.
+        """
+        from spanloom.worker.telemetry import configure_logging
+
+        app = self.load_app()
+        settings = app.settings if app else Settings.from_environment()
+        store = app.store if app else self._named_store(settings)
+        check_shared(store)
+        queue = app.queue if app else NodeQueue(self.redis_url or settings.redis_url, settings.namespace)
+        configure_logging(settings.log_format, logging.WARNING)
+        listener: Listener | None = Listener(queue)
+        try:
+            store.open()
+            try:
+                queue.ping()
+            except QueueUnavailable:
+                listener = None
+            yield store, Follower(store, listener)
+        finally:
+            if listener is not None:
+                listener.close()
+            queue.close()
+            store.close()
 
     def _named_store(self, settings: Settings) -> ExecutionStore:
         return open_store(self._store_url(settings), namespace=settings.namespace)

@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 
 import click
 
+from spanloom.cli.log_tail import LogTail
 from spanloom.cli.output import console, in_terminal, print_json, show
 from spanloom.cli.parameters import find_execution, json_option
 from spanloom.cli.rendering import log_line, log_text, read_family, waterfall, waterfall_lines
 from spanloom.cli.target import Target, target_options
-from spanloom.engine.errors import UnknownExecution
+from spanloom.engine.errors import StoreUnavailable, UnknownExecution
+from spanloom.engine.events import Follower
+from spanloom.engine.logs import Logger
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import LogRecord
 
 __all__ = ["logs", "trace"]
 
-_PAGE = 1000
-_FOLLOW_SECONDS = 0.5  #: how often --follow looks for new lines
+_log = Logger("spanloom.cli")
+_FOLLOW_SECONDS = 0.5  #: how often --follow looks for lines of a node that runs, which nobody announces
 
 
 @click.command()
 @click.argument("execution")
 @click.option("--node", metavar="ID", help="Of this node only.")
 @click.option("-f", "--follow", is_flag=True, help="Print new lines as they come, until the execution has ended.")
-@target_options()
+@target_options(redis=True)
 @json_option
 def logs(target: Target, execution: str, node: str | None, follow: bool, as_json: bool) -> None:
     """Print an execution's log lines.
 
-    EXECUTION is its id, or the first or last six or more characters of a recent one's.
+    EXECUTION is its id, or the first or last six or more characters of a recent one's. With --follow, Redis makes new
+    lines show at once; without it they show within half a second.
 
     In a pipe a line is tab-separated time, level, node, item, attempt, message, fields; line breaks and tabs in a
     message are escaped. With --json each line is one JSON object.
     """
-    screen = console() if in_terminal() and not as_json else None
-    with target.store() as store:
-        for record in _records(store, find_execution(store, execution).id, node, follow=follow):
-            if as_json:
-                print_json(record)
-            elif screen is not None:
-                screen.print(log_text(record), soft_wrap=True)
-            else:
-                click.echo(log_line(record))
+    if not follow:
+        with target.store() as store:
+            _print_logs(LogTail(store, find_execution(store, execution).id, node).read(), as_json=as_json)
+        return
+    with target.follower() as (store, follower):
+        _print_logs(_followed(store, follower, find_execution(store, execution).id, node), as_json=as_json)
 
 
 @click.command()
@@ -75,17 +77,30 @@ def trace(target: Target, execution: str, as_json: bool) -> None:
         click.echo(f"of its family the {len(executions):,} executions nearest to it are shown", err=True)
 
 
-def _records(store: ExecutionStore, execution_id: str, node: str | None, *, follow: bool) -> Iterator[LogRecord]:
-    after = 0
-    while True:
-        # Read before the lines are: what comes with the end is then among them.
-        ended = not follow or _ended(store, execution_id)
-        while page := store.get_logs(execution_id, node_id=node, after=after, limit=_PAGE):
-            yield from page
-            after = page[-1].id
-        if ended:
-            return
-        time.sleep(_FOLLOW_SECONDS)
+def _print_logs(records: Iterable[LogRecord], *, as_json: bool) -> None:
+    screen = console() if in_terminal() and not as_json else None
+    for record in records:
+        if as_json:
+            print_json(record)
+        elif screen is not None:
+            screen.print(log_text(record), soft_wrap=True)
+        else:
+            click.echo(log_line(record))
+
+
+def _followed(store: ExecutionStore, follower: Follower, execution_id: str, node: str | None) -> Iterator[LogRecord]:
+    tail = LogTail(store, execution_id, node)
+    with closing(follower.changes(execution_id, every=_FOLLOW_SECONDS)) as changes:
+        for _ in changes:
+            try:
+                # Read before the lines are: what comes with the end is then among them.
+                ended = _ended(store, execution_id)
+                yield from tail.read()
+            except StoreUnavailable as error:
+                _log.warning("logs_wait_for_store", execution_id=execution_id, error=str(error))
+                continue
+            if ended:
+                return
 
 
 def _ended(store: ExecutionStore, execution_id: str) -> bool:

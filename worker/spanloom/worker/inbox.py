@@ -28,7 +28,8 @@ _URGENT_SECONDS = 0.02  #: how old a look at more urgent lists may be
 _WIP_SECONDS = 120  #: after which RQ's tools call a started job abandoned, unless its worker renewed it
 
 # Pops up to ARGV[1] jobs, most urgent list first, marks them started and lists them as RQ does. ARGV[5] and ARGV[6] are
-# the number of a list and a job that a blocking pop took from it.
+# the number of a list and a job that a blocking pop took from it. Tells the number in the key ARGV[7]
+# as well, 0 without one.
 _FETCH = """
 local fetched = {}
 local function start(list, id)
@@ -53,7 +54,7 @@ for _, list in ipairs(KEYS) do
     want = want - 1
   end
 end
-return fetched
+return {tonumber(redis.call('GET', ARGV[7]) or 0) or 0, fetched}
 """
 
 
@@ -76,6 +77,7 @@ class Inbox:
         self._blocked = False
         self._started: dict[str, str] = {}  # job id -> list name, of jobs that run here now
         self._urgent: dict[str, tuple[float, bool]] = {}
+        self.on_fetch: Callable[[int], object] = lambda _: None  #: called with the mark of followed executions, or 0
 
     def fetch(self, count: int, block_seconds: float) -> list[NodeMessage]:
         """Take up to `count` node jobs, most urgent first; wait for the first one up to `block_seconds`.
@@ -191,6 +193,7 @@ class Inbox:
             time.time() + _WIP_SECONDS,
             list_number,
             job_id,
+            self._queue.followed_key,
         )
         pipeline = self._redis.pipeline(transaction=False)
         self._pay(pipeline)
@@ -203,7 +206,9 @@ class Inbox:
             answer = self._redis.evalsha(self._script, len(self._keys), *self._keys, *arguments)
         if isinstance(answer, Exception):
             raise answer
-        return answer  # type: ignore[no-any-return]  # what the script returns
+        mark, fetched = answer
+        self.on_fetch(mark)
+        return fetched  # type: ignore[no-any-return]  # what the script returns
 
     def _may_block(self) -> bool:
         with self._lock:

@@ -6,7 +6,7 @@ import concurrent.futures
 import contextvars
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
 
@@ -58,6 +58,7 @@ class NodeRunner:
         draining: threading.Event,
         given_up: threading.Event,
         due_in: Callable[[float], None],
+        changed: Callable[[Iterable[str]], None],
     ) -> None:
         self._engine = engine
         self._name = name
@@ -73,6 +74,7 @@ class NodeRunner:
         self._draining = draining
         self._given_up = given_up
         self._due_in = due_in
+        self._changed = changed
 
     def run(self, message: NodeMessage, claim: Claim, worker_id: str) -> None:
         """Run a claimed node, and then what follows from it as long as work first allows. Never raises."""
@@ -166,6 +168,7 @@ class NodeRunner:
                 )
             )
             self._engine.push(answer.jobs, ended=[claim.header.execution_id] if answer.ended else [])
+            self._changed((claim.header.execution_id,))
         except Exception:
             _log.exception("claim_given_up", **_ids(claim))
             self._lease.replace(worker_id)  # with its lease go all claims of this worker: the sweep runs them elsewhere
@@ -222,6 +225,7 @@ class NodeRunner:
         )
 
     def _continue(self, job: NodeMessage | None, claim: Claim, ending: Ending, answer: Recorded) -> Claim | None:
+        self._changed((claim.header.execution_id,))
         if not answer.recorded:
             _log.warning("claim_lost", **_ids(claim))
         if ending.outcome is Outcome.FAILED and answer.recorded:
@@ -247,6 +251,7 @@ class NodeRunner:
             return
         try:
             self._engine.push(self._engine.store.wake_parents([execution_id], epoch=self._engine.epoch.number))
+            self._changed((claim.header.parent_execution_id,))
         except StoreUnavailable as error:
             _log.warning("parent_not_woken", execution_id=execution_id, error=str(error))  # the sweep will
 

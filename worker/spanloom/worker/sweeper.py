@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -40,6 +40,8 @@ class Sweeper:
         self.on_ended: Callable[[Sequence[str]], object] = lambda _: None  #: called with executions that it has ended
         self.backlog = Backlog(queue)
         self.on_misfit: Callable[[ConfigurationError], object] = lambda _: None  #: called when it can't go on, ever
+        self.on_pass: Callable[[], object] = lambda: None  #: called with each pass; may raise as sweep() does
+        self.on_moved: Callable[[Iterable[str]], object] = lambda _: None  #: called with executions it moved on
         self._changed = threading.Condition()
         self._wake_at = float("inf")
         self._stopped = False
@@ -64,12 +66,14 @@ class Sweeper:
     def sweep(self) -> int:
         """Make one whole pass and return how many rows it moved. Raises QueueUnavailable, StoreUnavailable."""
         epoch = self._epoch.check()
+        self.on_pass()
         moved: Counter[str] = Counter()
         while True:
             heads = self._queue.heads(self._list_names)
             swept = self._store.sweep(heads=heads, epoch=epoch, suspect_seconds=self._options.suspect_seconds)
             if swept.jobs or swept.ended:
                 self._queue.push(swept.jobs, ended=swept.ended)
+            self.on_moved(job.execution_id for job in swept.jobs)
             if (measured := instruments()) is not None:
                 measured.swept(swept.moved)
                 count_ended(self._store, swept.ended, ExecutionStatus.FAILED)  # by their deadlines

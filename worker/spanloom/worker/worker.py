@@ -18,6 +18,7 @@ from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUn
 from spanloom.engine.instruments import instruments
 from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Refusal
+from spanloom.worker.announcer import Announcer
 from spanloom.worker.call import Caller
 from spanloom.worker.claims import Claims
 from spanloom.worker.exports import Exports
@@ -73,6 +74,9 @@ class Worker:
         self._exports = Exports(engine.store, engine.queue, lambda: self._lease.worker_id)
         self._sweeper.on_ended = self._exports.ended
         self._tally = Tally(self._slots, engine.definitions, self._sweeper.backlog)
+        self._announcer = Announcer(engine.queue, self.name)
+        self._inbox.on_fetch = self._announcer.heard
+        self._sweeper.on_pass, self._sweeper.on_moved = self._announcer.look, self._announcer.changed
         self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
         self._beside = [
             threading.Thread(target=run, name=f"spanloom-{what}-{self.name}", daemon=True)
@@ -137,6 +141,7 @@ class Worker:
                 draining=self._stopping,
                 given_up=self._given_up,
                 due_in=self._sweeper.due_in,
+                changed=self._announcer.changed,
             )
             for thread in self._beside:
                 thread.start()
@@ -156,6 +161,7 @@ class Worker:
             self._signed_off.set()
             self._journal.close()
             self._tally.stop()
+            self._announcer.close()
             try:
                 self._lifespan.leave()
             finally:
@@ -226,6 +232,7 @@ class Worker:
             worker_id = self._lease.worker_id
             answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
         measured, now = instruments(), time.time()
+        self._announcer.changed(message.execution_id for message in runnable)
         for message, answer in zip(runnable, answers, strict=True):
             if isinstance(answer, Claim):
                 if measured is not None:
@@ -295,7 +302,8 @@ class Worker:
         self._signed_off.set()
         lease.join(_JOIN_SECONDS)
         try:
-            self.engine.push(self.engine.store.retire_worker(self._lease.worker_id, epoch=self.engine.epoch.number))
+            given_back = self.engine.store.retire_worker(self._lease.worker_id, epoch=self.engine.epoch.number)
+            self.engine.push(given_back, changed={job.execution_id for job in given_back})
         except StoreUnavailable as error:
             _log.warning("worker_not_retired", worker=self.name, error=str(error))  # its lease will lapse
         try:

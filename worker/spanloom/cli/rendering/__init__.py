@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spanloom.cli.rendering.attempts import attempt_lines, attempts_text
+from spanloom.cli.rendering.events import event_line, event_text
 from spanloom.cli.rendering.family import Family, read_family
 from spanloom.cli.rendering.header import execution_header
 from spanloom.cli.rendering.items import Items, items_lines, items_table
@@ -32,6 +33,8 @@ __all__ = [
     "attempts_text",
     "dead_lines",
     "dead_table",
+    "event_line",
+    "event_text",
     "execution_header",
     "execution_lines",
     "execution_row_lines",

@@ -1,0 +1,131 @@
+"""Following events while Redis is emptied or restarted, workers are killed, and Postgres is away: nothing is missed."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from harness import System, worker_processes
+from harness import system as new_system
+
+from spanloom.engine import Event
+from spanloom.testing.servers import PostgresServer, RedisServer
+from spanloom.testing.servers import redis_server as new_redis_server
+
+TIMEOUT = 90
+
+
+@pytest.fixture
+def redis_of_its_own() -> Iterator[RedisServer]:
+    with new_redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def system(redis_of_its_own: RedisServer, shared_store_url: str) -> Iterator[System]:
+    """A system without workers over each store that processes can share."""
+    kind = shared_store_url.partition(":")[0]
+    with new_system(kind, shared_store_url, redis_of_its_own.url, workers=0) as made:
+        yield made
+
+
+@contextmanager
+def followed(system: System, execution_id: str) -> Iterator[list[Future[list[Event]]]]:
+    """Watch an execution from two threads and an event loop; what they saw must be its whole history."""
+
+    async def follow() -> list[Event]:
+        return [event async for event in system.engine.aevents(execution_id, timeout=TIMEOUT)]
+
+    follow_in_a_thread: Callable[[], list[Event]] = lambda: list(system.engine.events(execution_id, timeout=TIMEOUT))  # noqa: E731
+    with ThreadPoolExecutor(3) as pool:
+        watchers = [pool.submit(follow_in_a_thread) for _ in range(2)] + [pool.submit(asyncio.run, follow())]
+        yield watchers
+    history: list[Event] = []
+    while page := system.engine.store.get_events(execution_id, after=history[-1].cursor if history else None):
+        history += page
+    assert history[-1].kind == "execution.completed"
+    assert [watcher for watcher in watchers if watcher.result() != history] == []
+
+
+def gated(system: System, width: int = 30) -> str:
+    """Start an execution that waits before a gate in the middle."""
+    before = [{"id": f"n{number}", "type": "plain"} for number in range(width)]
+    gate = {
+        "id": "gate", "type": "gate", "config": {"gate": "middle"}, "inputs": [one["id"] for one in before],
+        "retry": {"max_attempts": 10, "delay": 0.01},
+    }  # fmt: skip
+    after = [{"id": f"m{number}", "type": "plain", "inputs": ["gate"]} for number in range(width)]
+    return system.engine.enqueue_workflow(system.register(*before, gate, *after))
+
+
+def test_a_redis_that_is_emptied_costs_no_event_and_is_told_again_that_somebody_follows(system: System) -> None:
+    with worker_processes(2, system.store_url, system.redis_url, "--concurrency", "4"):
+        execution_id = gated(system)
+        with followed(system, execution_id):
+            system.arrived("middle")
+            system.redis.flushall()
+            give_up = time.monotonic() + 10
+            while not system.engine.queue.followed_mark():
+                assert time.monotonic() < give_up
+                time.sleep(0.05)
+            system.open_gate("middle", times=9)
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_redis_that_is_restarted_costs_no_event(system: System, redis_of_its_own: RedisServer, empty: bool) -> None:
+    with worker_processes(2, system.store_url, system.redis_url, "--concurrency", "4"):
+        execution_id = gated(system)
+        with followed(system, execution_id):
+            system.arrived("middle")
+            redis_of_its_own.kill() if empty else redis_of_its_own.stop()
+            redis_of_its_own.start()
+            system.open_gate("middle", times=9)
+
+
+def test_a_worker_that_is_killed_costs_no_event(system: System) -> None:
+    with worker_processes(2, system.store_url, system.redis_url, "--concurrency", "4", "--lease", "2") as workers:
+        execution_id = system.engine.enqueue_workflow(
+            system.register(
+                {"id": "kills", "type": "kills", "config": {"times": 1}},
+                {"id": "b", "type": "plain", "inputs": ["kills"]},
+            )
+        )
+        with followed(system, execution_id):
+            system.engine.wait(execution_id, timeout=TIMEOUT)
+        (killed,) = [worker for worker in workers if worker.process.poll() is not None]
+        assert killed.wait() == -signal.SIGKILL
+        workers.remove(killed)
+
+
+def test_an_outage_of_the_store_is_waited_out(
+    redis_of_its_own: RedisServer, postgres_url: str, postgres_server: PostgresServer
+) -> None:
+    with (
+        new_system("postgres", postgres_url, redis_of_its_own.url, workers=0) as system,
+        worker_processes(2, system.store_url, system.redis_url, "--concurrency", "4"),
+    ):
+        execution_id = gated(system)
+        with followed(system, execution_id) as watchers:
+            system.arrived("middle")
+            postgres_server.stop()
+            system.open_gate("middle")
+            threading.Event().wait(2.5)  # longer than any pause between looks
+            postgres_server.start()
+            assert [watcher for watcher in watchers if watcher.done() and watcher.exception()] == []
+
+
+def test_following_needs_no_redis(tmp_path: Path, redis_of_its_own: RedisServer) -> None:
+    with new_system("sqlite", f"sqlite:///{tmp_path}/spanloom.db", redis_of_its_own.url, workers=0) as system:
+        execution_id = system.engine.enqueue_workflow(system.register({"id": "a", "type": "plain"}))
+        redis_of_its_own.stop()
+        threading.Timer(1.5, system.engine.cancel_execution, [execution_id]).start()
+        events = list(system.engine.events(execution_id, timeout=30))
+        assert events[-1].kind == "execution.cancelled"
+        redis_of_its_own.start()
