@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import importlib
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal
+from typing import Any
 
 from spanloom.engine.builder import WorkflowBuilder
-from spanloom.engine.bulk import ENDED, Bulk, control_each, find
 from spanloom.engine.cache import CacheOptions, DefinitionCache
 from spanloom.engine.clocks import put_clocks
 from spanloom.engine.control import ExecutionControl
@@ -24,7 +22,6 @@ from spanloom.engine.errors import (
     QueueUnavailable,
     SpanloomError,
     StoreUnavailable,
-    UnknownWorkflow,
 )
 from spanloom.engine.following import ExecutionFollowing
 from spanloom.engine.graph import check
@@ -35,14 +32,13 @@ from spanloom.engine.logs import Logger
 from spanloom.engine.options import Duration, start_options
 from spanloom.engine.payload import encode
 from spanloom.engine.queue import NodeQueue
-from spanloom.engine.records import NodeJob, Replay, StartAnswer, Started, StartRequest
+from spanloom.engine.records import NodeJob, StartAnswer, Started, StartRequest
 from spanloom.engine.registry import NodeRegistry
-from spanloom.engine.replay import replay_from
+from spanloom.engine.replaying import ExecutionReplays
 from spanloom.engine.settings import Settings
 from spanloom.engine.spans import export_start
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.tracing import sdk, start_trace
-from spanloom.engine.views import Execution, ExecutionFilter
 
 __all__ = ["WorkflowEngine"]
 
@@ -53,7 +49,7 @@ _RESEND_SECONDS = (0.05, 0.25)  #: pauses before a start whose answer did not co
 WorkflowRef = str | Workflow | WorkflowBuilder[Any]
 
 
-class WorkflowEngine(ExecutionControl, ExecutionFollowing):
+class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
     """Register workflows, start executions and follow them. Thread-safe; one per application is enough.
 
     The constructor does no I/O: the first use, or `open()`, does.
@@ -236,69 +232,6 @@ class WorkflowEngine(ExecutionControl, ExecutionFollowing):
     def run(self, workflow: WorkflowRef, data: Any = None, *, timeout: float | None = None, **options: Any) -> Any:
         """Start one execution, wait for it and return its output. Raises what start() and its handle's result() do."""
         return self.start(workflow, data, **options).result(timeout)
-
-    def replay_execution(
-        self,
-        execution_id: str,
-        *,
-        version: int | Literal["same", "latest"] = "same",
-        from_node: str | Sequence[str] | None = None,
-        **options: Any,
-    ) -> str:
-        """Start a new execution with the initial data of an earlier one, and return its id.
-
-        In the same version, the latest, or the one given. With `from_node` (one or several) it begins there: these
-        nodes and all that follows from them run anew, the results of the others are taken over, so far as they had
-        ended. Takes enqueue_workflow's options but delay and connection; priority, deadline and metadata are
-        the earlier execution's unless given. Raises what enqueue_workflow does, UnknownExecution, and UserError for a
-        node that the workflow lacks or that nothing led to.
-        """
-        if refused := options.keys() & {"delay", "connection"}:
-            raise ConfigurationError(f"replay_execution takes no {', '.join(sorted(refused))}")
-        self.open()
-        source = self._execution(execution_id)
-        options.setdefault("priority", source.priority.value)
-        options.setdefault("metadata", source.metadata)
-        options.setdefault("deadline", source.deadline_seconds)
-        options["version"] = self._version_of(source, version)
-        replay = Replay(source.id)
-        if from_node is not None:
-            nodes = [from_node] if isinstance(from_node, str) else list(from_node)
-            plan = self.definitions.get(source.workflow_id, options["version"])
-            replay = replay_from(plan, source.id, self.store.get_node_results(source.id), nodes)
-        request = self._request(source.workflow_id, source.input, start_options(**options))
-        return self._start([dataclasses.replace(request, replay=replay)], None)[0]
-
-    def replay_executions(
-        self,
-        wanted: ExecutionFilter,
-        *,
-        version: int | Literal["same", "latest"] = "same",
-        from_node: str | Sequence[str] | None = None,
-        limit: int | None = None,
-    ) -> Bulk:
-        """Replay the oldest `limit` that a filter finds, of those that ended and have no parent; see Bulk.started."""
-        self.open()
-        started: dict[str, str] = {}
-
-        def replay(execution_id: str) -> bool:
-            started[execution_id] = self.replay_execution(execution_id, version=version, from_node=from_node)
-            return True
-
-        roots = wanted.model_copy(update={"root": True})
-        bulk = control_each(self.store, find(self.store, roots, ENDED, limit), replay)
-        bulk.started.update(started)
-        return bulk
-
-    def _version_of(self, source: Execution, version: int | str) -> Any:
-        if version == "same":
-            return source.version
-        if version != "latest":
-            return version  # start_options() says if it is none
-        latest = self.store.get_workflow_version(source.workflow_id)
-        if latest is None:
-            raise UnknownWorkflow(source.workflow_id)
-        return latest.version
 
     async def aenqueue_workflow(self, workflow_id: str, data: Any = None, **options: Any) -> str:
         """Like enqueue_workflow, without blocking the event loop."""

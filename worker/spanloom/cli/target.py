@@ -122,7 +122,7 @@ class Target:
 
         Raises what store() does.
         """
-        from spanloom.worker.telemetry import configure_logging
+        from spanloom.worker.process_log import configure_logging
 
         app = self.load_app()
         settings = app.settings if app else Settings.from_environment()
