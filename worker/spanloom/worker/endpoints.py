@@ -8,7 +8,7 @@ import socketserver
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import structlog
 
@@ -93,14 +93,13 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
     server_version = "spanloom"
     sys_version = ""
     timeout = _CLIENT_SECONDS
 
     def do_GET(self) -> None:
         """Answer one request."""
-        answer = self.server.paths.get(self.path.partition("?")[0])
+        answer = cast(_Server, self.server).paths.get(self.path.partition("?")[0])
         if answer is None:
             status, kind, body = 404, "text/plain; charset=utf-8", b"/metrics, /healthz, /readyz\n"
         else:
