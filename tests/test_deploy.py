@@ -18,11 +18,13 @@ from spanloom.cli.commands import root
 from spanloom.cli.loading import load_engine
 from spanloom.engine import Settings
 from spanloom.worker import WorkerOptions
+from spanloom.worker.sdk import SIGNALS
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+COLLECTOR: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "otel-collector.yaml").read_text())
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 
 
@@ -128,7 +130,7 @@ def test_the_image_runs_the_command_as_a_user_without_rights() -> None:
 
 def test_the_image_installs_extras_that_the_project_has() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    wanted = re.search(r"\.whl\)\[([a-z,]+)\]", DOCKERFILE)
+    wanted = re.search(r"\.whl\)\[([a-z,-]+)\]", DOCKERFILE)
     assert wanted is not None
     assert {"postgres", "otlp"} <= set(wanted[1].split(",")) <= extras.keys()
 
@@ -157,3 +159,16 @@ def test_the_app_that_the_image_runs_by_default_is_in_it(monkeypatch: pytest.Mon
 
     assert engine.store.url == "memory://", "the environment decides which store the image works on"
     assert engine.queue.location == "redis://redis:6379/0"
+
+
+def test_the_collectors_pipelines_use_what_is_defined_and_all_of_it() -> None:
+    pipelines = COLLECTOR["service"]["pipelines"]
+    assert set(pipelines) == set(SIGNALS)
+    for kind in ("receivers", "processors", "exporters"):
+        assert {name for pipeline in pipelines.values() for name in pipeline[kind]} == set(COLLECTOR[kind])
+    assert COLLECTOR["service"]["extensions"] == list(COLLECTOR["extensions"])
+
+
+def test_the_collector_scrapes_a_service_of_ours() -> None:
+    (scraped,) = COLLECTOR["receivers"]["prometheus"]["config"]["scrape_configs"]
+    assert {name for one in scraped["dns_sd_configs"] for name in one["names"]} <= set(OURS)

@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import structlog
 from opentelemetry import _logs, metrics, trace
 
 from spanloom.engine.errors import ConfigurationError
 
 __all__ = ["SIGNALS", "configure_sdk"]
 
+_log = structlog.get_logger("spanloom.worker")
 SIGNALS = ("traces", "metrics", "logs")
 SHUTDOWN_SECONDS = 2.0  #: how long a collector that does not answer may keep a process that ends
 LINKS = 1024  #: of one span, unless OTEL_SPAN_LINK_COUNT_LIMIT says otherwise; a join has one for each parent
@@ -58,6 +60,10 @@ def configure_sdk(
     wanted = {one: _exporters_of(one, os.environ) for one in SIGNALS if one in signals and not _has_provider(one)}
     exporters = {one: [_exporter(one, name) for name in names] for one, names in wanted.items() if names}
     reader = _prometheus_reader() if prometheus and "metrics" in wanted else None
+    if prometheus and reader is None:
+        _log.warning(
+            "metrics_are_the_apps_own", hint="give its MeterProvider a PrometheusMetricReader to serve ours, too"
+        )
     if not exporters and reader is None:
         return _nothing
     from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
@@ -66,11 +72,11 @@ def configure_sdk(
     resource = Resource.create(own).merge(OTELResourceDetector().detect())  # the user's word counts
     ends: list[Callable[[], object]] = []
     if made := exporters.get("traces"):
-        ends.append(_trace(made, resource))
+        ends.append(_set_up_traces(made, resource))
     if (made := exporters.get("metrics", [])) or reader is not None:
-        ends.append(_measure(made, reader, resource))
+        ends.append(_set_up_metrics(made, reader, resource))
     if made := exporters.get("logs"):
-        ends.append(_log(made, resource))
+        ends.append(_set_up_logs(made, resource))
     return lambda: _end(ends)
 
 
@@ -138,7 +144,7 @@ def _prometheus_reader() -> Any:
     return PrometheusMetricReader()
 
 
-def _trace(exporters: list[Any], resource: Any) -> Callable[[], object]:
+def _set_up_traces(exporters: list[Any], resource: Any) -> Callable[[], object]:
     from opentelemetry.sdk.trace import SpanLimits, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
@@ -150,7 +156,7 @@ def _trace(exporters: list[Any], resource: Any) -> Callable[[], object]:
     return provider.shutdown
 
 
-def _measure(exporters: list[Any], reader: Any, resource: Any) -> Callable[[], object]:
+def _set_up_metrics(exporters: list[Any], reader: Any, resource: Any) -> Callable[[], object]:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
@@ -161,7 +167,7 @@ def _measure(exporters: list[Any], reader: Any, resource: Any) -> Callable[[], o
     return provider.shutdown
 
 
-def _log(exporters: list[Any], resource: Any) -> Callable[[], object]:
+def _set_up_logs(exporters: list[Any], resource: Any) -> Callable[[], object]:
     from opentelemetry.sdk._logs import LoggerProvider
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 
