@@ -19,6 +19,7 @@ from spanloom.engine import (
     NodeRegistry,
     PermanentError,
     RetryPolicy,
+    StoreUnavailable,
     UnknownExecution,
     Workflow,
     WorkflowEngine,
@@ -145,6 +146,27 @@ def test_runs_and_ends_are_counted_by_what_came_of_them(seen: Seen, engine: Work
         point.attributes["error.type"] for point in seen.points("spanloom.node.runs") if len(point.attributes) > 2
     }
     assert errors == {"ConnectionError", "PermanentError"}
+
+
+def test_a_start_that_is_sent_again_because_its_answer_was_lost_is_counted_once(
+    seen: Seen, engine: WorkflowEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good(engine)
+    create, calls = engine.store.create_executions, []
+
+    def answer_lost(*args: Any, **kwargs: Any) -> Any:
+        answers = create(*args, **kwargs)
+        calls.append(answers)
+        if len(calls) == 1:
+            raise StoreUnavailable("gone before it could answer")
+        return answers
+
+    monkeypatch.setattr(engine.store, "create_executions", answer_lost)
+    first = engine.enqueue_workflow("good", idempotency_key="key")
+
+    assert engine.enqueue_workflow("good", idempotency_key="key") == first
+    assert len(calls) == 3
+    assert seen.value("spanloom.executions.started") == 1
 
 
 def test_every_metric_is_made_as_the_table_says(seen: Seen, engine: WorkflowEngine) -> None:
