@@ -10,6 +10,7 @@ from spanloom.cli.target import check_shared
 from spanloom.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError
 from spanloom.worker import Listen, WorkerOptions, serve, supervise, worker_options
+from spanloom.worker.endpoints import check_free
 from spanloom.worker.process_log import configure_logging
 
 __all__ = ["worker"]
@@ -147,6 +148,8 @@ def worker(
             f"--metrics-port {metrics_port} leaves no ports for {processes} processes; give one of at most "
             f"{65536 - processes}"
         )
+    if metrics_port is not None:
+        check_free(Listen(metrics_port, metrics_host), processes)
     _check(engine)
     configure_logging(engine.settings.log_format)
     own = ["worker", app, "--processes", "1", "--concurrency", str(concurrency), "--queues", ",".join(queues)]

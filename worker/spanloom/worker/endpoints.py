@@ -15,7 +15,7 @@ import structlog
 from spanloom.engine.errors import ConfigurationError
 from spanloom.worker.health import Health
 
-__all__ = ["Endpoints", "Listen"]
+__all__ = ["Endpoints", "Listen", "check_free"]
 
 _log = structlog.get_logger("spanloom.worker")
 _CLIENT_SECONDS = 5.0  #: how long a client may take for its request
@@ -46,14 +46,7 @@ class Endpoints:
             "/healthz": lambda: _as_json(health.liveness(), "alive", "stuck"),
             "/readyz": lambda: _as_json(health.readiness(), "ready", "not ready"),
         }
-        try:
-            self._server = _Server(listen, paths)
-        except (OSError, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise ConfigurationError(
-                f"can't serve metrics on {listen.host}:{listen.port} ({reason}); "
-                f"give another --metrics-port or --metrics-host, and each worker of a machine a port of its own"
-            ) from error
+        self._server = _bound(listen, paths)
         self._thread = threading.Thread(target=self._server.serve_forever, name="spanloom-endpoints", daemon=True)
 
     def start(self) -> None:
@@ -74,6 +67,22 @@ class Endpoints:
 
         with self._collecting:
             return 200, CONTENT_TYPE_LATEST, generate_latest(REGISTRY)
+
+
+def check_free(listen: Listen, processes: int) -> None:
+    """Raise ConfigurationError if one of so many ports in a row is taken: who dies of it later is restarted."""
+    for number in range(processes):
+        _bound(listen._replace(port=listen.port + number), {}).server_close()
+
+
+def _bound(listen: Listen, paths: dict[str, Callable[[], Answer]]) -> _Server:
+    try:
+        return _Server(listen, paths)
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't serve metrics on {listen.host}:{listen.port} ({error.strerror}); "
+            f"give another --metrics-port or --metrics-host, and each worker of a machine a port of its own"
+        ) from error
 
 
 class _Server(ThreadingHTTPServer):
