@@ -286,6 +286,7 @@ class EpochState:
     store_id: str
     epoch: int
     redis_run_id: str | None
+    raised: bool = field(default=False, compare=False)  # by the very call that answers it
 
 
 @dataclass(frozen=True, slots=True)

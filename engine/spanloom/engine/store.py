@@ -230,7 +230,10 @@ class Recovery(ABC):
 
     @abstractmethod
     def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
-        """Raise the epoch by one if it is still `expected`, noting Redis' run id; return the state either way."""
+        """Raise the epoch by one if it is still `expected`, noting Redis' run id.
+
+        Returns the state either way; its `raised` says whether it was this call that raised it.
+        """
 
     @abstractmethod
     def sweep(

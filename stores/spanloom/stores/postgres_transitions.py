@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -208,8 +209,8 @@ class PostgresTransitions(SqlReads, ExecutionStore):
 
     def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
         """See Recovery.raise_epoch. One statement: who stops between two would keep all sweepers waiting."""
-        self._call(self._raise, redis_run_id, expected)
-        return self.get_epoch()
+        raised = self._call(self._raise, redis_run_id, expected) is True
+        return replace(self.get_epoch(), raised=raised)
 
     def sweep(
         self,

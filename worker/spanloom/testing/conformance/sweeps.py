@@ -226,7 +226,9 @@ class Epochs:
     def test_an_epoch_is_raised_only_from_the_expected_one(self, store: ExecutionStore) -> None:
         raised = store.raise_epoch(0, "first")
         assert (raised.epoch, raised.redis_run_id) == (1, "first")
-        assert store.raise_epoch(0, "late") == raised
+        late = store.raise_epoch(0, "late")
+        assert late == raised
+        assert (raised.raised, late.raised) == (True, False)
         assert store.get_epoch() == raised
         assert store.raise_epoch(1, "second").epoch == 2
 
