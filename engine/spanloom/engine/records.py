@@ -298,7 +298,7 @@ class Swept:
 
     jobs: Sequence[NodeJob]
     moved: Mapping[str, int]
-    more: bool = False  # the limit was reached: call again
+    more: bool = False  # the limit was reached and rows were moved or looked at: call again
     ended: Sequence[str] = ()  # executions that ended in this pass (deadline)
 
 

@@ -68,7 +68,7 @@ class Sweeper:
             )
             self._queue.push(swept.jobs, ended=swept.ended)
             moved.update(swept.moved)
-            if not swept.more:
+            if not swept.more or self._stopped:  # a stop is not to wait for the end of a long backlog
                 break
         if lost := {cause: count for cause, count in moved.items() if count and cause.startswith("lost")}:
             _log.info("recovered", **lost)
