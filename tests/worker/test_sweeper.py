@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from spanloom.engine.epoch import Epoch
+from spanloom.engine.errors import QueueUnavailable
 from spanloom.engine.queue import NodeQueue
-from spanloom.engine.records import Swept
+from spanloom.engine.records import NodeKey, Outcome, Swept
+from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
-from spanloom.stores import InMemoryExecutionStore
+from spanloom.stores import InMemoryExecutionStore, open_store
+from spanloom.testing.driver import StoreDriver
+from spanloom.testing.servers import RedisServer
+from spanloom.testing.servers import redis_server as new_redis_server
+from spanloom.testing.workflows import single
 from spanloom.worker import WorkerOptions
 from spanloom.worker.sweeper import Sweeper
 
@@ -53,3 +60,58 @@ def test_a_worker_that_stops_does_not_wait_for_the_end_of_a_backlog(queue: NodeQ
     endless.thread.join(10)
     assert not endless.thread.is_alive()
     store.close()
+
+
+@pytest.fixture
+def redis_of_its_own() -> Iterator[RedisServer]:
+    with new_redis_server(persist=True) as server:
+        yield server
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[ExecutionStore]:
+    made = open_store(store_url)
+    made.open()
+    yield made
+    made.close()
+
+
+def test_deadlines_leases_and_retries_go_on_while_redis_is_away(
+    store: ExecutionStore, redis_of_its_own: RedisServer
+) -> None:
+    queue = NodeQueue(redis_of_its_own.url, "shop")
+    one = sweeper(store, queue)
+    one.sweep()
+    # given a deadline, a retry and a worker's lease that end while Redis is away
+    driver = StoreDriver(store)
+    store.save_workflow(single())
+    late = driver.start("single", deadline_seconds=0.1)
+    again, lost = driver.start("single"), driver.start("single")
+    driver.record(again, driver.claim(again, "only"), Outcome.RETRY, delay_seconds=0.1)
+    store.register_worker("dead", name="dead", host="h", pid=1, queues=["default"], lease_seconds=0.1)
+    store.claim([NodeKey(lost, "only")], worker_id="dead")
+    redis_of_its_own.stop()
+    try:
+        # when it is swept, then the store's side of it is done
+        give_up, moved = time.monotonic() + 30, set[str]()
+        while moved != {"again", "lost", "late"}:
+            assert time.monotonic() < give_up, f"only {moved}"
+            with pytest.raises(QueueUnavailable):
+                one.sweep()
+            queued = {name for name, execution in (("again", again), ("lost", lost)) if _is_queued(store, execution)}
+            found = store.get_execution(late)
+            assert found is not None
+            moved = queued | ({"late"} if found.status is ExecutionStatus.FAILED else set())
+    finally:
+        redis_of_its_own.start()
+    # and the first pass that finds Redis, with all it had, pushes what became queued
+    one.sweep()
+    waiting = [job.args[0]["execution"] for job in queue.rq_queue(LIST).jobs]
+    assert {again, lost} <= set(waiting)
+    assert len(waiting) == len(set(waiting))
+    queue.close()
+
+
+def _is_queued(store: ExecutionStore, execution_id: str) -> bool:
+    (run,) = store.get_node_results(execution_id)
+    return run.status == "queued"

@@ -13,8 +13,9 @@ from spanloom.engine.queue import NodeQueue
 from spanloom.engine.records import EpochState
 from spanloom.engine.store import ExecutionStore
 
-__all__ = ["Epoch"]
+__all__ = ["NO_EPOCH", "Epoch"]
 
+NO_EPOCH = 0  #: of what is queued while Redis is away: any life of Redis is later, so the next sweep in one pushes it
 RECENT_SECONDS = 5.0
 PRIVATE_SECONDS = 60  #: how long Redis remembers a store that lived in one process, once nobody checks any more
 _PAUSES = (0.1, 0.1, 0.2, 0.4, 0.0)  #: between looks while others raise the epoch; the last look is not waited for

@@ -6,11 +6,12 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 
 import structlog
 
-from spanloom.engine.epoch import Epoch
+from spanloom.engine.epoch import NO_EPOCH, Epoch
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue import NodeQueue
 from spanloom.engine.store import ExecutionStore
@@ -38,6 +39,7 @@ class Sweeper:
         self._changed = threading.Condition()
         self._wake_at = float("inf")
         self._stopped = False
+        self._redis_away = False  # and that was said
         self.thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
 
     def start(self) -> None:
@@ -57,21 +59,39 @@ class Sweeper:
             self._changed.notify()
 
     def sweep(self) -> int:
-        """Make one whole pass and return how many rows it moved. Raises QueueUnavailable, StoreUnavailable."""
-        epoch = self._epoch.check()
+        """Make one whole pass and return how many rows it moved.
+
+        While Redis is away the store's side of it is done all the same: deadlines pass, lapsed leases are released.
+        What becomes queued is in no life of Redis then, so that the first pass that finds Redis pushes it.
+
+        Raises StoreUnavailable, QueueUnavailable once the store's side is done, and ConfigurationError.
+        """
+        epoch, away = NO_EPOCH, None
+        try:
+            epoch = self._epoch.check()
+        except QueueUnavailable as error:
+            away = error
         moved: Counter[str] = Counter()
-        while True:
-            swept = self._store.sweep(
-                heads=self._queue.heads(self._list_names),
-                epoch=epoch,
-                suspect_seconds=self._options.suspect_seconds,
-            )
-            self._queue.push(swept.jobs, ended=swept.ended)
+        more = True
+        while more and not self._stopped:  # a stop is not to wait for the end of a long backlog
+            heads: Mapping[str, datetime | None] = {}  # nothing is known of the lists, nothing is judged by them
+            if away is None:
+                try:
+                    heads = self._queue.heads(self._list_names)
+                except QueueUnavailable as error:
+                    epoch, away = NO_EPOCH, error
+            swept = self._store.sweep(heads=heads, epoch=epoch, suspect_seconds=self._options.suspect_seconds)
             moved.update(swept.moved)
-            if not swept.more or self._stopped:  # a stop is not to wait for the end of a long backlog
-                break
+            more = swept.more
+            if away is None:
+                try:
+                    self._queue.push(swept.jobs, ended=swept.ended)
+                except QueueUnavailable as error:
+                    epoch, away = NO_EPOCH, error
         if lost := {cause: count for cause, count in moved.items() if count and cause.startswith("lost")}:
             _log.info("recovered", **lost)
+        if away is not None:
+            raise away
         return moved.total()
 
     def _run(self) -> None:
@@ -80,18 +100,27 @@ class Sweeper:
             try:
                 if time.monotonic() - swept > self._options.lease_seconds / 2 and not self._let_renew():
                     return
-                self.sweep()
+                self._sweep_without_redis_too()
                 pause, swept = self._options.sweep_seconds, time.monotonic()
             except ConfigurationError as error:
                 _log.error("sweep_ends", error=str(error))
                 self.on_misfit(error)
                 return
-            except (QueueUnavailable, StoreUnavailable) as error:
+            except StoreUnavailable as error:
                 _log.warning("sweep_failed", error=str(error))
                 pause = min(pause * 2, _MAX_PAUSE)
             except Exception:
                 _log.exception("sweep_failed")  # a bug of ours must not end the recovery of everything else
                 pause = min(pause * 2, _MAX_PAUSE)
+
+    def _sweep_without_redis_too(self) -> None:
+        try:
+            self.sweep()
+            self._redis_away = False
+        except QueueUnavailable as error:
+            if not self._redis_away:
+                _log.warning("sweep_without_redis", error=str(error))
+            self._redis_away = True
 
     def _let_renew(self) -> bool:
         """Wait, after an outage, until the workers that outlived it have renewed their leases; False if stopped."""
