@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -76,11 +78,12 @@ def store(store_url: str) -> Iterator[ExecutionStore]:
     made.close()
 
 
+@pytest.mark.parametrize("outage", ["stopped", "hangs"])
 def test_deadlines_leases_and_retries_go_on_while_redis_is_away(
-    store: ExecutionStore, redis_of_its_own: RedisServer
+    store: ExecutionStore, redis_of_its_own: RedisServer, outage: str
 ) -> None:
     queue = NodeQueue(redis_of_its_own.url, "shop")
-    one = sweeper(store, queue)
+    one = sweeper(store, queue, suspect_seconds=300)  # nothing is pushed again on suspicion
     one.sweep()
     # given a deadline, a retry and a worker's lease that end while Redis is away
     driver = StoreDriver(store)
@@ -90,7 +93,10 @@ def test_deadlines_leases_and_retries_go_on_while_redis_is_away(
     driver.record(again, driver.claim(again, "only"), Outcome.RETRY, delay_seconds=0.1)
     store.register_worker("dead", name="dead", host="h", pid=1, queues=["default"], lease_seconds=0.1)
     store.claim([NodeKey(lost, "only")], worker_id="dead")
-    redis_of_its_own.stop()
+    if outage == "stopped":
+        redis_of_its_own.stop()
+    else:
+        os.kill(redis_of_its_own.pid, signal.SIGSTOP)
     try:
         # when it is swept, then the store's side of it is done
         give_up, moved = time.monotonic() + 30, set[str]()
@@ -103,13 +109,27 @@ def test_deadlines_leases_and_retries_go_on_while_redis_is_away(
             assert found is not None
             moved = queued | ({"late"} if found.status is ExecutionStatus.FAILED else set())
     finally:
-        redis_of_its_own.start()
-    # and the first pass that finds Redis, with all it had, pushes what became queued
+        if outage == "stopped":
+            redis_of_its_own.start()
+        else:
+            os.kill(redis_of_its_own.pid, signal.SIGCONT)
+    # and the first pass that finds Redis, also with all it had, pushes what became queued
+    _until_back(queue)
     one.sweep()
     waiting = [job.args[0]["execution"] for job in queue.rq_queue(LIST).jobs]
     assert {again, lost} <= set(waiting)
     assert len(waiting) == len(set(waiting))
     queue.close()
+
+
+def _until_back(queue: NodeQueue) -> None:
+    give_up, pause = time.monotonic() + 30, threading.Event()
+    while True:
+        try:
+            return queue.ping()
+        except QueueUnavailable:
+            assert time.monotonic() < give_up
+            pause.wait(0.05)
 
 
 def _is_queued(store: ExecutionStore, execution_id: str) -> bool:

@@ -320,11 +320,12 @@ class WorkflowEngine(ExecutionControl):
         return running
 
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = ()) -> None:
-        """Put on Redis what the store decided. A Redis that is away is logged; the sweep pushes again later."""
+        """Put on Redis what the store decided. That Redis is away is logged once; the sweep pushes when it is back."""
         try:
             self.queue.push(jobs, ended=ended)
         except QueueUnavailable as error:
-            _log.warning("push_deferred", jobs=len(jobs), error=str(error))
+            say = _log.debug if error.known else _log.warning
+            say("push_deferred", jobs=len(jobs), error=str(error))
 
     def encode_input(self, workflow_id: str, data: Any) -> str:
         """Return initial data as JSON text, validated where a builder of this engine says what it is.

@@ -7,7 +7,6 @@ import time
 
 from redis.exceptions import ResponseError
 
-from spanloom.engine.connect import redis_errors
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable
 from spanloom.engine.queue import NodeQueue
 from spanloom.engine.records import EpochState
@@ -33,8 +32,11 @@ class Epoch:
 
     @property
     def number(self) -> int:
-        """The epoch as last seen; never ahead of the store's, so that a push made in doubt is repeated, not lost."""
-        return self._state.epoch if self._state else 0
+        """The epoch as last seen, none while Redis is away.
+
+        Never ahead of the store's, so that a push made in doubt is repeated, not lost.
+        """
+        return NO_EPOCH if self._state is None or self._queue.breaker.away else self._state.epoch
 
     def recent(self) -> int:
         """Return the epoch, looked at anew every few seconds while Redis answers. Raises what check() does else."""
@@ -78,14 +80,14 @@ class Epoch:
         state = self._state
         if state is None or self._store.shared:
             return
-        with redis_errors(self._queue.redis):
+        with self._queue.breaker.asking():
             mark = self._queue.redis.get(self._queue.epoch_key)
             if mark is not None and mark.decode().startswith(state.store_id):
                 self._queue.redis.delete(self._queue.epoch_key)
 
     def _look(self, store_id: str) -> tuple[int | None, str | None]:
         """Return the epoch that Redis knows, None if it lost it, and the run id of the server."""
-        with redis_errors(self._queue.redis):
+        with self._queue.breaker.asking():
             mark = self._queue.redis.get(self._queue.epoch_key)
             run_id = self._run_id()
         if mark is None:
@@ -101,7 +103,7 @@ class Epoch:
 
     def _write(self, state: EpochState) -> None:
         lasts = None if self._store.shared else PRIVATE_SECONDS
-        with redis_errors(self._queue.redis):
+        with self._queue.breaker.asking():
             self._queue.redis.set(self._queue.epoch_key, f"{state.store_id} {state.epoch}", ex=lasts)
 
     def _run_id(self) -> str | None:

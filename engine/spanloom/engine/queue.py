@@ -16,7 +16,8 @@ from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
-from spanloom.engine.connect import redis_client, redis_errors, redis_location
+from spanloom.engine.breaker import Breaker
+from spanloom.engine.connect import BLOCKING_SECONDS, redis_client, redis_location
 from spanloom.engine.records import NodeJob, NodeKey
 from spanloom.engine.store import queue_key
 
@@ -117,6 +118,8 @@ class NodeQueue:
     def __init__(self, redis: Any, namespace: str) -> None:
         """Take a URL or a client; connects at first use. Raises ConfigurationError."""
         self.redis: Any = redis_client(redis)  # Any: redis-py types answers as bytes | str; ours are bytes
+        self.blocking: Any = redis_client(redis, answer_seconds=BLOCKING_SECONDS)  # for reads that wait for what comes
+        self.breaker = Breaker(self.redis)
         self.namespace = namespace
 
     @property
@@ -143,12 +146,12 @@ class NodeQueue:
 
     def ping(self) -> None:
         """Return if Redis answers, else raise QueueUnavailable."""
-        with redis_errors(self.redis):
+        with self.breaker.asking():
             self.redis.ping()
 
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = ()) -> None:
         """Push node jobs, and announce ended executions, in one round trip per thousand. Raises QueueUnavailable."""
-        with redis_errors(self.redis):
+        with self.breaker.asking():
             for start in range(0, max(len(jobs), 1), _PUSH_BATCH):
                 pipeline = self.redis.pipeline(transaction=False)
                 self._add_pushes(pipeline, jobs[start : start + _PUSH_BATCH])
@@ -164,7 +167,7 @@ class NodeQueue:
         Covers the lists that are named and every other list of the namespace that RQ knows of. Raises QueueUnavailable.
         """
         prefix = f"{self.namespace}."
-        with redis_errors(self.redis):
+        with self.breaker.asking():
             known = {key.decode().removeprefix("rq:queue:") for key in self.redis.smembers("rq:queues")}
             names = sorted({name for name in known if name.startswith(prefix)} | set(list_names))
             pipeline = self.redis.pipeline(transaction=False)
@@ -190,6 +193,7 @@ class NodeQueue:
     def close(self) -> None:
         """Give up connections; the queue opens again at its next use."""
         self.redis.close()
+        self.blocking.close()
 
     def _add_pushes(self, pipeline: Any, jobs: Sequence[NodeJob]) -> None:
         now = utcformat(datetime.now(UTC))

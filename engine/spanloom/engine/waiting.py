@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
-from spanloom.engine.connect import redis_errors
 from spanloom.engine.errors import QueueUnavailable, StoreUnavailable, UnknownExecution, WaitTimeout
 from spanloom.engine.logs import Logger
 from spanloom.engine.queue import NodeQueue
@@ -32,6 +31,7 @@ class EndListener:
         self._lock = threading.Lock()
         self._watchers: dict[str, list[Callable[[], None]]] = {}
         self._pubsub: Any = None
+        self._behind = False  # a subscription could not be made
         self._wanted = threading.Event()  # somebody watches, or close() was called
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()  # one for each thread
@@ -80,10 +80,11 @@ class EndListener:
 
     def _send(self, command: str, *channels: str) -> None:
         try:
-            with redis_errors(self._queue.redis):
+            with self._queue.breaker.asking():
                 getattr(self._pubsub, command)(*channels)
         except QueueUnavailable as error:
-            _log.debug("end_listener_unavailable", error=str(error))  # the listener subscribes anew when Redis is back
+            _log.debug("end_listener_unavailable", error=str(error))
+            self._behind = True  # the listener sees to it when Redis is back
 
     def _listen(self, pubsub: Any, stop: threading.Event) -> None:
         pause = 0.1
@@ -94,7 +95,7 @@ class EndListener:
             if not wanted:
                 continue
             try:
-                with redis_errors(self._queue.redis):
+                with self._queue.breaker.asking(anyway=True):
                     message = pubsub.get_message(timeout=_LISTEN_SECONDS)
                 pause = 0.1
             except QueueUnavailable as error:
@@ -103,12 +104,22 @@ class EndListener:
                 pause = min(pause * 2, 5.0)
                 pubsub = self._subscribe_anew(pubsub)
                 continue
-            if message is not None:
+            if message is None:
+                self._catch_up()
+            else:
                 with self._lock:
                     notified = list(self._watchers.get(message["channel"].decode(), ()))
                 for notify in notified:
                     notify()
         pubsub.close()
+
+    def _catch_up(self) -> None:
+        if not self._behind:
+            return
+        with self._lock:
+            self._behind = False
+            if self._watchers:
+                self._send("subscribe", *self._watchers)
 
     def _subscribe_anew(self, broken: Any) -> Any:
         with self._lock:

@@ -17,7 +17,6 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
-from spanloom.engine.connect import redis_errors
 from spanloom.engine.queue import FAILURE_TTL_SECONDS, JOB_FUNCTION, NodeMessage, NodeQueue
 from spanloom.engine.store import queue_key
 
@@ -26,6 +25,7 @@ __all__ = ["Inbox"]
 _log = structlog.get_logger("spanloom.worker")
 _URGENT_SECONDS = 0.02  #: how old a look at more urgent lists may be
 _WIP_SECONDS = 120  #: after which RQ's tools call a started job abandoned, unless its worker renewed it
+_MOST_OWED = 10_000
 
 # Pops up to ARGV[1] jobs, most urgent list first, marks them started and lists them as RQ does. ARGV[5] and ARGV[6] are
 # the number of a list and a job that a blocking pop took from it.
@@ -82,11 +82,12 @@ class Inbox:
 
         What is no node job of ours is refused: RQ's tools show it as failed. Raises QueueUnavailable.
         """
-        with redis_errors(self._redis):
+        self._forget_much()
+        with self._queue.breaker.asking():
             fetched = self._pop(count, 0, "")
             if not fetched and block_seconds > 0 and self._may_block():
                 try:
-                    popped = self._redis.blpop([self._wake_key, *self._keys], timeout=block_seconds)
+                    popped = self._queue.blocking.blpop([self._wake_key, *self._keys], timeout=block_seconds)
                 finally:
                     self._blocked = False
                 if popped is not None and (key := popped[0].decode()) != self._wake_key:
@@ -122,7 +123,7 @@ class Inbox:
 
     def put_back(self, messages: Sequence[NodeMessage]) -> None:
         """Return fetched jobs to the front of their lists, in order. Raises QueueUnavailable."""
-        with redis_errors(self._redis):
+        with self._queue.breaker.asking():
             pipeline = self._redis.pipeline(transaction=False)
             for message in reversed(messages):
                 self._started.pop(message.job_id, None)
@@ -136,8 +137,8 @@ class Inbox:
         self._owe(lambda pipe: pipe.publish(self._queue.ended_channel(execution_id), "ended"))
 
     def flush(self) -> None:
-        """Tell Redis what it is owed. Raises QueueUnavailable; what was owed is dropped then, the store knows it."""
-        with redis_errors(self._redis):
+        """Tell Redis what it is owed. Raises QueueUnavailable; what it is not told then is in the store."""
+        with self._queue.breaker.asking():
             pipeline = self._redis.pipeline(transaction=False)
             self._pay(pipeline)
             if len(pipeline):
@@ -150,7 +151,7 @@ class Inbox:
 
     def wake(self) -> None:
         """End a blocked fetch. Raises QueueUnavailable."""
-        with redis_errors(self._redis):
+        with self._queue.breaker.asking():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.rpush(self._wake_key, "wake")
             pipeline.expire(self._wake_key, 10)
@@ -161,7 +162,7 @@ class Inbox:
         score = time.time() + _WIP_SECONDS
         if not (running := list(self._started.items())):
             return
-        with redis_errors(self._redis):
+        with self._queue.breaker.asking():
             pipeline = self._redis.pipeline(transaction=False)
             for job_id, list_name in running:
                 pipeline.zadd(f"rq:wip:{list_name}", {f"{job_id}:{self._worker_name}": score}, xx=True)
@@ -175,7 +176,7 @@ class Inbox:
             return False
         looked, answer = self._urgent.get(name, (0.0, False))
         if time.monotonic() - looked > _URGENT_SECONDS:
-            with redis_errors(self._redis):
+            with self._queue.breaker.asking():
                 pipeline = self._redis.pipeline(transaction=False)
                 for key in before:
                     pipeline.llen(key)
@@ -204,6 +205,12 @@ class Inbox:
         if isinstance(answer, Exception):
             raise answer
         return answer  # type: ignore[no-any-return]  # what the script returns
+
+    def _forget_much(self) -> None:
+        """Drop what is owed to a Redis that is away for long; nothing but RQ's books needs it."""
+        with self._lock:
+            if len(self._owed) + sum(map(len, self._over.values())) > _MOST_OWED:
+                self._over, self._owed = {}, []
 
     def _may_block(self) -> bool:
         with self._lock:

@@ -152,7 +152,9 @@ class Worker:
                 self._dispatch(runner, fetched, token)
                 fetched, pause = [], _PAUSES[0]
             except Exception as error:
-                if isinstance(error, QueueUnavailable | StoreUnavailable):
+                if isinstance(error, QueueUnavailable) and error.known:
+                    _log.debug("worker_waits", worker=self.name, error=str(error))
+                elif isinstance(error, QueueUnavailable | StoreUnavailable):
                     _log.warning("worker_waits", worker=self.name, error=str(error))
                 else:  # one odd job must not end a worker; what was fetched with it is pushed again by the sweep
                     _log.exception("jobs_dropped", worker=self.name, jobs=len(fetched))
