@@ -161,6 +161,15 @@ class NodeQueue:
                 if len(pipeline):
                     pipeline.execute()
 
+    def known_lists(self, named: Iterable[str]) -> list[str]:
+        """Return the lists that are named and every other list of the namespace that RQ knows of, in order.
+
+        Raises QueueUnavailable.
+        """
+        with self.breaker.asking():
+            known = {key.decode().removeprefix("rq:queue:") for key in self.redis.smembers("rq:queues")}
+        return sorted({name for name in known if name.startswith(f"{self.namespace}.")} | set(named))
+
     def heads(self, list_names: Iterable[str]) -> dict[str, datetime | None]:
         """Return, by `queue_key`, when the first waiting job of each list was pushed; None for an empty list.
 
@@ -168,8 +177,7 @@ class NodeQueue:
         """
         prefix = f"{self.namespace}."
         with self.breaker.asking():
-            known = {key.decode().removeprefix("rq:queue:") for key in self.redis.smembers("rq:queues")}
-            names = sorted({name for name in known if name.startswith(prefix)} | set(list_names))
+            names = self.known_lists(list_names)
             pipeline = self.redis.pipeline(transaction=False)
             for name in names:
                 pipeline.lindex(f"rq:queue:{name}", 0)

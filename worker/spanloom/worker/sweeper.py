@@ -15,12 +15,14 @@ from spanloom.engine.epoch import NO_EPOCH, Epoch
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue import NodeQueue
 from spanloom.engine.store import ExecutionStore
+from spanloom.worker.books import Books
 from spanloom.worker.options import WorkerOptions
 
 __all__ = ["Sweeper"]
 
 _log = structlog.get_logger("spanloom.worker")
 _MAX_PAUSE = 5.0
+_BOOKS_SECONDS = 30.0  #: between looks for jobs of workers that died before they had claimed them
 _RENEWAL_SECONDS = 2.0  #: longer than any worker waits between renewals that failed
 
 
@@ -39,6 +41,8 @@ class Sweeper:
         self._changed = threading.Condition()
         self._wake_at = float("inf")
         self._stopped = False
+        self.books = Books(store, queue, list_names)
+        self._books_at = time.monotonic() + random.uniform(0.5, 1.0) * _BOOKS_SECONDS  # noqa: S311  as below
         self._redis_away = False  # and that was said
         self.thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
 
@@ -62,7 +66,8 @@ class Sweeper:
         """Make one whole pass and return how many rows it moved.
 
         While Redis is away the store's side of it is done all the same: deadlines pass, lapsed leases are released.
-        What becomes queued is in no life of Redis then, so that the first pass that finds Redis pushes it.
+        What becomes queued is in no life of Redis then, so that the first pass that finds Redis pushes it. Now and
+        then, and after it recovered a dead worker's claims, it takes such workers' jobs off RQ's books.
 
         Raises StoreUnavailable, QueueUnavailable once the store's side is done, and ConfigurationError.
         """
@@ -90,8 +95,13 @@ class Sweeper:
                     epoch, away = NO_EPOCH, error
         if lost := {cause: count for cause, count in moved.items() if count and cause.startswith("lost")}:
             _log.info("recovered", **lost)
+        if moved["lost_worker"]:
+            self._books_at = 0.0
         if away is not None:
             raise away
+        if time.monotonic() >= self._books_at:
+            self.books.strike_off()
+            self._books_at = time.monotonic() + _BOOKS_SECONDS
         return moved.total()
 
     def _run(self) -> None:

@@ -52,8 +52,8 @@ class Worker:
         self._given_up = threading.Event()  # the grace is over
         self._signed_off = threading.Event()  # the lease is about to be given back
         self._misfit: ConfigurationError | None = None  # why no worker may run on this Redis and store
-        self._inbox = Inbox(engine.queue, self.options.queues, self.name)
         self._lease = Lease(engine.store, self.name, self.options.queues, self.options.lease_seconds)
+        self._inbox = Inbox(engine.queue, self.options.queues, self.name, renew_seconds=self._lease.renew_seconds)
         self._presence = Presence(engine.queue, self._inbox.list_names, self.name, self.options.lease_seconds)
         self._slots = Slots(self.options.concurrency, f"spanloom-{self.name}")
         self._quarantine = Quarantine(self._slots, self.options)
@@ -91,6 +91,7 @@ class Worker:
         try:
             self._lease.open()
             self._presence.arrive()
+            self._sweeper.books.strike_off(self.name)  # what a namesake left that was killed
             runner = NodeRunner(
                 self.engine,
                 name=self.name,
