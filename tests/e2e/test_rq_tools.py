@@ -22,10 +22,9 @@ def test_a_node_that_another_worker_completed_is_no_failed_job_of_the_one_that_d
     killed.wait_ready()
     execution_id = system.engine.enqueue_workflow(workflow_id)
     system.arrived("books")
-    killed.send(signal.SIGKILL)
-    killed.wait()
-
     with worker_processes(1, system.store_url, system.redis_url, "--lease", "1s"):
+        killed.send(signal.SIGKILL)
+        killed.wait()
         system.arrived("books")
         system.open_gate("books", times=2)
         assert system.engine.wait(execution_id, timeout=30).status == "completed"
