@@ -94,3 +94,44 @@ def test_a_store_that_ends_with_its_process_leaves_the_namespace_to_the_next(que
     assert queue.redis.exists(queue.epoch_key)
     first.close()
     second.close()
+
+
+def test_a_second_flush_is_noticed_by_who_has_not_seen_the_first(queue: NodeQueue, store: ExecutionStore) -> None:
+    first, late = Epoch(store, queue), Epoch(store, queue)
+    first.check()
+    late.check()
+    queue.redis.flushall()
+    assert first.check() == 2
+    queue.redis.flushall()
+
+    assert late.check() == 3  # what was pushed in epoch 2 is lost as well
+
+    assert first.check() == 3
+
+
+def test_who_loses_the_race_leaves_the_key_to_the_winner(queue: NodeQueue, store: ExecutionStore) -> None:
+    winner, loser = Epoch(store, queue), Epoch(store, queue)
+    winner.check()
+    loser.check()
+    queue.redis.flushall()
+    run_id = store.get_epoch().redis_run_id
+    raised = store.raise_epoch(1, run_id)  # as the winner does, who then takes a moment to write the key
+    write = threading.Timer(0.05, winner._write, [raised])
+    write.start()
+
+    assert loser.check() == 2
+
+    write.join()
+
+
+def test_a_number_written_late_over_a_later_loss_counts_as_a_loss(queue: NodeQueue, store: ExecutionStore) -> None:
+    epoch = Epoch(store, queue)
+    epoch.check()
+    before = store.get_epoch()
+    queue.redis.flushall()
+    assert epoch.check() == 2
+    queue.redis.flushall()
+    epoch._write(before)  # by someone who raised it to 1, and was stopped before this
+
+    assert epoch.check() == 3
+    assert queue.redis.get(queue.epoch_key) == f"{before.store_id} 3".encode()

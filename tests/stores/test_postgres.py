@@ -224,6 +224,32 @@ def test_a_full_pool_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch)
     store.close()
 
 
+def test_a_lease_is_renewed_while_all_connections_of_the_pool_are_in_use(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spanloom.stores.postgres_connections.CHECKOUT_SECONDS", 0.01)
+    store = PostgresExecutionStore(postgres_url, pool_size=1)
+    store.register_worker("w", name="w", host="h", pid=1, queues=["default"], lease_seconds=15)
+    with store.transaction():
+        (answer,) = race([lambda: _refusal(store)])  # nobody else gets a connection
+        (renewed,) = race([lambda: store.renew_lease("w", lease_seconds=15)])
+    assert "raise the store's pool_size" in answer
+    assert renewed is True
+    store.close()
+
+
+def test_a_lease_that_is_renewed_in_a_transaction_joins_it(postgres_url: str) -> None:
+    store = PostgresExecutionStore(postgres_url)
+    store.register_worker("w", name="w", host="h", pid=1, queues=["default"], lease_seconds=15)
+    (before,) = store.list_workers()
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        store.renew_lease("w", lease_seconds=1500)
+        raise ZeroDivisionError
+    (after,) = store.list_workers()
+    assert after == before
+    store.close()
+
+
 def _refusal(store: PostgresExecutionStore) -> str:
     with pytest.raises(StoreUnavailable) as refused:
         store.stats()

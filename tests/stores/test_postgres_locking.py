@@ -222,6 +222,28 @@ def test_a_sweep_passes_over_rows_that_are_held(store: PostgresExecutionStore, p
     assert store.sweep(heads={}, epoch=1).moved == {"lost_redis": 1}
 
 
+def test_rows_that_others_hold_are_no_reason_to_come_back_at_once(
+    store: PostgresExecutionStore, postgres_url: str
+) -> None:
+    # given more delayed starts, deadlines and lost jobs than one pass looks at, of which all but the first are held
+    clock = ManualClock()
+    driver = StoreDriver(store, clock=clock)
+    store.save_workflow(graph("one", {"only": []}))
+    free = driver.start("one", delay_seconds=0.5)
+    held = [driver.start("one", delay_seconds=1) for _ in range(4)]
+    held += [driver.start("one", deadline_seconds=1) for _ in range(4)]
+    clock.advance(60)
+    with psycopg.connect(postgres_url) as holder:
+        holder.execute("select from spanloom.executions where id = any(%s::uuid[]) for no key update", [held])
+        # when a pass comes to the free one, then it asks for another, and that one gets nowhere
+        passes = [store.sweep(heads={}, epoch=1, limit=3, now=clock()) for _ in range(2)]
+        assert [job.execution_id for swept in passes for job in swept.jobs] == [free]
+        assert [swept.more for swept in passes] == [True, False]
+    # then all is found once nobody holds it
+    driver.sweep_all()
+    assert {job.execution_id for job in driver.jobs} >= set(held)
+
+
 def test_an_event_of_a_lower_transaction_that_commits_later_is_not_passed_over(store: PostgresExecutionStore) -> None:
     # given an execution with two branches, and a reader who has read all there is
     driver = StoreDriver(store)

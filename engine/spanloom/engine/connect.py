@@ -1,25 +1,28 @@
-"""Redis clients: from a URL or a client that the caller made, checked, with time limits that suit blocking reads."""
+"""Redis clients: from a URL or a client that the caller made, checked, with time limits of our own."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 from redis import ConnectionPool, Redis
-from redis.exceptions import RedisError
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
 
-from spanloom.engine.errors import ConfigurationError, QueueUnavailable
+from spanloom.engine.errors import ConfigurationError
 
-__all__ = ["redis_client", "redis_errors", "redis_location"]
+__all__ = ["BLOCKING_SECONDS", "redis_client", "redis_location"]
 
-SOCKET_SECONDS = 10.0  #: longer than any blocking read we make
-CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 1.5  #: for a connection, and for each answer to a command
+BLOCKING_SECONDS = 7.0  #: longer than any blocking read we make
 
 
-def redis_client(given: Any) -> Redis:
+def redis_client(given: Any, *, answer_seconds: float = ANSWER_SECONDS) -> Redis:
     """Return a client of our own for a URL or for a caller's client (same server, own pool and time limits).
+
+    A command waits up to `answer_seconds` for its answer, and is sent again once if its connection broke, never if
+    it took too long: what then is to be done is the caller's to say.
 
     Raises ConfigurationError for a malformed URL, for anything else than a client, and for a client that decodes
     responses (RQ keeps bytes in Redis). Connects to nothing.
@@ -41,9 +44,11 @@ def redis_client(given: Any) -> Redis:
         raise ConfigurationError(
             "the Redis client has decode_responses=True, but RQ keeps bytes in Redis; pass a client without it"
         )
-    options.update(socket_timeout=SOCKET_SECONDS)
+    options.update(socket_timeout=answer_seconds, retry=Retry(NoBackoff(), 1, (RedisConnectionError,)))
+    for adds_errors in ("retry_on_timeout", "retry_on_error"):
+        options.pop(adds_errors, None)
     if "path" not in options:
-        options.update(socket_connect_timeout=CONNECT_SECONDS)
+        options.update(socket_connect_timeout=ANSWER_SECONDS)
     return Redis(connection_pool=type(pool)(connection_class=pool.connection_class, **options))
 
 
@@ -53,15 +58,3 @@ def redis_location(client: Redis) -> str:
     if path := options.get("path"):
         return f"unix://{path}"
     return f"redis://{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db', 0)}"
-
-
-@contextmanager
-def redis_errors(client: Redis) -> Generator[None]:
-    """Turn whatever redis-py raises inside the block into QueueUnavailable."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise QueueUnavailable(
-            f"Redis at {redis_location(client)} did not answer ({type(error).__name__}: {error}); start it, or set "
-            f"SPANLOOM_REDIS_URL"
-        ) from error

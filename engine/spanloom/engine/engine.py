@@ -259,12 +259,13 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
         return running
 
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
-        """Put on Redis what the store decided. A Redis that is away is logged; the sweep pushes again later."""
+        """Put on Redis what the store decided. That Redis is away is logged once; the sweep pushes when it is back."""
         try:
             self.queue.push(jobs, ended=ended, changed=changed)
         except QueueUnavailable as error:
             # Who is not told of a change looks at the store anyway.
-            (_log.warning if jobs else _log.debug)("push_deferred", jobs=len(jobs), error=str(error))
+            say = _log.warning if jobs and not error.known else _log.debug
+            say("push_deferred", jobs=len(jobs), error=str(error))
 
     def encode_input(self, workflow_id: str, data: Any) -> str:
         """Return initial data as JSON text, validated where a builder of this engine says what it is.

@@ -7,16 +7,17 @@ import time
 
 from redis.exceptions import ResponseError
 
-from spanloom.engine.connect import redis_errors
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable
 from spanloom.engine.queue import NodeQueue
 from spanloom.engine.records import EpochState
 from spanloom.engine.store import ExecutionStore
 
-__all__ = ["Epoch"]
+__all__ = ["NO_EPOCH", "Epoch"]
 
+NO_EPOCH = 0  #: of what is queued while Redis is away: any life of Redis is later, so the next sweep in one pushes it
 RECENT_SECONDS = 5.0
 PRIVATE_SECONDS = 60  #: how long Redis remembers a store that lived in one process, once nobody checks any more
+_PAUSES = (0.1, 0.1, 0.2, 0.4, 0.0)  #: between looks while others raise the epoch; the last look is not waited for
 
 
 class Epoch:
@@ -31,8 +32,11 @@ class Epoch:
 
     @property
     def number(self) -> int:
-        """The epoch as last seen; never ahead of the store's, so that a push made in doubt is repeated, not lost."""
-        return self._state.epoch if self._state else 0
+        """The epoch as last seen, none while Redis is away.
+
+        Never ahead of the store's, so that a push made in doubt is repeated, not lost.
+        """
+        return NO_EPOCH if self._state is None or self._queue.breaker.away else self._state.epoch
 
     def recent(self) -> int:
         """Return the epoch, looked at anew every few seconds while Redis answers. Raises what check() does else."""
@@ -51,24 +55,22 @@ class Epoch:
         """
         with self._lock:
             state = self._state or self._store.get_epoch()
-            with redis_errors(self._queue.redis):
-                mark = self._queue.redis.get(self._queue.epoch_key)
-                run_id = self._run_id()
-            store_id, _, number = mark.decode().partition(" ") if mark else (None, "", "0")
-            if store_id not in (None, state.store_id):
-                raise ConfigurationError(
-                    f"namespace {self._queue.namespace!r} in {self._queue.location} belongs to another store than "
-                    f"{self._store.url}; use one store for all its engines and workers, or another SPANLOOM_NAMESPACE, "
-                    f"or, if that store is gone for good, delete the key {self._queue.epoch_key!r} from Redis"
-                )
-            if int(number) > state.epoch:
-                state = self._store.get_epoch()
-            if mark is None or run_id != state.redis_run_id:
+            for pause in _PAUSES:
+                number, run_id = self._look(state.store_id)
+                if number is not None and number > state.epoch:
+                    state = self._store.get_epoch()
+                # A number below the store's is of someone who wrote late, after another loss, or of an old snapshot.
+                found = number is not None and number >= state.epoch
+                if found and run_id == state.redis_run_id:
+                    if not self._store.shared:
+                        self._write(state)  # anew: it expires
+                    break
                 state = self._store.raise_epoch(state.epoch, run_id)
-            if mark is None or int(number) < state.epoch or not self._store.shared:
-                lasts = None if self._store.shared else PRIVATE_SECONDS
-                with redis_errors(self._queue.redis):
-                    self._queue.redis.set(self._queue.epoch_key, f"{state.store_id} {state.epoch}", ex=lasts)
+                if state.raised:
+                    self._write(state)
+                    break
+                # Someone else raised it, for this loss or for one before it: what they write will tell.
+                time.sleep(pause)
             self._state = state
             self._checked = time.monotonic()
             return state.epoch
@@ -78,10 +80,31 @@ class Epoch:
         state = self._state
         if state is None or self._store.shared:
             return
-        with redis_errors(self._queue.redis):
+        with self._queue.breaker.asking():
             mark = self._queue.redis.get(self._queue.epoch_key)
             if mark is not None and mark.decode().startswith(state.store_id):
                 self._queue.redis.delete(self._queue.epoch_key)
+
+    def _look(self, store_id: str) -> tuple[int | None, str | None]:
+        """Return the epoch that Redis knows, None if it lost it, and the run id of the server."""
+        with self._queue.breaker.asking():
+            mark = self._queue.redis.get(self._queue.epoch_key)
+            run_id = self._run_id()
+        if mark is None:
+            return None, run_id
+        owner, _, number = mark.decode().partition(" ")
+        if owner != store_id:
+            raise ConfigurationError(
+                f"namespace {self._queue.namespace!r} in {self._queue.location} belongs to another store than "
+                f"{self._store.url}; use one store for all its engines and workers, or another SPANLOOM_NAMESPACE, "
+                f"or, if that store is gone for good, delete the key {self._queue.epoch_key!r} from Redis"
+            )
+        return int(number), run_id
+
+    def _write(self, state: EpochState) -> None:
+        lasts = None if self._store.shared else PRIVATE_SECONDS
+        with self._queue.breaker.asking():
+            self._queue.redis.set(self._queue.epoch_key, f"{state.store_id} {state.epoch}", ex=lasts)
 
     def _run_id(self) -> str | None:
         try:

@@ -288,4 +288,11 @@ class StoreNotMigrated(SpanloomError):
 
 
 class QueueUnavailable(SpanloomError):
-    """Say that Redis did not answer; what the store holds will be pushed when it is back."""
+    """Say that Redis did not answer; what the store holds will be pushed when it is back.
+
+    `known`: Redis was taken as away already, and was not asked.
+    """
+
+    def __init__(self, message: str, *, known: bool = False) -> None:
+        self.known = known
+        super().__init__(message)

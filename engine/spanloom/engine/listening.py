@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
-from spanloom.engine.connect import redis_errors
 from spanloom.engine.errors import QueueUnavailable
 from spanloom.engine.logs import Logger
 from spanloom.engine.queue import NodeQueue
@@ -37,6 +36,7 @@ class Listener:
         self._followed = 0  # how many watch for more than ends
         self._marked = float("-inf")
         self._pubsub: Any = None
+        self._behind = False  # a subscription could not be made
         self._wanted = threading.Event()  # somebody watches, or close() was called
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()  # one for each thread
@@ -111,10 +111,11 @@ class Listener:
 
     def _send(self, command: str, *channels: str) -> None:
         try:
-            with redis_errors(self._queue.redis):
+            with self._queue.breaker.asking():
                 getattr(self._pubsub, command)(*channels)
         except QueueUnavailable as error:
-            _log.debug("listener_unavailable", error=str(error))  # the listener subscribes anew when Redis is back
+            _log.debug("listener_unavailable", error=str(error))
+            self._behind = True  # the listener sees to it when Redis is back
 
     def _mark(self, *, anew: bool) -> None:
         try:
@@ -132,7 +133,7 @@ class Listener:
             if not wanted:
                 continue
             try:
-                with redis_errors(self._queue.redis):
+                with self._queue.breaker.asking(anyway=True):
                     message = pubsub.get_message(timeout=_LISTEN_SECONDS)
                 pause = 0.0
             except QueueUnavailable as error:
@@ -144,12 +145,23 @@ class Listener:
                 continue
             if self._followed and time.monotonic() - self._marked > _MARK_SECONDS:
                 self._mark(anew=False)
-            if message is not None:
+            if message is None:
+                self._catch_up()
+            else:
                 with self._lock:
                     notified = list(self._watchers.get(message["channel"].decode(), ()))
                 for notify in notified:
                     notify()
         pubsub.close()
+
+    def _catch_up(self) -> None:
+        if not self._behind:
+            return
+        with self._lock:
+            self._behind = False
+            if self._watchers:
+                self._send("subscribe", *self._watchers)
+            self._notify_all()
 
     def _subscribe_anew(self, broken: Any) -> Any:
         with self._lock:
@@ -161,10 +173,14 @@ class Listener:
                 self._send("subscribe", *self._watchers)
             if self._followed:
                 self._mark(anew=True)
-            for watchers in list(self._watchers.values()):
-                for notify in watchers:
-                    notify()  # what was announced in between is lost: look at the store now
+            self._notify_all()
             return self._pubsub
+
+    def _notify_all(self) -> None:
+        """Have everyone look at the store: what was announced in between is lost."""
+        for watchers in list(self._watchers.values()):
+            for notify in list(watchers):
+                notify()
 
 
 def waker(signal: asyncio.Event) -> Callable[[], None]:

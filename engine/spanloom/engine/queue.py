@@ -16,7 +16,8 @@ from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
-from spanloom.engine.connect import redis_client, redis_errors, redis_location
+from spanloom.engine.breaker import Breaker
+from spanloom.engine.connect import BLOCKING_SECONDS, redis_client, redis_location
 from spanloom.engine.records import NodeJob, NodeKey
 from spanloom.engine.store import queue_key
 
@@ -117,6 +118,8 @@ class NodeQueue:
     def __init__(self, redis: Any, namespace: str) -> None:
         """Take a URL or a client; connects at first use. Raises ConfigurationError."""
         self.redis: Any = redis_client(redis)  # Any: redis-py types answers as bytes | str; ours are bytes
+        self.blocking: Any = redis_client(redis, answer_seconds=BLOCKING_SECONDS)  # for reads that wait for what comes
+        self.breaker = Breaker(self.redis)
         self.namespace = namespace
 
     @property
@@ -147,7 +150,7 @@ class NodeQueue:
 
         Which ones, Redis knows itself: by their subscriptions, which end with whoever follows. Raises QueueUnavailable.
         """
-        with redis_errors(self.redis):
+        with self.breaker.asking():
             lasts = int(seconds * 1000)
             if anew or not self.redis.pexpire(self.followed_key, lasts):
                 pipeline = self.redis.pipeline(transaction=False)
@@ -157,19 +160,19 @@ class NodeQueue:
 
     def followed_mark(self) -> int:
         """Return the number of `followed_key`, 0 while nobody follows. Raises QueueUnavailable."""
-        with redis_errors(self.redis):
+        with self.breaker.asking():
             return int(self.redis.get(self.followed_key) or 0)
 
     def followed_executions(self) -> frozenset[str]:
         """Return the ids of the executions that somebody follows now. Raises QueueUnavailable."""
         prefix = self.changed_channel("")
-        with redis_errors(self.redis):
+        with self.breaker.asking():
             channels = self.redis.pubsub_channels(f"{prefix}*")
         return frozenset(channel.decode(errors="replace").removeprefix(prefix) for channel in channels)
 
     def announce(self, changed: Iterable[str]) -> None:
         """Announce that something of these executions was recorded, in one round trip. Raises QueueUnavailable."""
-        with redis_errors(self.redis):
+        with self.breaker.asking():
             pipeline = self.redis.pipeline(transaction=False)
             for execution_id in changed:
                 pipeline.publish(self.changed_channel(execution_id), "changed")
@@ -185,7 +188,7 @@ class NodeQueue:
 
     def ping(self) -> None:
         """Return if Redis answers, else raise QueueUnavailable."""
-        with redis_errors(self.redis):
+        with self.breaker.asking():
             self.redis.ping()
 
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
@@ -193,7 +196,7 @@ class NodeQueue:
 
         Raises QueueUnavailable.
         """
-        with redis_errors(self.redis):
+        with self.breaker.asking():
             for start in range(0, max(len(jobs), 1), _PUSH_BATCH):
                 pipeline = self.redis.pipeline(transaction=False)
                 self._add_pushes(pipeline, jobs[start : start + _PUSH_BATCH])
@@ -205,15 +208,23 @@ class NodeQueue:
                 if len(pipeline):
                     pipeline.execute()
 
+    def known_lists(self, named: Iterable[str]) -> list[str]:
+        """Return the lists that are named and every other list of the namespace that RQ knows of, in order.
+
+        Raises QueueUnavailable.
+        """
+        with self.breaker.asking():
+            known = {key.decode().removeprefix("rq:queue:") for key in self.redis.smembers("rq:queues")}
+        return sorted({name for name in known if name.startswith(f"{self.namespace}.")} | set(named))
+
     def heads(self, list_names: Iterable[str]) -> dict[str, datetime | None]:
         """Return, by `queue_key`, when the first waiting job of each list was pushed; None for an empty list.
 
         Covers the lists that are named and every other list of the namespace that RQ knows of. Raises QueueUnavailable.
         """
         prefix = f"{self.namespace}."
-        with redis_errors(self.redis):
-            known = {key.decode().removeprefix("rq:queue:") for key in self.redis.smembers("rq:queues")}
-            names = sorted({name for name in known if name.startswith(prefix)} | set(list_names))
+        with self.breaker.asking():
+            names = self.known_lists(list_names)
             pipeline = self.redis.pipeline(transaction=False)
             for name in names:
                 pipeline.lindex(f"rq:queue:{name}", 0)
@@ -236,7 +247,7 @@ class NodeQueue:
 
     def depths(self, list_names: Sequence[str]) -> dict[str, int]:
         """Return how many jobs wait on each of these lists. Raises QueueUnavailable."""
-        with redis_errors(self.redis):
+        with self.breaker.asking():
             pipeline = self.redis.pipeline(transaction=False)
             for name in list_names:
                 pipeline.llen(f"rq:queue:{name}")
@@ -245,6 +256,7 @@ class NodeQueue:
     def close(self) -> None:
         """Give up connections; the queue opens again at its next use."""
         self.redis.close()
+        self.blocking.close()
 
     def _add_pushes(self, pipeline: Any, jobs: Sequence[NodeJob]) -> None:
         now = utcformat(datetime.now(UTC))

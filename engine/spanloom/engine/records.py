@@ -316,6 +316,7 @@ class EpochState:
     store_id: str
     epoch: int
     redis_run_id: str | None
+    raised: bool = field(default=False, compare=False)  # by the very call that answers it
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +328,7 @@ class Swept:
 
     jobs: Sequence[NodeJob]
     moved: Mapping[str, int]
-    more: bool = False  # the limit was reached: call again
+    more: bool = False  # the limit was reached and rows were moved or looked at: call again
     ended: Sequence[str] = ()  # executions that ended in this pass (deadline)
 
 

@@ -264,7 +264,10 @@ class Recovery(ABC):
 
     @abstractmethod
     def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
-        """Raise the epoch by one if it is still `expected`, noting Redis' run id; return the state either way."""
+        """Raise the epoch by one if it is still `expected`, noting Redis' run id.
+
+        Returns the state either way; its `raised` says whether it was this call that raised it.
+        """
 
     @abstractmethod
     def sweep(
@@ -289,7 +292,9 @@ class Recovery(ABC):
           `queue_key(queue, priority)` to the head's `pushed_at`; a list that is absent is not judged. Each row that
           is looked at moves its due_at, doubling from `suspect_seconds` with each suspicion, whatever else pushed it:
           none starves another.
-        Every push raises the push number and takes `epoch`. Commits before it answers.
+        Every push raises the push number and takes `epoch`. Commits before it answers, with `more` if the limit was
+        reached and the pass got somewhere (moved a row, or put off its next look): then more may be due, and whoever
+        goes on while there is more comes to an end. Rows that others hold are no reason to come back at once.
         """
 
     @abstractmethod

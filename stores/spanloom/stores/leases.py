@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -100,12 +101,12 @@ class SqlLeases(SqlCore, WorkerLeases, Recovery):
     def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
         """See Recovery.raise_epoch."""
         with self._writing() as connection:
-            connection.execute(
+            raised = connection.execute(
                 sa.update(store_state)
                 .where(store_state.c.epoch == expected)
                 .values(epoch=expected + 1, redis_run_id=redis_run_id)
             )
-            return _epoch(connection)
+            return replace(_epoch(connection), raised=raised.rowcount == 1)
 
     def next_due(self) -> datetime | None:
         """See Recovery.next_due."""

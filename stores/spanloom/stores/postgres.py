@@ -29,9 +29,10 @@ class PostgresExecutionStore(PostgresTransitions):
     """Keep executions in one schema of a Postgres database, version 14 or newer.
 
     `url` is libpq's, and may name the schema: `postgresql://user:password@host/database?namespace=orders`. At most
-    `pool_size` connections are open in a process. With `prepare=False` no statement is prepared, for a PgBouncer
-    that pools transactions and does not know prepared statements; nothing is ever set on a session. `spanloom migrate`
-    makes the schema. Events show once no older transaction of the database server is still at work.
+    `pool_size` connections are open in a process, and one more that renews leases. With `prepare=False` no statement is
+    prepared, for a PgBouncer that pools transactions and does not know prepared statements; nothing is ever set on a
+    session. `spanloom migrate` makes the schema. Events show once no older transaction of the database server is still
+    at work.
     """
 
     def __init__(

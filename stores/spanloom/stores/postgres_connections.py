@@ -1,4 +1,4 @@
-"""Lends connections to Postgres from one pool, joins a thread's transaction, and turns driver errors into ours."""
+"""Lends connections to Postgres from its pools, joins a thread's transaction, and turns driver errors into ours."""
 
 from __future__ import annotations
 
@@ -52,28 +52,34 @@ class PostgresConnections:
 
     Outside a transaction each statement commits by itself: one round trip. Nothing is set on a session, so PgBouncer
     may stand between. A connection that the server closed while it lay idle is replaced at its next use; a failure in
-    use empties the pool. After a fork the child begins with a pool of its own.
+    use empties the pool. After a fork the child begins with pools of its own. One connection more is kept for what may
+    not wait until one of the pool is free: the renewal of leases.
     """
 
     def __init__(self, location: Location, *, pool_size: int, prepare: bool) -> None:
         self.location = location
         self._prepare = prepare
         self._thread = threading.local()
-        self.engine = sa.create_engine(
+        self.engine = self._pool(pool_size)
+        self._reserved = self._pool(1)
+        _every.add(self)
+
+    def _pool(self, size: int) -> sa.Engine:
+        engine = sa.create_engine(
             "postgresql+psycopg://",
             creator=self._connect,
             isolation_level="AUTOCOMMIT",
-            pool_size=pool_size,
+            pool_size=size,
             max_overflow=0,
             pool_timeout=CHECKOUT_SECONDS,
             pool_use_lifo=True,
             pool_reset_on_return=None,  # outside `writing` there is no transaction to roll back
             use_native_hstore=False,
-            execution_options={"schema_translate_map": {None: location.namespace}},
+            execution_options={"schema_translate_map": {None: self.location.namespace}},
             hide_parameters=True,  # no payload in an error
         )
-        event.listen(self.engine, "checkout", _refuse_dead)
-        _every.add(self)
+        event.listen(engine, "checkout", _refuse_dead)
+        return engine
 
     def _connect(self) -> psycopg.Connection[Any]:
         prepare_after = 5 if self._prepare else None
@@ -106,22 +112,24 @@ class PostgresConnections:
                 finally:
                     self._thread.joined = None
 
-    def call(self, statement: str, parameters: Sequence[Any]) -> Any:
+    def call(self, statement: str, parameters: Sequence[Any], *, reserved: bool = False) -> Any:
         """Run a statement that answers one value, in this thread's transaction or one of its own.
 
-        One of its own is repeated when Postgres breaks a deadlock at its expense.
+        One of its own is repeated when Postgres breaks a deadlock at its expense. With `reserved` it goes over the
+        connection that is kept for it, whoever holds those of the pool.
         """
+        engine = self._reserved if reserved else self.engine
         joined = self.joined
         if joined is not None:
             with self._translated():
                 return self._value(joined.connection.driver_connection, statement, parameters)
         for attempt in range(CONFLICT_RETRIES):
             try:
-                return self._call(statement, parameters)
+                return self._call(engine, statement, parameters)
             except _CONFLICTS:
                 time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - only to fall out of step
         with self._translated():
-            return self._call(statement, parameters)
+            return self._call(engine, statement, parameters)
 
     def call_within(self, given: object, statement: str, parameters: Sequence[Any]) -> Any:
         """Run a statement that answers one value in the transaction of a caller's psycopg or SQLAlchemy connection.
@@ -141,29 +149,31 @@ class PostgresConnections:
 
     def forget_parent(self) -> None:
         """Begin anew in a forked child. The parent's connections are kept, unused: they are the parent's to close."""
-        _inherited.append(self.engine.pool)
-        self.engine.dispose(close=False)
+        for engine in (self.engine, self._reserved):
+            _inherited.append(engine.pool)
+            engine.dispose(close=False)
         self._thread = threading.local()
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when they come back."""
         self.engine.dispose()
+        self._reserved.dispose()
 
     @property
     def joined(self) -> sa.Connection | None:
         """This thread's transaction, if it is inside `writing`."""
         return getattr(self._thread, "joined", None)
 
-    def _call(self, statement: str, parameters: Sequence[Any]) -> Any:
+    def _call(self, engine: sa.Engine, statement: str, parameters: Sequence[Any]) -> Any:
         with self._translated(but=_CONFLICTS):
-            lent = self.engine.raw_connection()
+            lent = engine.raw_connection()
             try:
                 return self._value(lent.driver_connection, statement, parameters)
             except psycopg.OperationalError as error:
                 connection = lent.driver_connection
                 if connection is not None and connection.broken:
                     lent.invalidate(error)
-                    self.engine.dispose()  # what broke this one has broken the idle ones too
+                    engine.dispose()  # what broke this one has broken the idle ones too
                 raise
             finally:
                 lent.close()

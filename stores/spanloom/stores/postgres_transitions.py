@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -199,8 +200,12 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         return wire.purged(self._connections.call(self._purge, (ended_before, wanted, limit, now)))
 
     def renew_lease(self, worker_id: str, *, lease_seconds: float, now: datetime | None = None) -> bool:
-        """See WorkerLeases.renew_lease. One statement: who stops between two would keep the lease locked for good."""
-        return self._call(self._renew, worker_id, lease_seconds, now) is True
+        """See WorkerLeases.renew_lease. One statement: who stops between two would keep the lease locked for good.
+
+        Over a connection of its own: a lease must not lapse because many slots are busy with the others.
+        """
+        self.open()
+        return self._connections.call(self._renew, (worker_id, lease_seconds, now), reserved=True) is True
 
     def retire_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
         """See WorkerLeases.retire_worker."""
@@ -208,8 +213,8 @@ class PostgresTransitions(SqlReads, ExecutionStore):
 
     def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
         """See Recovery.raise_epoch. One statement: who stops between two would keep all sweepers waiting."""
-        self._call(self._raise, redis_run_id, expected)
-        return self.get_epoch()
+        raised = self._call(self._raise, redis_run_id, expected) is True
+        return replace(self.get_epoch(), raised=raised)
 
     def sweep(
         self,

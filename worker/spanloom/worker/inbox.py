@@ -17,7 +17,6 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
-from spanloom.engine.connect import redis_errors
 from spanloom.engine.queue import FAILURE_TTL_SECONDS, JOB_FUNCTION, NodeMessage, NodeQueue
 from spanloom.engine.store import queue_key
 
@@ -25,11 +24,13 @@ __all__ = ["Inbox"]
 
 _log = structlog.get_logger("spanloom.worker")
 _URGENT_SECONDS = 0.02  #: how old a look at more urgent lists may be
-_WIP_SECONDS = 120  #: after which RQ's tools call a started job abandoned, unless its worker renewed it
+_WIP_SECONDS = 120  #: after which RQ's tools call a started job abandoned, unless its worker renewed it, …
+_HASH_SECONDS = 10  #: … so long before that it is gone, and they have nothing to call abandoned
+_MOST_OWED = 10_000
 
 # Pops up to ARGV[1] jobs, most urgent list first, marks them started and lists them as RQ does. ARGV[5] and ARGV[6] are
-# the number of a list and a job that a blocking pop took from it. Tells the number in the key ARGV[7]
-# as well, 0 without one.
+# the number of a list and a job that a blocking pop took from it. A started job expires ARGV[7] seconds after its worker
+# renewed it last; one that waits never does. Tells the number in the key ARGV[8] as well, 0 without one.
 _FETCH = """
 local fetched = {}
 local function start(list, id)
@@ -37,8 +38,11 @@ local function start(list, id)
   local data = redis.call('HGET', 'rq:job:' .. id, 'data')
   if data then
     redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'started_at', ARGV[3], 'worker_name', ARGV[2])
+    redis.call('EXPIRE', 'rq:job:' .. id, ARGV[7])
     redis.call('ZADD', 'rq:wip:' .. name, ARGV[4], id .. ':' .. ARGV[2])
     fetched[#fetched + 1] = {name, id, data}
+  else
+    redis.call('DEL', 'rq:job:' .. id)
   end
 end
 local want = tonumber(ARGV[1])
@@ -54,14 +58,29 @@ for _, list in ipairs(KEYS) do
     want = want - 1
   end
 end
-return {tonumber(redis.call('GET', ARGV[7]) or 0) or 0, fetched}
+return {tonumber(redis.call('GET', ARGV[8]) or 0) or 0, fetched}
 """
+
+# Renews the jobs and lists in ARGV from 4 on; what was put back or failed in between is left as it is.
+_RENEW = """
+for number = 4, #ARGV, 2 do
+  local id, name = ARGV[number], ARGV[number + 1]
+  redis.call('ZADD', 'rq:wip:' .. name, 'XX', ARGV[2], id .. ':' .. ARGV[1])
+  local job = redis.call('HMGET', 'rq:job:' .. id, 'status', 'worker_name')
+  if job[1] == 'started' and job[2] == ARGV[1] then
+    redis.call('EXPIRE', 'rq:job:' .. id, ARGV[3])
+  end
+end
+"""
+_RENEW_BATCH = 500
 
 
 class Inbox:
     """Fetch node jobs for one worker, and tell Redis how they ended."""
 
-    def __init__(self, queue: NodeQueue, queues: Sequence[str], worker_name: str) -> None:
+    def __init__(
+        self, queue: NodeQueue, queues: Sequence[str], worker_name: str, *, renew_seconds: float = 5.0
+    ) -> None:
         self._queue = queue
         self._redis = queue.redis
         self._worker_name = worker_name
@@ -69,6 +88,7 @@ class Inbox:
         self._keys = [f"rq:queue:{name}" for name in self.list_names]
         self._wake_key = f"{queue.namespace}:wake:{worker_name}"
         self._script: str | None = None
+        self._wip_seconds = max(_WIP_SECONDS, int(3 * renew_seconds))
         self._lock = threading.Lock()
         # What Redis is to be told with the next round trip: jobs that are over, by list; how many nodes ran; the rest.
         self._over: dict[str, list[str]] = {}
@@ -84,11 +104,12 @@ class Inbox:
 
         What is no node job of ours is refused: RQ's tools show it as failed. Raises QueueUnavailable.
         """
-        with redis_errors(self._redis):
+        self._forget_much()
+        with self._queue.breaker.asking():
             fetched = self._pop(count, 0, "")
             if not fetched and block_seconds > 0 and self._may_block():
                 try:
-                    popped = self._redis.blpop([self._wake_key, *self._keys], timeout=block_seconds)
+                    popped = self._queue.blocking.blpop([self._wake_key, *self._keys], timeout=block_seconds)
                 finally:
                     self._blocked = False
                 if popped is not None and (key := popped[0].decode()) != self._wake_key:
@@ -124,12 +145,13 @@ class Inbox:
 
     def put_back(self, messages: Sequence[NodeMessage]) -> None:
         """Return fetched jobs to the front of their lists, in order. Raises QueueUnavailable."""
-        with redis_errors(self._redis):
+        with self._queue.breaker.asking():
             pipeline = self._redis.pipeline(transaction=False)
             for message in reversed(messages):
                 self._started.pop(message.job_id, None)
                 pipeline.zrem(f"rq:wip:{message.list_name}", f"{message.job_id}:{self._worker_name}")
                 pipeline.hset(f"rq:job:{message.job_id}", "status", "queued")
+                pipeline.persist(f"rq:job:{message.job_id}")
                 pipeline.lpush(f"rq:queue:{message.list_name}", message.job_id)
             pipeline.execute()
 
@@ -138,8 +160,8 @@ class Inbox:
         self._owe(lambda pipe: pipe.publish(self._queue.ended_channel(execution_id), "ended"))
 
     def flush(self) -> None:
-        """Tell Redis what it is owed. Raises QueueUnavailable; what was owed is dropped then, the store knows it."""
-        with redis_errors(self._redis):
+        """Tell Redis what it is owed. Raises QueueUnavailable; what it is not told then is in the store."""
+        with self._queue.breaker.asking():
             pipeline = self._redis.pipeline(transaction=False)
             self._pay(pipeline)
             if len(pipeline):
@@ -152,7 +174,7 @@ class Inbox:
 
     def wake(self) -> None:
         """End a blocked fetch. Raises QueueUnavailable."""
-        with redis_errors(self._redis):
+        with self._queue.breaker.asking():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.rpush(self._wake_key, "wake")
             pipeline.expire(self._wake_key, 10)
@@ -160,14 +182,12 @@ class Inbox:
 
     def renew(self) -> None:
         """Keep `rq info` from calling the jobs that run here abandoned. Raises QueueUnavailable."""
-        score = time.time() + _WIP_SECONDS
-        if not (running := list(self._started.items())):
-            return
-        with redis_errors(self._redis):
-            pipeline = self._redis.pipeline(transaction=False)
-            for job_id, list_name in running:
-                pipeline.zadd(f"rq:wip:{list_name}", {f"{job_id}:{self._worker_name}": score}, xx=True)
-            pipeline.execute()
+        running = list(self._started.items())
+        until = time.time() + self._wip_seconds
+        for first in range(0, len(running), _RENEW_BATCH):
+            named = [text for job in running[first : first + _RENEW_BATCH] for text in job]
+            with self._queue.breaker.asking():
+                self._redis.eval(_RENEW, 0, self._worker_name, until, self._wip_seconds - _HASH_SECONDS, *named)
 
     def urgent_waits(self, queue: str, priority: str) -> bool:
         """Whether a job waits on a list before this one, as of 20 ms ago at most. Raises QueueUnavailable."""
@@ -177,7 +197,7 @@ class Inbox:
             return False
         looked, answer = self._urgent.get(name, (0.0, False))
         if time.monotonic() - looked > _URGENT_SECONDS:
-            with redis_errors(self._redis):
+            with self._queue.breaker.asking():
                 pipeline = self._redis.pipeline(transaction=False)
                 for key in before:
                     pipeline.llen(key)
@@ -190,9 +210,10 @@ class Inbox:
             count,
             self._worker_name,
             utcformat(datetime.now(UTC)),
-            time.time() + _WIP_SECONDS,
+            time.time() + self._wip_seconds,
             list_number,
             job_id,
+            self._wip_seconds - _HASH_SECONDS,
             self._queue.followed_key,
         )
         pipeline = self._redis.pipeline(transaction=False)
@@ -209,6 +230,12 @@ class Inbox:
         mark, fetched = answer
         self.on_fetch(mark)
         return fetched  # type: ignore[no-any-return]  # what the script returns
+
+    def _forget_much(self) -> None:
+        """Drop what is owed to a Redis that is away for long; nothing but RQ's books needs it."""
+        with self._lock:
+            if len(self._owed) + sum(map(len, self._over.values())) > _MOST_OWED:
+                self._over, self._owed = {}, []
 
     def _may_block(self) -> bool:
         with self._lock:

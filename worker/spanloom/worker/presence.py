@@ -11,7 +11,6 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import WorkerStatus
 from rq.worker.base import BaseWorker
 
-from spanloom.engine.connect import redis_errors
 from spanloom.engine.queue import NodeQueue
 
 __all__ = ["Presence"]
@@ -29,6 +28,7 @@ class Presence(BaseWorker):
             worker_ttl=int(ttl_seconds) + 60,
             prepare_for_work=False,  # it would ask Redis for all its clients, only to learn our address
         )
+        self._breaker = queue.breaker
         self.hostname, self.pid = socket.gethostname(), os.getpid()
 
     @property
@@ -42,14 +42,14 @@ class Presence(BaseWorker):
 
     def arrive(self) -> None:
         """Register."""
-        with redis_errors(self.connection):
+        with self._breaker.asking():
             self.connection.delete(self.key)  # a namesake that was killed would keep us out; leases have their own ids
             self.register_birth()  # type: ignore[no-untyped-call]
             self.set_state(WorkerStatus.IDLE)
 
     def beat(self, *, busy: bool) -> bool:
         """Renew the registration, also one that a flush removed; return whether `rq suspend` asks workers to pause."""
-        with redis_errors(self.connection):
+        with self._breaker.asking():
             if not self.connection.hexists(self.key, "birth"):
                 self.connection.hset(
                     self.key, "death", ""
@@ -63,5 +63,5 @@ class Presence(BaseWorker):
 
     def leave(self) -> None:
         """Unregister."""
-        with redis_errors(self.connection):
+        with self._breaker.asking():
             self.register_death()  # type: ignore[no-untyped-call]

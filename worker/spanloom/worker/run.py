@@ -98,7 +98,8 @@ class NodeRunner:
         try:
             self._inbox.flush_if_idle()
         except QueueUnavailable as error:
-            _log.warning("queue_unavailable", error=str(error))
+            say = _log.debug if error.known else _log.warning
+            say("queue_unavailable", error=str(error))
 
     def _run_one(self, job: NodeMessage | None, claim: Claim, worker_id: str, more: bool) -> Claim | None:
         began = time.monotonic()

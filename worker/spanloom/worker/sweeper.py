@@ -6,23 +6,27 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 
 import structlog
 
-from spanloom.engine.epoch import Epoch
+from spanloom.engine.epoch import NO_EPOCH, Epoch
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.instruments import count_ended, instruments
 from spanloom.engine.queue import NodeQueue
+from spanloom.engine.records import Swept
 from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.worker.backlog import Backlog
+from spanloom.worker.books import Books
 from spanloom.worker.options import WorkerOptions
 
 __all__ = ["Sweeper"]
 
 _log = structlog.get_logger("spanloom.worker")
 _MAX_PAUSE = 5.0
+_BOOKS_SECONDS = 30.0  #: between looks for jobs of workers that died before they had claimed them
 _RENEWAL_SECONDS = 2.0  #: longer than any worker waits between renewals that failed
 
 
@@ -45,6 +49,9 @@ class Sweeper:
         self._changed = threading.Condition()
         self._wake_at = float("inf")
         self._stopped = False
+        self.books = Books(store, queue, list_names)
+        self._books_at = time.monotonic() + random.uniform(0.5, 1.0) * _BOOKS_SECONDS  # noqa: S311  as below
+        self._redis_away = False  # and that was said
         self.thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
 
     def start(self) -> None:
@@ -64,28 +71,59 @@ class Sweeper:
             self._changed.notify()
 
     def sweep(self) -> int:
-        """Make one whole pass and return how many rows it moved. Raises QueueUnavailable, StoreUnavailable."""
-        epoch = self._epoch.check()
-        self.on_pass()
+        """Make one whole pass and return how many rows it moved.
+
+        While Redis is away the store's side of it is done all the same: deadlines pass, lapsed leases are released.
+        What becomes queued is in no life of Redis then, so that the first pass that finds Redis pushes it. Now and
+        then, and after it recovered a dead worker's claims, it takes such workers' jobs off RQ's books.
+
+        Raises StoreUnavailable, QueueUnavailable once the store's side is done, and ConfigurationError.
+        """
+        epoch, away = NO_EPOCH, None
+        try:
+            epoch = self._epoch.check()
+            self.on_pass()
+        except QueueUnavailable as error:
+            epoch, away = NO_EPOCH, error
         moved: Counter[str] = Counter()
-        while True:
-            heads = self._queue.heads(self._list_names)
+        more = True
+        while more and not self._stopped:  # a stop is not to wait for the end of a long backlog
+            heads: Mapping[str, datetime | None] = {}  # nothing is known of the lists, nothing is judged by them
+            if away is None:
+                try:
+                    heads = self._queue.heads(self._list_names)
+                except QueueUnavailable as error:
+                    epoch, away = NO_EPOCH, error
             swept = self._store.sweep(heads=heads, epoch=epoch, suspect_seconds=self._options.suspect_seconds)
-            if swept.jobs or swept.ended:
-                self._queue.push(swept.jobs, ended=swept.ended)
-            self.on_moved(job.execution_id for job in swept.jobs)
-            if (measured := instruments()) is not None:
-                measured.swept(swept.moved)
-                count_ended(self._store, swept.ended, ExecutionStatus.FAILED)  # by their deadlines
-                self.backlog.look(heads)
             moved.update(swept.moved)
-            if swept.ended:
-                self.on_ended(swept.ended)
-            if not swept.more:
-                break
+            more = swept.more
+            self._tell(swept, heads)
+            if away is None and (swept.jobs or swept.ended):
+                try:
+                    self._queue.push(swept.jobs, ended=swept.ended)
+                except QueueUnavailable as error:
+                    epoch, away = NO_EPOCH, error
         if lost := {cause: count for cause, count in moved.items() if count and cause.startswith("lost")}:
             _log.info("recovered", **lost)
+        if moved["lost_worker"]:
+            self._books_at = 0.0
+        if away is not None:
+            raise away
+        if time.monotonic() >= self._books_at:
+            self.books.strike_off()
+            self._books_at = time.monotonic() + _BOOKS_SECONDS
         return moved.total()
+
+    def _tell(self, swept: Swept, heads: Mapping[str, datetime | None]) -> None:
+        """Tell those who look on what a sweep has done."""
+        self.on_moved(job.execution_id for job in swept.jobs)
+        if swept.ended:
+            self.on_ended(swept.ended)
+        if (measured := instruments()) is not None:
+            measured.swept(swept.moved)
+            count_ended(self._store, swept.ended, ExecutionStatus.FAILED)  # by their deadlines
+            if heads:
+                self.backlog.look(heads)
 
     def _run(self) -> None:
         pause, swept = self._options.sweep_seconds, time.monotonic()
@@ -93,13 +131,13 @@ class Sweeper:
             try:
                 if time.monotonic() - swept > self._options.lease_seconds / 2 and not self._let_renew():
                     return
-                self.sweep()
+                self._sweep_without_redis_too()
                 pause, swept = self._options.sweep_seconds, time.monotonic()
             except ConfigurationError as error:
                 _log.error("sweep_ends", error=str(error))
                 self.on_misfit(error)
                 return
-            except (QueueUnavailable, StoreUnavailable) as error:
+            except StoreUnavailable as error:
                 _log.warning("sweep_failed", error=str(error))
                 if (measured := instruments()) is not None:
                     measured.swept({}, error)
@@ -107,6 +145,15 @@ class Sweeper:
             except Exception:
                 _log.exception("sweep_failed")  # a bug of ours must not end the recovery of everything else
                 pause = min(pause * 2, _MAX_PAUSE)
+
+    def _sweep_without_redis_too(self) -> None:
+        try:
+            self.sweep()
+            self._redis_away = False
+        except QueueUnavailable as error:
+            if not self._redis_away:
+                _log.warning("sweep_without_redis", error=str(error))
+            self._redis_away = True
 
     def _let_renew(self) -> bool:
         """Wait, after an outage, until the workers that outlived it have renewed their leases; False if stopped."""

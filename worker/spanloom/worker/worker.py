@@ -59,8 +59,8 @@ class Worker:
         self._given_up = threading.Event()  # the grace is over
         self._signed_off = threading.Event()  # the lease is about to be given back
         self._misfit: ConfigurationError | None = None  # why no worker may run on this Redis and store
-        self._inbox = Inbox(engine.queue, self.options.queues, self.name)
         self._lease = Lease(engine.store, self.name, self.options.queues, self.options.lease_seconds)
+        self._inbox = Inbox(engine.queue, self.options.queues, self.name, renew_seconds=self._lease.renew_seconds)
         self._presence = Presence(engine.queue, self._inbox.list_names, self.name, self.options.lease_seconds)
         self._slots = Slots(self.options.concurrency, f"spanloom-{self.name}")
         self._quarantine = Quarantine(self._slots, self.options)
@@ -126,6 +126,7 @@ class Worker:
             self._lease.open()
             self._presence.arrive()
             self._journal.open()  # after the lifespan, which may have set up logging, and an SDK
+            self._sweeper.books.strike_off(self.name)  # what a namesake left that was killed
             runner = NodeRunner(
                 self.engine,
                 name=self.name,
@@ -198,7 +199,9 @@ class Worker:
                 self._dispatch(runner, fetched, token)
                 fetched, pause = [], _PAUSES[0]
             except Exception as error:
-                if isinstance(error, QueueUnavailable | StoreUnavailable):
+                if isinstance(error, QueueUnavailable) and error.known:
+                    _log.debug("worker_waits", worker=self.name, error=str(error))
+                elif isinstance(error, QueueUnavailable | StoreUnavailable):
                     _log.warning("worker_waits", worker=self.name, error=str(error))
                 else:  # one odd job must not end a worker; what was fetched with it is pushed again by the sweep
                     _log.exception("jobs_dropped", worker=self.name, jobs=len(fetched))

@@ -1,5 +1,6 @@
 -- Move on whatever is due, at most p_limit rows. Answers {at, jobs, moved, more, ended}.
 -- It never waits: executions and runs that others hold are left to the next pass, so it can't deadlock with anyone.
+-- There is more only if the limit was reached and this pass got somewhere: what others hold is no reason to come back.
 
 create function {schema}.sweep_v1(
     p_heads json, p_epoch bigint, p_limit integer, p_suspect_seconds double precision, p_now timestamptz
@@ -15,6 +16,8 @@ declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
     v_suspect interval := p_suspect_seconds * interval '1 second';
     v_seen integer := 0;
+    v_touched integer := 0;
+    v_number integer;
     v_jobs json[] := '{}';
     v_causes text[] := '{}';
     v_ended uuid[] := '{}';
@@ -55,6 +58,7 @@ begin
             delete from {schema}.node_runs where execution_id = r.execution_id and node_id = '$start' and item = 0;
             continue when not found;
             update {schema}.executions set status = 'running', started_at = v_now where id = r.execution_id;
+            v_touched := v_touched + 1;
             v_begun := v_begun || r.execution_id;
             v_causes := v_causes || 'start'::text;
         else
@@ -68,6 +72,7 @@ begin
                 )
             );
             perform {schema}.fail_v1(r.execution_id, v_error, v_error, null, v_now);
+            v_touched := v_touched + 1;
             v_ended := v_ended || r.execution_id;
             v_causes := v_causes || 'deadline'::text;
         end if;
@@ -116,6 +121,7 @@ begin
             )
             for update of w skip locked
         );
+        v_touched := v_touched + cardinality(v_children);
         v_woken := {schema}.wake_each_v1(v_children, p_epoch, v_now);
         v_jobs := v_jobs || v_woken.jobs;
         v_causes := v_causes || array_fill('child'::text, array[coalesce(cardinality(v_woken.executions), 0)]);
@@ -220,9 +226,11 @@ begin
     select
         array_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push, losses))
             filter (where status = 'queued' and cause <> 'look'),
-        array_agg(cause) filter (where cause <> 'look')
-    into v_new_jobs, v_new_causes
+        array_agg(cause) filter (where cause <> 'look'),
+        count(*)
+    into v_new_jobs, v_new_causes, v_number
     from moved;
+    v_touched := v_touched + v_number;
 
     return json_build_object(
         'at', (extract(epoch from v_now) * 1000000)::bigint,
@@ -231,7 +239,7 @@ begin
             select json_object_agg(m.cause, m.number)
             from (select cause, count(*) as number from unnest(v_causes || v_new_causes) as c (cause) group by cause) m
         ),
-        'more', v_seen >= p_limit,
+        'more', v_seen >= p_limit and v_touched > 0,
         'ended', to_json(v_ended)
     )::text;
 end

@@ -194,6 +194,24 @@ class DueRows:
             moved.extend(job.execution_id for job in swept.jobs)
         assert sorted(moved) == sorted(executions)
 
+    def test_a_pass_that_gets_nowhere_asks_for_no_other(
+        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
+    ) -> None:
+        for _ in range(6):
+            driver.start(single(), delay_seconds=60)
+        clock.advance(61)
+        passes = [store.sweep(heads={}, epoch=0, limit=3, now=clock()) for _ in range(3)]
+        assert [(len(swept.jobs), swept.more) for swept in passes] == [(3, True), (3, True), (0, False)]
+
+    def test_a_pass_that_only_put_off_the_next_look_asks_for_another(
+        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
+    ) -> None:
+        for _ in range(4):
+            driver.start(single())
+        clock.advance(61)
+        passes = [store.sweep(heads={}, epoch=0, limit=3, now=clock()) for _ in range(2)]
+        assert [(sum(swept.moved.values()), swept.more) for swept in passes] == [(0, True), (0, False)]
+
     def test_the_next_due_row_is_known(self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock) -> None:
         assert store.next_due() is None
         started: datetime = clock()
@@ -226,7 +244,9 @@ class Epochs:
     def test_an_epoch_is_raised_only_from_the_expected_one(self, store: ExecutionStore) -> None:
         raised = store.raise_epoch(0, "first")
         assert (raised.epoch, raised.redis_run_id) == (1, "first")
-        assert store.raise_epoch(0, "late") == raised
+        late = store.raise_epoch(0, "late")
+        assert late == raised
+        assert (raised.raised, late.raised) == (True, False)
         assert store.get_epoch() == raised
         assert store.raise_epoch(1, "second").epoch == 2
 

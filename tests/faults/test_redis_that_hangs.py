@@ -1,0 +1,152 @@
+"""A Redis that hangs, stopped or behind a network that drops packets: who asks it is held up once, not each time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from redis import Redis
+from structlog.testing import capture_logs
+
+from spanloom.engine import Node, NodeContext, NodeRegistry, QueueUnavailable, Workflow, WorkflowEngine
+from spanloom.engine.connect import ANSWER_SECONDS, redis_client
+from spanloom.engine.queue import NodeQueue
+from spanloom.stores import InMemoryExecutionStore
+from spanloom.testing.servers import RedisServer
+from spanloom.testing.servers import redis_server as new_redis_server
+from spanloom.worker.inbox import Inbox
+
+AT_FIRST_SECONDS = ANSWER_SECONDS + 1.5  # a busy machine adds its own
+AT_ONCE_SECONDS = 1.0  # for many; far less than one wait for an answer each
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with new_redis_server() as server:
+        yield server
+
+
+@contextmanager
+def hanging(server: RedisServer) -> Iterator[None]:
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+def registry(first: threading.Event | None = None, release: threading.Event | None = None) -> NodeRegistry:
+    made = NodeRegistry()
+
+    @made.node("gate")
+    def gate(ctx: NodeContext) -> int:
+        assert first is not None
+        assert release is not None
+        first.set()
+        assert release.wait(60)
+        return 1
+
+    @made.node("pass")
+    def passes(ctx: NodeContext) -> int:
+        return 1
+
+    return made
+
+
+def until_back(queue: NodeQueue) -> None:
+    give_up, pause = time.monotonic() + 30, threading.Event()
+    while True:
+        try:
+            return queue.ping()
+        except QueueUnavailable:
+            assert time.monotonic() < give_up
+            pause.wait(0.05)
+
+
+def test_a_start_waits_once_and_says_it_once(redis: RedisServer) -> None:
+    with WorkflowEngine(registry(), InMemoryExecutionStore(), redis.url) as engine:
+        engine.register_workflow(Workflow(id="one", nodes=(Node(id="a", type="pass"),)))
+        with hanging(redis), capture_logs() as logs:
+            began = time.monotonic()
+            first = engine.enqueue_workflow("one")
+            assert time.monotonic() - began < AT_FIRST_SECONDS
+
+            began = time.monotonic()
+            more = [engine.enqueue_workflow("one") for _ in range(10)]
+            assert time.monotonic() - began < AT_ONCE_SECONDS
+            assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["push_deferred"]
+
+        until_back(engine.queue)  # found by a ping that someone sent who was refused
+        with engine.start_workers(1):
+            for execution_id in (first, *more):
+                assert engine.wait(execution_id, timeout=30).output == 1
+
+
+def test_an_engine_that_finds_redis_hanging_when_it_opens_is_held_up_once(redis: RedisServer) -> None:
+    engine = WorkflowEngine(registry(), InMemoryExecutionStore(), redis.url)
+    with hanging(redis):
+        began = time.monotonic()
+        engine.register_workflow(Workflow(id="one", nodes=(Node(id="a", type="pass"),)))
+        engine.enqueue_workflow("one")
+        assert time.monotonic() - began < AT_FIRST_SECONDS
+    engine.close()
+
+
+def test_a_worker_goes_through_a_chain_while_redis_hangs(redis: RedisServer) -> None:
+    first, release = threading.Event(), threading.Event()
+    nodes = [Node(id="n0", type="gate")]
+    nodes += [Node(id=f"n{number}", type="pass", inputs=[f"n{number - 1}"]) for number in range(1, 20)]
+    nodes += [Node(id=f"side{number}", type="pass", inputs=[f"n{number}"]) for number in range(20)]  # each a push
+    with WorkflowEngine(registry(first, release), InMemoryExecutionStore(), redis.url) as engine:
+        engine.register_workflow(Workflow(id="chain", nodes=tuple(nodes)))
+        with engine.start_workers(1, slice_seconds=60):
+            execution_id = engine.enqueue_workflow("chain", priority="low")  # which looks for what is more urgent
+            assert first.wait(30)
+            with hanging(redis):
+                began, pause = time.monotonic(), threading.Event()
+                release.set()
+                # what goes on here goes on, what is to be handed over waits
+                while sum(run.status.ended for run in engine.store.get_node_results(execution_id)) < 20:
+                    assert time.monotonic() - began < 10
+                    pause.wait(0.05)
+            assert engine.wait(execution_id, timeout=30).status == "completed"
+
+
+def test_a_read_that_waits_for_jobs_is_not_taken_for_a_redis_that_hangs(redis: RedisServer) -> None:
+    queue = NodeQueue(redis.url, "shop")
+
+    assert Inbox(queue, ["default"], "patient").fetch(1, ANSWER_SECONDS + 0.5) == []
+
+    assert not queue.breaker.away
+    queue.close()
+
+
+def test_a_wait_that_began_while_redis_hung_is_told_of_the_end(redis: RedisServer) -> None:
+    with WorkflowEngine(registry(), InMemoryExecutionStore(), redis.url) as engine:
+        told = threading.Event()
+        with hanging(redis):
+            with pytest.raises(QueueUnavailable):
+                engine.queue.ping()
+            watching = engine._listener.watch("an-execution", told.set)
+            watching.__enter__()
+        give_up = time.monotonic() + 30
+        while not told.wait(0.1):
+            assert time.monotonic() < give_up
+            engine.queue.redis.publish(engine.queue.ended_channel("an-execution"), "ended")
+        watching.__exit__(None, None, None)
+
+
+def test_a_client_that_was_given_keeps_its_own_settings(redis: RedisServer) -> None:
+    with Redis.from_url(redis.url, socket_timeout=90, retry_on_timeout=True) as given:
+        before = dict(given.connection_pool.connection_kwargs)
+
+        ours = redis_client(given)
+
+        assert given.connection_pool.connection_kwargs == before
+        assert ours.connection_pool.connection_kwargs["socket_timeout"] == ANSWER_SECONDS
+        ours.close()
