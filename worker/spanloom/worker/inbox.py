@@ -29,8 +29,8 @@ _HASH_SECONDS = 10  #: … so long before that it is gone, and they have nothing
 _MOST_OWED = 10_000
 
 # Pops up to ARGV[1] jobs, most urgent list first, marks them started and lists them as RQ does. ARGV[5] and ARGV[6] are
-# the number of a list and a job that a blocking pop took from it. A started job expires ARGV[7] seconds after its worker
-# renewed it last; one that waits never does. Tells the number in the key ARGV[8] as well, 0 without one.
+# the number of a list and a job that a blocking pop took from it. A started job expires ARGV[7] seconds after its
+# worker renewed it last; one that waits never does. Tells the number in the key ARGV[8] as well, 0 without one.
 _FETCH = """
 local fetched = {}
 local function start(list, id)
