@@ -32,13 +32,20 @@ class Slots:
         return self.size - self._free
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Run `work`, which must not raise, in a free slot. Only call it for slots that wait_free() counted."""
+        """Run `work`, which must not raise, in a free slot. Only call it for slots that wait_free() counted.
+
+        If the system gives no thread for it, it waits for one that is there. Raises RuntimeError if there is none.
+        """
         with self._changed:
-            self._free -= 1
-            if len(self._threads) < self.busy:
+            if len(self._threads) <= self.busy:
                 thread = threading.Thread(target=self._run, name=f"{self._name}-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                try:
+                    thread.start()
+                    self._threads.append(thread)
+                except RuntimeError:
+                    if not self._threads:
+                        raise
+            self._free -= 1
         self._work.put(work)
 
     def wait_free(self, timeout: float) -> int:

@@ -187,7 +187,13 @@ class Worker:
             answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
         for message, answer in zip(runnable, answers, strict=True):
             if isinstance(answer, Claim):
-                self._slots.submit(partial(runner.run, message, answer, worker_id))
+                try:
+                    self._slots.submit(partial(runner.run, message, answer, worker_id))
+                except (
+                    RuntimeError
+                ):  # no thread for it: with the lease go its claims, and the sweep runs them elsewhere
+                    self._lease.replace(worker_id)
+                    raise
             else:
                 _log.debug("claim_refused", execution_id=message.execution_id, node_id=message.node_id, reason=answer)
                 self._inbox.drop(message)
