@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -301,6 +302,25 @@ async def aexits(ctx: NodeContext) -> None:
     """Do what no handler should, on the loop that all share."""
     ran(ctx)
     raise {"exit": SystemExit, "interrupt": KeyboardInterrupt}[ctx.config["how"]]
+
+
+@registry.node("atask")
+async def atask(ctx: NodeContext) -> str:
+    """End, in a task or a callback of its own, the loop that all share."""
+    ran(ctx)
+    loop = asyncio.get_running_loop()
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    if ctx.config["how"] == "task":
+        await asyncio.gather(leave(), asyncio.sleep(10))
+    elif ctx.config["how"] == "callback":
+        loop.call_soon(sys.exit)
+    else:
+        loop.stop()
+    await asyncio.sleep(0.1)
+    raise PermanentError("and goes on")
 
 
 @registry.node("unspeakable")

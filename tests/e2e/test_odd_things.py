@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from harness import System, WorkerProcess
+from harness import HERE, System, WorkerProcess
 
 from spanloom.engine import ExecutionStatus
 from spanloom.engine.queue import JOB_FUNCTION
@@ -22,6 +27,9 @@ from spanloom.engine.queue import JOB_FUNCTION
         ("aexits", {"how": "interrupt"}, "KeyboardInterrupt"),
         ("unspeakable", {}, "Unspeakable"),
         ("acancelled", {}, "CancelledError"),
+        ("atask", {"how": "task"}, "SystemExit"),
+        ("atask", {"how": "callback"}, "PermanentError"),
+        ("atask", {"how": "stop"}, "PermanentError"),
     ],
 )
 def test_whatever_a_handler_raises_is_its_nodes_failure_and_no_more(
