@@ -290,6 +290,48 @@ class Unspeakable(Exception):
         raise RuntimeError("no words")
 
 
+class Mute(Exception):
+    """An exception that ends whoever asks what it is."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+@registry.node("mute")
+def mute(ctx: NodeContext) -> None:
+    """Raise what ends the thread that reads it."""
+    ran(ctx)
+    raise Mute
+
+
+@registry.node("wrongly_lost")
+def wrongly_lost(ctx: NodeContext) -> None:
+    """Say that the claim is gone, which it is not."""
+    ran(ctx)
+    raise LeaseLost(ctx.execution_id, ctx.node_id, 1)
+
+
+@registry.node("odd_teller")
+def odd_teller(ctx: NodeContext) -> str:
+    """Log and trace what no file format carries."""
+    ran(ctx)
+    circle: dict[Any, Any] = {(1, 2): float("nan"), "odd": Unspeakable()}
+    circle["again"] = circle
+    ctx.log.info("\ud800\0", circle=circle, odd=Unspeakable())
+    ctx.log.warning(Unspeakable(), odd="\ud800\0")
+    with ctx.span("\ud800\0", circle=circle, odd=Unspeakable()):
+        return "told"
+
+
+@registry.node("odd_words")
+def odd_words(ctx: NodeContext) -> str:
+    """Fail once with a message that UTF-8 can't hold, as one that names a file may be."""
+    ran(ctx)
+    if ctx.attempt == 1:
+        raise OSError("no file \udcff\0")
+    return "found"
+
+
 @registry.node("exits")
 def exits(ctx: NodeContext) -> None:
     """Do what no handler should."""

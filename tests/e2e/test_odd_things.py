@@ -56,6 +56,58 @@ def test_whatever_a_handler_raises_is_its_nodes_failure_and_no_more(
     assert [system.run(bystander, number).output for number in range(4)] == list(range(4))
 
 
+def test_whatever_a_handler_tells_does_not_fail_it(system: System) -> None:
+    teller = system.register({"id": "a", "type": "odd_teller"})
+    words = system.register({"id": "a", "type": "odd_words", "retry": {"max_attempts": 2, "delay": 0.01}})
+
+    told, found = system.run(teller, timeout=20), system.run(words, timeout=20)
+
+    assert (told.status, told.output) == (ExecutionStatus.COMPLETED, "told"), told.error
+    lines = system.engine.store.get_logs(told.id)
+    assert [line.level for line in lines] == ["info", "warning"]
+    assert lines[0].fields.keys() == {"circle", "odd"}
+    assert len(system.engine.store.get_trace(told.id)) == 2
+    assert (found.status, found.output) == (ExecutionStatus.COMPLETED, "found"), (
+        found.error
+    )  # its first error is no other
+
+
+@pytest.mark.parametrize("end", ["a full disk", "a closed pipe"])
+def test_a_worker_works_on_when_its_log_can_not_be_written(idle_system: System, end: str) -> None:
+    system = idle_system
+    if system.kind != "sqlite":
+        pytest.skip("the log has nothing to do with the store")
+    flaky = {"id": "a", "type": "flaky", "config": {"succeeds_at": 2}, "retry": {"max_attempts": 2, "delay": 0.01}}
+    workflow_id = system.register(flaky, {"id": "b", "type": "telling", "inputs": ["a"], "retry": flaky["retry"]})
+    read, write = os.pipe()
+    log = os.open("/dev/full", os.O_WRONLY) if end == "a full disk" else os.dup(write)
+    os.close(read)  # nobody reads the pipe
+    os.close(write)
+    with worker_into(log, system) as worker:
+        for _ in range(3):
+            assert system.run(workflow_id, timeout=30).status is ExecutionStatus.COMPLETED
+        assert worker.poll() is None
+
+
+@contextmanager
+def worker_into(log: int, system: System) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker whose log goes into this file, which is closed here."""
+    urls = {"SPANLOOM_STORE_URL": system.store_url, "SPANLOOM_REDIS_URL": system.redis_url}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "spanloom.cli", "worker", "behaviour_app:engine"],
+        cwd=HERE,
+        env={**os.environ, **urls, "BEHAVIOUR_REDIS_URL": system.redis_url, "SPANLOOM_LOG_FORMAT": "json"},
+        stdout=log,
+        stderr=log,
+    )
+    os.close(log)
+    try:
+        yield worker
+    finally:
+        worker.terminate()
+        worker.wait(30)
+
+
 def _message(**fields: Any) -> bytes:
     message = {"format": 1, "execution": "e", "node": "n", "item": 0, "type": "echo", "push": 1, "at": 1.0, **fields}
     return json.dumps([JOB_FUNCTION, None, [message], {}]).encode()

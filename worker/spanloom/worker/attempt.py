@@ -21,6 +21,7 @@ from spanloom.engine.errors import LeaseLost
 from spanloom.engine.records import Claim, LogLine, SpanLine
 from spanloom.engine.tracing import SCOPE, new_span_id, remote_parent
 from spanloom.worker.outcomes import message_of
+from spanloom.worker.telemetry import as_printed
 
 __all__ = ["Attempt"]
 
@@ -92,7 +93,7 @@ class Attempt:
     @contextmanager
     def span(self, name: str, attributes: Mapping[str, Any]) -> Generator[Span]:
         """Open a span below the innermost open one, in OTel and in the store."""
-        opened = _OpenSpan(name, SpanKind.INTERNAL, trace.get_current_span(), dict(attributes))
+        opened = _OpenSpan(_message(name), SpanKind.INTERNAL, trace.get_current_span(), dict(attributes))
         token = otel_context.attach(opened.context)
         error: BaseException | None = None
         try:
@@ -105,8 +106,8 @@ class Attempt:
             self._keep_span(opened.close(error))
 
     def heartbeat(self) -> None:
-        """Raise LeaseLost if this claim is no longer this worker's."""
-        if self._revoked or self._is_lost():
+        """Raise LeaseLost if this claim is no longer this worker's, or the worker stops and its grace is over."""
+        if self.cancelled:
             node = self.claim.node
             raise LeaseLost(self.claim.header.execution_id, node.node_id, node.fence)
 
@@ -182,13 +183,14 @@ class Attempt:
         if len(self.logs) >= _MAX_LINES:
             self._dropped += 1
             return event
+        event["event"] = _message(event.get("event", ""))
         fields = {key: value for key, value in event.items() if key not in _BOUND}
         if (raised := fields.pop("exc_info", None)) is not None and raised is not False:
             fields["exception"] = traceback.format_exc(limit=50)
         self.logs.append(
             LogLine(
                 level="error" if method == "exception" else method,
-                message=str(fields.pop("event", ""))[:_MAX_MESSAGE],
+                message=fields.pop("event")[:_MAX_MESSAGE],
                 at=datetime.now(UTC),
                 fields=_as_json(fields),
                 attempt=self.claim.node.attempt,
@@ -202,9 +204,22 @@ class Attempt:
 _BOUND = frozenset({"execution_id", "node_id", "attempt", "trace_id", "level", "timestamp"})
 
 
+def _message(event: object) -> str:
+    """Return what a handler named or said as text: it may have given anything."""
+    return event if isinstance(event, str) else as_printed(event)
+
+
 def _as_json(fields: dict[str, Any]) -> str:
-    text = json.dumps(fields, default=str) if fields else "{}"
+    text = _dumped(fields) if fields else "{}"
     return text if len(text) <= _MAX_MESSAGE else json.dumps({"left_out": sorted(fields)[:100], "bytes": len(text)})
+
+
+def _dumped(told: Mapping[str, Any]) -> str:
+    """Write what a handler tells of itself; what JSON can't carry is told as printed, and never fails the handler."""
+    try:
+        return json.dumps(told, default=as_printed)
+    except (TypeError, ValueError, RecursionError):  # a key that is no string, a circle, too many levels
+        return json.dumps({str(key): as_printed(value) for key, value in told.items()})
 
 
 class _OpenSpan:
@@ -252,5 +267,5 @@ class _OpenSpan:
             status="unset" if error is None else "error",
             start_ns=self._start_ns,
             end_ns=end_ns,
-            attributes=json.dumps(self._attributes, default=str),
+            attributes=_dumped(self._attributes),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -13,7 +14,9 @@ from opentelemetry import trace
 
 from spanloom.engine.errors import ConfigurationError
 
-__all__ = ["configure_logging", "configure_tracing"]
+__all__ = ["as_printed", "configure_logging", "configure_tracing"]
+
+_MAX_PRINTED = 1_000
 
 
 def configure_logging(log_format: str, level: int = logging.INFO) -> None:
@@ -26,10 +29,10 @@ def configure_logging(log_format: str, level: int = logging.INFO) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info if as_json else _unchanged,
-            renderer,
+            _Renderer(renderer),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: _Printer(sys.stderr),
         cache_logger_on_first_use=False,
     )
 
@@ -59,6 +62,37 @@ def configure_tracing() -> Callable[[], None]:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
     return provider.shutdown
+
+
+def as_printed(value: object) -> str:
+    """Return a value of any kind as text, shortened; one that can't be printed says why."""
+    try:
+        return str(value)[:_MAX_PRINTED]
+    except Exception as error:
+        return f"(a {type(value).__name__} that can't be printed: {type(error).__name__})"
+
+
+class _Renderer:
+    """Render a line in any case: what a renderer can't write, such as a circle in a field, is told as printed."""
+
+    def __init__(self, renderer: Any) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: Any, method: str, event: Any) -> Any:
+        try:
+            return self._renderer(logger, method, event)
+        except Exception:
+            return self._renderer(logger, method, {key: as_printed(value) for key, value in event.items()})
+
+
+class _Printer(structlog.PrintLogger):
+    """Print lines. One that can't be written (a full disk, a reader that is gone) is lost: it must not end the work."""
+
+    def msg(self, message: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: the file was closed
+            super().msg(message)
+
+    log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg
 
 
 def _unchanged(_logger: Any, _method: str, event: Any) -> Any:
