@@ -365,6 +365,20 @@ async def atask(ctx: NodeContext) -> str:
     raise PermanentError("and goes on")
 
 
+@registry.node("forks")
+def forks(ctx: NodeContext) -> int:
+    """Fork, and let the child end as it is told; returns its exit code."""
+    ran(ctx)
+    child = os.fork()
+    if child == 0:
+        if ctx.config["how"] == "exit":
+            raise SystemExit(3)
+        if ctx.config["how"] == "raise":
+            raise ValueError("in the child")
+        return 0
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 @registry.node("unspeakable")
 def unspeakable(ctx: NodeContext) -> None:
     """Raise what can't be printed."""

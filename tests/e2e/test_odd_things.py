@@ -26,6 +26,8 @@ from spanloom.engine.queue import JOB_FUNCTION
         ("aexits", {"how": "exit"}, "SystemExit"),
         ("aexits", {"how": "interrupt"}, "KeyboardInterrupt"),
         ("unspeakable", {}, "Unspeakable"),
+        ("mute", {}, "Mute"),
+        ("wrongly_lost", {}, "LeaseLost"),
         ("acancelled", {}, "CancelledError"),
         ("atask", {"how": "task"}, "SystemExit"),
         ("atask", {"how": "callback"}, "PermanentError"),
@@ -70,6 +72,17 @@ def test_whatever_a_handler_tells_does_not_fail_it(system: System) -> None:
     assert (found.status, found.output) == (ExecutionStatus.COMPLETED, "found"), (
         found.error
     )  # its first error is no other
+
+
+@pytest.mark.parametrize(("how", "code"), [("exit", 3), ("raise", 1), ("return", 1)])
+def test_a_process_that_a_handler_forks_records_nothing(system: System, how: str, code: int) -> None:
+    if system.kind == "memory":
+        pytest.skip("here it would be the test that is forked")
+    workflow_id = system.register({"id": "a", "type": "forks", "config": {"how": how}})
+
+    executions = system.engine.enqueue_workflows(workflow_id, range(8))
+
+    assert [system.engine.wait(one, timeout=30).output for one in executions] == [code] * 8
 
 
 @pytest.mark.parametrize("end", ["a full disk", "a closed pipe"])
