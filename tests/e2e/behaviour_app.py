@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -291,6 +292,48 @@ class Unspeakable(Exception):
         raise RuntimeError("no words")
 
 
+class Mute(Exception):
+    """An exception that ends whoever asks what it is."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+@registry.node("mute")
+def mute(ctx: NodeContext) -> None:
+    """Raise what ends the thread that reads it."""
+    ran(ctx)
+    raise Mute
+
+
+@registry.node("wrongly_lost")
+def wrongly_lost(ctx: NodeContext) -> None:
+    """Say that the claim is gone, which it is not."""
+    ran(ctx)
+    raise LeaseLost(ctx.execution_id, ctx.node_id, 1)
+
+
+@registry.node("odd_teller")
+def odd_teller(ctx: NodeContext) -> str:
+    """Log and trace what no file format carries."""
+    ran(ctx)
+    circle: dict[Any, Any] = {(1, 2): float("nan"), "odd": Unspeakable()}
+    circle["again"] = circle
+    ctx.log.info("\ud800\0", circle=circle, odd=Unspeakable())
+    ctx.log.warning(Unspeakable(), odd="\ud800\0")
+    with ctx.span("\ud800\0", circle=circle, odd=Unspeakable()):
+        return "told"
+
+
+@registry.node("odd_words")
+def odd_words(ctx: NodeContext) -> str:
+    """Fail once with a message that UTF-8 can't hold, as one that names a file may be."""
+    ran(ctx)
+    if ctx.attempt == 1:
+        raise OSError("no file \udcff\0")
+    return "found"
+
+
 @registry.node("exits")
 def exits(ctx: NodeContext) -> None:
     """Do what no handler should."""
@@ -303,6 +346,39 @@ async def aexits(ctx: NodeContext) -> None:
     """Do what no handler should, on the loop that all share."""
     ran(ctx)
     raise {"exit": SystemExit, "interrupt": KeyboardInterrupt}[ctx.config["how"]]
+
+
+@registry.node("atask")
+async def atask(ctx: NodeContext) -> str:
+    """End, in a task or a callback of its own, the loop that all share."""
+    ran(ctx)
+    loop = asyncio.get_running_loop()
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    if ctx.config["how"] == "task":
+        await asyncio.gather(leave(), asyncio.sleep(10))
+    elif ctx.config["how"] == "callback":
+        loop.call_soon(sys.exit)
+    else:
+        loop.stop()
+    await asyncio.sleep(0.1)
+    raise PermanentError("and goes on")
+
+
+@registry.node("forks")
+def forks(ctx: NodeContext) -> int:
+    """Fork, and let the child end as it is told; returns its exit code."""
+    ran(ctx)
+    child = os.fork()
+    if child == 0:
+        if ctx.config["how"] == "exit":
+            raise SystemExit(3)
+        if ctx.config["how"] == "raise":
+            raise ValueError("in the child")
+        return 0
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @registry.node("unspeakable")

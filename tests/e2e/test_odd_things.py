@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from harness import System, WorkerProcess
+from harness import HERE, System, WorkerProcess
 
 from spanloom.engine import ExecutionStatus
 from spanloom.engine.queue import JOB_FUNCTION
@@ -21,7 +26,12 @@ from spanloom.engine.queue import JOB_FUNCTION
         ("aexits", {"how": "exit"}, "SystemExit"),
         ("aexits", {"how": "interrupt"}, "KeyboardInterrupt"),
         ("unspeakable", {}, "Unspeakable"),
+        ("mute", {}, "Mute"),
+        ("wrongly_lost", {}, "LeaseLost"),
         ("acancelled", {}, "CancelledError"),
+        ("atask", {"how": "task"}, "SystemExit"),
+        ("atask", {"how": "callback"}, "PermanentError"),
+        ("atask", {"how": "stop"}, "PermanentError"),
     ],
 )
 def test_whatever_a_handler_raises_is_its_nodes_failure_and_no_more(
@@ -46,6 +56,69 @@ def test_whatever_a_handler_raises_is_its_nodes_failure_and_no_more(
     system.open_gate(gate, times=2)
     assert [system.engine.wait(one, timeout=30).output for one in waiting] == ["a", "a"]
     assert [system.run(bystander, number).output for number in range(4)] == list(range(4))
+
+
+def test_whatever_a_handler_tells_does_not_fail_it(system: System) -> None:
+    teller = system.register({"id": "a", "type": "odd_teller"})
+    words = system.register({"id": "a", "type": "odd_words", "retry": {"max_attempts": 2, "delay": 0.01}})
+
+    told, found = system.run(teller, timeout=20), system.run(words, timeout=20)
+
+    assert (told.status, told.output) == (ExecutionStatus.COMPLETED, "told"), told.error
+    lines = system.engine.store.get_logs(told.id)
+    assert [line.level for line in lines] == ["info", "warning"]
+    assert lines[0].fields.keys() == {"circle", "odd"}
+    assert len(system.engine.store.get_trace(told.id)) == 2
+    assert (found.status, found.output) == (ExecutionStatus.COMPLETED, "found"), (
+        found.error
+    )  # its first error is no other
+
+
+@pytest.mark.parametrize(("how", "code"), [("exit", 3), ("raise", 1), ("return", 1)])
+def test_a_process_that_a_handler_forks_records_nothing(system: System, how: str, code: int) -> None:
+    if system.kind == "memory":
+        pytest.skip("here it would be the test that is forked")
+    workflow_id = system.register({"id": "a", "type": "forks", "config": {"how": how}})
+
+    executions = system.engine.enqueue_workflows(workflow_id, range(8))
+
+    assert [system.engine.wait(one, timeout=30).output for one in executions] == [code] * 8
+
+
+@pytest.mark.parametrize("end", ["a full disk", "a closed pipe"])
+def test_a_worker_works_on_when_its_log_can_not_be_written(idle_system: System, end: str) -> None:
+    system = idle_system
+    if system.kind != "sqlite":
+        pytest.skip("the log has nothing to do with the store")
+    flaky = {"id": "a", "type": "flaky", "config": {"succeeds_at": 2}, "retry": {"max_attempts": 2, "delay": 0.01}}
+    workflow_id = system.register(flaky, {"id": "b", "type": "telling", "inputs": ["a"], "retry": flaky["retry"]})
+    read, write = os.pipe()
+    log = os.open("/dev/full", os.O_WRONLY) if end == "a full disk" else os.dup(write)
+    os.close(read)  # nobody reads the pipe
+    os.close(write)
+    with worker_into(log, system) as worker:
+        for _ in range(3):
+            assert system.run(workflow_id, timeout=30).status is ExecutionStatus.COMPLETED
+        assert worker.poll() is None
+
+
+@contextmanager
+def worker_into(log: int, system: System) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker whose log goes into this file, which is closed here."""
+    urls = {"SPANLOOM_STORE_URL": system.store_url, "SPANLOOM_REDIS_URL": system.redis_url}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "spanloom.cli", "worker", "behaviour_app:engine"],
+        cwd=HERE,
+        env={**os.environ, **urls, "BEHAVIOUR_REDIS_URL": system.redis_url, "SPANLOOM_LOG_FORMAT": "json"},
+        stdout=log,
+        stderr=log,
+    )
+    os.close(log)
+    try:
+        yield worker
+    finally:
+        worker.terminate()
+        worker.wait(30)
 
 
 def _message(**fields: Any) -> bytes:

@@ -74,6 +74,7 @@ def test_what_a_workflow_can_say_is_fit_to_run(node: dict[str, Any]) -> None:
         ({"type": "delay", "config": {"seconds": LONGEST_SECONDS * 2}}, "less than or equal"),
         ({"type": "delay", "config": {"seconds": 1, "until": "2030-01-01T00:00:00Z"}}, "say one of"),
         ({"type": "delay", "config": {"until": "2030-01-01T00:00:00"}}, "timezone"),
+        ({"type": "delay", "config": {"until": "9999-12-31T23:59:59-14:00"}}, "too far away"),
         ({"type": "delay", "config": {"expression": "lenght(input)"}}, "did you mean 'length'"),
         ({"type": "workflow"}, "workflow: Field required"),
         ({"type": "workflow", "config": {"workflow": "x", "version": 0}}, "version"),

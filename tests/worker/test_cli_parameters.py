@@ -36,6 +36,12 @@ def test_another_duration_is_refused_with_what_would_be_right(given: str) -> Non
         duration(given)
 
 
+@pytest.mark.parametrize("given", ["9999999999d", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_no_calendar_has_is_refused(given: str) -> None:
+    with pytest.raises(click.BadParameter, match="an ISO time"):
+        moment(given)
+
+
 def test_a_time_is_iso_or_a_while_ago() -> None:
     assert moment("2026-03-01T10:00:00+01:00") == datetime(2026, 3, 1, 9, tzinfo=UTC)
     assert abs(datetime.now(UTC) - timedelta(hours=2) - moment("2h")) < timedelta(minutes=1)

@@ -135,6 +135,7 @@ def test_a_lifespan_that_is_no_context_manager_is_refused(redis_url: str) -> Non
         ({"slots": 4}, "slots"),
         ({"workers": 2, "name": "one"}, "name"),
         ({"lease_seconds": "long"}, "lease_seconds"),
+        ({"lease_seconds": 1e11}, "lease_seconds"),
     ],
 )
 def test_wrong_options_are_refused_by_name(redis_url: str, arguments: dict[str, Any], why: str) -> None:

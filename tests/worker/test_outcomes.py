@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from spanloom.engine import Node, NodeResult, PermanentError, RetryPolicy, Workflow
+from spanloom.engine.builtin import LONGEST_SECONDS
 from spanloom.engine.errors import LeaseLost
 from spanloom.engine.plan import plan
 from spanloom.engine.records import Outcome
@@ -64,7 +65,7 @@ def test_routing_to_an_unknown_node_fails_for_good_and_names_the_successors() ->
         (UnicodeError("x"), 1, Outcome.RETRY),  # a ValueError
         (UnicodeEncodeError("ascii", "x", 0, 1, "r"), 1, Outcome.FAILED),  # no_retry_on wins
         (SystemExit(1), 1, Outcome.FAILED),
-        (LeaseLost("e", "a", 1), 1, Outcome.RELEASED),
+        (LeaseLost("e", "a", 1), 1, Outcome.FAILED),  # of a claim that is not lost: as any other error
     ],
 )
 def test_an_exception_is_retried_while_its_class_and_the_attempts_allow(
@@ -103,3 +104,17 @@ def test_a_definition_that_can_not_be_loaded_is_given_back_for_a_while_and_costs
 
     assert (ending.outcome, ending.spends_attempt) == (Outcome.RETRY, False)
     assert ending.delay_seconds >= 1
+
+
+def test_no_wait_is_longer_than_a_store_can_keep() -> None:
+    policy = RetryPolicy(max_attempts=2, delay=1e300, max_delay=1e300, jitter=0)
+
+    assert retry_delay(policy, 1) == LONGEST_SECONDS
+    assert result(NodeResult.retry_after(3e11)).delay_seconds == LONGEST_SECONDS
+
+
+def test_a_failure_that_a_handler_returns_is_told_in_part_if_it_is_long() -> None:
+    ending = result(NodeResult.failed("x" * 1_000_000))
+
+    assert ending.outcome is Outcome.FAILED
+    assert len(ending.error) < 5_000

@@ -84,3 +84,13 @@ def test_many_threads_are_watched_at_once(watchdog: Watchdog) -> None:
     for thread in threads:
         thread.join(30)
     assert sorted(results) == ["returned"] * 3 + ["timed out"] * 3
+
+
+def test_a_time_limit_that_no_clock_can_wait_for_does_not_end_the_watch(watchdog: Watchdog) -> None:
+    def wait_a_little() -> int:
+        time.sleep(0.05)  # so that the watchdog waits for this one first
+        return 7
+
+    assert watchdog.call(wait_a_little, "a", 1e18) == 7
+    with pytest.raises(NodeTimeout):
+        watchdog.call(spin, "b", 0.1)

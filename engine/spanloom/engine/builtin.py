@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -52,6 +52,8 @@ class DelayConfig(_Config):
     def _one_duration(self) -> Self:
         if sum(one is not None for one in (self.seconds, self.until, self.expression)) != 1:
             raise ValueError("say one of seconds, until and expression")
+        if self.until is not None and not _has_utc(self.until):
+            raise ValueError("until is too far away")
         return self
 
 
@@ -88,6 +90,15 @@ BUILT_IN: dict[str, Handler] = {
 }
 
 
+def _has_utc(at: datetime) -> bool:
+    """Whether UTC has this time as well: in some zones the years 1 and 9999 reach further than any store can keep."""
+    try:
+        at.astimezone(UTC)
+    except OverflowError:
+        return False
+    return True
+
+
 def moment(value: Any) -> timedelta | datetime:
     """Read what a delay's expression gave: seconds from now, or a time. Raises ValueError, not showing the value."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -101,5 +112,7 @@ def moment(value: Any) -> timedelta | datetime:
             raise ValueError("its expression gave text that is no ISO 8601 time") from None
         if at.tzinfo is None:
             raise ValueError("its expression gave a time without a zone; end it with Z or +01:00")
+        if not _has_utc(at):
+            raise ValueError("its expression gave a time that is too far away")
         return at
     raise ValueError(f"its expression gave a {type(value).__name__}, not seconds or a time")

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from spanloom.engine.errors import ConfigurationError, StoreRefused, StoreUnavailable
+from spanloom.engine.errors import ConfigurationError, PayloadRejected, StoreRefused, StoreUnavailable
 
 __all__ = ["MEMORY", "SqliteConnections"]
 
@@ -157,9 +157,14 @@ class SqliteConnections:
 
     @contextmanager
     def translated(self) -> Generator[None]:
-        """Turn driver errors of the block into StoreUnavailable or StoreRefused, with the path and what to do."""
+        """Turn driver errors of the block into StoreUnavailable or StoreRefused, with the path and what to do.
+
+        A value that no column holds, a number of more than 64 bits or half a surrogate pair, is PayloadRejected.
+        """
         try:
             yield
+        except (OverflowError, UnicodeEncodeError) as error:
+            raise PayloadRejected(f"SQLite can't keep a value that it was given: {error}") from error
         except sqlite3.Error as error:
             raise self._translation(error) from error
         except DBAPIError as error:

@@ -218,8 +218,8 @@ class Turn:
             self.executemany(
                 _ADD_LOG,
                 [
-                    (execution_id, execution_id, node_id, item, line.attempt, line.level, line.message, line.fields,
-                     to_micros(line.at), line.trace_id, line.span_id)
+                    (execution_id, execution_id, node_id, item, line.attempt, line.level, _text(line.message),
+                     line.fields, to_micros(line.at), line.trace_id, line.span_id)
                     for line in logs
                 ],
             )  # fmt: skip
@@ -228,8 +228,8 @@ class Turn:
                 _ADD_SPAN,
                 [
                     (execution_id, span.span_id, span.trace_id, span.parent_span_id, span.node_id, span.item,
-                     span.attempt, span.name, span.kind, span.status, span.start_ns, span.end_ns, span.attributes,
-                     span.links)
+                     span.attempt, _text(span.name), span.kind, span.status, span.start_ns, span.end_ns,
+                     span.attributes, span.links)
                     for span in spans
                 ],
             )  # fmt: skip
@@ -284,6 +284,11 @@ class Turn:
         if self.results:
             self.executemany(_ADD_RESULT, self.results)
             self.results.clear()
+
+
+def _text(said: str) -> str:
+    """Return what a handler said without what UTF-8 can't hold: halves of a surrogate pair, as in odd file names."""
+    return said if said.isascii() else said.encode("utf-8", "replace").decode()
 
 
 def via(node_id: str, item: int, fence: int) -> str:

@@ -44,11 +44,11 @@ def duration(text: str) -> float:
 
 def moment(text: str) -> datetime:
     """Read an ISO 8601 time, or a duration before now."""
-    if _DURATION.fullmatch(text.strip()):
-        return datetime.now(UTC) - timedelta(seconds=duration(text))
     try:
+        if _DURATION.fullmatch(text.strip()):
+            return datetime.now(UTC) - timedelta(seconds=duration(text))
         return datetime.fromisoformat(text).astimezone(UTC)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter before the year 1, or after 9999
         raise click.BadParameter(f"{text!r} is no time; write how long ago (30m, 2h, 1d) or an ISO time") from None
 
 

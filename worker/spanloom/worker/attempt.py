@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import threading
 import time
@@ -19,7 +18,7 @@ from spanloom.engine.errors import LeaseLost
 from spanloom.engine.records import Claim, Outcome, SpanLine
 from spanloom.engine.tracing import SCOPE, new_span_id
 from spanloom.worker.journal import Journal
-from spanloom.worker.lines import MAX_LINES, Lines
+from spanloom.worker.lines import MAX_LINES, Lines, as_json, text_of
 from spanloom.worker.node_span import NodeSpan
 from spanloom.worker.outcomes import message_of
 
@@ -59,7 +58,7 @@ class Attempt:
     @contextmanager
     def span(self, name: str, attributes: Mapping[str, Any]) -> Generator[Span]:
         """Open a span below the innermost open one, in OTel and in the store."""
-        opened = _OpenSpan(name, trace.get_current_span(), dict(attributes))
+        opened = _OpenSpan(text_of(name), trace.get_current_span(), dict(attributes))
         token = otel_context.attach(opened.context)
         error: BaseException | None = None
         try:
@@ -72,8 +71,8 @@ class Attempt:
             self._keep_span(opened.close(error))
 
     def heartbeat(self) -> None:
-        """Raise LeaseLost if this claim is no longer this worker's."""
-        if self._revoked or self._is_lost():
+        """Raise LeaseLost if this claim is no longer this worker's, or the worker stops and its grace is over."""
+        if self.cancelled:
             node = self.claim.node
             raise LeaseLost(self.claim.header.execution_id, node.node_id, node.fence)
 
@@ -162,5 +161,5 @@ class _OpenSpan:
             status="unset" if error is None else "error",
             start_ns=self._start_ns,
             end_ns=end_ns,
-            attributes=json.dumps(self._attributes, default=str),
+            attributes=as_json(self._attributes),
         )

@@ -9,7 +9,11 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import structlog
+
 __all__ = ["Lane"]
+
+_log = structlog.get_logger("spanloom.worker")
 
 
 class Lane:
@@ -21,6 +25,7 @@ class Lane:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closing = threading.Event()
 
     def run(
         self,
@@ -60,6 +65,7 @@ class Lane:
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop is not None and thread is not None:
+            self._closing.set()
             loop.call_soon_threadsafe(loop.stop)
             thread.join(patience)
             return not thread.is_alive()
@@ -68,8 +74,9 @@ class Lane:
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_serve, args=(self._loop,), name=self._name, daemon=True)
+                self._loop, self._closing = asyncio.new_event_loop(), threading.Event()
+                serving = (self._loop, self._closing)
+                self._thread = threading.Thread(target=_serve, args=serving, name=self._name, daemon=True)
                 self._thread.start()
             return self._loop
 
@@ -108,10 +115,14 @@ def _transfer(done: asyncio.Task[Any], answer: concurrent.futures.Future[Any]) -
         answer.set_result(result)
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, closing: threading.Event) -> None:
     asyncio.set_event_loop(loop)
     try:
-        loop.run_forever()
+        while not closing.is_set():
+            try:
+                loop.run_forever()  # returns as well if a handler stops the loop, which is not its own
+            except (SystemExit, KeyboardInterrupt):  # of a task or callback that a handler started: not _limited's
+                _log.exception("exit_in_a_task")
         loop.run_until_complete(_finish(loop))
     finally:
         loop.close()

@@ -21,7 +21,7 @@ from spanloom.engine.records import Claim, LogLine, NodeLines
 from spanloom.worker.log_export import LogExport
 from spanloom.worker.outcomes import message_of
 
-__all__ = ["CURRENT", "MAX_CHARACTERS", "MAX_LINES", "Lines", "exception_text", "text_of"]
+__all__ = ["CURRENT", "MAX_CHARACTERS", "MAX_LINES", "Lines", "as_json", "exception_text", "text_of"]
 
 MAX_LINES = 5_000  #: of one attempt; the same number of its spans is kept
 MAX_CHARACTERS = 10_000  #: of one line's message, and of its fields as JSON
@@ -205,7 +205,7 @@ class Lines:
             level=level,
             message=storable(message),
             at=datetime.now(UTC),
-            fields=_as_json(fields) if fields else "{}",
+            fields=as_json(fields) if fields else "{}",
             attempt=self._claim.node.attempt,
             trace_id=self._trace_id,
             span_id=self._open_span_id(),
@@ -271,7 +271,8 @@ def traceback_of(error: BaseException, *, limit: int = 50) -> str:
         return f"{type(error).__name__} (its traceback can't be read: {type(failed).__name__})"
 
 
-def _as_json(fields: Mapping[str, Any]) -> str:
+def as_json(fields: Mapping[str, Any]) -> str:
+    """Write what a handler tells of itself, bounded; what JSON can't carry is told as printed."""
     try:
         text = json.dumps(fields, default=text_of)
     except (TypeError, ValueError, RecursionError):  # keys that are no text, a value that holds itself

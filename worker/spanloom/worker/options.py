@@ -31,10 +31,10 @@ class WorkerOptions(BaseModel):
     queues: tuple[str, ...] = Field(default=("default",), min_length=1)
     concurrency: int = Field(default=4, ge=1, le=1000)
     name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,100}$")
-    lease_seconds: float = Field(default=15.0, ge=0.2)
+    lease_seconds: float = Field(default=15.0, ge=0.2, le=86_400)  # no thread can wait for any time
     sweep_seconds: float = Field(default=0.5, gt=0)
     suspect_seconds: float = Field(default=2.0, gt=0)
-    grace_seconds: float = Field(default=30.0, ge=0)
+    grace_seconds: float = Field(default=30.0, ge=0, le=86_400)
     slice_nodes: int = Field(default=100, ge=1)
     slice_seconds: float = Field(default=2.0, gt=0)
     max_losses: int = Field(default=3, ge=1)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from spanloom.engine.builtin import LONGEST_SECONDS
 from spanloom.engine.definitions import Node, RetryPolicy
 from spanloom.engine.errors import (
-    LeaseLost,
     PayloadRejected,
     PermanentError,
     RoutingFailed,
@@ -73,10 +73,12 @@ def of_result(result: Any, node: Node, execution_id: str, limit: int) -> Ending:
     if not isinstance(result, NodeResult):
         return Ending(Outcome.COMPLETED, data=text)
     if result.outcome is Outcome.FAILED:
-        failure = {"type": result.error_type, "message": result.error_message, "permanent": True}
+        told = {"type": result.error_type, "message": (result.error_message or "")[:_MAX_MESSAGE]}
+        failure = {**told, "permanent": True}
         return Ending(Outcome.FAILED, error=json.dumps(failure))
     if result.outcome is Outcome.RETRY:
-        return Ending(Outcome.RETRY, delay_seconds=result.delay_seconds, spends_attempt=False)
+        delay = min(result.delay_seconds, LONGEST_SECONDS)
+        return Ending(Outcome.RETRY, delay_seconds=delay, spends_attempt=False)
     if result.outcome is Outcome.SKIPPED:
         return Ending(Outcome.SKIPPED, data=text)
     return Ending(Outcome.COMPLETED, data=text, next_nodes=result.next_nodes)
@@ -114,8 +116,6 @@ def as_data(error: Mapping[str, Any], node_id: str) -> dict[str, Any]:
 
 def of_error(error: BaseException, node: Node, attempt: int) -> Ending:
     """Classify what a handler raised: retried while its policy says so and attempts are left, else failed for good."""
-    if isinstance(error, LeaseLost):
-        return Ending(Outcome.RELEASED)
     permanent = isinstance(error, PermanentError) or not _retries(node.retry, error)
     described = _describe(error, permanent=permanent)
     if permanent or attempt >= node.retry.max_attempts:
@@ -143,7 +143,7 @@ def of_refusal(error: BaseException) -> Ending:
 def retry_delay(policy: RetryPolicy, attempt: int, fraction: float | None = None) -> float:
     """Return the seconds before the retry after `attempt` (from 1); `fraction` in [0, 1) replaces the random one."""
     growth = 2.0 ** min(attempt - 1, 64) if policy.backoff == "exponential" else 1.0
-    delay = min(policy.delay * growth, policy.max_delay)
+    delay = min(policy.delay * growth, policy.max_delay, LONGEST_SECONDS)
     shift = random.random() if fraction is None else fraction  # noqa: S311  no secret
     return delay * (1 + policy.jitter * (2 * shift - 1))
 
@@ -159,7 +159,7 @@ def message_of(error: BaseException) -> str:
     """Return what an exception says; one whose own `__str__` fails must not take its node with it."""
     try:
         return str(error)
-    except Exception as failed:
+    except BaseException as failed:  # it may raise SystemExit as well, which would end the slot
         return f"(its message can't be read: {type(failed).__name__})"
 
 

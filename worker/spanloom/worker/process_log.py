@@ -12,6 +12,7 @@ from opentelemetry import trace
 
 from spanloom.engine.errors import NodeTimeout
 from spanloom.worker.journal import keep_event
+from spanloom.worker.lines import text_of
 from spanloom.worker.output import beneath
 
 __all__ = ["configure_logging"]
@@ -24,7 +25,7 @@ def configure_logging(log_format: str, level: int = logging.INFO) -> None:
     but for those that write to the same terminal; its level is set if the application has not put any there.
     """
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
-    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    renderer = _Renderer(structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer())
     exceptions: list[Any] = [structlog.processors.format_exc_info] if as_json else []
     told: list[Any] = [
         _innermost_span,
@@ -78,6 +79,21 @@ def _write(text: str) -> None:
         stream.flush()
     except (OSError, ValueError):  # nobody reads it any more: that must end neither a handler nor its worker
         pass
+
+
+class _Renderer:
+    """Render a line in any case: what a renderer can't write, such as a circle in a field, is told as printed."""
+
+    def __init__(self, renderer: Any) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: Any, method: str, event: Any) -> Any:
+        try:
+            return self._renderer(logger, method, event)
+        except NodeTimeout:
+            raise
+        except Exception:
+            return self._renderer(logger, method, {text_of(key): text_of(value) for key, value in event.items()})
 
 
 class _StderrLogger:

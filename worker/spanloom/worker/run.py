@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextvars
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
+from typing import NoReturn
 
 import structlog
 
 from spanloom.engine.engine import WorkflowEngine
-from spanloom.engine.errors import PermanentError, QueueUnavailable, StoreUnavailable
+from spanloom.engine.errors import LeaseLost, PermanentError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.instruments import instruments
 from spanloom.engine.queue import NodeMessage
 from spanloom.engine.records import Claim, Outcome, Record, Recorded
@@ -62,6 +64,7 @@ class NodeRunner:
     ) -> None:
         self._engine = engine
         self._name = name
+        self._pid = os.getpid()
         self._options = options
         self._inbox = inbox
         self._lease = lease
@@ -91,7 +94,7 @@ class NodeRunner:
                 job = None
         except StoreUnavailable as error:  # given up at a stop: the lease lapses, and the sweep moves the run on
             _log.warning("node_not_recorded", **_ids(following or claim), error=str(error))
-        except Exception as error:
+        except BaseException as error:  # whatever it is, the slot goes on, and nothing stays claimed that nobody runs
             _log.exception("node_not_recorded", **_ids(following or claim))
             if following is not None:
                 self._fail(following, worker_id, error)
@@ -116,10 +119,12 @@ class NodeRunner:
                 ending = self._caller.call(loaded, claim, attempt)
         except BaseException as raised:  # whatever a handler raises, SystemExit too, is its node's failure and no more
             error = raised
-            if isinstance(raised, concurrent.futures.CancelledError) and attempt.cancelled:
+            if isinstance(raised, concurrent.futures.CancelledError | LeaseLost) and attempt.cancelled:
                 ending = Ending(Outcome.RELEASED)  # the worker stops and the grace is over, or the claim is gone
             else:
                 ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)
+        if os.getpid() != self._pid:
+            _leave_process(error)
         ending = self._leave(loaded, claim, ending)
         seconds = time.monotonic() - began
         self._close(attempt, claim, ending, error)
@@ -153,7 +158,7 @@ class NodeRunner:
             _log.warning("attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=type(failed).__name__)
         self._flusher.settle(attempt.lines)
 
-    def _fail(self, claim: Claim, worker_id: str, error: Exception) -> None:
+    def _fail(self, claim: Claim, worker_id: str, error: BaseException) -> None:
         """End a claim that our own code could not: nothing may stay running that nobody runs."""
         try:
             ending = of_refusal(error)
@@ -264,6 +269,12 @@ def _ids(claim: Claim) -> dict[str, object]:
     if node.item:
         ids["item"] = node.item
     return {**ids, "attempt": node.attempt}
+
+
+def _leave_process(error: BaseException | None) -> NoReturn:
+    """End a process that a handler forked and did not end: it shares the worker's connections, and must not record."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def _inline(claim: Claim, engine: WorkflowEngine) -> NodeMessage:

@@ -98,7 +98,7 @@ class Watchdog:
                 if not self._due:
                     self._changed.wait()
                 elif (remaining := self._due[0][0] - time.monotonic()) > 0:
-                    self._changed.wait(remaining)
+                    self._changed.wait(min(remaining, threading.TIMEOUT_MAX))
                 else:
                     self._end(heapq.heappop(self._due)[2])
 
