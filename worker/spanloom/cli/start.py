@@ -11,7 +11,7 @@ import click
 from spanloom.cli.output import console, in_terminal, print_json
 from spanloom.cli.parameters import duration, json_option, json_value, pair
 from spanloom.cli.target import Target, target_options
-from spanloom.engine.errors import UnknownExecution
+from spanloom.engine.errors import ConfigurationError, UnknownExecution
 from spanloom.engine.handle import output_of
 from spanloom.engine.records import Priority
 from spanloom.engine.views import Execution
@@ -34,7 +34,11 @@ __all__ = ["run"]
     help="How urgent its nodes are.",
 )
 @click.option("--delay", type=duration, metavar="DURATION", help="Start it then: 90, 30s, 5m, 2h, 1d.")
+@click.option(
+    "--deadline", type=duration, metavar="DURATION", help="Fail it if it has not ended so long after its start."
+)
 @click.option("--key", metavar="TEXT", help="Idempotency key: the same key starts one execution only.")
+@click.option("--key-ttl", type=duration, metavar="DURATION", help="How long the key holds.  [default: always]")
 @click.option("--metadata", type=pair, multiple=True, metavar="KEY=VALUE", help="To find it by.  [repeatable]")
 @click.option("--wait/--no-wait", default=True, help="Wait for its end, or print its id at once.")
 @click.option("--timeout", type=duration, metavar="DURATION", help="Wait no longer; the execution goes on.")
@@ -47,7 +51,9 @@ def run(
     version: int | None,
     priority: str,
     delay: float | None,
+    deadline: float | None,
     key: str | None,
+    key_ttl: float | None,
     metadata: tuple[tuple[str, str], ...],
     wait: bool,
     timeout: float | None,
@@ -65,6 +71,8 @@ def run(
       spanloom run --app orders:engine orders --input '{"id": 7}'
       jq .order mail.json | spanloom run orders --input - --metadata customer=17
     """
+    if key_ttl is not None and key is None:
+        raise ConfigurationError("--key-ttl says how long a key holds; give one with --key")
     with target.engine() as engine:
         execution_id = engine.enqueue_workflow(
             workflow,
@@ -72,7 +80,9 @@ def run(
             version=version,
             priority=priority,
             delay=delay,
+            deadline=deadline,
             idempotency_key=key,
+            key_ttl=key_ttl,
             metadata=dict(metadata),
         )
         if not wait:
