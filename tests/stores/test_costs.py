@@ -1,4 +1,4 @@
-"""Behaviour 6: the cost of a join to a store, in rows and instructions, grows with its parents, not with their square."""
+"""Behaviour 6: what a join costs a store, in rows and instructions, grows with its parents, not with their square."""
 
 from __future__ import annotations
 
