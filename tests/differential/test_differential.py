@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from differential.processes import hurried
 from differential.runner import Runner
 from differential.workflows import cases
 
@@ -28,6 +29,18 @@ def test_workers_and_reference_agree(running: Runner) -> None:
     @given(cases())
     def agrees(case: dict[str, Any]) -> None:
         running.check(case)
+
+    agrees()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("most", [10, pytest.param(300, marks=[pytest.mark.torture, pytest.mark.timeout(3_600)])])
+def test_worker_processes_and_reference_agree(running_processes: Runner, most: int) -> None:
+    @settings(DRAWN, max_examples=most, derandomize=True)
+    @given(cases())
+    def agrees(case: dict[str, Any]) -> None:
+        running_processes.check(hurried(case))
 
     agrees()
 
