@@ -7,7 +7,7 @@ import json
 import pytest
 
 from spanloom.engine.errors import InvalidTransition, StaleVersion, UnknownExecution, UserError
-from spanloom.engine.records import NodeKey, Outcome, Record, Recorded
+from spanloom.engine.records import Claim, NodeKey, Outcome, Record, Recorded
 from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.views import ExecutionFilter
@@ -274,7 +274,7 @@ class EndsByHand:
 
             def work(execution: str = execution, worker: StoreDriver = worker) -> bool:
                 answer = worker.try_claim(execution, "n1")
-                return hasattr(answer, "node") and worker.record(execution, answer.node, data="work").recorded
+                return isinstance(answer, Claim) and worker.record(execution, answer.node, data="work").recorded
 
             assert sorted(race([hand, work])) == [False, True]
             assert events_of(store, execution, "n1").count("node.completed") == 1
