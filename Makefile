@@ -20,7 +20,7 @@ demo: $(VENV)/has-demo
 	@$(BIN)/python examples/census.py
 
 test: $(VENV)/has-dev
-	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadscope $(ARGS)
+	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/has-dev
 	@$(BIN)/ruff format --check .

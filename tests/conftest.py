@@ -23,13 +23,25 @@ from spanloom.testing.servers import redis_server as new_redis_server
 
 SETTLE_SECONDS = 5.0  # how long what a test stopped may take to be gone
 _SERVICES = {"redis_server", "postgres_server"}
+#: Files that take longest, longest first: begun first, so that at the end no core waits for another one's last file.
+_LONG = (
+    "faults/test_chaos.py",
+    "faults/test_crash_points.py",
+    "differential/test_differential.py",
+    "model/test_model.py",
+    "e2e/test_crashes.py",
+    "e2e/test_large.py",
+    "differential/test_engine_mutants.py",
+    "e2e/test_wfcommons.py",
+)
 _servers: list[ServerProcess] = []
 
 AnyServer = TypeVar("AnyServer", bound=ServerProcess)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs a server; leave the torture out unless it was asked for."""
+    """Mark what needs a server; leave the torture out unless it was asked for; begin with what takes long."""
+    items.sort(key=_turn)
     for item in items:
         if _SERVICES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.services)
@@ -38,6 +50,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if torture:
             config.hook.pytest_deselected(items=torture)
             items[:] = [item for item in items if not item.get_closest_marker("torture")]
+
+
+def _turn(item: pytest.Item) -> int:
+    path = item.path.as_posix()
+    return next((place for place, name in enumerate(_LONG) if path.endswith(name)), len(_LONG))
 
 
 def _run(make: Callable[[], AnyServer]) -> Iterator[AnyServer]:

@@ -15,7 +15,7 @@ from chaos.history import History
 from chaos.stage import Mark
 from spanloom.engine.views import Event
 
-__all__ = ["harmed_stalls", "longest_stall"]
+__all__ = ["harmed_stalls", "longest_stalls"]
 
 _REDIS = frozenset({"flush-redis", "kill-redis"})
 _STORE = frozenset({"restart-postgres", "terminate-backends"})
@@ -24,20 +24,20 @@ _STARTED = "node.started"
 _QUEUED = "node.queued"
 
 
-def longest_stall(history: History, marks: Sequence[Mark]) -> float:
-    """Return how long nothing at all ran after a fault had healed, at most. 0 without a fault."""
+def longest_stalls(history: History, marks: Sequence[Mark]) -> dict[str, float]:
+    """Return by fault how long nothing at all ran after it had healed, at most."""
     ran = sorted(entry.at for entry in history.entries)
     ends = [execution.ended_at.timestamp() for execution in history.executions.values() if execution.ended_at]
     down = sorted(mark.at for mark in marks if mark.fault in _SERVERS)
     up = [mark.healed_at for mark in marks if mark.fault in _SERVERS]
-    longest = 0.0
+    longest: dict[str, float] = {}
     for mark in marks:
         following = bisect_left(ran, mark.healed_at)
         if following < len(ran) and any(end > mark.healed_at for end in ends):
             since = max([mark.healed_at, *(one for one in up if one <= ran[following])])
             next_down = bisect_left(down, since)
             until = min([ran[following], *down[next_down : next_down + 1]])
-            longest = max(longest, until - since)
+            longest[mark.fault] = max(longest.get(mark.fault, 0.0), until - since)
     return longest
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chaos.crew import Hand
-from chaos.faults import Fault, FlushRedis, KillWorkers, StopWorkers
+from chaos.faults import Fault, FlushRedis, KillRedis, StopWorkers
 from chaos.feeder import acknowledged
 from chaos.history import History, read_history
 from chaos.shapes import shape_of
 from chaos.stage import Stage
-from chaos.stalls import harmed_stalls, longest_stall
+from chaos.stalls import harmed_stalls, longest_stalls
 from spanloom.engine import Execution
 
 __all__ = ["Verdict", "judge"]
@@ -21,7 +21,8 @@ __all__ = ["Verdict", "judge"]
 _RECORDED = ("node.completed", "node.failed", "node.skipped")
 _ENDED = ("execution.completed", "execution.failed", "execution.cancelled")
 _SECONDS_AFTER_LEASE = 5.0
-_SECONDS_AFTER_FLUSH = 3.0
+_SECONDS_AFTER_REDIS = 3.0
+_REDIS = (FlushRedis.name, KillRedis.name)
 _DETAILS = 10
 
 
@@ -45,14 +46,22 @@ class Verdict:
     explained: int  # what the faults may have taken, at most
     twice: int  # results or ends that were recorded twice
     refused: int  # writes under a claim that was lost
-    stall: float  # seconds
-    harmed: dict[str, float]  # seconds, by fault
+    still: dict[str, float]  # seconds in which nothing ran, at most, by fault
+    harmed: dict[str, float]  # seconds in which one that was harmed did not run, at most, by fault
     lease_seconds: float
     exits: int  # processes that ended by themselves after they had worked, or not with 0
     errors: Counter[str]  # logged by workers, by event
     seconds: float
     settling: float  # seconds from the end of all faults until everything had ended
     details: list[str] = field(default_factory=list)
+
+    def most_seconds(self, fault: str) -> float:
+        """Return how long a stall after this fault may be.
+
+        A lost Redis costs no lease, unless other faults strike too: what is pushed again may go to a worker that dies.
+        """
+        alone = len(self.faults) == 1
+        return _SECONDS_AFTER_REDIS if alone and fault in _REDIS else self.lease_seconds + _SECONDS_AFTER_LEASE
 
     def misses(self, *, stalls: bool = True) -> list[str]:
         """Say where it misses the bar."""
@@ -75,18 +84,12 @@ class Verdict:
         if self.faults.get(StopWorkers.name) and not self.refused:
             missed.append("no stale write was refused, though workers were stopped")
         if stalls:
-            limits = {
-                KillWorkers.name: self.lease_seconds + _SECONDS_AFTER_LEASE,
-                StopWorkers.name: self.lease_seconds + _SECONDS_AFTER_LEASE,
-                FlushRedis.name: _SECONDS_AFTER_FLUSH,
-            }
-            if len(self.faults) > 1:  # what one heals another may hold up: workers that die while Postgres is away
-                limits = {}
-            missed += [
-                f"a run stood still for {self.harmed[name]:.1f} s after {name}"
-                for name, limit in limits.items()
-                if self.harmed.get(name, 0.0) >= limit
-            ]
+            for what, found in (("nothing ran", self.still), ("a run stood still", self.harmed)):
+                missed += [
+                    f"{what} for {seconds:.1f} s after {fault}, the bar is {self.most_seconds(fault):g}"
+                    for fault, seconds in found.items()
+                    if seconds >= self.most_seconds(fault)
+                ]
         return missed
 
 
@@ -146,7 +149,7 @@ def judge(
         explained=sum(struck[fault.name] * fault.explains(stage) for fault in faults),
         twice=len(twice),
         refused=logged["claim_lost"],
-        stall=longest_stall(history, stage.marks),
+        still=longest_stalls(history, stage.marks),
         harmed={fault: max(stalls) for fault, stalls in harmed.items()},
         lease_seconds=stage.lease_seconds,
         exits=len(ended_so),

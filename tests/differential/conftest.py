@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 
+from differential.processes import process_runner
 from differential.runner import Runner, runner
 from spanloom.testing.servers import PostgresServer
 from spanloom.testing.servers import redis_server as new_redis_server
@@ -40,6 +42,20 @@ def running(request: pytest.FixtureRequest, kind: str, own_redis_url: str) -> It
         client.flushall()
     for store_url in _store_urls(kind, request):
         with runner(store_url, own_redis_url) as made:
+            yield made
+
+
+@pytest.fixture
+def running_processes(
+    request: pytest.FixtureRequest, kind: str, own_redis_url: str, tmp_path: Path
+) -> Iterator[Runner]:
+    """Worker processes over an empty store of this kind."""
+    import redis
+
+    with redis.Redis.from_url(own_redis_url) as client:
+        client.flushall()
+    for store_url in _store_urls(kind, request):
+        with process_runner(store_url, own_redis_url, tmp_path) as made:
             yield made
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from differential.outcome import ENDED, Run, Story
 from differential.rules import Fails, after_failure, after_success, failure, retries, search, shaped
-from differential.story import ENDED, Run, Story
 from spanloom.engine.definitions import Input, Node, Workflow
 
 

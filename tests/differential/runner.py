@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from differential.app import ROUND, Board, act, make_registry
+from differential.differences import differences
 from differential.leaping import leaping_store
+from differential.outcome import ENDED, Run, Story
 from differential.reference import Reference
-from differential.story import ENDED, Run, Story, differences
 from differential.workflows import MAIN
 from spanloom.engine import Workflow, WorkflowEngine
 from spanloom.engine.errors import WaitTimeout
@@ -26,10 +28,21 @@ class Differs(AssertionError):
 
 
 class Runner:
-    """A store, a Redis, and workers who run one drawn workflow after the other."""
+    """A store, a Redis, and workers who run one drawn workflow after the other.
 
-    def __init__(self, engine: WorkflowEngine, store: Any, board: Board, timeout: float) -> None:
-        self.engine, self.store, self.board, self.timeout = engine, store, board, timeout
+    `changed` is told of each change of the store; with `look_seconds` it is looked at again so often without.
+    """
+
+    def __init__(
+        self,
+        engine: WorkflowEngine,
+        board: Board,
+        timeout: float,
+        changed: threading.Condition,
+        look_seconds: float | None = None,
+    ) -> None:
+        self.engine, self.board, self.timeout = engine, board, timeout
+        self._changed, self._look_seconds = changed, look_seconds
         self._numbers = itertools.count(1)
 
     def check(self, case: dict[str, Any]) -> str:
@@ -69,9 +82,10 @@ class Runner:
             self.engine.wait(execution_id, timeout=self.timeout)
         except WaitTimeout:
             raise Differs(f"it has not ended after {self.timeout:g} s:\n{self._told_open(execution_id)}") from None
-        with self.store.changed:
+        with self._changed:
             while (seen := self._seen(execution_id, healed)) is None:
-                if not self.store.changed.wait(until - time.monotonic()) or time.monotonic() > until:
+                self._changed.wait(self._look_seconds or until - time.monotonic())
+                if time.monotonic() > until:
                     raise Differs(f"it does not settle in {self.timeout:g} s:\n{self._told_open(execution_id)}")
         return seen
 
@@ -152,4 +166,4 @@ def runner(store_url: str, redis_url: str, timeout: float = 20.0) -> Iterator[Ru
                     workers, queues=(crew,), concurrency=slots, sweep_seconds=_SWEEP_SECONDS[crew], slice_nodes=7
                 )
             )
-        yield Runner(engine, store, board, timeout)
+        yield Runner(engine, board, timeout, store.changed)

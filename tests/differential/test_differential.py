@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
+from differential.processes import hurried
 from differential.runner import Runner
 from differential.workflows import cases
 
@@ -28,6 +29,19 @@ def test_workers_and_reference_agree(running: Runner) -> None:
     @given(cases())
     def agrees(case: dict[str, Any]) -> None:
         running.check(case)
+
+    agrees()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("most", [10, pytest.param(300, marks=[pytest.mark.torture, pytest.mark.timeout(3_600)])])
+def test_worker_processes_and_reference_agree(running_processes: Runner, most: int) -> None:
+    # A difference is not made small: the workers in threads do that, and what these find needs processes.
+    @settings(DRAWN, max_examples=most, derandomize=True, phases=[Phase.generate])
+    @given(cases())
+    def agrees(case: dict[str, Any]) -> None:
+        running_processes.check(hurried(case))
 
     agrees()
 

@@ -20,6 +20,8 @@ from redis import Redis
 
 from spanloom.engine import LeaseLost, NodeContext, NodeRegistry, NodeResult, PermanentError, WorkflowEngine
 
+TICK_SECONDS = 0.02
+
 registry = NodeRegistry()
 log_handlers.add_to(registry)
 
@@ -119,6 +121,12 @@ def gate(ctx: NodeContext) -> str:
 async def agate(ctx: NodeContext) -> str:
     """Like gate, without a thread that blocks."""
     return await asyncio.to_thread(gate, ctx)
+
+
+@registry.node("aligned")
+async def aligned(ctx: NodeContext) -> None:
+    """End with the next fiftieth of a second, as all others do that run now, in whatever process."""
+    await asyncio.sleep(TICK_SECONDS - time.time() % TICK_SECONDS)
 
 
 @registry.node("order")

@@ -27,13 +27,20 @@ READY_SECONDS = 30
 class WorkerProcess:
     """One `spanloom worker` process, and what it logged."""
 
-    def __init__(self, store_url: str, redis_url: str, *options: str, new_session: bool = False) -> None:
+    def __init__(
+        self,
+        store_url: str,
+        redis_url: str,
+        *options: str,
+        handlers_redis_url: str | None = None,
+        new_session: bool = False,
+    ) -> None:
         environment = {
             **os.environ,
             "SPANLOOM_STORE_URL": store_url,
             "SPANLOOM_REDIS_URL": redis_url,
             "SPANLOOM_LOG_FORMAT": "json",
-            "BEHAVIOUR_REDIS_URL": redis_url,
+            "BEHAVIOUR_REDIS_URL": handlers_redis_url or redis_url,
         }
         self.process = subprocess.Popen(
             [sys.executable, "-m", "spanloom.cli", "worker", "behaviour_app:engine", *options],
@@ -99,9 +106,13 @@ class WorkerProcess:
 
 
 @contextmanager
-def worker_processes(count: int, store_url: str, redis_url: str, *options: str) -> Iterator[list[WorkerProcess]]:
+def worker_processes(
+    count: int, store_url: str, redis_url: str, *options: str, handlers_redis_url: str | None = None
+) -> Iterator[list[WorkerProcess]]:
     """Run worker processes while the block lasts; each must end with 0 when told to."""
-    workers = [WorkerProcess(store_url, redis_url, *options) for _ in range(count)]
+    workers = [
+        WorkerProcess(store_url, redis_url, *options, handlers_redis_url=handlers_redis_url) for _ in range(count)
+    ]
     try:
         for worker in workers:
             worker.wait_ready()
@@ -115,7 +126,7 @@ def worker_processes(count: int, store_url: str, redis_url: str, *options: str) 
 
 @dataclass
 class System:
-    """What a test works with."""
+    """What a test works with. `redis` is where the handlers leave their traces."""
 
     kind: str
     engine: WorkflowEngine
@@ -191,18 +202,28 @@ class System:
 
 
 @contextmanager
-def system(kind: str, store_url: str, redis_url: str, workers: int = 2, concurrency: int = 4) -> Iterator[System]:
+def system(
+    kind: str,
+    store_url: str,
+    redis_url: str,
+    workers: int = 2,
+    concurrency: int = 4,
+    handlers_redis_url: str | None = None,
+) -> Iterator[System]:
     """A whole system with workers: threads of this process over memory, else processes."""
+    traces_url = handlers_redis_url or redis_url
     with ExitStack() as stack:
-        os.environ["BEHAVIOUR_REDIS_URL"] = redis_url
+        os.environ["BEHAVIOUR_REDIS_URL"] = traces_url
         engine = make_engine(store_url, redis_url)
         stack.callback(engine.close)
-        redis = stack.enter_context(Redis.from_url(redis_url, socket_timeout=90))
+        redis = stack.enter_context(Redis.from_url(traces_url, socket_timeout=90))
         engine.open()
         made = System(kind, engine, redis, store_url, redis_url)
         if workers and kind == "memory":
             made.workers = stack.enter_context(engine.start_workers(workers, concurrency=concurrency))
         elif workers:
             options = ("--concurrency", str(concurrency))
-            made.workers = stack.enter_context(worker_processes(workers, store_url, redis_url, *options))
+            made.workers = stack.enter_context(
+                worker_processes(workers, store_url, redis_url, *options, handlers_redis_url=handlers_redis_url)
+            )
         yield made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -183,7 +184,11 @@ class TestPostgresAway:
 
         assert sum(terminated) > 20
         assert [execution.output for execution in executions] == list(range(50))
-        assert all(len(system.ran(one)) >= 10 for one in ids)
+        for one in ids:
+            kinds = Counter((event.kind, event.node_id) for event in system.engine.store.get_events(one))
+            assert {kinds["node.completed", f"n{number}"] for number in range(10)} == {1}
+            assert (kinds["execution.started", None], kinds["execution.completed", None]) == (1, 1)
+            assert len(system.ran(one)) >= 10
 
     def test_a_pool_of_idle_connections_that_the_server_closed_is_noticed_at_the_next_use(
         self, idle_system: System, postgres_server: PostgresServer

@@ -15,8 +15,10 @@ from rq import Queue, Worker
 from rq.job import Job
 from rq.registry import FailedJobRegistry
 
-from spanloom.engine import ExecutionStatus, NodeStatus
+from spanloom.engine import ExecutionStatus, NodeStatus, WaitTimeout
 from spanloom.engine.records import NodeJob
+
+WIP = "rq:wip:spanloom.default"  #: where RQ's tools look for the jobs that run
 
 
 @pytest.mark.parametrize("copies", [2, 10])
@@ -50,7 +52,10 @@ def test_a_node_that_runs_for_longer_than_its_lease_is_never_run_twice(idle_syst
         system.arrived("long")
         (holder,) = [worker for worker in system.engine.store.list_workers() if worker.running]
         first_lease = holder.lease_until
+        ((job, first_score),) = system.redis.zrange(WIP, 0, -1, withscores=True)
         _until(lambda: _lease_of(system, holder.worker_id) > first_lease.timestamp() + 2.0)  # more than three leases on
+
+        assert system.redis.zscore(WIP, job) > first_score + 1.0  # RQ's tools do not take it for abandoned, either
 
         system.open_gate("long")
 
@@ -58,44 +63,65 @@ def test_a_node_that_runs_for_longer_than_its_lease_is_never_run_twice(idle_syst
         assert system.ran(execution_id) == ["long"]
 
 
-def test_sigterm_gives_back_what_does_not_end_in_its_grace_and_exits_with_zero(idle_system: System) -> None:
+BACKLOG = 500
+
+
+def test_sigterm_under_load_ends_what_ends_in_its_grace_and_gives_back_the_rest(idle_system: System) -> None:
     system = idle_system
     if system.kind == "memory":
         pytest.skip("an in-memory store has no worker processes to signal")
-    workflow_id = system.register({"id": "stuck", "type": "endless"}, {"id": "astuck", "type": "aendless"})
-    with worker_processes(1, system.store_url, system.redis_url, "--grace", "0.5") as (worker,):
-        execution_id = system.engine.enqueue_workflow(workflow_id)
-        _until(lambda: len(system.ran(execution_id)) == 2)
-
-        started = time.monotonic()
-        assert worker.stop() == 0
-
-        assert time.monotonic() - started < 10
-    runs = {run.node_id: run for run in system.engine.store.get_node_results(execution_id)}
-    assert {run.status for run in runs.values()} == {NodeStatus.QUEUED}
-    assert {run.losses for run in runs.values()} == {0}
-    assert {run.attempt for run in runs.values()} == {1}
-
-
-def test_sigterm_lets_running_nodes_end(idle_system: System) -> None:
-    system = idle_system
-    if system.kind == "memory":
-        pytest.skip("an in-memory store has no worker processes to signal")
-    workflow_id = system.register(
-        {"id": "running", "type": "gate", "config": {"gate": "term"}},
-        {"id": "next", "type": "name", "inputs": ["running"]},
+    ending = system.register(
+        {"id": "a", "type": "gate", "config": {"gate": "term"}}, {"id": "b", "type": "name", "inputs": ["a"]}
     )
-    with worker_processes(1, system.store_url, system.redis_url) as (worker,):
-        execution_id = system.engine.enqueue_workflow(workflow_id)
-        system.arrived("term")
+    stuck = system.register({"id": "stuck", "type": "endless"}, {"id": "astuck", "type": "aendless"})
+    short = system.register({"id": "a", "type": "echo"})
+    command = (1, system.store_url, system.redis_url)
+    # given four slots that wait and four that work off a list that is full
+    with worker_processes(*command, "--grace", "2", "--concurrency", "8") as (worker,):
+        held = system.engine.enqueue_workflows(ending, range(2))
+        endless = system.engine.enqueue_workflow(stuck)
+        for _ in held:
+            system.arrived("term")
+        _until(lambda: len(system.ran(endless)) == 2)
+        backlog = system.engine.enqueue_workflows(short, range(BACKLOG))
+        system.until(backlog[8], "execution.completed")
+        # when it is told to stop, and some of what runs ends then
         worker.send(signal.SIGTERM)
         _until(lambda: worker.events("worker_stopping"))
-        system.open_gate("term")
+        system.open_gate("term", times=2)
+        stopping = time.monotonic()
         assert worker.wait() == 0
-    runs = {run.node_id: run.status for run in system.engine.store.get_node_results(execution_id)}
-    assert runs == {"running": NodeStatus.COMPLETED, "next": NodeStatus.QUEUED}
-    with worker_processes(1, system.store_url, system.redis_url):
-        assert system.engine.wait(execution_id, timeout=30).output == "next"
+        assert time.monotonic() - stopping < 10
+
+    # then it has claimed nothing more, and nothing is left to a lease that has to lapse
+    (told,) = worker.events("worker_stopping")
+    stopped_at = datetime.fromisoformat(told["timestamp"])
+    late = [
+        event
+        for one in (*held, endless, *backlog)
+        for event in system.engine.store.get_events(one)
+        if event.kind == "node.started" and event.at > stopped_at
+    ]
+    assert late == []
+    assert [system.statuses(one) for one in held] == [{"a": "completed", "b": "queued"}] * 2
+    runs = system.engine.store.get_node_results(endless)
+    assert {(run.status, run.losses, run.attempt) for run in runs} == {(NodeStatus.QUEUED, 0, 1)}
+    open_runs = system.engine.store.stats().open_node_runs
+    assert open_runs.get(NodeStatus.RUNNING, 0) == 0
+    assert open_runs[NodeStatus.QUEUED] > 20
+    assert worker.events("jobs_not_put_back") == []
+    # and another one runs all that is left, at once
+    with worker_processes(*command, "--grace", "0.5", "--concurrency", "8") as (other,):
+        _until(lambda: len(system.ran(endless)) == 4)
+        assert [entry.split(":")[2] for entry in _traces(system, endless)[2:]] == [str(other.pid)] * 2
+        assert [system.engine.wait(one, timeout=30).output for one in held] == ["b", "b"]
+        assert [system.engine.wait(one, timeout=30).output for one in backlog] == list(range(BACKLOG))
+        system.engine.cancel_execution(endless)
+    assert all(system.ran(one) == ["a"] for one in backlog)
+
+
+def _traces(system: System, execution_id: str) -> list[str]:
+    return [entry.decode() for entry in system.redis.lrange(f"ran:{execution_id}", 0, -1)]
 
 
 def test_a_killed_worker_loses_nothing(idle_system: System) -> None:
@@ -182,6 +208,30 @@ def test_rq_info_shows_queues_workers_and_failed_jobs_as_they_are(idle_system: S
     assert Queue("spanloom.default", connection=system.redis).count == 0
 
 
+def test_rq_suspend_pauses_a_worker_until_rq_resume(idle_system: System) -> None:
+    system = idle_system
+    if system.kind != "sqlite":
+        pytest.skip("what RQ's tools tell workers has nothing to do with the store")
+    gated = system.register({"id": "a", "type": "gate", "config": {"gate": "rest"}})
+    workflow_id = system.register({"id": "a", "type": "echo"})
+    with worker_processes(1, system.store_url, system.redis_url, "--lease", "1s") as (worker,):
+        running = system.engine.enqueue_workflow(gated)
+        system.arrived("rest")
+        _rq(system, "suspend")
+        _until(lambda: worker.events("worker_suspended"))
+
+        ids = system.engine.enqueue_workflows(workflow_id, range(20))
+        system.open_gate("rest")
+
+        assert system.engine.wait(running, timeout=30).output == "a"  # what runs goes on
+        with pytest.raises(WaitTimeout):
+            system.engine.wait(ids[0], timeout=1.0)  # what is tried is a time: it rests
+        assert [system.ran(one) for one in ids] == [[]] * 20
+        _rq(system, "resume")
+        assert [system.engine.wait(one, timeout=30).output for one in ids] == list(range(20))
+        assert len(worker.events("worker_resumed")) == 1
+
+
 def test_a_foreign_job_on_our_queue_is_refused_and_never_run(system: System) -> None:
     target = f"owned-{system.kind}"
     queue = Queue("spanloom.default", connection=system.redis, serializer="json")
@@ -204,7 +254,11 @@ def _workers(system: System, count: int, lease: float = 15.0, concurrency: int =
 
 
 def _rq_info(system: System) -> str:
-    command = [sys.executable, "-m", "rq.cli", "info", "--raw", "--url", system.redis_url]
+    return _rq(system, "info", "--raw")
+
+
+def _rq(system: System, *arguments: str) -> str:
+    command = [sys.executable, "-m", "rq.cli", *arguments, "--url", system.redis_url]
     found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert found.returncode == 0, found.stderr
     return found.stdout

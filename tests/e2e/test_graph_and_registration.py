@@ -34,6 +34,8 @@ def test_every_problem_of_a_graph_is_named_in_one_error_and_nothing_is_saved(sys
                 {"id": "lost", "type": "echo", "inputs": ["nowhere"]},
                 {"id": "alien", "type": "no-such-type"},
                 {"id": "odd id!", "type": "echo"},
+                {"id": "late", "type": "delay", "config": {"seconds": -1}},
+                {"id": "child", "type": "workflow", "config": {}},
             ],
         }
     )
@@ -42,7 +44,7 @@ def test_every_problem_of_a_graph_is_named_in_one_error_and_nothing_is_saved(sys
         system.engine.register_workflow(broken)
 
     told = "\n".join(refused.value.problems)
-    for name in ("a → b → c → a", "twice", "nowhere", "no-such-type", "odd id!"):
+    for name in ("a → b → c → a", "twice", "nowhere", "no-such-type", "odd id!", "'late'", "'child'"):
         assert name in told, told
     assert system.engine.store.get_workflow(broken.id) is None
 

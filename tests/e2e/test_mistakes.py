@@ -130,6 +130,7 @@ MISTAKES = [
     Mistake("version not as expected", f"register good.yaml {STORE} --expect-version 7", ("'etl'", "expected 7")),
     # arguments
     Mistake("input not JSON", f"run etl {STORE} --input {{{{id:7}}}}", ("not valid", "@FILE")),
+    Mistake("time of no key", f"run etl {STORE} --key-ttl 1h", ("--key-ttl", "--key")),
     Mistake("unknown command", "lst", ("'lst'", "--help")),
     Mistake("unknown workflow", f"workflows etl {STORE}", ("no workflow 'etl' is registered",)),
     Mistake("unknown execution", f"show {UNKNOWN_ID} {STORE}", (UNKNOWN_ID,)),

@@ -1,63 +1,144 @@
-"""Redis away when work is started or due: the store has it, and it runs once Redis is back."""
+"""Redis or the store away when work is started or due: what was told to have started runs once they are back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from harness import System, worker_processes
 from harness import system as new_system
+from redis import Redis
+from structlog.testing import capture_logs
 
-from spanloom.engine import ExecutionStatus
-from spanloom.testing.servers import RedisServer
+from spanloom.engine import ExecutionStatus, StoreUnavailable
+from spanloom.testing.servers import PostgresServer, RedisServer
 from spanloom.testing.servers import redis_server as new_redis_server
+
+SLOTS = 4
+BACKLOG = 20
 
 
 @pytest.fixture
-def redis_of_its_own() -> Iterator[RedisServer]:
-    with new_redis_server() as server:
+def lost_redis(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A Redis that a test may end; it keeps its data if the test says so."""
+    with new_redis_server(persist=getattr(request, "param", False)) as server:
         yield server
 
 
 @pytest.fixture
-def system(redis_of_its_own: RedisServer, tmp_path: Path) -> Iterator[System]:
-    with new_system("sqlite", f"sqlite:///{tmp_path}/spanloom.db", redis_of_its_own.url, workers=0) as made:
+def system(shared_store_url: str, lost_redis: RedisServer, own_redis_url: str) -> Iterator[System]:
+    """A system without workers, whose handlers have a Redis that stays."""
+    kind = shared_store_url.partition(":")[0].removesuffix("ql")
+    with new_system(kind, shared_store_url, lost_redis.url, workers=0, handlers_redis_url=own_redis_url) as made:
         yield made
 
 
-def test_a_start_while_redis_is_away_succeeds_and_runs_when_it_is_back(
-    system: System, redis_of_its_own: RedisServer
+def test_a_start_while_redis_is_away_succeeds_and_says_so_and_runs_when_it_is_back(
+    system: System, lost_redis: RedisServer
 ) -> None:
     workflow_id = system.register({"id": "a", "type": "echo"}, {"id": "b", "type": "echo", "inputs": ["a"]})
-    redis_of_its_own.stop()
+    lost_redis.stop()
 
-    ids = system.engine.enqueue_workflows(workflow_id, range(5))
+    with capture_logs() as told:
+        ids = system.engine.enqueue_workflows(workflow_id, range(5))
 
     assert {system.engine.store.get_execution(one).status for one in ids} == {ExecutionStatus.RUNNING}  # type: ignore[union-attr]
-    redis_of_its_own.start()
-    with worker_processes(1, system.store_url, system.redis_url):
+    deferred = [line for line in told if line["event"] == "push_deferred"]
+    assert [(line["jobs"], line["log_level"]) for line in deferred] == [(5, "warning")]
+    assert lost_redis.url.removeprefix("unix://") in deferred[0]["error"]
+    lost_redis.start()
+    with worker_processes(1, system.store_url, system.redis_url, handlers_redis_url=_traces(system)):
         assert [system.engine.wait(one, timeout=30).output for one in ids] == list(range(5))
 
 
-def test_workers_outlive_a_redis_that_is_killed_and_comes_back_empty(
-    system: System, redis_of_its_own: RedisServer
+def test_an_engine_that_opens_while_redis_is_away_says_so_and_starts_work(
+    system: System, lost_redis: RedisServer
 ) -> None:
-    workflow_id = system.register({"id": "a", "type": "value", "config": {"value": 1}})
-    slow = system.register(
-        {"id": "a", "type": "gate", "config": {"gate": "outage"}}, {"id": "b", "type": "name", "inputs": ["a"]}
+    workflow_id = system.register({"id": "a", "type": "echo"})
+    system.engine.close()
+    lost_redis.stop()
+
+    with capture_logs() as told:
+        execution_id = system.engine.enqueue_workflow(workflow_id, 1)
+
+    assert {"queue_unavailable", "push_deferred"} <= {line["event"] for line in told}
+    execution = system.engine.store.get_execution(execution_id)
+    assert execution is not None
+    assert execution.status is ExecutionStatus.RUNNING
+    lost_redis.start()
+
+
+def test_a_start_while_the_store_is_away_fails_and_leaves_nothing(
+    system: System, lost_redis: RedisServer, request: pytest.FixtureRequest
+) -> None:
+    if system.kind == "sqlite":
+        pytest.skip("a file is not away")
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    workflow_id = system.register({"id": "a", "type": "echo"})
+    server.stop()
+
+    with pytest.raises(StoreUnavailable, match=r"Postgres at .* did not answer"):
+        system.engine.enqueue_workflow(workflow_id, 1, idempotency_key="once")
+
+    server.start()
+    assert system.engine.store.get_execution_count() == 0
+    assert not any(system.engine.store.stats().open_node_runs.values())
+    with Redis.from_url(lost_redis.url) as redis:
+        assert redis.keys("rq:*") == []
+    first = system.engine.enqueue_workflow(workflow_id, 1, idempotency_key="once")
+    assert system.engine.enqueue_workflow(workflow_id, 1, idempotency_key="once") == first
+    assert system.engine.store.get_execution_count() == 1
+
+
+@pytest.mark.parametrize("lost_redis", [True, False], ids=["with its data", "empty"], indirect=True)
+def test_a_redis_that_is_killed_and_comes_back_loses_nothing_and_runs_nothing_twice(
+    system: System, lost_redis: RedisServer
+) -> None:
+    gate = f"outage-{system.kind}-{lost_redis.persist}"
+    echo = {"id": "b", "type": "echo", "inputs": ["a"]}
+    running = system.register({"id": "a", "type": "gate", "config": {"gate": gate}}, echo)
+    plain = system.register({"id": "a", "type": "echo"}, echo)
+    timer = system.register({"id": "a", "type": "echo"}, {"id": "w", "type": "delay", "config": {"seconds": 1.5},
+                            "inputs": ["a"]}, {**echo, "inputs": ["w"]})  # fmt: skip
+    retried = system.register(
+        {"id": "a", "type": "flaky", "config": {"succeeds_at": 2}, "retry": {"max_attempts": 2, "delay": 1.5}}, echo
     )
-    with worker_processes(2, system.store_url, system.redis_url) as workers:
-        held = system.engine.enqueue_workflow(slow)
-        system.arrived("outage")
+    options = ("--concurrency", str(SLOTS))
+    with worker_processes(1, system.store_url, system.redis_url, *options, handlers_redis_url=_traces(system)) as [one]:
+        # given executions that wait for a time, some that run, and a backlog behind them
+        waiting = {system.engine.enqueue_workflow(timer, 5): 5, system.engine.enqueue_workflow(retried): 2}
+        for execution_id, kind in zip(waiting, ("node.waiting", "node.retrying"), strict=True):
+            system.until(execution_id, kind)
+        held = system.engine.enqueue_workflows(running, range(SLOTS))
+        for _ in held:
+            system.arrived(gate)
+        delayed = system.engine.enqueue_workflow(plain, 7, delay=1.0)
+        backlog = system.engine.enqueue_workflows(plain, range(BACKLOG))
+        epoch = system.engine.store.get_epoch().epoch
 
-        redis_of_its_own.kill()
-        during = system.engine.enqueue_workflow(workflow_id)
-        redis_of_its_own.start()
-        after = system.engine.enqueue_workflow(workflow_id)
+        lost_redis.kill()
+        lost_redis.start()
 
-        for execution_id in (during, after):
-            assert system.engine.wait(execution_id, timeout=60).output == 1
-        system.open_gate("outage", times=5)  # the handler lost its connection: its node runs again, or went on
-        assert system.engine.wait(held, timeout=60).status in (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED)
-        assert all(worker.process.poll() is None for worker in workers)
+        if lost_redis.persist:
+            with Redis.from_url(lost_redis.url) as redis:
+                assert redis.llen("rq:queue:spanloom.default") >= BACKLOG
+        system.open_gate(gate, times=SLOTS)
+        expected = {
+            **waiting,
+            delayed: 7,
+            **dict.fromkeys(held, "a"),
+            **dict(zip(backlog, range(BACKLOG), strict=True)),
+        }
+        ended = {one: system.engine.wait(one, timeout=30).output for one in expected}
+        assert one.process.poll() is None
+
+    assert ended == expected
+    assert system.engine.store.get_epoch().epoch > epoch
+    for execution_id in expected:
+        assert system.ran(execution_id) == (["a", "a", "b"] if execution_id == list(waiting)[1] else ["a", "b"])
+        assert {run.losses for run in system.engine.store.get_node_results(execution_id)} == {0}
+
+
+def _traces(system: System) -> str:
+    """Return the URL of the Redis in which the handlers leave their traces."""
+    return f"unix://{system.redis.connection_pool.connection_kwargs['path']}"

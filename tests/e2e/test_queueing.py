@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -81,6 +82,26 @@ def test_one_idempotency_key_is_one_execution_also_with_several_entry_nodes(syst
     assert sorted(system.ran(again)) == ["a", "b"]
     with pytest.raises(IdempotencyConflict, match="order-7"):
         system.engine.enqueue_workflow(workflow_id, {"n": 2}, idempotency_key="order-7")
+
+
+def test_an_idempotency_key_is_free_again_after_its_time(system: System) -> None:
+    workflow_id = system.register({"id": "a", "type": "echo"})
+
+    def start() -> str:
+        return system.engine.enqueue_workflow(workflow_id, 1, idempotency_key="hourly", key_ttl=1.0)
+
+    first = start()
+    assert start() == first
+    execution = system.engine.wait(first, timeout=30)
+    give_up, pause = time.monotonic() + 30, threading.Event()
+    while (second := start()) == first:
+        assert time.monotonic() < give_up
+        pause.wait(0.05)
+
+    again = system.engine.wait(second, timeout=30)
+    assert (again.created_at - execution.created_at).total_seconds() >= 1.0
+    assert (system.ran(first), system.ran(second)) == (["a"], ["a"])
+    assert start() == second
 
 
 @pytest.mark.parametrize(

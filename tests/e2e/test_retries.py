@@ -58,6 +58,22 @@ def test_attempts_end_with_the_last_error_and_their_history_is_kept(system: Syst
     assert "ConnectionError: attempt 3" in run.error["traceback"]
 
 
+def test_waits_between_attempts_grow_up_to_their_cap(system: System) -> None:
+    policy = {"max_attempts": 6, "backoff": "exponential", "delay": 0.05, "max_delay": 0.3, "jitter": 0}
+    workflow_id = system.register({"id": "slow", "type": "flaky", "config": {"succeeds_at": 6}, "retry": policy})
+
+    execution = system.run(workflow_id)
+
+    assert execution.output == 6
+    events = system.engine.store.get_events(execution.id)
+    retried = [event for event in events if event.kind == "node.retrying"]
+    told = [event.data["delay_seconds"] for event in retried]
+    assert told == [0.05, 0.1, 0.2, 0.3, 0.3]
+    started = [event.at for event in events if event.kind == "node.started"]
+    waited = [(begun - event.at).total_seconds() for event, begun in zip(retried, started[1:], strict=True)]
+    assert all(took >= wait for took, wait in zip(waited, told, strict=True)), waited
+
+
 @pytest.mark.parametrize(
     ("policy", "runs"),
     [

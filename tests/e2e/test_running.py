@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 from harness import System
 
-from spanloom.engine import ExecutionFailed, ExecutionStatus, InvalidTransition, NodeStatus
+from lock_watch import until_blocked
+from spanloom.engine import ExecutionFailed, ExecutionStatus, InvalidTransition, NodeStatus, WaitTimeout
 
 
 def test_a_join_of_a_hundred_parents_runs_once_with_all_results(system: System) -> None:
@@ -158,8 +164,8 @@ def test_a_completed_execution_can_not_be_cancelled(system: System) -> None:
         system.engine.cancel_execution(execution.id)
 
 
-def test_an_end_is_not_lost_while_others_hold_locks_on_the_execution(system: System) -> None:
-    # Many readers, and cancels of a neighbour, while hundreds of executions end.
+def test_ends_are_not_lost_while_others_write(system: System) -> None:
+    # Neighbours start and are cancelled while hundreds of executions end.
     workflow_id = system.register({"id": "a", "type": "echo"}, {"id": "b", "type": "echo", "inputs": ["a"]})
     stop = threading.Event()
 
@@ -179,6 +185,55 @@ def test_an_end_is_not_lost_while_others_hold_locks_on_the_execution(system: Sys
         for thread in threads:
             thread.join(30)
     assert outputs == list(range(200))
+
+
+HELD = {
+    "the execution": "select 1 from spanloom.executions where id = %s for update",
+    "the run": "select 1 from spanloom.node_runs where execution_id = %s and node_id = 'last' for update",
+    "$end": "select 1 from spanloom.node_runs where execution_id = %s and node_id = '$end' for update",
+}
+
+
+@pytest.mark.parametrize("row", HELD)
+def test_an_end_that_meets_a_lock_waits_for_it_and_is_recorded(system: System, row: str) -> None:
+    if system.kind == "memory" or (system.kind == "sqlite" and row != "the execution"):
+        pytest.skip("in memory nobody else can hold a lock, and SQLite has but one")
+    gate = f"lock-{system.kind}-{row}"
+    workflow_id = system.register(
+        {"id": "first", "type": "echo"},
+        {"id": "last", "type": "gate", "config": {"gate": gate}, "inputs": ["first"]},
+    )
+    execution_id = system.engine.enqueue_workflow(workflow_id)
+    system.arrived(gate)
+
+    with _locked(system, HELD[row], execution_id) as somebody_waits:
+        system.open_gate(gate)
+        somebody_waits()
+        with pytest.raises(WaitTimeout):
+            system.engine.wait(execution_id, timeout=0.3)
+        assert system.statuses(execution_id) == {"first": "completed", "last": "running"}
+
+    assert system.engine.wait(execution_id, timeout=30).output == "last"
+    kinds = [(event.kind, event.node_id) for event in system.engine.store.get_events(execution_id)]
+    assert kinds.count(("node.completed", "last")) == 1
+    assert kinds.count(("execution.completed", None)) == 1
+    assert system.ran(execution_id) == ["first", "last"]
+
+
+@contextmanager
+def _locked(system: System, rows: str, execution_id: str) -> Iterator[Callable[[], None]]:
+    """Hold what an end must write while the block lasts; yields what returns once somebody waits for it."""
+    if system.kind == "postgres":
+        with psycopg.connect(system.store_url) as holder:
+            assert holder.execute(rows.encode(), [execution_id]).fetchone() is not None
+            yield partial(until_blocked, system.store_url)
+        return
+    holder = sqlite3.connect(system.store_url.removeprefix("sqlite:///"), isolation_level=None)
+    try:
+        holder.execute("begin immediate")
+        yield lambda: None  # SQLite does not tell who waits; nobody else can write meanwhile
+    finally:
+        holder.close()
 
 
 def _wait_for_event(system: System, execution_id: str, kind: str, timeout: float = 30) -> None:

@@ -39,11 +39,13 @@ def plays(
     """Plays over each kind of store in turn."""
     folder = tmp_path_factory.mktemp(f"crash-{request.param}")
     if request.param == "sqlite":
-        return Plays(nursery, own_redis_url, folder, _sqlite_stores(folder), lambda: None)
+        return Plays(request.param, nursery, own_redis_url, folder, _sqlite_stores(folder), lambda: None)
     server: PostgresServer = request.getfixturevalue("postgres_server")
     template: str = request.getfixturevalue("_postgres_template")
     server.start()
-    return Plays(nursery, own_redis_url, folder, _postgres_stores(server, template), partial(_settle, server))
+    return Plays(
+        request.param, nursery, own_redis_url, folder, _postgres_stores(server, template), partial(_settle, server)
+    )
 
 
 def _sqlite_stores(folder: Path) -> Callable[[Path], Iterator[str]]:

@@ -1,27 +1,32 @@
 """The application of the crash tests, with a point before and after each step, and what its processes do.
 
-`work` is a worker process; `begin` starts every execution, and does to some what operators do. It may be run again
-and again: starts have idempotency keys, and control finds what was done before.
+`work` is a worker process; `begin` starts every execution, and does to some what operators do; `operate` does what is
+left for operators to do. Both may be run again and again: starts have idempotency keys, and control finds what was done
+before.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import structlog
 
-from faults.crash_workflows import LONG_SECONDS, RUNS, WORKFLOWS, is_broken, registry, world
+from faults.crash_workflows import LONG_SECONDS, RUNS, WORKFLOWS, is_broken, is_met, registry, world
 from spanloom.engine import ExecutionStatus, InvalidTransition, NodeStatus, WorkflowEngine
-from spanloom.engine.queue import NodeQueue
+from spanloom.engine.queue import NodeMessage, NodeQueue
+from spanloom.engine.records import LogLine, SpanLine
 from spanloom.engine.settings import Settings
 from spanloom.stores import open_store
 from spanloom.testing.crashing import FOLDER, CrashPoints, crashing_store, steps_of
-from spanloom.worker import WorkerOptions, serve
+from spanloom.worker import Worker, WorkerOptions, serve
 from spanloom.worker.call import Caller
 from spanloom.worker.inbox import Inbox
 from spanloom.worker.presence import Presence
@@ -41,6 +46,8 @@ def make_engine(role: str) -> WorkflowEngine:
     steps_of(Caller, "caller", points)
     settings = Settings.from_environment()
     store = open_store(settings.store_url or "", namespace=settings.namespace)
+    if is_met("stop"):
+        _stop_with_jobs_in_hand()
     if is_broken("sweep"):
         sweep = store.sweep
         vars(store)["sweep"] = lambda **options: sweep(**{**options, "suspect_seconds": LONG_SECONDS})
@@ -72,6 +79,55 @@ def begin() -> int:
             _mend(engine, ids["mended"])
         engine.cancel_execution(ids["cancelled"])
     return 0
+
+
+def operate() -> int:
+    """Do, one after the other, what an operator may do by hand; all of it may be done again."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory())
+    with make_engine("operator") as engine:
+        store, ids = engine.store, json.loads((Path(os.environ[FOLDER]) / "ids").read_text())
+        trace, span = "1" * 32, "2" * 16
+        store.add_log(ids["failed"], LogLine("info", "looked at", datetime.now(UTC)))
+        store.add_span(ids["failed"], SpanLine(trace, span, None, "look", "internal", "unset", 1, None))
+        store.update_span(ids["failed"], span, end_ns=2, status="ok")
+        engine.set_execution_status(ids["failed"], ExecutionStatus.FAILED, error="enough")
+        engine.discard_execution(ids["failed"])
+        with suppress(InvalidTransition):  # it has ended: another run of this process did it
+            engine.update_node_result(ids["by hand"], "n1", data=10)
+        engine.purge_executions(0, statuses=[ExecutionStatus.CANCELLED])
+        store.deactivate_workflow("chain")
+        store.activate_workflow("chain")
+        replayed = engine.replay_execution(ids["source"], idempotency_key="again")
+        (Path(os.environ[FOLDER]) / "replayed").write_text(replayed)
+    return 0
+
+
+def _stop_with_jobs_in_hand() -> None:
+    """Have one worker told to stop between the fetch of a job and its claim."""
+    fetch, stop, stopped = Inbox.fetch, Worker.stop, threading.Event()
+
+    def stopping(self: Worker) -> None:
+        stop(self)
+        stopped.set()
+
+    def fetching(self: Inbox, *args: Any, **options: Any) -> list[NodeMessage]:
+        found = fetch(self, *args, **options)
+        if found and once_in_a_play("stop"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            stopped.wait(_END_SECONDS)
+        return found
+
+    vars_of: Any = (Worker, Inbox)
+    vars_of[0].stop, vars_of[1].fetch = stopping, fetching
+
+
+def once_in_a_play(what: str) -> bool:
+    """Tell the first who asks, of all processes of a play."""
+    try:
+        (Path(os.environ[FOLDER]) / f"once-{what}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _pause_and_resume(engine: WorkflowEngine, execution_id: str) -> None:

@@ -6,7 +6,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from faults.crash_checks import look
@@ -26,13 +26,15 @@ class Plays:
 
     def __init__(
         self,
+        kind: str,
         nursery: Nursery,
         redis_url: str,
         folder: Path,
         new_store: Callable[[Path], Iterator[str]],
         settle: Callable[[], None],
     ) -> None:
-        self._nursery = nursery
+        self.kind = kind
+        self.nursery = nursery
         self._redis_url = redis_url
         self._folder = folder
         self._new_store = new_store
@@ -54,17 +56,27 @@ class Plays:
         finally:
             pool.shutdown(cancel_futures=True)  # a test that is interrupted plays no more
 
-    def _once(self, arm: Arm) -> Played:
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """Make a place for one system; it stays, with its logs, if the block raises."""
         number = next(_numbers)
         folder = self._folder / str(number)
         folder.mkdir()
         with contextmanager(self._new_store)(folder) as store_url:
-            place = Place(store_url, self._redis_url, f"crash{number}", folder)
-            played = CrashSystem(self._nursery, place, arm).play(self._look)
-        if not played.wrong:
-            shutil.rmtree(folder)  # hundreds of them would fill a disk; one that went wrong keeps its logs
+            yield Place(store_url, self._redis_url, f"crash{number}", folder)
+        shutil.rmtree(folder)  # hundreds of them would fill a disk
+
+    def _once(self, arm: Arm) -> Played:
+        with suppress(_WentWrong), self.place() as place:
+            played = CrashSystem(self.nursery, place, arm).play(self._look)
+            if played.wrong:
+                raise _WentWrong
         return played
 
     def _look(self, played: Played, store: ExecutionStore, world: World) -> None:
         self._settle()
         look(played, store, world)
+
+
+class _WentWrong(Exception):
+    """A play whose logs are to be kept."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from redis import Redis
+
 from faults.crash_processes import Nursery, Process
 from faults.crash_workflows import LONG_SECONDS
 from faults.effects import World
@@ -29,13 +31,16 @@ _OPEN = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSE
 class Arm:
     """Where to crash: at which passing of a point, counted in each process, and how often in all. No point: nowhere.
 
-    `broken` is what is broken on purpose, for the play to notice. After its first crash it has `seconds` to end.
+    `broken` is what is broken on purpose, for the play to notice. `meets` is what happens in the play that others meet
+    by chance: Redis is `emptied` in the midst, or a worker is told to `stop` with jobs in its hands. After its first
+    crash it has `seconds` to end.
     """
 
     point: str = ""
     passing: int = 1
     times: int = 1
     broken: str = ""
+    meets: str = ""
     seconds: float = PLAY_SECONDS
 
     def __str__(self) -> str:
@@ -83,6 +88,7 @@ class CrashSystem:
         self._running: list[Process] = []
         self._drained: Process | None = None  # told to stop, in the middle
         self._told: set[Process] = set()  # to stop
+        self._to_empty = arm.meets == "emptied"
         self._begun = False
         self._stopping = False
         self._environment = {
@@ -91,6 +97,7 @@ class CrashSystem:
             "SPANLOOM_NAMESPACE": place.namespace,
             "SPANLOOM_LOG_FORMAT": "json",
             "CRASH_BROKEN": arm.broken,
+            "CRASH_MEETS": arm.meets,
             FOLDER: str(place.folder),
             AT: f"{arm.point} {arm.passing} {arm.times}" if arm.point else "",
         }
@@ -176,6 +183,9 @@ class CrashSystem:
         """Tell the worker to stop whose handler waits at the gate that opens only when it has stopped."""
         if not self.played.ids and (ids := self._place.folder / "ids").exists():
             self.played.ids = json.loads(ids.read_text())
+        if self.played.ids and self._to_empty:
+            self._to_empty = False
+            self._empty_redis()
         if self._drained is not None or not self.played.ids:
             return
         here = (self.played.ids["drained"], "gate")
@@ -185,6 +195,13 @@ class CrashSystem:
                 self._drained = process
                 process.send(signal.SIGTERM)
                 return
+
+    def _empty_redis(self) -> None:
+        """Take from Redis what is this play's, as FLUSHALL would if it had a Redis of its own."""
+        with Redis.from_url(self._place.redis_url) as redis:
+            namespace = self._place.namespace
+            lists = [name for name in redis.smembers("rq:queues") if f":{namespace}.".encode() in name]
+            redis.delete(f"{namespace}:epoch", *lists)
 
     def _stop_ready(self) -> None:
         """Tell those to stop that listen by now; before that, SIGTERM ends a process as it ends any other."""

@@ -35,6 +35,11 @@ def is_broken(what: str) -> bool:
     return os.environ.get("CRASH_BROKEN") == what
 
 
+def is_met(what: str) -> bool:
+    """Tell whether this is to happen in the play."""
+    return os.environ.get("CRASH_MEETS") == what
+
+
 def act(ctx: NodeContext) -> None:
     """Do something to the world that a handler can't take back."""
     world().act(ctx, f"{ctx.idempotency_key}:{os.getpid()}" if is_broken("key") else ctx.idempotency_key)

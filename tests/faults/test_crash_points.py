@@ -12,6 +12,7 @@ import pytest
 
 from faults.crash_plays import Plays
 from faults.crash_system import Arm, Played
+from faults.test_operator_crashes import OPERATED
 from spanloom.engine.store import ExecutionStore
 from spanloom.engine.transitions import NodeTransitions
 
@@ -22,12 +23,7 @@ NOT_PASSED = {
         *("get_execution_count", "get_child_executions", "get_parent_execution", "get_attempts", "get_events"),
         *("get_logs", "get_trace", "list_workers", "stats", "next_due", "health"),
     },
-    "it writes one row, and nothing follows": {
-        *("activate_workflow", "deactivate_workflow", "add_log", "add_span", "update_span"),
-    },
-    "it is one step, by hand or on a timer of an operator's, and nobody waits for it": {
-        *("fail_execution", "discard_execution", "update_node_result", "purge_executions"),
-    },
+    "only an operator calls it, as in test_operator_crashes.py": OPERATED,
     "it is done before any process starts": {"migrate"},
     "it is for callers of the store alone": {"transaction"},
 }
@@ -41,31 +37,51 @@ PASSED = {
     "lease": {"renew_lease"},
     "sweep": {"sweep"},
 }
-TELLING = (
-    Arm("engine.store.create_executions.after", passing=3),
-    Arm("engine.store.resume_execution.after"),
-    Arm("worker.inbox.fetch.after"),
-    Arm("worker.store.claim.after", passing=3),
-    Arm("worker.caller.call.after", passing=5, times=2),
-    Arm("worker.store.record.before", passing=3),
-    Arm("worker.store.record.after", passing=3),
-    Arm("worker.queue.push.before"),
-    Arm("worker.store.wake_parents.before"),
-    Arm("worker.store.retire_worker.after"),
-    Arm("sweep.store.sweep.after"),
-    Arm("sweep.queue.push.after"),
-)
+#: The boundaries between which something is durable, with the roles that come to them in every play.
+BOUNDARIES = {
+    "store.create_executions": ("engine",),
+    "store.claim": ("worker",),
+    "caller.call": ("worker",),
+    "store.record": ("worker",),
+    "store.wake_parents": ("worker",),
+    "store.sweep": ("sweep",),
+    "queue.push": ("engine", "worker", "sweep"),
+}
+#: What a play comes to only if it is made to: Redis is found empty, a job comes as its worker is told to stop.
+MET_ON_PURPOSE = {"sweep.store.raise_epoch": "emptied", "worker.inbox.put_back": "stop"}
 #: Steps at which two processes crash, one after the other.
 TWICE = ("worker.inbox.fetch", "worker.store.claim", "worker.caller.call", "worker.store.record", "sweep.store.sweep")
-#: Steps that not every play takes: who finds Redis empty first, and a job that comes as its worker is told to stop.
-BY_CHANCE = ("raise_epoch", "put_back")
+#: These may be met elsewhere too, by chance.
+BY_CHANCE = {step.rpartition(".")[2] for step in MET_ON_PURPOSE}
+SIDES = ("before", "after")
 
 
-def test_the_points_of_a_play_cover_the_port_and_the_queue(plays: Plays) -> None:
+def telling(kind: str, passed: dict[str, int]) -> list[Arm]:
+    """Return a crash at one side of each boundary, in the midst of a play; at the other side for the other store."""
+    steps = [f"{role}.{step}" for step, roles in BOUNDARIES.items() for role in roles]
+    turn = kind == "postgres"
+    arms = []
+    for number, step in enumerate(steps):
+        point = f"{step}.{SIDES[(number + turn) % 2]}"
+        arms.append(Arm(point, passing=min(3, passed[point])))
+    return arms + on_purpose()[turn::2]
+
+
+def on_purpose() -> list[Arm]:
+    """Return a crash at each side of what a play comes to only if it is made to."""
+    return [Arm(f"{step}.{side}", meets=meets) for step, meets in MET_ON_PURPOSE.items() for side in SIDES]
+
+
+@pytest.fixture(scope="module")
+def healthy(plays: Plays) -> Played:
+    """A play without a crash."""
     (played,) = plays.play([Arm()])
+    return played
 
-    assert _told([played]) == []
-    steps = {point.rpartition(".")[0] for point in played.passed}
+
+def test_the_points_of_a_play_cover_the_port_and_the_queue(healthy: Played) -> None:
+    assert _told([healthy]) == []
+    steps = {point.rpartition(".")[0] for point in healthy.passed}
     for role, names in PASSED.items():
         assert {f"{role}.store.{name}" for name in names} <= steps
     assert {"engine.queue.push", "worker.queue.push", "sweep.queue.push", "sweep.queue.heads"} <= steps
@@ -77,8 +93,8 @@ def test_the_points_of_a_play_cover_the_port_and_the_queue(plays: Plays) -> None
 
 
 @pytest.mark.timeout(300)  # it keeps a machine busy that may have more to do
-def test_a_crash_at_a_telling_point_loses_nothing(plays: Plays) -> None:
-    assert _told(plays.play(TELLING)) == []
+def test_a_crash_at_a_boundary_loses_nothing(plays: Plays, healthy: Played) -> None:
+    assert _told(plays.play(telling(plays.kind, healthy.passed))) == []
 
 
 @pytest.mark.torture
@@ -90,11 +106,14 @@ def test_a_crash_at_any_point_loses_nothing(plays: Plays) -> None:
     arms += [
         Arm(point, passing) for point in points for passing in range(2, min(one.get(point, 0) for one in noted) + 1)
     ]
-    arms += [Arm(f"{step}.{side}", times=2) for step in TWICE for side in ("before", "after")]
+    arms += [Arm(f"{step}.{side}", times=2) for step in TWICE for side in SIDES]
+    arms += on_purpose()
 
     played = plays.play(arms)
 
-    missed = [one for one in played if not one.crashed and one.arm.point.split(".")[2] in BY_CHANCE]
+    missed = [
+        one for one in played if not one.crashed and not one.arm.meets and one.arm.point.split(".")[2] in BY_CHANCE
+    ]
     wrong = [*_told(one for one in played if one not in missed), *(said for one in missed for said in one.wrong)]
     print(
         f"{len(points)} points, {len(arms)} crashes, {len(wrong)} wrong, never met: {[str(one.arm) for one in missed]}"

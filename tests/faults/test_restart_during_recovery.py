@@ -7,7 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from chaos.crew import Crew
@@ -61,8 +63,48 @@ def crew(tmp_path: Path, postgres_url: str, redis_url: str) -> Iterator[Crew]:
         assert made.close() == []
 
 
+def after_they_are_back(crew: Crew, store_url: str, locks: list[psycopg.Connection[Any]]) -> None:
+    """Return 0.2 s after as many workers have come back: the leases of those that are gone lapse just then."""
+    until(lambda: [line.get("event") for line in told_since(crew)].count("worker_ready") == WORKERS, "they are back")
+    time.sleep(INTO_THE_RECOVERY_SECONDS)
+
+
+def while_they_recover(crew: Crew, store_url: str, locks: list[psycopg.Connection[Any]]) -> None:
+    """Return once the sweep that recovers has released what was lost, and not committed it: a lock keeps it there."""
+    lock = psycopg.connect(store_url)
+    lock.execute("lock table spanloom.node_runs in share mode")
+    waiting = (
+        "select count(*) from pg_stat_activity where datname = current_database()"
+        " and wait_event_type = 'Lock' and query like '%sweep%'"
+    )
+    with psycopg.connect(store_url, autocommit=True) as watcher:
+        until(lambda: watcher.execute(waiting).fetchone() != (0,), "the sweep is under way")
+    time.sleep(INTO_THE_RECOVERY_SECONDS)
+    locks.append(lock)  # until Postgres goes away
+
+
+def after_they_recovered(crew: Crew, store_url: str, locks: list[psycopg.Connection[Any]]) -> None:
+    """Return 0.2 s after what was lost was pushed again."""
+    until(lambda: any(line.get("event") == "recovered" for line in told_since(crew)), "the recovery begins")
+    time.sleep(INTO_THE_RECOVERY_SECONDS)
+
+
+def told_since(crew: Crew) -> list[dict[str, Any]]:
+    """Return what those told that the crew has started again, by itself."""
+    return [line for hand in crew.hands[WORKERS:] for line in hand.lines()]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(after_they_are_back, marks=pytest.mark.torture), while_they_recover, after_they_recovered],
+)
 def test_everything_completes_by_itself(
-    engine: WorkflowEngine, crew: Crew, tmp_path: Path, postgres_server: PostgresServer
+    moment: Callable[[Crew, str, list[psycopg.Connection[Any]]], None],
+    engine: WorkflowEngine,
+    crew: Crew,
+    tmp_path: Path,
+    postgres_server: PostgresServer,
+    postgres_url: str,
 ) -> None:
     ids = engine.enqueue_workflows(WORKFLOW.id, range(EXECUTIONS))
     until(lambda: engine.store.stats().open_node_runs.get(NodeStatus.RUNNING) == EXECUTIONS, "all are in flight")
@@ -73,14 +115,12 @@ def test_everything_completes_by_itself(
         hand.process.send_signal(signal.SIGUSR1)
     until(lambda: len(crew.exits) == WORKERS, "all workers exit")
     assert [code for _, code in crew.exits] == [EXIT_CODE] * WORKERS
-
-    def recovering() -> bool:  # the crew has started as many again, by itself
-        return any(line.get("event") == "recovered" for hand in crew.hands[WORKERS:] for line in hand.lines())
-
-    until(recovering, "the recovery begins")
-    time.sleep(INTO_THE_RECOVERY_SECONDS)
+    locks: list[psycopg.Connection[Any]] = []
+    moment(crew, postgres_url, locks)
     assert engine.store.stats().executions[ExecutionStatus.RUNNING] > 0
     postgres_server.restart()
+    for lock in locks:
+        lock.close()
 
     executions = [engine.wait(execution_id, timeout=60) for execution_id in ids]
     assert [execution for execution in executions if execution.status is not ExecutionStatus.COMPLETED] == []

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from shop_store import APP, Invoke
+from shop_store import APP, Control, Invoke
 from spanloom.cli.failures import DONE, FAILED, MISTAKE, run
+from spanloom.engine import ExecutionStore
 from spanloom.engine.views import Execution
 from spanloom.stores import open_store
 
@@ -87,6 +88,19 @@ class TestRunning:
         assert "charge\tcompleted\t1\t" in app("show", execution_id[-10:]).stdout
         assert 'charging\t{"order": 7}' in app("logs", execution_id).stdout
         assert "  run charge\t" in app("trace", execution_id).stdout
+
+    def test_a_key_holds_for_its_time_and_a_deadline_is_kept(self, control: Control, store: ExecutionStore) -> None:
+        def start(key: str, key_ttl: str) -> str:
+            keyed = ("--key", key, "--key-ttl", key_ttl, "--deadline", "5m")
+            code, ((execution_id,),), _ = control("run", "orders", "--input", "1", "--no-wait", *keyed)
+            assert code == DONE
+            return execution_id
+
+        assert start("long", "1h") == start("long", "1h")
+        assert start("short", "0s") != start("short", "0s")
+        execution = store.get_execution(start("long", "1h"))
+        assert execution is not None
+        assert execution.deadline_seconds == 300
 
     def test_waiting_without_a_worker_ends_with_the_timeout(
         self, app: Callable[..., subprocess.CompletedProcess[str]]

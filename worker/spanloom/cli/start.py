@@ -14,7 +14,7 @@ from spanloom.cli.events import print_events
 from spanloom.cli.output import console, in_terminal, print_json
 from spanloom.cli.parameters import duration, json_option, json_value, pair
 from spanloom.cli.target import Target, target_options
-from spanloom.engine.errors import UnknownExecution, UserError
+from spanloom.engine.errors import ConfigurationError, UnknownExecution, UserError
 from spanloom.engine.handle import output_of
 from spanloom.engine.records import Priority
 from spanloom.engine.views import Execution
@@ -37,7 +37,11 @@ __all__ = ["run"]
     help="How urgent its nodes are.",
 )
 @click.option("--delay", type=duration, metavar="DURATION", help="Start it then: 90, 30s, 5m, 2h, 1d.")
+@click.option(
+    "--deadline", type=duration, metavar="DURATION", help="Fail it if it has not ended so long after its start."
+)
 @click.option("--key", metavar="TEXT", help="Idempotency key: the same key starts one execution only.")
+@click.option("--key-ttl", type=duration, metavar="DURATION", help="How long the key holds.  [default: always]")
 @click.option("--metadata", type=pair, multiple=True, metavar="KEY=VALUE", help="To find it by.  [repeatable]")
 @click.option("--wait/--no-wait", default=True, help="Wait for its end, or print its id at once.")
 @click.option("--watch", is_flag=True, help="Print what happens until then, as `spanloom events` does.")
@@ -51,7 +55,9 @@ def run(
     version: int | None,
     priority: str,
     delay: float | None,
+    deadline: float | None,
     key: str | None,
+    key_ttl: float | None,
     metadata: tuple[tuple[str, str], ...],
     wait: bool,
     watch: bool,
@@ -73,6 +79,8 @@ def run(
     """
     if watch and not wait:
         raise UserError("give either --watch or --no-wait")
+    if key_ttl is not None and key is None:
+        raise ConfigurationError("--key-ttl says how long a key holds; give one with --key")
     with target.engine() as engine:
         execution_id = engine.enqueue_workflow(
             workflow,
@@ -80,7 +88,9 @@ def run(
             version=version,
             priority=priority,
             delay=delay,
+            deadline=deadline,
             idempotency_key=key,
+            key_ttl=key_ttl,
             metadata=dict(metadata),
         )
         if not wait:

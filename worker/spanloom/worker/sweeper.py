@@ -25,8 +25,8 @@ from spanloom.worker.options import WorkerOptions
 __all__ = ["Sweeper"]
 
 _log = structlog.get_logger("spanloom.worker")
-_MAX_PAUSE = 5.0
 _BOOKS_SECONDS = 30.0  #: between looks for jobs of workers that died before they had claimed them
+_MAX_PAUSE = 1.0  #: short: what was lost with a server is to run again soon after it is back
 _RENEWAL_SECONDS = 2.0  #: longer than any worker waits between renewals that failed
 
 

@@ -271,7 +271,7 @@ class Worker:
         while not self._given_up.is_set():
             stopping = self._stopping.is_set()
             try:
-                self._suspended = self._presence.beat(busy=self._slots.busy > 0)
+                self._suspend(self._presence.beat(busy=self._slots.busy > 0))
                 self._inbox.renew()
                 self._inbox.flush()
                 if stopping:
@@ -284,6 +284,14 @@ class Worker:
                 self._given_up.wait(self._lease.renew_seconds)
             else:
                 self._stopping.wait(self._lease.renew_seconds)
+
+    def _suspend(self, asked: bool) -> None:
+        """Do as `rq suspend` and `rq resume` ask. A fetch that waits for work would still take what comes next."""
+        if asked != self._suspended:
+            self._suspended = asked
+            if asked:
+                self._inbox.wake()
+            _log.info("worker_suspended" if asked else "worker_resumed", worker=self.name)
 
     def _drain(self) -> bool:
         """Let running nodes end within their grace, give back the rest, and sign off."""

@@ -1,50 +1,11 @@
-"""How an execution came out, told or seen, and in what two such stories differ."""
+"""In what two stories of an execution differ: the one that was told, and the one that was seen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 from differential.app import plain
-
-ENDED = ("completed", "failed", "skipped")
-
-
-@dataclass
-class Run:
-    """One node run: as it must end, or as it was seen."""
-
-    status: str = "absent"
-    data: Any = None
-    error: str | None = None  # its type
-    attempt: int = 1
-    calls: int = 0  # of the handler, in this round
-    handled: bool = False
-    taken: frozenset[str] = frozenset()
-    items: dict[int, Run] = field(default_factory=dict)
-    children: list[Story] = field(default_factory=list)
-    older: int = 0  # how many children it had before these
-
-    def kept(self) -> Run:
-        """Return it as it stays when another round passes it by."""
-        items = {number: item.kept() for number, item in self.items.items()}
-        return replace(self, calls=0, items=items, children=[child.kept() for child in self.children])
-
-
-@dataclass
-class Story:
-    """One execution: as it must end if nothing that another branch's failure does stops it, or as it was seen."""
-
-    status: str
-    output: Any = None
-    runs: dict[str, Run] = field(default_factory=dict)
-    error: tuple[str, str] | None = None  # node and type, of one that was seen
-    id: str = ""  # of one that was seen
-
-    def kept(self) -> Story:
-        """Return it as it stays when another round passes it by."""
-        return replace(self, runs={name: run.kept() for name, run in self.runs.items()})
+from differential.outcome import ENDED, Run, Story
 
 
 def differences(told: Story, seen: Story, where: str = "") -> Iterator[str]:

@@ -1,0 +1,57 @@
+"""Counts what a store does for a step: rows that Postgres touches, or instructions of SQLite; never seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+
+from spanloom.engine import ExecutionStore
+from spanloom.stores import PostgresExecutionStore
+
+_TOUCHED = (
+    "select sum(seq_tup_read + coalesce(idx_tup_fetch, 0) + n_tup_ins + n_tup_upd + n_tup_del)::bigint"
+    " from pg_stat_user_tables where schemaname = 'spanloom'"
+)
+_BACKENDS = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'spanloom'"
+_EVERY = 10  #: SQLite tells of so many instructions at once
+_LEAVE_SECONDS = 10.0
+
+
+@contextmanager
+def counting(store: ExecutionStore, url: str) -> Iterator[Callable[[], int]]:
+    """Count the store's work while the block lasts; what is yielded returns it afterwards."""
+    if isinstance(store, PostgresExecutionStore):
+        before = _touched(store, url)
+        yield lambda: _touched(store, url) - before
+        return
+    made = 0
+
+    def note() -> int:
+        nonlocal made
+        made += _EVERY
+        return 0
+
+    connections: Any = store
+    with connections._live().writing():
+        writer = connections._live().raw_writer
+    writer.set_progress_handler(note, _EVERY)
+    try:
+        yield lambda: made
+    finally:
+        writer.set_progress_handler(None, 0)
+
+
+def _touched(store: ExecutionStore, url: str) -> int:
+    """Return how many rows were touched so far. Sessions tell it when they end."""
+    store.close()
+    give_up = time.monotonic() + _LEAVE_SECONDS
+    with psycopg.connect(url, autocommit=True) as watcher:
+        while watcher.execute(_BACKENDS).fetchone() != (0,):
+            assert time.monotonic() < give_up, "the store's sessions do not end"
+            watcher.execute("select pg_sleep(0.01)")
+        (touched,) = watcher.execute(_TOUCHED).fetchone() or (0,)
+    return int(touched)
