@@ -145,14 +145,21 @@ class Inbox:
 
     def put_back(self, messages: Sequence[NodeMessage]) -> None:
         """Return fetched jobs to the front of their lists, in order. Raises QueueUnavailable."""
+        self._return("lpush", messages[::-1])
+
+    def put_last(self, messages: Sequence[NodeMessage]) -> None:
+        """Return fetched jobs to the ends of their lists, for other workers. Raises QueueUnavailable."""
+        self._return("rpush", messages)
+
+    def _return(self, push: str, messages: Sequence[NodeMessage]) -> None:
         with self._queue.breaker.asking():
             pipeline = self._redis.pipeline(transaction=False)
-            for message in reversed(messages):
+            for message in messages:
                 self._started.pop(message.job_id, None)
                 pipeline.zrem(f"rq:wip:{message.list_name}", f"{message.job_id}:{self._worker_name}")
                 pipeline.hset(f"rq:job:{message.job_id}", "status", "queued")
                 pipeline.persist(f"rq:job:{message.job_id}")
-                pipeline.lpush(f"rq:queue:{message.list_name}", message.job_id)
+                getattr(pipeline, push)(f"rq:queue:{message.list_name}", message.job_id)
             pipeline.execute()
 
     def announce(self, execution_id: str) -> None:

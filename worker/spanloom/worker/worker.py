@@ -34,6 +34,7 @@ from spanloom.worker.quarantine import Quarantine
 from spanloom.worker.recorder import Recorder
 from spanloom.worker.run import NodeRunner
 from spanloom.worker.slots import Slots
+from spanloom.worker.strangers import Strangers
 from spanloom.worker.sweeper import Sweeper
 from spanloom.worker.tally import Tally
 from spanloom.worker.watchdog import Watchdog
@@ -63,6 +64,7 @@ class Worker:
         self._inbox = Inbox(engine.queue, self.options.queues, self.name, renew_seconds=self._lease.renew_seconds)
         self._presence = Presence(engine.queue, self._inbox.list_names, self.name, self.options.lease_seconds)
         self._slots = Slots(self.options.concurrency, f"spanloom-{self.name}")
+        self._strangers = Strangers(self._inbox, engine.registry, self._stopping, keep=not self.options.burst)
         self._quarantine = Quarantine(self._slots, self.options)
         self._claims = Claims(engine.store)
         self._journal = Journal(self.options.log_level, capture_output=self.options.capture_output)
@@ -193,7 +195,7 @@ class Worker:
                     found, token = self._inbox.fetch(free, self._block_seconds()), secrets.token_hex(8)
                     if self.options.burst and idle and not found and not self._sweeper.sweep():
                         break  # nothing waits on a list, and nothing is due
-                    fetched = self._quarantine.admit(found)
+                    fetched = self._quarantine.admit(self._strangers.turn_away(found))
                 if self._stopping.is_set():
                     break
                 self._dispatch(runner, fetched, token)
@@ -218,25 +220,18 @@ class Worker:
 
     def _dispatch(self, runner: NodeRunner, messages: Sequence[NodeMessage], token: str) -> None:
         """Claim what was fetched, in one round trip, and hand it to the slots. May be called again if it raised."""
-        runnable = []
-        for message in messages:
-            if message.node_type in self.engine.registry:
-                runnable.append(message)
-            else:  # another worker may know it: the sweep pushes it again, after a while
-                _log.warning("node_type_unknown", node_type=message.node_type, execution_id=message.execution_id)
-                self._inbox.drop(message)
-        if not runnable:
+        if not messages:
             return
         worker_id = self._lease.worker_id
-        keys = [message.key for message in runnable]
+        keys = [message.key for message in messages]
         answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
         if any(answer is Refusal.RETIRED for answer in answers):
             self._lease.replace(worker_id)
             worker_id = self._lease.worker_id
             answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
         measured, now = instruments(), time.time()
-        self._announcer.changed(message.execution_id for message in runnable)
-        for message, answer in zip(runnable, answers, strict=True):
+        self._announcer.changed(message.execution_id for message in messages)
+        for message, answer in zip(messages, answers, strict=True):
             if isinstance(answer, Claim):
                 if measured is not None:
                     measured.job_waited(message.list_name, now - message.pushed_at)
