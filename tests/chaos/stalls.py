@@ -57,7 +57,9 @@ def harmed_stalls(history: History, marks: Sequence[Mark]) -> dict[str, list[flo
             healed_at = mark.healed_at if mark is not None else event.at.timestamp()
             started_at = again.at.timestamp()
             healings = [one.healed_at for one in marks if one.fault in _SERVERS and one.healed_at <= started_at]
-            stall = max(0.0, started_at - max(healed_at, *healings, 0.0))
+            # What was queued after the healing, by who did not know yet of the loss, has not stood still before that.
+            there_at = before.at.timestamp() if before is not None else 0.0
+            stall = max(0.0, started_at - max(healed_at, there_at, *healings))
             found.setdefault(mark.fault if mark is not None else "none", []).append(stall)
     return found
 
