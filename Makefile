@@ -2,10 +2,11 @@
 # Needs make and Python 3.11 or newer; `make PYTHON=/path/to/python demo` says which one.
 
 VENV := .venv
+BACKEND := .venv-backend
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test check bench chaos torture clean
+.PHONY: help demo test check bench chaos e2e torture clean
 
 help:
 	@echo "make demo     run a workflow over two worker processes, with a Redis of its own"
@@ -13,6 +14,7 @@ help:
 	@echo "make check    run ruff, mypy, pyright, import-linter and the quick tests"
 	@echo "make bench    measure throughput and latency, side by side with RQ"
 	@echo "make chaos    run real workers while everything around them is killed, for minutes, and count what was lost"
+	@echo "make e2e      send a trace to a real backend and read it back; installs Phoenix, 850 MB"
 	@echo "make torture  run the long concurrency tests"
 	@echo "make clean    remove .venv, the demo's data and what the tools left"
 
@@ -37,11 +39,19 @@ bench: $(VENV)/has-dev
 chaos: $(VENV)/has-dev
 	@cd tests && ../$(BIN)/python -m chaos $(ARGS)
 
+e2e: $(VENV)/has-dev $(BACKEND)/bin/phoenix
+	@SPANLOOM_PHOENIX=$(abspath $(BACKEND)/bin/phoenix) $(BIN)/python -m pytest -q -m backend --timeout=600 $(ARGS)
+
 torture: $(VENV)/has-dev
 	@$(BIN)/python -m pytest -q -m torture --timeout=3600 $(ARGS)
 
+$(BACKEND)/bin/phoenix: | $(BIN)/python
+	@echo "Installing arize-phoenix into $(BACKEND)"
+	@$(BIN)/python -m venv $(BACKEND)
+	@$(BACKEND)/bin/python -m pip --quiet --disable-pip-version-check install "arize-phoenix>=20"
+
 clean:
-	@rm -rf $(VENV) .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	@rm -rf $(VENV) $(BACKEND) .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 	@find engine stores worker tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/has-demo: EXTRAS := embedded,postgres,otlp

@@ -40,16 +40,17 @@ AnyServer = TypeVar("AnyServer", bound=ServerProcess)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs a server; leave the torture out unless it was asked for; begin with what takes long."""
+    """Mark what needs a server; leave out what must be asked for by its mark; begin with what takes long."""
     items.sort(key=_turn)
     for item in items:
         if _SERVICES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.services)
-    if "torture" not in config.option.markexpr:
-        torture = [item for item in items if item.get_closest_marker("torture")]
-        if torture:
-            config.hook.pytest_deselected(items=torture)
-            items[:] = [item for item in items if not item.get_closest_marker("torture")]
+    for mark in ("torture", "backend"):
+        if mark not in config.option.markexpr:
+            left_out = [item for item in items if item.get_closest_marker(mark)]
+            if left_out:
+                config.hook.pytest_deselected(items=left_out)
+                items[:] = [item for item in items if not item.get_closest_marker(mark)]
 
 
 def _turn(item: pytest.Item) -> int:

@@ -20,12 +20,14 @@ import pytest
 from spanloom.cli.commands import SUBCOMMANDS
 from spanloom.engine import Settings, Workflow, WorkflowEngine
 from spanloom.engine.graph import problems
+from spanloom.engine.metrics import METRICS
 from spanloom.engine.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING, CHANGELOG = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
 STATE_MACHINE = ROOT / "docs" / "state-machine.md"
 WORKFLOWS = ROOT / "docs" / "workflows.md"
+OBSERVABILITY = ROOT / "docs" / "observability.md"
 DOCUMENTS = [README, CONTRIBUTING, CHANGELOG, *sorted((ROOT / "docs").rglob("*.md"))]
 PUBLIC_MODULES = ["spanloom.engine", "spanloom.stores", "spanloom.worker", "spanloom.testing"]
 
@@ -287,3 +289,21 @@ def test_every_module_opens_with_what_it_is_responsible_for() -> None:
 def _opens_with_a_sentence(docstring: str) -> bool:
     """Say whether the first paragraph is there and ends as a sentence does."""
     return docstring.partition("\n\n")[0].rstrip().endswith(".")
+
+
+def test_the_table_of_metrics_is_the_one_they_are_made_of() -> None:
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in OBSERVABILITY.read_text().splitlines()
+        if line.startswith("| `spanloom.")
+    ]
+    assert rows == [
+        [
+            f"`{one.name}`",
+            one.kind.value,
+            one.unit,
+            ", ".join(f"`{name}`" for name in one.attributes) or "none",
+            one.description,
+        ]
+        for one in METRICS
+    ]
