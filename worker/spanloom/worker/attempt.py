@@ -12,15 +12,14 @@ from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, Status, StatusCode, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
 
 from spanloom.engine.errors import LeaseLost
 from spanloom.engine.records import Claim, Outcome, SpanLine
 from spanloom.engine.tracing import SCOPE, new_span_id
 from spanloom.worker.journal import Journal
 from spanloom.worker.lines import MAX_LINES, Lines, as_json, text_of
-from spanloom.worker.node_span import NodeSpan
-from spanloom.worker.outcomes import message_of
+from spanloom.worker.node_span import NodeSpan, tell_error
 
 __all__ = ["Attempt"]
 
@@ -148,9 +147,7 @@ class _OpenSpan:
     def close(self, error: BaseException | None) -> SpanLine:
         end_ns = time.time_ns()
         if error is not None and self.span.is_recording():
-            said = message_of(error)
-            self.span.record_exception(error, {"exception.message": said})
-            self.span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {said}"[:500]))
+            tell_error(self.span, error)
         self.span.end(end_ns)
         return SpanLine(
             trace_id=self.trace_id,

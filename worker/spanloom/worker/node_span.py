@@ -17,11 +17,13 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from spanloom.engine.records import Claim, Outcome, SpanLine
 from spanloom.engine.spans import PROCESSING, links_to
 from spanloom.engine.tracing import below, execution_span, new_span_id, sdk
+from spanloom.worker.lines import traceback_of
 from spanloom.worker.outcomes import message_of, type_of
 
-__all__ = ["NodeSpan"]
+__all__ = ["NodeSpan", "tell_error"]
 
 _MAX_STATUS = 500
+_MAX_MESSAGE = 4_000
 _encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -108,9 +110,7 @@ class NodeSpan:
             if self.exported:
                 span.set_attributes(ended)
                 if error is not None:
-                    said = message_of(error)
-                    span.record_exception(error, {"exception.message": said})
-                    span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {said}"[:_MAX_STATUS]))
+                    tell_error(span, error)
             span.end(end_ns)
         return self._line("unset" if error is None else "error", end_ns)
 
@@ -151,6 +151,14 @@ class NodeSpan:
             attributes=self._constant.json + _encoded(self._varying)[1:],
             links=f"[{links}]",
         )
+
+
+def tell_error(span: Span, error: BaseException) -> None:
+    """Mark a recording span as failed; what it tells of the exception is bounded."""
+    said = message_of(error)[:_MAX_MESSAGE]
+    told = {"exception.message": said, "exception.stacktrace": traceback_of(error)}
+    span.record_exception(error, told)
+    span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {said}"[:_MAX_STATUS]))
 
 
 class _Constant(NamedTuple):

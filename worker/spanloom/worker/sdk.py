@@ -24,6 +24,7 @@ _log = structlog.get_logger("spanloom.worker")
 SIGNALS = ("traces", "metrics", "logs")
 SHUTDOWN_SECONDS = 2.0  #: how long a collector that does not answer may keep a process that ends
 LINKS = 1024  #: of one span, unless OTEL_SPAN_LINK_COUNT_LIMIT says otherwise; a join has one for each parent
+ATTRIBUTE_CHARACTERS = 10_000  #: of one attribute of a span; the SDK knows no bound
 _PROTOCOLS = {"http/protobuf": ("http", "otlp"), "grpc": ("grpc", "otlp-grpc")}  # a module's name, and our extra
 _EXPORTERS = {
     "traces": ("trace_exporter", "OTLPSpanExporter"),
@@ -144,12 +145,20 @@ def _prometheus_reader() -> Any:
     return PrometheusMetricReader()
 
 
+def _is_set(*names: str) -> bool:
+    return any(os.environ.get(name, "").strip() for name in names)
+
+
 def _set_up_traces(exporters: list[Any], resource: Any) -> Callable[[], object]:
     from opentelemetry.sdk.trace import SpanLimits, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    limits = SpanLimits() if os.environ.get("OTEL_SPAN_LINK_COUNT_LIMIT", "").strip() else SpanLimits(max_links=LINKS)
-    provider = TracerProvider(resource=resource, span_limits=limits, shutdown_on_exit=False)
+    limits: dict[str, int] = {}  # of our own, unless the standard variables say otherwise
+    if not _is_set("OTEL_SPAN_LINK_COUNT_LIMIT"):
+        limits["max_links"] = LINKS
+    if not _is_set("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT"):
+        limits["max_span_attribute_length"] = ATTRIBUTE_CHARACTERS
+    provider = TracerProvider(resource=resource, span_limits=SpanLimits(**limits), shutdown_on_exit=False)
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
