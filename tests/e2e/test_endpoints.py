@@ -124,7 +124,7 @@ def test_readiness_follows_postgres_and_waits_for_nothing_that_hangs(
         try:
             until(lambda: "queue" in problems(port))
             began = time.monotonic()
-            assert problems(port)["queue"] == "it did not answer within 1.5 s"
+            assert "did not answer" in problems(port)["queue"]
             assert problems(port, "/healthz") == {}
             assert get(port, "/metrics")[0] == 200
             assert time.monotonic() - began < 4

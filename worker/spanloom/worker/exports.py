@@ -25,9 +25,9 @@ __all__ = ["Exports"]
 
 _log = structlog.get_logger("spanloom.worker")
 _SLACK_NS = 5_000_000_000  # a span that ended longer ago has reached the SDK, with what its record ended
-_FLUSH_MILLIS = 10_000
+_FLUSH_SECONDS = 30.0
 _JOIN_SECONDS = 0.5
-_LAST_FLUSH_MILLIS = 2_000  # a collector that is away must not keep a worker that stops
+_LAST_FLUSH_SECONDS = 1.0  # a collector that is away must not keep a worker that stops
 
 
 class Exports:
@@ -47,6 +47,7 @@ class Exports:
         self._thread = threading.Thread(target=self._watch, name="spanloom-exports", daemon=True)
         self._holding: set[str] = set()  # the ids under which spans were recorded and not confirmed
         self._lock = threading.Lock()
+        self._flush = _Flush()
 
     # ---- while nodes run ----
 
@@ -108,7 +109,7 @@ class Exports:
         """Send what is left, of a worker that has drained. What can't be sent in time is another worker's to export."""
         self._stopped.set()
         try:
-            self._confirm(time.time_ns(), _LAST_FLUSH_MILLIS)
+            self._confirm(time.time_ns(), _LAST_FLUSH_SECONDS)
         except StoreUnavailable as error:
             _log.warning("exports_not_confirmed", error=str(error))
         self._thread.join(_JOIN_SECONDS)  # it may wait for the collector
@@ -126,18 +127,18 @@ class Exports:
         """Make one pass. Raises StoreUnavailable."""
         if sdk() is None:
             return
-        self._confirm(time.time_ns() - _SLACK_NS, _FLUSH_MILLIS)
+        self._confirm(time.time_ns() - _SLACK_NS, _FLUSH_SECONDS)
         while taken := self._store.take_exports(self._worker_id()):
             for one in taken:
                 self._export(one)
-            if not _flush(_FLUSH_MILLIS):
+            if not self._flush(_FLUSH_SECONDS):
                 return  # they stay this worker's, and are confirmed or taken over with it
             self._store.end_exports(self._worker_id(), taken)
 
-    def _confirm(self, until_ns: int, millis: int) -> None:
+    def _confirm(self, until_ns: int, seconds: float) -> None:
         with self._lock:
             holding = list(self._holding)
-        if holding and _flush(millis):
+        if holding and self._flush(seconds):
             for worker_id in holding:
                 self._store.confirm_exports(worker_id, until_ns)
 
@@ -166,7 +167,23 @@ def _of_worker(spans: Iterable[SpanRecord], name: str) -> list[SpanRecord]:
     return list(found.values())
 
 
-def _flush(millis: int) -> bool:
-    """Have the SDK send what it holds, and tell whether it did."""
-    flush = getattr(trace.get_tracer_provider(), "force_flush", None)
-    return flush is not None and bool(flush(millis))
+class _Flush:
+    """Has the SDK send what it holds. It may take its time, whatever it is told, while a collector does not answer."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._sent = False
+
+    def __call__(self, seconds: float) -> bool:
+        """Wait so long at most, and tell whether all was sent."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        self._sent = False
+        self._thread = threading.Thread(target=self._run, name="spanloom-flush", daemon=True)
+        self._thread.start()
+        self._thread.join(seconds)
+        return self._sent
+
+    def _run(self) -> None:
+        flush = getattr(trace.get_tracer_provider(), "force_flush", None)
+        self._sent = flush is not None and bool(flush())
