@@ -29,7 +29,7 @@ def test_a_node_job_that_is_delivered_many_times_is_recorded_once(system: System
         {"id": "c", "type": "echo", "inputs": ["a"]},
         {"id": "join", "type": "count", "inputs": ["b", "c"]},
     )
-    for _ in range(10):
+    for _ in range(4):
         execution_id = system.engine.enqueue_workflow(workflow_id, 1)
         again = [
             NodeJob(execution_id, node, 0, kind, "default", "normal", 1 + number, datetime.now(UTC))

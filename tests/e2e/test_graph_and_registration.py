@@ -130,7 +130,8 @@ def test_a_single_node_workflow_works(system: System) -> None:
     assert system.run(workflow_id, {"x": 1}).output == {"x": 1}
 
 
-def test_ten_thousand_nodes_in_one_workflow_work(system: System) -> None:
+@pytest.mark.torture  # ten thousand nodes in a grid run every time, in test_large.py
+def test_ten_thousand_nodes_that_one_joins_work(system: System) -> None:
     width = 9_998
     nodes = [{"id": "start", "type": "value", "config": {"value": 7}}]
     nodes += [{"id": f"n{number}", "type": "echo", "inputs": ["start"]} for number in range(width)]
