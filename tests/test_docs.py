@@ -184,7 +184,8 @@ def test_the_table_of_commands_is_that_of_the_command() -> None:
 
 def test_the_table_of_variables_is_that_of_the_settings() -> None:
     known = {f"SPANLOOM_{name.upper()}" for name in Settings.model_fields}
-    assert set(table_rows(README, r"`(SPANLOOM_\w+)`")) == known | {"SPANLOOM_APP"}
+    of_commands = {"SPANLOOM_APP", "SPANLOOM_METRICS_PORT", "SPANLOOM_METRICS_HOST"}
+    assert set(table_rows(README, r"`(SPANLOOM_\w+)`")) == known | of_commands
 
 
 def test_the_table_of_stores_names_every_scheme() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from behaviour_app import make_engine
+from forks import ForkedProcess
 from redis import Redis
 
 from spanloom.engine import Execution, Node, Workflow, WorkflowEngine
@@ -42,14 +42,8 @@ class WorkerProcess:
             "SPANLOOM_LOG_FORMAT": "json",
             "BEHAVIOUR_REDIS_URL": handlers_redis_url or redis_url,
         }
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "spanloom.cli", "worker", "behaviour_app:engine", *options],
-            cwd=HERE,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=new_session,
+        self.process = ForkedProcess(
+            ["worker", "behaviour_app:engine", *options], HERE, environment, new_session=new_session
         )
         self.lines: list[str] = []
         self._ready = threading.Event()
@@ -92,12 +86,10 @@ class WorkerProcess:
             raise AssertionError(f"worker {self.pid} did not end:\n{self.log}") from None
         finally:
             self._reader.join(5)
-            if self.process.stderr is not None:
-                self.process.stderr.close()
+            self.process.stderr.close()
         return code
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line.rstrip())
             if "worker_ready" in line:
@@ -118,9 +110,7 @@ def worker_processes(
             worker.wait_ready()
         yield workers
     finally:
-        codes = [
-            worker.stop() if worker.process.stderr and not worker.process.stderr.closed else 0 for worker in workers
-        ]
+        codes = [0 if worker.process.stderr.closed else worker.stop() for worker in workers]
     assert all(code == 0 for code in codes), [worker.log for worker in workers]
 
 

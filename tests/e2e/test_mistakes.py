@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
-from commands import Commands
+from forks import run_command
 
 UNKNOWN_ID = "019cb2f4-1111-7abc-8def-0123456789ab"
 
@@ -174,17 +174,10 @@ def directory(tmp_path: Path, closed: str) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    made = Commands()
-    yield made
-    made.close()
-
-
-def refused(commands: Commands, mistake: Mistake, directory: Path, **places: str) -> None:
+def refused(mistake: Mistake, directory: Path, **places: str) -> None:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SPANLOOM_")}
     arguments = mistake.command.format(directory=directory, **places).split()
-    done = commands.run(arguments, directory, {**inherited, **mistake.environment})
+    done = run_command(arguments, directory, {**inherited, **mistake.environment})
     assert "Traceback" not in done.stderr
     for fragment in mistake.says:
         assert fragment.format(directory=directory, **places) in done.stderr
@@ -195,25 +188,20 @@ def refused(commands: Commands, mistake: Mistake, directory: Path, **places: str
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.what)
-def test_a_mistake_is_told_in_a_few_lines_that_say_what_to_do(
-    commands: Commands, mistake: Mistake, directory: Path, closed: str
-) -> None:
-    refused(commands, mistake, directory, closed=closed)
+def test_a_mistake_is_told_in_a_few_lines_that_say_what_to_do(mistake: Mistake, directory: Path, closed: str) -> None:
+    refused(mistake, directory, closed=closed)
 
 
-def test_a_workflow_that_is_not_registered_is_not_started(
-    commands: Commands, directory: Path, closed: str, redis_url: str
-) -> None:
+def test_a_workflow_that_is_not_registered_is_not_started(directory: Path, closed: str, redis_url: str) -> None:
     command = f"run etl {STORE} --redis {redis_url}"
-    refused(
-        commands, Mistake("unknown workflow", command, ("no workflow 'etl' is registered",)), directory, closed=closed
-    )
+    mistake = Mistake("unknown workflow", command, ("no workflow 'etl' is registered",))
+    refused(mistake, directory, closed=closed)
 
 
 @pytest.mark.parametrize("command", ["list", "run etl --redis {redis}", "register good.yaml"])
 def test_a_store_that_is_not_migrated_says_how_to_migrate_it(
-    commands: Commands, command: str, directory: Path, closed: str, postgres_url: str, redis_url: str
+    command: str, directory: Path, closed: str, postgres_url: str, redis_url: str
 ) -> None:
     says = ("has no Spanloom schema", "spanloom migrate --store 'postgresql://")
     mistake = Mistake("not migrated", f"{command} --store {postgres_url}&namespace=elsewhere", says)
-    refused(commands, mistake, directory, closed=closed, redis=redis_url)
+    refused(mistake, directory, closed=closed, redis=redis_url)

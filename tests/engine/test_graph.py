@@ -349,10 +349,11 @@ def chain() -> dict[str, list[str]]:
 
 
 def grid() -> dict[str, list[str]]:
+    side = math.isqrt(BIG)
     return {
         f"n{row}-{column}": [f"n{r}-{c}" for r, c in ((row - 1, column), (row, column - 1)) if r >= 0 and c >= 0]
-        for row in range(100)
-        for column in range(100)
+        for row in range(side)
+        for column in range(side)
     }
 
 
@@ -365,15 +366,27 @@ def one_typo() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("shape", [wide, chain, grid, unknown, one_typo], ids=lambda shape: shape.__name__)
-def test_10_000_nodes_are_read_checked_and_planned_within_a_second(shape: Any) -> None:
+def test_10_000_nodes_are_read_checked_and_planned_in_step_with_their_number(
+    shape: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_all = seconds_of(shape)
+    monkeypatch.setitem(globals(), "BIG", BIG // 5)
+
+    assert of_all < 14 * seconds_of(shape)  # five times as many nodes: 25 times, if each met all others
+
+
+def seconds_of(shape: Any) -> float:
+    """The CPU time that a workflow takes, the least of three."""
     text = workflow_of(shape()).to_json()
     registry = registry_of(t=lambda ctx: None)
-
-    started = time.process_time()
-    workflow = Workflow.from_json(text)
-    found = graph.problems(workflow, registry)
-    assert len(found) == {unknown: BIG, one_typo: 1}.get(shape, 0)
-    if not found:
-        graph.edges(workflow)
-        make_plan(workflow)
-    assert time.process_time() - started < 1.0
+    taken = []
+    for _ in range(3):
+        started = time.process_time()
+        workflow = Workflow.from_json(text)
+        found = graph.problems(workflow, registry)
+        if not found:
+            graph.edges(workflow)
+            make_plan(workflow)
+        taken.append(time.process_time() - started)
+        assert len(found) == {unknown: BIG, one_typo: 1}.get(shape, 0)
+    return min(taken)

@@ -86,7 +86,7 @@ class TestWaterfall:
         child_span = "c" * 16
         child = execution(
             id=CHILD_ID, workflow_id="mail", trace_parent=f"00-{TRACE_ID}-{child_span}-01", created_at=at(1.1),
-            parent_execution_id=ID, parent_node_id="send", parent_item=0, ended_at=at(3),
+            parent_execution_id=ID, parent_node_id="send", parent_item=0, ended_at=at(3), caller_span_id=f"{2:016x}",
         )  # fmt: skip
         spans = [
             span("run send", 0, 0.2, 1, node_id="send", status="error"),

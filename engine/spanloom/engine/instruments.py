@@ -160,7 +160,8 @@ def count_started(requests: Sequence[StartRequest], answers: Sequence[StartAnswe
     if found is None:
         return
     for request, answer in zip(requests, answers, strict=True):
-        if isinstance(answer, Started) and answer.created:
+        # By the id that was proposed: a start that was sent again is answered as one that was there.
+        if isinstance(answer, Started) and answer.execution_id == request.execution_id:
             found.execution_started(request.workflow_id)
 
 

@@ -154,6 +154,8 @@ class Sweeper:
             if not self._redis_away:
                 _log.warning("sweep_without_redis", error=str(error))
             self._redis_away = True
+            if (measured := instruments()) is not None:
+                measured.swept({}, error)
 
     def _let_renew(self) -> bool:
         """Wait, after an outage, until the workers that outlived it have renewed their leases; False if stopped."""
