@@ -46,6 +46,7 @@ class WorkerProcess:
             ["worker", "behaviour_app:engine", *options], HERE, environment, new_session=new_session
         )
         self.lines: list[str] = []
+        self.waited = False  # somebody has looked at its exit code
         self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -86,14 +87,15 @@ class WorkerProcess:
             raise AssertionError(f"worker {self.pid} did not end:\n{self.log}") from None
         finally:
             self._reader.join(5)
-            self.process.stderr.close()
+            self.waited = True
         return code
 
     def _read(self) -> None:
-        for line in self.process.stderr:
-            self.lines.append(line.rstrip())
-            if "worker_ready" in line:
-                self._ready.set()
+        with self.process.stderr as lines:
+            for line in lines:
+                self.lines.append(line.rstrip())
+                if "worker_ready" in line:
+                    self._ready.set()
         self._ready.set()  # it ended; wait_ready() says why
 
 
@@ -110,7 +112,7 @@ def worker_processes(
             worker.wait_ready()
         yield workers
     finally:
-        codes = [0 if worker.process.stderr.closed else worker.stop() for worker in workers]
+        codes = [0 if worker.waited else worker.stop() for worker in workers]
     assert all(code == 0 for code in codes), [worker.log for worker in workers]
 
 

@@ -16,7 +16,7 @@ _QUICKER = {"sqlite": "?synchronous=normal"}  # no power cut is played here
 RUNS = settings(
     deadline=None,
     database=None,
-    stateful_step_count=30,
+    stateful_step_count=25,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
     print_blob=True,
 )
