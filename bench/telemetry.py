@@ -1,13 +1,15 @@
 """What traces cost: CPU time of a process per no-op node, without an SDK, with a batch exporter, with sampling off.
 
 Four processes, each with an engine, a worker and an in-memory store of its own, take turns at a hundred chains of ten
-nodes. One of them makes no spans at all: the others are compared with it, turn by turn. The exporter sends to a
-receiver in this process; what it takes to encode and send counts, what it takes to receive does not.
+nodes. One of them makes no spans, and stores the same line for each node: the others are compared with it, turn by
+turn. The exporter sends to a receiver in this process; what it takes to encode and send counts, what it takes to
+receive does not.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from spanloom.engine import Node, NodeRegistry, Settings, Workflow, WorkflowEngine
+from spanloom.engine.records import SpanLine
 from spanloom.testing.servers import redis_server
 from spanloom.worker.process_log import configure_logging
 
@@ -178,14 +181,30 @@ class _NoSpan:
     begin = identity
 
     def wait(self) -> Any:
-        return _LINE
+        return self.end()
 
     def end(self, *_: Any) -> Any:
-        return _LINE
+        line = _LINE[:]
+        line[1] = f"{next(_NUMBERS):016x}"  # it is stored like any other
+        return SpanLine(*line)
+
+
+_NUMBERS = itertools.count(1)
+_LINE: list[Any] = [
+    "0" * 32,
+    "",
+    "0" * 16,
+    "run n1",
+    "consumer",
+    "unset",
+    1,
+    2,
+    "n1",
+    0,
+    1,
+    json.dumps({"a": "b" * 350}),
+]
 
 
 if __name__ == "__main__":
-    from spanloom.engine.records import SpanLine
-
-    _LINE = SpanLine("0" * 32, "0" * 16, None, "run", "consumer", "unset", 1, 2)
     sys.exit(main())

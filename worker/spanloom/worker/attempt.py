@@ -67,7 +67,9 @@ class Attempt:
             raise
         finally:
             otel_context.detach(token)
-            self._keep_span(opened.close(error))
+            node = self.claim.node
+            line = opened.close(error)
+            self._keep_span(replace(line, node_id=node.node_id, item=node.item, attempt=node.attempt))
 
     def heartbeat(self) -> None:
         """Raise LeaseLost if this claim is no longer this worker's, or the worker stops and its grace is over."""
@@ -113,8 +115,7 @@ class Attempt:
         if len(self.spans) >= MAX_LINES and line.span_id != self.own.span_id:
             self.lines.leave_out()
             return
-        node = self.claim.node
-        self.spans.append(replace(line, node_id=node.node_id, item=node.item, attempt=node.attempt))
+        self.spans.append(line)
 
 
 class _OpenSpan:
