@@ -102,12 +102,17 @@ def run(
         with _told(workflow, execution_id, spinning=not watch) as tell:
             execution = _watch(engine, execution_id, timeout, as_json) if watch else engine.wait(execution_id, timeout)
             tell(execution)
+        _show(execution, as_json)  # before the engine closes: spans may wait for a backend that is away
+
+
+def _show(execution: Execution, as_json: bool) -> None:
     if as_json:
         print_json(execution)
         output_of(execution)
         return
     output = output_of(execution)
     click.echo(json.dumps(output, ensure_ascii=False, indent=2 if in_terminal() else None))
+    sys.stdout.flush()
 
 
 def _watch(engine: WorkflowEngine, execution_id: str, timeout: float | None, as_json: bool) -> Execution:
@@ -120,8 +125,13 @@ def _watch(engine: WorkflowEngine, execution_id: str, timeout: float | None, as_
 def _told(workflow: str, execution_id: str, *, spinning: bool) -> Generator[Callable[[Execution], None]]:
     """Say in a terminal, beside the output, what is waited for, and how it ended or how to find it again."""
     told = f"{workflow} {execution_id}"
+    goes_on = f"{told} goes on; see `spanloom show {execution_id[-8:]}`"
     if not sys.stderr.isatty():
-        yield lambda _: None
+        try:
+            yield lambda _: None
+        except KeyboardInterrupt:
+            click.echo(goes_on, err=True)
+            raise
         return
     screen = console(stderr=True)
     if not spinning:
@@ -131,7 +141,7 @@ def _told(workflow: str, execution_id: str, *, spinning: bool) -> Generator[Call
             ended: list[Execution] = []
             yield ended.append
     except KeyboardInterrupt:
-        screen.print(f"[bright_black]{told} goes on; see `spanloom show {execution_id[-8:]}`[/]")
+        screen.print(f"[bright_black]{goes_on}[/]")
         raise
     for execution in ended:
         screen.print(f"[bright_black]{told} {execution.status}[/]")
