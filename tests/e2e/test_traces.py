@@ -158,11 +158,15 @@ def _below(trace: Trace, span: Any) -> bool:
     return False
 
 
-@pytest.mark.parametrize("how", ["killed at its end", "killed in the middle"])
+@pytest.mark.parametrize(
+    ("receiver", "how"),
+    [("http/protobuf", "killed at its end"), ("grpc", "killed in the middle")],
+    indirect=["receiver"],
+)
 def test_what_a_killed_worker_had_recorded_comes_from_the_store(
-    shared: System, one_receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch, how: str
+    shared: System, receiver: HttpReceiver | GrpcReceiver, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    export_to(monkeypatch, one_receiver, delay="3600000")  # nothing leaves a worker by itself
+    export_to(monkeypatch, receiver, delay="3600000")  # nothing leaves a worker by itself
     workflow_id = shared.register(
         {"id": "a", "type": "telling", "retry": {"max_attempts": 2, "delay": 0.01}},
         {"id": "g", "type": "gate", "config": {"gate": f"trace-{how}"}, "inputs": ["a"]},
@@ -180,7 +184,7 @@ def test_what_a_killed_worker_had_recorded_comes_from_the_store(
         shared.open_gate(f"trace-{how}", 2)
         with worker_processes(1, shared.store_url, shared.redis_url, "--lease", "2s"):
             execution = shared.engine.wait(execution_id, timeout=60)
-            trace = whole_trace(one_receiver, trace_id_of(execution), lambda trace: len(trace.named("run a")) == 2, 60)
+            trace = whole_trace(receiver, trace_id_of(execution), lambda trace: len(trace.named("run a")) == 2, 60)
 
     assert trace.roots[0].name == workflow_id
     assert len(trace.named("run g")) == len(trace.named("run z")) == 1
@@ -190,9 +194,9 @@ def test_what_a_killed_worker_had_recorded_comes_from_the_store(
 
 
 def test_a_flush_in_the_middle_leaves_one_trace(
-    shared: System, one_receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
+    shared: System, receiver: HttpReceiver | GrpcReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export_to(monkeypatch, one_receiver)
+    export_to(monkeypatch, receiver)
     workflow_id = shared.register(
         {"id": "a", "type": "gate", "config": {"gate": "flushed"}},
         {"id": "b", "type": "echo", "inputs": ["a"]},
@@ -204,7 +208,7 @@ def test_a_flush_in_the_middle_leaves_one_trace(
         shared.redis.flushall()
         shared.open_gate("flushed")
         execution = shared.engine.wait(execution_id, timeout=60)
-    trace = whole_trace(one_receiver, trace_id_of(execution))
+    trace = whole_trace(receiver, trace_id_of(execution))
 
     assert [len(trace.named(f"run {node}")) for node in "abc"] == [1, 1, 1]
     assert trace.not_nested() == []
