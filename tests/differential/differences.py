@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from differential.app import plain
-from differential.outcome import ENDED, Run, Story
+from differential.reference import ENDED, Run, Story
 
 
 def differences(told: Story, seen: Story, where: str = "") -> Iterator[str]:

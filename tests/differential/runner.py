@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import jmespath
+
 from differential.app import ROUND, Board, act, make_registry
 from differential.differences import differences
 from differential.leaping import leaping_store
-from differential.outcome import ENDED, Run, Story
-from differential.reference import Reference
+from differential.reference import ENDED, Reference, Run, Story
+from differential.retrying import begun
 from differential.workflows import MAIN
 from spanloom.engine import Workflow, WorkflowEngine
 from spanloom.engine.errors import WaitTimeout
@@ -59,14 +61,15 @@ class Runner:
             self.engine.register_workflow(workflow)
         main, data = f"{family}-{MAIN}", case["input"]
         execution_id = self.engine.enqueue_workflow(main, data, metadata={ROUND: family})
-        told = Reference(workflows, act).story(main, data)
+        told = Reference(workflows, act, jmespath.search).story(main, data)
         seen = self._settled(execution_id, healed=False)
         self._compare(told, seen, "")
         if seen.status != "failed" or not case["retry"]:
             return seen.status
         self.board.heal(family)
         self.engine.retry_execution(execution_id)
-        told = Reference(workflows, act, healed=True).story(main, data, told, seen)
+        reference = Reference(workflows, act, jmespath.search, healed=True)
+        told = reference.story(main, data, begun(workflows, main, told, seen))
         again = self._settled(execution_id, healed=True)
         self._compare(told, again, " after the retry")
         return f"{again.status} after a retry"
