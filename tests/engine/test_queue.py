@@ -67,6 +67,21 @@ def test_the_job_function_that_rqs_tools_show_exists_and_refuses_a_stock_worker(
         found.func(*found.args)
 
 
+def test_closing_gives_up_the_connections_and_the_next_use_opens_another(queue: NodeQueue, redis_url: str) -> None:
+    with Redis.from_url(redis_url) as client:
+        before = len(client.client_list())
+        queue.push([job()])
+        queue.blocking.ping()
+        assert len(client.client_list()) == before + 2
+
+        queue.close()
+        while len(client.client_list()) > before:  # until the server has noticed
+            pass
+
+        queue.push([job(push=2)])
+        assert len(client.client_list()) == before + 1
+
+
 def test_each_priority_has_a_list_of_its_own(queue: NodeQueue) -> None:
     queue.push([job("a"), job("b", priority="high"), job("c", priority="low"), job("d", queue="gpu", priority="high")])
 

@@ -21,6 +21,8 @@ BLOCKING_SECONDS = 7.0  #: longer than any blocking read we make
 def redis_client(given: Any, *, answer_seconds: float = ANSWER_SECONDS) -> Redis:
     """Return a client of our own for a URL or for a caller's client (same server, own pool and time limits).
 
+    Closing it closes its connections; it opens others at its next use.
+
     A command waits up to `answer_seconds` for its answer, and is sent again once if its connection broke, never if
     it took too long: what then is to be done is the caller's to say.
 
@@ -49,7 +51,7 @@ def redis_client(given: Any, *, answer_seconds: float = ANSWER_SECONDS) -> Redis
         options.pop(adds_errors, None)
     if "path" not in options:
         options.update(socket_connect_timeout=ANSWER_SECONDS)
-    return Redis(connection_pool=type(pool)(connection_class=pool.connection_class, **options))
+    return Redis.from_pool(type(pool)(connection_class=pool.connection_class, **options))
 
 
 def redis_location(client: Redis) -> str:
