@@ -48,7 +48,7 @@ def test_a_malformed_url_is_refused_without_its_password() -> None:
 )
 def test_a_missing_driver_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch, scheme: str, says: str) -> None:
     point = EntryPoint(name=scheme, value="no_such_driver:Store", group="spanloom.stores")
-    monkeypatch.setattr(opening, "entry_points", lambda group: [point])
+    monkeypatch.setattr(opening, "_store_classes", lambda: {scheme: point})
     with pytest.raises(ConfigurationError, match=f"'no_such_driver'.*{says}"):
         open_store(f"{scheme}://host")
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import uuid
 import weakref
+from functools import cache
 from typing import NoReturn
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.schema import DDLElement
 
 from spanloom.engine.errors import ConfigurationError
 from spanloom.stores.schema import metadata, store_state
@@ -30,7 +33,8 @@ class InMemoryExecutionStore(SqliteTransitions):
         self._connections = SqliteConnections(MEMORY, synchronous="off")
         weakref.finalize(self, _discard, self._connections, self._pid)
         with self._connections.writing():
-            metadata.create_all(self._connections.writer)
+            for statement in _schema():
+                self._connections.raw_writer.execute(statement)
             self._connections.writer.execute(sa.insert(store_state).values(one=1, store_id=str(uuid.uuid4()), epoch=0))
 
     @classmethod
@@ -74,6 +78,18 @@ class InMemoryExecutionStore(SqliteTransitions):
             "the store memory:// can't be sent to another process; several processes need a sqlite:// or "
             "postgresql:// store"
         )
+
+
+@cache  # they are the same for every store, and to spell them takes longer than to run them
+def _schema() -> tuple[str, ...]:
+    spelled: list[str] = []
+
+    def spell(statement: sa.Executable, *_: object) -> None:
+        assert isinstance(statement, DDLElement)
+        spelled.append(str(statement.compile(dialect=sqlite.dialect())))
+
+    metadata.create_all(sa.create_mock_engine("sqlite://", spell), checkfirst=False)
+    return tuple(spelled)
 
 
 def _discard(connections: SqliteConnections, pid: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from urllib.parse import urlsplit
 
 from spanloom.engine.errors import ConfigurationError
@@ -22,7 +23,7 @@ def open_store(url: str, *, namespace: str = "spanloom") -> ExecutionStore:
     Raises ConfigurationError for an unknown scheme, a malformed URL, or a driver that is not installed.
     """
     scheme = _scheme(url)
-    classes = {point.name: point for point in entry_points(group=GROUP)}
+    classes = _store_classes()
     if scheme not in classes:
         known = ", ".join(f"{name}://" for name in sorted(classes)) or "none; reinstall spanloom"
         raise ConfigurationError(f"no store knows URLs that begin with {scheme + '://'!r}; there are: {known}")
@@ -37,6 +38,11 @@ def open_store(url: str, *, namespace: str = "spanloom") -> ExecutionStore:
         ) from error
     store: ExecutionStore = store_class.from_url(url, namespace)
     return store
+
+
+@cache  # to look through all that is installed takes milliseconds
+def _store_classes() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def _scheme(url: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -49,7 +50,7 @@ class SqlReads(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Ex
         if spelled is None:
             return None
         with self._reading() as connection:
-            row = connection.execute(sa.select(executions).where(executions.c.id == spelled)).one_or_none()
+            row = connection.execute(_EXECUTION, {"execution_id": spelled}).one_or_none()
             if row is None:
                 return None
             output = _output(connection, row) if row.status == ExecutionStatus.COMPLETED else None
@@ -61,7 +62,8 @@ class SqlReads(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Ex
         if spelled is None:
             return []
         with self._reading() as connection:
-            rows = connection.execute(_node_query(spelled, node_ids)).mappings().all()
+            asked = {"execution_id": spelled} if node_ids is None else {"execution_id": spelled, "node_ids": node_ids}
+            rows = connection.execute(_node_query(some=node_ids is not None), asked).mappings().all()
         return [_node_run(row) for row in rows]
 
     def list_executions(
@@ -145,6 +147,7 @@ class SqlReads(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Ex
             )
 
 
+_EXECUTION = sa.select(executions).where(executions.c.id == sa.bindparam("execution_id"))
 _OPEN = tuple(status for status in NodeStatus if not status.ended)
 
 
@@ -176,8 +179,11 @@ def _conditions(filter: ExecutionFilter | None) -> list[sa.ColumnElement[bool] |
     return conditions
 
 
-def _node_query(execution_id: str, node_ids: Sequence[str] | None) -> sa.Select[Any]:
+@cache  # to write it takes longer than most databases need to answer it
+def _node_query(*, some: bool) -> sa.Select[Any]:
+    """Select the node runs of `execution_id`, or some of them: those of `node_ids`."""
     # One statement, so that a run which ends meanwhile is neither missed nor seen twice.
+    execution_id: sa.BindParameter[str] = sa.bindparam("execution_id")
     nothing = sa.null()
     runs, results = node_runs.c, node_results.c
     waits = (runs.wait_kind, runs.wait_key)
@@ -198,27 +204,35 @@ def _node_query(execution_id: str, node_ids: Sequence[str] | None) -> sa.Select[
         *(sa.cast(nothing, sa.Text).label(name) for name in ("wait_kind", "wait_key")),
         *(sa.cast(nothing, Instant).label("due_at"), results.started_at, results.ended_at),
     ).where(results.execution_id == execution_id)
-    if node_ids is not None:
+    if some:
+        node_ids: sa.BindParameter[Sequence[str]] = sa.bindparam("node_ids", expanding=True)
         still_open = still_open.where(runs.node_id.in_(node_ids))
         ended = ended.where(results.node_id.in_(node_ids))
     every = sa.union_all(still_open, ended).subquery()
     return sa.select(every).order_by(every.c.node_id, every.c.item)
 
 
-def _output(connection: sa.Connection, row: sa.Row[Any]) -> Any:
-    """Derive a completed execution's output from its sinks, those whose edge leads to `$end` and that left data."""
+@cache
+def _sink_query() -> sa.Select[Any]:
     edges, results = workflow_edges.c, node_results.c
     handled = sa.and_(results.status == NodeStatus.FAILED.value, results.arrived, results.data.is_not(None))
     ended = sa.and_(
-        results.execution_id == row.id, results.node_id == edges.source, results.item == 0,
+        results.execution_id == sa.bindparam("execution_id"), results.node_id == edges.source, results.item == 0,
         sa.or_(results.status == NodeStatus.COMPLETED.value, handled),
     )  # fmt: skip
-    sinks = connection.execute(
+    version = (edges.workflow_id == sa.bindparam("workflow_id"), edges.version == sa.bindparam("version"))
+    return (
         sa.select(edges.source, results.node_id, results.data)
         .select_from(workflow_edges.outerjoin(node_results, ended))
-        .where(edges.workflow_id == row.workflow_id, edges.version == row.version, edges.target == END)
+        .where(*version, edges.target == END)
         .order_by(edges.source)
-    ).all()
+    )
+
+
+def _output(connection: sa.Connection, row: sa.Row[Any]) -> Any:
+    """Derive a completed execution's output from its sinks, those whose edge leads to `$end` and that left data."""
+    of_it = {"execution_id": row.id, "workflow_id": row.workflow_id, "version": row.version}
+    sinks = connection.execute(_sink_query(), of_it).all()
     left = {source: decoded(data) for source, node_id, data in sinks if node_id is not None}
     return left if len(sinks) > 1 else next(iter(left.values()), None)
 
