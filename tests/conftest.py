@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -144,29 +145,31 @@ def postgres_url(postgres_server: PostgresServer, _postgres_template: str) -> It
             connection.execute(f"drop database {name} with (force)")
 
 
-@pytest.fixture(scope="session")
-def _shared_database(postgres_server: PostgresServer, _postgres_template: str) -> str:
-    import psycopg
-
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"create database shared template {_postgres_template}")
-    return "shared"
-
-
-@pytest.fixture
-def emptied_postgres_url(postgres_server: PostgresServer, _shared_database: str) -> Iterator[str]:
-    """A migrated Postgres database that tests take turns with, emptied for each: for many small tests."""
+@pytest.fixture(scope="module")
+def _module_database(postgres_server: PostgresServer, _postgres_template: str) -> Iterator[str]:
     import psycopg
 
     postgres_server.start()
-    url = postgres_server.database_url(_shared_database)
-    with psycopg.connect(url, autocommit=True) as connection:
-        tables = connection.execute("select tablename from pg_tables where schemaname = 'spanloom'").fetchall()
-        kept = {"alembic_version", "store_state"}
-        connection.execute("; ".join(f"delete from spanloom.{name}" for (name,) in tables if name not in kept))
-        connection.execute("update spanloom.store_state set epoch = 0, redis_run_id = null")
-    yield url
-    _nobody_is_at_work(postgres_server, _shared_database)
+    name = f"module_{next(_database_numbers)}"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"create database {name} template {_postgres_template}")
+    yield name
+    postgres_server.start()
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"drop database {name} with (force)")
+
+
+@pytest.fixture(scope="module")
+def module_postgres_url(postgres_server: PostgresServer, _module_database: str) -> str:
+    """A migrated Postgres database that the tests of one module share."""
+    return postgres_server.database_url(_module_database)
+
+
+@pytest.fixture
+def no_transaction_left(postgres_server: PostgresServer, _module_database: str) -> Iterator[None]:
+    """Fail the test that leaves a transaction open in its module's database."""
+    yield
+    _nobody_is_at_work(postgres_server, _module_database)
 
 
 def _nobody_is_at_work(server: PostgresServer, database: str) -> None:
@@ -186,10 +189,22 @@ def _nobody_is_at_work(server: PostgresServer, database: str) -> None:
     assert not left, f"connections of this test are still at work: {left}"
 
 
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the schema; each test gets a copy, which takes a fraction of a migration."""
+    from spanloom.stores import open_store
+
+    path = tmp_path_factory.mktemp("template") / "spanloom.db"
+    store = open_store(f"sqlite:///{path}")
+    store.migrate()
+    store.close()
+    return path
+
+
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    """A SQLite store in a file of this test's own; opening it makes the schema."""
-    return f"sqlite:///{tmp_path}/spanloom.db"
+def sqlite_url(tmp_path: Path, _sqlite_template: Path) -> str:
+    """A SQLite store in a file of this test's own, with the schema and empty."""
+    return f"sqlite:///{shutil.copy(_sqlite_template, tmp_path / 'spanloom.db')}"
 
 
 _POSTGRES = pytest.param("postgres", marks=pytest.mark.services)

@@ -10,15 +10,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from emptying import emptied
 from spanloom.engine import NodeRegistry, WorkflowEngine
 from spanloom.engine.records import NodeJob
 from spanloom.engine.settings import Settings
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import open_store
-from spanloom.stores.schema import metadata, node_runs, store_state
+from spanloom.stores.schema import node_runs
 from spanloom.testing.clock import ManualClock
 
-_KEPT = {"alembic_version", "store_state"}
 _numbers = itertools.count(1)
 
 
@@ -80,13 +80,9 @@ class World:
 
     def fresh(self, clock: ManualClock) -> tuple[Any, PlayedEngine]:
         """Return an empty store on this clock, and an engine over it."""
-        with self._store._writing() as connection:
-            for table in reversed(metadata.sorted_tables):
-                if table.name not in _KEPT:
-                    connection.execute(sa.delete(table))
-            connection.execute(sa.update(store_state).values(epoch=0, redis_run_id=None))
-        self._store.clock = clock
-        return self._store, PlayedEngine(self._store)
+        store = emptied(self._store)
+        store.clock = clock
+        return store, PlayedEngine(store)
 
     def close(self) -> None:
         """Give up the store's connections."""

@@ -6,15 +6,21 @@ from collections.abc import Iterator
 
 import pytest
 
+from emptying import emptied
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import open_store
 from spanloom.testing.conformance import StoreConformance
 
 
+@pytest.fixture(scope="module")
+def opened() -> Iterator[ExecutionStore]:
+    store = open_store("memory://")
+    store.open()
+    yield store
+    store.close()
+
+
 class TestMemory(StoreConformance):
     @pytest.fixture
-    def store(self) -> Iterator[ExecutionStore]:
-        store = open_store("memory://")
-        store.open()
-        yield store
-        store.close()
+    def store(self, opened: ExecutionStore) -> ExecutionStore:
+        return emptied(opened)

@@ -6,15 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from emptying import emptied
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import open_store
 from spanloom.testing.conformance import StoreConformance
 
 
+@pytest.fixture(scope="module")
+def opened(module_postgres_url: str) -> Iterator[ExecutionStore]:
+    store = open_store(module_postgres_url)
+    store.open()
+    yield store
+    store.close()
+
+
+@pytest.mark.usefixtures("no_transaction_left")
 class TestPostgres(StoreConformance):
     @pytest.fixture
-    def store(self, emptied_postgres_url: str) -> Iterator[ExecutionStore]:
-        store = open_store(emptied_postgres_url)
-        store.open()
-        yield store
-        store.close()
+    def store(self, opened: ExecutionStore) -> ExecutionStore:
+        return emptied(opened)

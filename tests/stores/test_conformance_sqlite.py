@@ -6,15 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
+from emptying import emptied
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import open_store
 from spanloom.testing.conformance import StoreConformance
 
 
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExecutionStore]:
+    folder = tmp_path_factory.mktemp("store")
+    store = open_store(f"sqlite:///{folder}/spanloom.db")
+    store.open()
+    yield store
+    store.close()
+
+
 class TestSqlite(StoreConformance):
     @pytest.fixture
-    def store(self, sqlite_url: str) -> Iterator[ExecutionStore]:
-        store = open_store(sqlite_url)
-        store.open()
-        yield store
-        store.close()
+    def store(self, opened: ExecutionStore) -> ExecutionStore:
+        return emptied(opened)
