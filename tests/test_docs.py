@@ -19,6 +19,7 @@ import pytest
 
 from spanloom.cli.commands import SUBCOMMANDS
 from spanloom.engine import Settings, Workflow, WorkflowEngine
+from spanloom.engine.files import load_workflow
 from spanloom.engine.graph import problems
 from spanloom.engine.metrics import METRICS
 from spanloom.engine.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
@@ -108,9 +109,12 @@ def test_every_section_on_workflows_has_a_picture_and_a_program_that_runs(
         exec(compile(block, str(WORKFLOWS), "exec"), program.__dict__)
 
 
-def test_the_workflow_file_that_is_shown_is_fit_to_run() -> None:
-    (shown,) = blocks(WORKFLOWS, "json")
+def test_the_workflow_files_that_are_shown_are_the_same_one_and_fit_to_run(tmp_path: Path) -> None:
+    (shown,), (as_yaml,) = blocks(WORKFLOWS, "json"), blocks(WORKFLOWS, "yaml")
+    (tmp_path / "everything.yaml").write_text(as_yaml)
+
     assert problems(Workflow.from_json(shown)) == []
+    assert load_workflow(tmp_path / "everything.yaml") == Workflow.from_json(shown)
 
 
 def test_the_store_wiring_of_contributing_is_all_that_the_conformance_suite_needs(tmp_path: Path) -> None:

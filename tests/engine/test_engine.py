@@ -51,6 +51,12 @@ def test_urls_come_from_the_environment_where_none_is_given(monkeypatch: pytest.
     assert engine.queue.location == NOWHERE
 
 
+def test_a_variable_that_is_set_to_nothing_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPANLOOM_REDIS_URL", "")
+
+    assert Settings.from_environment().redis_url == "redis://localhost:6379/0"
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [

@@ -118,10 +118,13 @@ class TestFindExecution:
 
 
 def test_a_node_run_is_a_node_or_one_of_its_items() -> None:
-    assert (node_and_item("price"), node_and_item("price:12")) == (("price", 0), ("price", 12))
+    assert node_and_item("price") == ("price", 0)
+    assert node_and_item("price:12") == node_and_item("price[12]") == ("price", 12)
 
 
-@pytest.mark.parametrize("given", ["", ":3", "price:", "price:0", "price:-1", "price:two"])
+@pytest.mark.parametrize(
+    "given", ["", ":3", "price:", "price:0", "price:-1", "price:two", "price[3", "price3]", "price:3]", "[3]"]
+)
 def test_another_node_run_is_refused_with_what_would_be_right(given: str) -> None:
     with pytest.raises(click.BadParameter, match="write NODE, or NODE:ITEM with an item from 1"):
         node_and_item(given)

@@ -18,10 +18,10 @@ class Settings(BaseSettings):
     `namespace` names the RQ queues (`{namespace}.{queue}`), our Redis keys and the Postgres schema, so that several
     applications share one Redis and one database. `payload_limit_bytes` bounds one payload (an execution's input, a
     node's data), `join_limit_bytes` the sum of the payloads that reach one node. `max_depth` is how many executions a
-    line of parents and children may have.
+    line of parents and children may have. A variable that is set to nothing counts as not set.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SPANLOOM_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="SPANLOOM_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     store_url: str | None = None
     redis_url: str = "redis://localhost:6379/0"

@@ -32,6 +32,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _WHOLE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SHORTEST_PART = 6
 _RECENT, _PAGE = 1000, 200  # how many executions a part of an id is looked for in, and in what portions
+_NODE_RUN = re.compile(r"([^:\[\]]+)(?::([1-9][0-9]*)|\[([1-9][0-9]*)\])?")
 
 
 def duration(text: str) -> float:
@@ -77,11 +78,11 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def node_and_item(text: str) -> tuple[str, int]:
-    """Read `NODE`, or `NODE:ITEM` for an item of a mapped node, counted from 1."""
-    node_id, colon, item = text.partition(":")
-    if not node_id or (colon and not (item.isdecimal() and int(item) > 0)):
+    """Read `NODE`, or `NODE:ITEM` for an item of a mapped node, counted from 1; or `NODE[ITEM]`, as it is shown."""
+    read = _NODE_RUN.fullmatch(text)
+    if read is None:
         raise click.BadParameter(f"{text!r} is no node run; write NODE, or NODE:ITEM with an item from 1")
-    return node_id, int(item or 0)
+    return read[1], int(read[2] or read[3] or 0)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
