@@ -40,6 +40,13 @@ _servers: list[ServerProcess] = []
 AnyServer = TypeVar("AnyServer", bound=ServerProcess)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Begin half as many processes again as there are cores: much of the suite waits."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + (cores + 1) // 2
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs a server; leave out what must be asked for by its mark; begin with what takes long."""
     items.sort(key=_turn)
@@ -95,7 +102,7 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """One Postgres for the whole run."""
-    yield from _run(new_postgres_server)
+    yield from _run(lambda: new_postgres_server(fsync=False))  # what is played here is never a power cut
 
 
 @pytest.fixture
@@ -249,13 +256,20 @@ def nothing_is_left() -> Iterator[None]:
 
 def _children() -> set[int]:
     # Less the one that workers are forked from, which stays to the end: see e2e/forks.py.
-    found = psutil.Process().children()
-    return {child.pid for child in found if not any(part.endswith("forks.py") for part in _command_of(child))}
+    return {pid for pid in _child_pids() if not any(part.endswith("forks.py") for part in _command_of(pid))}
 
 
-def _command_of(process: psutil.Process) -> list[str]:
+def _child_pids() -> set[int]:
+    threads = Path("/proc/self/task")
+    try:  # Linux tells it at once; psutil would look at every process, before and after each of thousands of tests
+        return {int(pid) for thread in threads.iterdir() for pid in (thread / "children").read_text().split()}
+    except OSError:  # another system, or a thread that has just ended
+        return {child.pid for child in psutil.Process().children()}
+
+
+def _command_of(pid: int) -> list[str]:
     try:
-        return process.cmdline()
+        return psutil.Process(pid).cmdline()
     except psutil.Error:
         return []
 

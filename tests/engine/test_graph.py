@@ -369,18 +369,18 @@ def one_typo() -> dict[str, list[str]]:
 def test_10_000_nodes_are_read_checked_and_planned_in_step_with_their_number(
     shape: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of_all = seconds_of(shape)
+    of_all = seconds_of(shape, tries=1)
     monkeypatch.setitem(globals(), "BIG", BIG // 5)
 
-    assert of_all < 20 * seconds_of(shape)  # five times as many nodes: 25 times, if each met all others
+    assert of_all < 20 * seconds_of(shape, tries=3)  # five times as many nodes: 25 times, if each met all others
 
 
-def seconds_of(shape: Any) -> float:
-    """The CPU time that a workflow takes, the least of three."""
+def seconds_of(shape: Any, tries: int) -> float:
+    """The CPU time that a workflow takes, the least of several tries."""
     text = workflow_of(shape()).to_json()
     registry = registry_of(t=lambda ctx: None)
     taken = []
-    for _ in range(3):
+    for _ in range(tries):
         started = time.process_time()
         workflow = Workflow.from_json(text)
         found = graph.problems(workflow, registry)

