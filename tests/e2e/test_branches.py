@@ -146,15 +146,17 @@ def test_continue_on_fail_goes_on_with_the_error_as_data(system: System) -> None
 
 
 def test_after_a_failure_nothing_new_starts_on_other_branches(system: System) -> None:
-    gate = f"after-failure-{system.kind}"
+    gate, bad_gate = f"after-failure-{system.kind}", f"before-failure-{system.kind}"
     workflow_id = system.register(
         node("slow", "gate", config={"gate": gate}),
         node("after-slow", "name", "slow"),
-        node("bad", "boom", config={"how": "returned"}),
+        node("before-bad", "gate", config={"gate": bad_gate}),
+        node("bad", "boom", "before-bad", config={"how": "returned"}),
         node("after-bad", "name", "bad"),
     )
     execution_id = system.engine.enqueue_workflow(workflow_id)
     system.arrived(gate)
+    system.open_gate(bad_gate)
     assert system.engine.wait(execution_id, timeout=30).status is ExecutionStatus.FAILED
 
     system.open_gate(gate)  # what runs may end, and is recorded
@@ -163,7 +165,7 @@ def test_after_a_failure_nothing_new_starts_on_other_branches(system: System) ->
     assert system.statuses(execution_id)["slow"] == "completed"
     assert system.statuses(execution_id)["after-slow"] == "held"
     assert "after-bad" not in system.statuses(execution_id)
-    assert sorted(system.ran(execution_id)) == ["bad", "slow"]
+    assert sorted(system.ran(execution_id)) == ["bad", "before-bad", "slow"]
     execution = system.engine.store.get_execution(execution_id)
     assert execution is not None
     assert execution.status is ExecutionStatus.FAILED

@@ -125,8 +125,9 @@ def test_siblings_ended_by_hand_and_by_workers_at_once_make_their_join_ready_onc
             partial(store.sweep, heads={}, epoch=number + 1),
         ]
         race(calls)
-        # then the join is ready once, or the execution has failed once
-        kinds = [event.kind for event in store.get_events(execution) if event.node_id in ("join", None)]
+        # then the join is ready once, or the execution has failed once; a sweep that comes last may push it again
+        told = [event for event in store.get_events(execution) if event.data.get("because") != "lost_redis"]
+        kinds = [event.kind for event in told if event.node_id in ("join", None)]
         wanted = "execution.failed" if number % 2 else "node.queued"
         assert [kind for kind in kinds if kind == wanted] == [wanted]
 
