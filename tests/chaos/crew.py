@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from forks import ForkedProcess
+
 __all__ = ["Crew", "Hand"]
 
 TESTS = Path(__file__).parent.parent
@@ -30,7 +32,7 @@ class Hand:
 
     name: str
     place: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedProcess
     log_path: Path
     killed: bool = False
     stopped: bool = False
@@ -180,16 +182,23 @@ class Crew:
     def _hire(self, place: int) -> None:
         name = f"{self.what}-{len(self.hands)}"
         log_path = self._folder / f"{name}.log"
+        hand = Hand(name, place, self._begin(self._command(place, name), log_path), log_path)
+        self._places[place] = hand
+        self.hands.append(hand)
+
+    def _begin(self, command: Sequence[str], log_path: Path) -> subprocess.Popen[bytes] | ForkedProcess:
+        # In a session of its own: Ctrl-C reaches the program, which then ends its crews.
+        log_path.touch()
+        program, *arguments = command
+        if program == "spanloom.cli":
+            return ForkedProcess(arguments, TESTS, self._environment, log=log_path, new_session=True)
         with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *self._command(place, name)],
+            return subprocess.Popen(
+                [sys.executable, "-m", *command],
                 cwd=TESTS,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C reaches the program, which then ends its crews
+                start_new_session=True,
             )
-        hand = Hand(name, place, process, log_path)
-        self._places[place] = hand
-        self.hands.append(hand)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from behaviour_app import make_engine
-from forks import ForkedProcess
 from redis import Redis
 
+from forks import ForkedProcess
 from spanloom.engine import Execution, Node, Workflow, WorkflowEngine
 
 HERE = Path(__file__).parent
@@ -91,6 +91,7 @@ class WorkerProcess:
         return code
 
     def _read(self) -> None:
+        assert self.process.stderr is not None
         with self.process.stderr as lines:
             for line in lines:
                 self.lines.append(line.rstrip())

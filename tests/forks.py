@@ -36,28 +36,40 @@ class Done(NamedTuple):
 
 
 class ForkedProcess:
-    """A `spanloom` command that runs, with the parts of subprocess.Popen that tests use. Its stderr is read as text."""
+    """A `spanloom` command that runs, with the parts of subprocess.Popen that tests use.
+
+    What it writes goes to the file `log`; without one its stderr is there to be read as text, and its stdout is lost.
+    """
 
     def __init__(
-        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], *, new_session: bool = False
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        log: Path | None = None,
+        new_session: bool = False,
     ) -> None:
         self.returncode: int | None = None
         self._place = Path(tempfile.mkdtemp(dir=_source().folder))
         self._ended = self._place / "ended"
-        error = self._place / "stderr"
-        os.mkfifo(error)
+        error = log or self._place / "stderr"
+        if log is None:
+            os.mkfifo(error)
         self.pid = _source().fork(
             {
                 "argv": ["spanloom", *arguments],
                 "cwd": str(folder),
                 "env": dict(environment),
-                "out": os.devnull,
+                "out": os.devnull if log is None else str(log),
                 "err": str(error),
                 "ended": str(self._ended),
                 "new_session": new_session,
             }
         )
-        self.stderr: TextIO = error.open()  # once the process has opened its end
+        self.stderr: TextIO | None = (
+            error.open() if log is None else None
+        )  # a pipe, once the process has opened its end
 
     def poll(self) -> int | None:
         """Return the exit code, or minus the signal that ended it; None while it runs."""
@@ -198,9 +210,10 @@ def _become(asked: Mapping[str, Any]) -> None:
         os.environ.update(asked["env"])
         for number, place in ((0, os.devnull), (1, asked["out"]), (2, asked["err"])):
             flags = os.O_RDONLY if number == 0 else os.O_WRONLY if number == 2 and _is_pipe(place) else _NEW
-            opened = os.open(place, flags, 0o600)
+            opened = 1 if number == 2 and place == asked["out"] else os.open(place, flags, 0o600)
             os.dup2(opened, number)
-            os.close(opened)
+            if opened > 2:
+                os.close(opened)
         sys.argv[:] = asked["argv"]
         from spanloom.cli.failures import run
 
