@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -14,19 +15,31 @@ MAX_NODES = 40
 
 _KINDS = ["act"] * 9 + ["delay", "workflow", "map", "map", "map-workflow", "map-delay"]
 _WHEN = [None] * 16 + ["ok", "!ok", "v > `500`", "v", "error", "error.type == 'ValueError'", "nothing", "list"]
+_OFTEN, _RARELY = ["fail"] * 3 + ["skip", "fine"], ["fine"] * 10 + ["fail"] * 5 + ["skip"]
 _ON = ["success"] * 12 + ["failure", "failure", "always", "always"]
+_RETRIED = st.sampled_from([["ValueError"], ["ChildFailed"], ["ValueError", "ChildFailed"]])
 _SECONDS = st.sampled_from([0, 0.001, 60, 90, 600, 3_600, 86_400, 172_800])
+
+
+@lru_cache(4096, typed=True)  # a strategy is costlier to make than to draw from
+def _any(*values: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from(values)
+
+
+@lru_cache
+def _one_in(number: int) -> st.SearchStrategy[bool]:
+    return st.sampled_from([False] * (number - 1) + [True])
 
 
 @st.composite
 def cases(draw: st.DrawFn, max_nodes: int = MAX_NODES) -> dict[str, Any]:
     """Draw an execution: its workflow and those of its children, its input, who runs it, and whether to retry it."""
-    retry, crew = draw(st.booleans()), draw(st.sampled_from(CREWS))  # first: what is drawn late is drawn less evenly
-    trouble = draw(st.sampled_from(["none", "handled", "some", "some", "any", "any"]))
+    retry, crew = draw(st.booleans()), draw(_any(*CREWS))  # first: what is drawn late is drawn less evenly
+    trouble = draw(_any("none", "handled", "some", "some", "any", "any"))
     size = draw(st.one_of(st.integers(1, 8), st.integers(1, max_nodes)))
     workflows: list[dict[str, Any]] = []
     for number in range(draw(st.integers(0, 3))):
-        child_trouble = draw(st.sampled_from(["none", "some" if trouble == "none" else trouble]))
+        child_trouble = draw(_any("none", "some" if trouble == "none" else trouble))
         known = [one["id"] for one in workflows]
         workflows.append(draw(_workflow(f"child{number}", draw(st.integers(1, 5)), child_trouble, known)))
     workflows.append(draw(_workflow(MAIN, size, trouble, [one["id"] for one in workflows])))
@@ -47,15 +60,15 @@ def _workflow(draw: st.DrawFn, workflow_id: str, size: int, trouble: str, childr
     nodes: list[dict[str, Any]] = []
     for number in range(size):
         names = [node["id"] for node in nodes]
-        count = min(len(names), draw(st.sampled_from([0, 1, 1, 1, 2, 2, 3, 5])))
+        count = min(len(names), draw(_any(0, 1, 1, 1, 2, 2, 3, 5)))
         recent = names[-8:]
-        parents = sorted({draw(st.sampled_from(recent)) for _ in range(count)})
+        parents = sorted({draw(_any(*recent)) for _ in range(count)})
         nodes.append(draw(_node(f"n{number}", parents, trouble, children, nested=workflow_id != MAIN)))
     for node in nodes:
-        if node["type"] == NODE_TYPE and "map" not in node and draw(st.sampled_from([False] * 7 + [True])):
+        if node["type"] == NODE_TYPE and "map" not in node and draw(_one_in(8)):
             after = [one["id"] for one in nodes if any(edge["node"] == node["id"] for edge in one["inputs"])]
             ghosts = ["ghost"] if trouble == "any" else []
-            route = draw(st.lists(st.sampled_from([*after, *ghosts]), max_size=3, unique=True)) if after else []
+            route = draw(st.lists(_any(*after, *ghosts), max_size=3, unique=True)) if after else []
             followed = {one["id"]: edge["on"] for one in nodes for edge in one["inputs"] if edge["node"] == node["id"]}
             node["config"]["route"] = [
                 name for name in route if trouble == "any" or followed[name] != "failure"
@@ -67,28 +80,26 @@ def _workflow(draw: st.DrawFn, workflow_id: str, size: int, trouble: str, childr
 def _node(
     draw: st.DrawFn, name: str, parents: list[str], trouble: str, children: list[str], *, nested: bool
 ) -> dict[str, Any]:
-    kind = draw(st.sampled_from([one for one in _KINDS if children or "workflow" not in one]))
-    retry: dict[str, Any] = {"max_attempts": draw(st.sampled_from([1, 1, 2, 3])), "delay": 0}
-    if draw(st.sampled_from([False] * 7 + [True])):
-        retry["no_retry_on" if draw(st.booleans()) else "retry_on"] = draw(
-            st.sampled_from([["ValueError"], ["ChildFailed"], ["ValueError", "ChildFailed"]])
-        )
+    kind = draw(_any(*[one for one in _KINDS if children or "workflow" not in one]))
+    retry: dict[str, Any] = {"max_attempts": draw(_any(1, 1, 2, 3)), "delay": 0}
+    if draw(_one_in(8)):
+        retry["no_retry_on" if draw(st.booleans()) else "retry_on"] = draw(_RETRIED)
     node: dict[str, Any] = {"id": name, "retry": retry}
     node["inputs"] = [draw(_edge(parent, trouble)) for parent in parents]
-    if trouble == "handled" or (trouble != "none" and draw(st.sampled_from([False] * 4 + [True]))):
+    if trouble == "handled" or (trouble != "none" and draw(_one_in(5))):
         node["continue_on_fail"] = True
     mapped = kind.startswith("map")
     if kind.endswith("delay"):
         node["type"], node["config"] = "delay", {"seconds": draw(_SECONDS)}
-        if draw(st.sampled_from([False] * 5 + [True])):
+        if draw(_one_in(6)):
             expressions = ["input.v"] + (["input.nothing"] if trouble in ("handled", "any") else [])
-            node["config"] = {"expression": draw(st.sampled_from(expressions))}
+            node["config"] = {"expression": draw(_any(*expressions))}
     elif kind.endswith("workflow"):
         node["type"] = "workflow"
-        gone = ["gone"] if trouble == "any" and draw(st.sampled_from([False] * 5 + [True])) else []
-        node["config"] = {"workflow": draw(st.sampled_from(gone or children))}
+        gone = ["gone"] if trouble == "any" and draw(_one_in(6)) else []
+        node["config"] = {"workflow": draw(_any(*(gone or children)))}
         outputs = [None, None, "{got: @}", "v"] + (["length(v)"] if trouble == "any" else [])
-        if output := draw(st.sampled_from(outputs)):
+        if output := draw(_any(*outputs)):
             node["config"]["output"] = output
     else:
         node["type"], node["config"] = NODE_TYPE, draw(_behaviour(retry["max_attempts"], trouble))
@@ -97,10 +108,10 @@ def _node(
             node["config"]["items"] = {
                 str(number): draw(_behaviour(retry["max_attempts"], trouble, often=True)) for number in numbers
             }
-    if draw(st.sampled_from([False] * 5 + [True])):
+    if draw(_one_in(6)):
         node["mapping"] = draw(_mapping(parents, mapped=mapped, trouble=trouble))
     if mapped and kind.endswith("workflow") and nested:  # children of children of children: a few will do
-        node["map"] = {"over": draw(st.sampled_from(["`[2, 1]`", "`[]`"])), "at_once": draw(st.integers(1, 2))}
+        node["map"] = {"over": draw(_any("`[2, 1]`", "`[]`")), "at_once": draw(st.integers(1, 2))}
     elif mapped:
         overs = ["input.list", "`[3, 1, 2]`", "`[]`", "`[5, 4, 3, 2, 1, 0, 1, 2, 3, 4, 5, 6]`"]
         overs += [f"nodes.{parents[0]}.list || `[7, 8]`"] if parents else []
@@ -108,19 +119,19 @@ def _node(
             ["input.v"] + [f"nodes.{parent}.list" for parent in parents[:1]] if trouble in ("handled", "any") else []
         )
         node["map"] = {
-            "over": draw(st.sampled_from(overs)),
+            "over": draw(_any(*overs)),
             "at_once": draw(st.integers(1, 5)),
-            "tolerate": draw(st.sampled_from([0, 0, 1, 2, 12])),
+            "tolerate": draw(_any(0, 0, 1, 2, 12)),
         }
     return node
 
 
 @st.composite
 def _edge(draw: st.DrawFn, parent: str, trouble: str) -> dict[str, Any]:
-    edge = {"node": parent, "on": draw(st.sampled_from(_ON))}
-    if when := draw(st.sampled_from(_WHEN)):
+    edge = {"node": parent, "on": draw(_any(*_ON))}
+    if when := draw(_any(*_WHEN)):
         edge["when"] = when
-    elif trouble in ("handled", "any") and draw(st.sampled_from([False] * 15 + [True])):
+    elif trouble in ("handled", "any") and draw(_one_in(16)):
         edge["when"] = "length(v)"  # can't be evaluated of a number
     return edge
 
@@ -128,17 +139,17 @@ def _edge(draw: st.DrawFn, parent: str, trouble: str) -> dict[str, Any]:
 @st.composite
 def _behaviour(draw: st.DrawFn, attempts: int, trouble: str, *, often: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "list": draw(st.sampled_from([0, 1, 3, 12])),
-        "ok": draw(st.sampled_from([True, True, False])),
+        "list": draw(_any(0, 1, 3, 12)),
+        "ok": draw(_any(True, True, False)),
     }
-    what = draw(st.sampled_from(["fail"] * 3 + ["skip", "fine"] if often else ["fine"] * 10 + ["fail"] * 5 + ["skip"]))
+    what = draw(_any(*(_OFTEN if often else _RARELY)))
     if what == "skip":
         found["skip"] = True
-    if draw(st.sampled_from([False] * 9 + [True])):
+    if draw(_one_in(10)):
         found["later"] = draw(st.integers(1, 2))
     if what == "fail":
         found["fail_times"] = draw(st.integers(1, 3))
-        found["how"] = draw(st.sampled_from(["raised", "raised", "permanent", "returned"]))
+        found["how"] = draw(_any("raised", "raised", "permanent", "returned"))
         if trouble == "none":
             found["how"], found["fail_times"] = "raised", max(attempts - 1, 0)
     return found
@@ -150,7 +161,5 @@ def _mapping(draw: st.DrawFn, parents: list[str], *, mapped: bool, trouble: str)
     parts += ["item", "index", "{one: item, at: index}"] if mapped else []
     parts += ["length(input.v)"] if trouble in ("handled", "any") else []
     if draw(st.booleans()):
-        return draw(st.sampled_from(parts))
-    return draw(
-        st.dictionaries(st.sampled_from(["x", "y", "v", "list"]), st.sampled_from(parts), min_size=1, max_size=3)
-    )
+        return draw(_any(*parts))
+    return draw(st.dictionaries(_any("x", "y", "v", "list"), _any(*parts), min_size=1, max_size=3))
