@@ -51,6 +51,7 @@ def _ended_before(parent: NodeRun, child: NodeRun) -> bool:
     return parent.ended_at <= child.started_at
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(180)
 def test_ten_thousand_nodes_that_wait_for_their_row_and_column_run_once_each(system: System) -> None:
     nodes = grid(SIDE)
@@ -63,6 +64,7 @@ def test_ten_thousand_nodes_that_wait_for_their_row_and_column_run_once_each(sys
     assert_each_ran_once_and_in_order(system, execution.id, nodes)
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(120)
 def test_a_fan_of_two_thousand_is_joined_once(system: System) -> None:
     fan = [{"id": f"n{number}", "type": "count", "inputs": ["root"]} for number in range(WIDTH)]

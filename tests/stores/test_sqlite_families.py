@@ -189,7 +189,9 @@ class Family:
         return driver.outcome(execution, node, outcome, successors=successors)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize(
+    "seed", [*range(20), *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(20, 200))]
+)
 def test_a_random_family_ends_and_is_counted_right_at_every_step(seed: int) -> None:
     family = Family(seed)
     assert family.run() is ExecutionStatus.COMPLETED
