@@ -99,7 +99,10 @@ class SqliteTransitions(SqlReads):
 
     def record(self, records: Sequence[Record], *, epoch: int = 0, now: datetime | None = None) -> list[Recorded]:
         """See NodeTransitions.record."""
-        return self._each(records, record, epoch, now)
+        order = sorted(range(len(records)), key=lambda position: _key(records[position]))
+        answers = self._each([records[position] for position in order], record, epoch, now)
+        answered = dict(zip(order, answers, strict=True))
+        return [answered[position] for position in range(len(records))]
 
     def wake_parents(
         self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
@@ -276,3 +279,7 @@ class SqliteTransitions(SqlReads):
         if failure is not None:
             raise failure
         return answers
+
+
+def _key(record: Record) -> tuple[str, str, int]:
+    return record.execution_id, record.node_id, record.item

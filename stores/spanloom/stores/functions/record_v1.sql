@@ -132,7 +132,9 @@ begin
         -- 1. The run itself. `coalesce` keeps the planner from going through all runs of the worker by their index.
         v_vias[i] := w.node_id || '/' || w.item || '/' || w.fence;
         if w.outcome not in ('completed', 'failed', 'skipped') then
-            v_sequel := {schema}.wait_v1(w, v_vias[i], v_status, v_revisions[i], p_epoch, v_now);
+            v_sequel := {schema}.wait_v1(
+                w, v_vias[i], case when v_error is null then v_status else 'failed' end, v_revisions[i], p_epoch, v_now
+            );
             v_vias[i] := null;
             if v_sequel.work is null and cardinality(v_events) > 0 then
                 -- An earlier record of this call may be the one that was sent again: its event tells.

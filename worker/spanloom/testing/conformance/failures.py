@@ -10,7 +10,7 @@ from spanloom.engine.records import Outcome, Refusal
 from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.engine.store import ExecutionStore
 from spanloom.testing.clock import ManualClock
-from spanloom.testing.driver import StoreDriver
+from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.workflows import chain, diamond, fan, graph, single
 
 __all__ = ["Failures", "Retries"]
@@ -58,6 +58,33 @@ class Failures:
         driver.record(execution, right)
         # one input of the join is still open: the failed one, which a retry may yet bring
         assert _statuses(store, execution)["bottom"] is NodeStatus.PENDING
+
+    def test_records_of_one_call_count_in_the_order_of_their_keys(
+        self, store: ExecutionStore, driver: StoreDriver
+    ) -> None:
+        execution = driver.start(fan(2))
+        driver.run(execution, "split")
+        first, second = driver.claim(execution, "w1"), driver.claim(execution, "w2")
+        failures = [driver.outcome(execution, node, Outcome.FAILED) for node in (second, first)]
+        answers = store.record(failures, now=driver.now())
+        assert [answer.ended for answer in answers] == [None, ExecutionStatus.FAILED]
+        found = store.get_execution(execution)
+        assert found is not None
+        assert found.error is not None
+        assert found.error["node_id"] == "w1"
+
+    @pytest.mark.parametrize(("fails", "asks", "children"), [("w1", "w2", 0), ("w2", "w1", 1)])
+    def test_a_failure_holds_what_asks_for_a_child_after_it_in_one_call(
+        self, store: ExecutionStore, driver: StoreDriver, fails: str, asks: str, children: int
+    ) -> None:
+        store.save_workflow(single(), now=driver.now())
+        execution = driver.start(fan(2))
+        driver.run(execution, "split")
+        failing, asking = driver.claim(execution, fails), driver.claim(execution, asks)
+        asked = driver.waiting_for_child(execution, asking, request(single(), None), depth=1)
+        store.record([asked, driver.outcome(execution, failing, Outcome.FAILED)], now=driver.now())
+        assert _statuses(store, execution)[asks] is (NodeStatus.WAITING if children else NodeStatus.HELD)
+        assert len(store.get_child_executions(execution)) == children
 
     def test_what_was_queued_or_waiting_is_held(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
