@@ -26,14 +26,22 @@ SETTLE_SECONDS = 5.0  # how long what a test stopped may take to be gone
 _SERVICES = {"redis_server", "postgres_server"}
 #: Files that take longest, longest first: begun first, so that at the end no core waits for another one's last file.
 _LONG = (
-    "faults/test_chaos.py",
-    "faults/test_crash_points.py",
     "differential/test_differential.py",
     "model/test_model.py",
+    "e2e/test_delivery.py",
     "e2e/test_crashes.py",
-    "e2e/test_large.py",
+    "e2e/test_events.py",
+    "e2e/test_traces.py",
+    "stores/test_conformance_postgres.py",
+    "e2e/test_demo.py",
+    "faults/test_chaos.py",
     "differential/test_engine_mutants.py",
+    "faults/test_crash_points.py",
+    "e2e/test_odd_things.py",
+    "e2e/test_large.py",
     "e2e/test_wfcommons.py",
+    "e2e/test_sdk.py",
+    "e2e/test_logs.py",
 )
 _servers: list[ServerProcess] = []
 

@@ -190,7 +190,7 @@ class Family:
 
 
 @pytest.mark.parametrize(
-    "seed", [*range(20), *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(20, 200))]
+    "seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(10, 200))]
 )
 def test_a_random_family_ends_and_is_counted_right_at_every_step(seed: int) -> None:
     family = Family(seed)
