@@ -131,7 +131,7 @@ class Answers:
         assert len(answers) == len(records)
         counted: dict[str, list[tuple[Record, Recorded]]] = defaultdict(list)
         before = {one.id: one.status for one in model.executions.values()}
-        for record, answer in sorted(zip(records, answers, strict=True), key=_place):
+        for record, answer in sorted(zip(records, answers, strict=True), key=lambda one: one[0].key):
             should = model.accepts(record)
             assert should is None or answer.recorded is should, f"{record} is answered {answer}"
             if not model.counts(record):
@@ -225,11 +225,6 @@ def _wanted(execution: Execution, record: Record, ready: Collection[Key]) -> lis
         return mine if record.node_id in record.successors else []
     queue = execution.queues[record.node_id]
     return [(name, 0) for name in record.successors if (name, 0) in ready and execution.queues[name] == queue]
-
-
-def _place(answered: tuple[Record, Recorded]) -> tuple[str, str, int]:
-    record, _ = answered
-    return record.execution_id, record.node_id, record.item
 
 
 def _of_job(job: NodeJob) -> tuple[str, str, int]:

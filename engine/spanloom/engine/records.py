@@ -252,6 +252,11 @@ class Record:
     spans: Sequence[SpanLine] = ()
     successors: tuple[str, ...] = ()  # those this worker would run next, in order of preference
 
+    @property
+    def key(self) -> NodeKey:
+        """The node run that it is about; records of one call count in the order of their keys."""
+        return NodeKey(self.execution_id, self.node_id, self.item)
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:

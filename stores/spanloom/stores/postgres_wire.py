@@ -171,7 +171,7 @@ def in_key_order(asked: Sequence[Record]) -> list[int]:
     """Return the positions of these records by key, without those of ids that no execution can have."""
     known = [position for position, record in enumerate(asked) if canonical_id(record.execution_id) is not None]
     if len(known) > 1:
-        known.sort(key=lambda position: (asked[position].execution_id, asked[position].node_id, asked[position].item))
+        known.sort(key=lambda position: asked[position].key)
     return known
 
 

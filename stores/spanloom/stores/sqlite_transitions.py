@@ -99,7 +99,7 @@ class SqliteTransitions(SqlReads):
 
     def record(self, records: Sequence[Record], *, epoch: int = 0, now: datetime | None = None) -> list[Recorded]:
         """See NodeTransitions.record."""
-        order = sorted(range(len(records)), key=lambda position: _key(records[position]))
+        order = sorted(range(len(records)), key=lambda position: records[position].key)
         answers = self._each([records[position] for position in order], record, epoch, now)
         answered = dict(zip(order, answers, strict=True))
         return [answered[position] for position in range(len(records))]
@@ -279,7 +279,3 @@ class SqliteTransitions(SqlReads):
         if failure is not None:
             raise failure
         return answers
-
-
-def _key(record: Record) -> tuple[str, str, int]:
-    return record.execution_id, record.node_id, record.item
