@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import shutil
@@ -16,6 +15,7 @@ import psutil
 import pytest
 import structlog
 
+from databases import copied_database
 from spanloom.engine.errors import ConfigurationError
 from spanloom.testing.process import ServerProcess
 from spanloom.testing.servers import PostgresServer, RedisServer
@@ -141,39 +141,19 @@ def _postgres_template(postgres_server: PostgresServer) -> str:
     return "template_spanloom"
 
 
-_database_numbers = itertools.count(1)
-
-
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer, _postgres_template: str) -> Iterator[str]:
     """A migrated, empty Postgres database of this test's own; fails the test that leaves a transaction open in it."""
-    import psycopg
-
-    postgres_server.start()
-    name = f"test_{next(_database_numbers)}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"create database {name} template {_postgres_template}")
-    yield postgres_server.database_url(name)
-    postgres_server.start()
-    try:
+    with copied_database(postgres_server, _postgres_template) as name:
+        yield postgres_server.database_url(name)
+        postgres_server.start()
         _nobody_is_at_work(postgres_server, name)
-    finally:
-        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-            connection.execute(f"drop database {name} with (force)")
 
 
 @pytest.fixture(scope="module")
 def _module_database(postgres_server: PostgresServer, _postgres_template: str) -> Iterator[str]:
-    import psycopg
-
-    postgres_server.start()
-    name = f"module_{next(_database_numbers)}"
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"create database {name} template {_postgres_template}")
-    yield name
-    postgres_server.start()
-    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute(f"drop database {name} with (force)")
+    with copied_database(postgres_server, _postgres_template) as name:
+        yield name
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
+from databases import copied_database
 from differential.processes import process_runner
 from differential.runner import Runner, runner
 from spanloom.testing.servers import PostgresServer
 from spanloom.testing.servers import redis_server as new_redis_server
-
-_databases = itertools.count(1)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -66,14 +64,6 @@ def _store_urls(kind: str, request: pytest.FixtureRequest) -> Iterator[str]:
     if kind == "sqlite":
         yield request.getfixturevalue("sqlite_url")
         return
-    import psycopg
-
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    template = request.getfixturevalue("_postgres_template")
-    server.start()
-    name = f"differential_{next(_databases)}"
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(f"create database {name} template {template}")
-    yield server.database_url(name)
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(f"drop database {name} with (force)")
+    with copied_database(server, request.getfixturevalue("_postgres_template")) as name:
+        yield server.database_url(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,9 @@ import redis
 from harness import System
 from harness import system as new_system
 
+from databases import copied_database
 from spanloom.testing.servers import PostgresServer
 from spanloom.testing.servers import redis_server as new_redis_server
-
-_databases = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
@@ -36,18 +34,9 @@ def _store_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> Itera
     elif kind == "sqlite":
         yield f"sqlite:///{folder}/spanloom.db"
     else:
-        import psycopg
-
         server: PostgresServer = request.getfixturevalue("postgres_server")
-        template = request.getfixturevalue("_postgres_template")
-        server.start()
-        name = f"e2e_{next(_databases)}"
-        with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(f"create database {name} template {template}")
-        yield server.database_url(name)
-        server.start()
-        with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(f"drop database {name} with (force)")
+        with copied_database(server, request.getfixturevalue("_postgres_template")) as name:
+            yield server.database_url(name)
 
 
 @pytest.fixture(scope="module", params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.services)])

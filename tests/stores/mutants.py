@@ -75,7 +75,7 @@ class MissingFence(Wrapped):
         return self.good.record([self._unfenced(record) for record in records], **options)
 
     def _unfenced(self, record: Record) -> Record:
-        key = NodeKey(record.execution_id, record.node_id, record.item)
+        key = record.key
         fence, worker_id = self.held.get(key, (record.fence, record.worker_id))
         return dataclasses.replace(record, fence=fence, worker_id=worker_id)
 
