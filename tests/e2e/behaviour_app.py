@@ -103,8 +103,10 @@ def flaky(ctx: NodeContext) -> int:
 
 @registry.node("unserialisable")
 def unserialisable(ctx: NodeContext) -> Any:
-    """Return what JSON can't carry."""
+    """Return what JSON can't carry, after a gate if it has one."""
     ran(ctx)
+    if "gate" in ctx.config:
+        _pass_gate(ctx)
     return {"seen": [1, {2, 3}]}
 
 
@@ -112,9 +114,13 @@ def unserialisable(ctx: NodeContext) -> Any:
 def gate(ctx: NodeContext) -> str:
     """Wait until the test opens the gate of this node (or of the execution's metadata)."""
     ran(ctx)
+    _pass_gate(ctx)
+    return ctx.node_id
+
+
+def _pass_gate(ctx: NodeContext) -> None:
     ctx.state.redis.rpush(f"waits:{ctx.config['gate']}", ctx.execution_id)
     ctx.state.redis.blpop([f"gate:{ctx.config['gate']}"], timeout=60)
-    return ctx.node_id
 
 
 @registry.node("agate")
@@ -383,9 +389,13 @@ def forks(ctx: NodeContext) -> int:
     if child == 0:
         if ctx.config["how"] == "exit":
             raise SystemExit(3)
+        while ctx.config["how"] == "terminated":
+            signal.pause()
         if ctx.config["how"] == "raise":
             raise ValueError("in the child")
         return 0
+    if ctx.config["how"] == "terminated":
+        os.kill(child, signal.SIGTERM)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

@@ -74,7 +74,7 @@ def test_whatever_a_handler_tells_does_not_fail_it(system: System) -> None:
     )  # its first error is no other
 
 
-@pytest.mark.parametrize(("how", "code"), [("exit", 3), ("raise", 1), ("return", 1)])
+@pytest.mark.parametrize(("how", "code"), [("exit", 3), ("raise", 1), ("return", 1), ("terminated", -15)])
 def test_a_process_that_a_handler_forks_records_nothing(system: System, how: str, code: int) -> None:
     if system.kind == "memory":
         pytest.skip("here it would be the test that is forked")

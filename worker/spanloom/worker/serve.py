@@ -6,13 +6,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from logging import getLevelNamesMapping
-from types import FrameType
 
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError
+from spanloom.worker import signals
 from spanloom.worker.endpoints import Endpoints, Listen
 from spanloom.worker.health import Health
 from spanloom.worker.options import WorkerOptions
@@ -22,7 +21,6 @@ from spanloom.worker.worker import Worker
 
 __all__ = ["serve"]
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PARENT_PIPE = "SPANLOOM_PARENT_PIPE"  #: the file descriptor whose end of file says that the supervisor is gone
 
 
@@ -47,37 +45,20 @@ def serve(engine: WorkflowEngine, options: WorkerOptions | None = None, *, liste
         if endpoints is not None:
             after.callback(endpoints.stop)
         after.callback(configure_sdk("spanloom-worker", instance_id=worker.name, prometheus=endpoints is not None))
-        _on_signals(worker.stop)
+        signals.hear(worker.stop)
         _stop_with_parent()
         if endpoints is not None:
             endpoints.start()
         try:
             ended = worker.run()
         finally:
-            for number in _SIGNALS:
-                signal.signal(number, signal.SIG_IGN)  # it has stopped: a late signal must not spoil the exit code
+            signals.ignore()  # it has stopped: a late one must not spoil the exit code
     engine.close()
     if not ended:  # a handler that ignores its end must not keep the process; its node run was given back
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
     return 0
-
-
-def _on_signals(stop: Callable[[], None]) -> None:
-    """Call `stop` for each signal, on a thread of its own: a handler may interrupt any lock, and takes none itself."""
-    read_end, write_end = os.pipe()
-
-    def on_signal(_signal: int, _frame: FrameType | None) -> None:
-        os.write(write_end, b"!")
-
-    def listen() -> None:
-        while os.read(read_end, 1):
-            stop()
-
-    threading.Thread(target=listen, name="spanloom-signals", daemon=True).start()
-    for number in _SIGNALS:
-        signal.signal(number, on_signal)
 
 
 def _stop_with_parent() -> None:
