@@ -220,6 +220,7 @@ def test_a_handler_that_says_something_all_the_time_is_still_timed_out(
 ) -> None:
     logging.getLogger().handlers.clear()  # pytest's own, which swallow what interrupts them
     monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # a timeout that a finalizer drops comes again
     configure_logging("json")
 
     def handler(ctx: NodeContext) -> None:

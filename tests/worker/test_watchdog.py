@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,7 +15,8 @@ from spanloom.worker.watchdog import Watchdog
 
 
 @pytest.fixture
-def watchdog() -> Iterator[Watchdog]:
+def watchdog(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watchdog]:
+    monkeypatch.setattr("spanloom.worker.watchdog._AGAIN_SECONDS", 0.1)
     made = Watchdog()
     yield made
     made.close()
@@ -53,6 +56,67 @@ def test_a_handler_that_swallows_the_timeout_still_timed_out(watchdog: Watchdog)
 
     with pytest.raises(NodeTimeout):
         watchdog.call(stubborn, "stubborn", 0.05)
+
+
+def test_a_timeout_that_a_finalizer_drops_comes_again(watchdog: Watchdog, monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: dropped.append(what.exc_type))
+
+    class Slow:
+        def __del__(self) -> None:
+            spin()
+
+    def handler() -> None:
+        Slow()
+        spin()
+
+    with pytest.raises(NodeTimeout):
+        watchdog.call(handler, "a", 0.05)
+    assert dropped == [NodeTimeout]
+
+
+def test_who_cleans_up_after_a_timeout_is_left_to_it(watchdog: Watchdog) -> None:
+    done: list[str] = []
+
+    @contextmanager
+    def resource() -> Iterator[None]:
+        try:
+            yield
+        except NodeTimeout:
+            spin(0.3)
+            done.append("exit")
+            raise
+
+    def handler() -> None:
+        try:
+            with resource():
+                spin()
+        finally:
+            try:
+                int("no number")  # an error of its own, while it handles the timeout
+            except ValueError:
+                spin(0.3)
+            done.append("finally")
+
+    with pytest.raises(NodeTimeout):
+        watchdog.call(handler, "a", 0.05)
+    assert done == ["exit", "finally"]
+
+
+def test_one_that_swallows_each_timeout_ends_with_another(watchdog: Watchdog) -> None:
+    swallowed: list[str] = []
+
+    def handler() -> None:
+        while len(swallowed) < 2:
+            try:
+                spin()
+            except NodeTimeout:
+                swallowed.append("once more")
+        spin()
+
+    with pytest.raises(NodeTimeout):
+        watchdog.call(handler, "a", 0.05)
+    assert len(swallowed) == 2
 
 
 def test_the_instant_in_which_both_end_hits_nobody_else(watchdog: Watchdog) -> None:

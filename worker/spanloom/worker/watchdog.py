@@ -1,7 +1,8 @@
 """The watchdog: raises NodeTimeout in the thread of a synchronous handler that ran for too long.
 
-Python delivers it between two bytecodes: a handler inside one long C call gets it when that call returns, and one that
-catches it goes on. Its slot stays accounted for either way.
+Python delivers it between two bytecodes: a handler inside one long C call gets it when that call returns. It is lost
+where a finalizer happens to run, whose exceptions Python drops, so that a handler that goes on gets another each
+second, as does one that swallows it; not while it cleans up after one. Its slot stays accounted for either way.
 """
 
 from __future__ import annotations
@@ -9,33 +10,41 @@ from __future__ import annotations
 import ctypes
 import heapq
 import itertools
+import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from spanloom.engine.errors import NodeTimeout
 
 __all__ = ["Watchdog"]
 
 _MANY = 1_000  #: watches after which those that ended are cleared away
+_AGAIN_SECONDS = 1.0
+_DELIVERY_TICKS = 100  #: so often a thread lets others run, which is when Python delivers what is pending
 
 
 class _Watch:
-    """One call. Whoever takes the token decides: the watchdog that it timed out, the call that it ended in time.
+    """One call, and who decides on its end: in each round either the call, that it is over, or the watchdog, to raise.
 
-    No lock: the exception may come between any two bytecodes of the watched thread, and a lock that is
-    interrupted between being taken and being entered is never given back.
+    The first to claim a round has it; claiming it again gives the same answer. No lock: the exception may come between
+    any two bytecodes of the watched thread, and a lock that is interrupted between being taken and being entered is
+    never given back.
     """
 
-    __slots__ = ("ended", "raised", "thread_id", "token")
+    __slots__ = ("_owners", "begun", "over", "round", "thread_id")
 
     def __init__(self, thread_id: int) -> None:
         self.thread_id = thread_id
-        self.token: deque[bool] = deque()  # empty until the call begins
-        self.ended = False
-        self.raised = False
+        self.begun = False
+        self.over = False
+        self.round = 0  #: how many exceptions were raised
+        self._owners: dict[int, str] = {}
+
+    def claim(self, number: int, who: Literal["call", "watchdog"]) -> bool:
+        """Claim a round, by its number; False if the other one has it."""
+        return self._owners.setdefault(number, who) == who
 
 
 class Watchdog:
@@ -54,7 +63,7 @@ class Watchdog:
         self._watch(watch, time.monotonic() + seconds)
         cause: BaseException | None = None
         try:
-            watch.token.append(True)
+            watch.begun = True
             try:
                 result = function()
             except BaseException as error:
@@ -64,12 +73,11 @@ class Watchdog:
             else:
                 if _ended_in_time(watch):
                     return result
-            _await_delivery(watch)
         except NodeTimeout as error:
-            if watch.ended:
+            if watch.over and watch.round == 0:
                 raise  # the handler's own
             cause = error
-            _await_delivery(watch)
+        _await_delivery(watch)
         raise NodeTimeout(node_id, seconds) from cause
 
     def close(self) -> None:
@@ -83,7 +91,7 @@ class Watchdog:
     def _watch(self, watch: _Watch, due: float) -> None:
         with self._changed:
             if len(self._due) > _MANY:
-                self._due = [entry for entry in self._due if not entry[2].ended]
+                self._due = [entry for entry in self._due if not entry[2].over]
                 heapq.heapify(self._due)
             heapq.heappush(self._due, (due, next(self._count), watch))
             if self._thread is None:
@@ -103,33 +111,44 @@ class Watchdog:
                     self._end(heapq.heappop(self._due)[2])
 
     def _end(self, watch: _Watch) -> None:
-        try:
-            watch.token.pop()
-        except IndexError:
-            if not watch.ended:  # its call is about to begin: look again
-                heapq.heappush(self._due, (time.monotonic() + 0.001, next(self._count), watch))
-            return
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(watch.thread_id), ctypes.py_object(NodeTimeout))
-        watch.raised = True
+        pause = 0.001  # for a call that is about to begin
+        if watch.begun and not (watch.round and _cleans_up(watch.thread_id)):
+            if not watch.claim(watch.round, "watchdog"):
+                return
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(watch.thread_id), ctypes.py_object(NodeTimeout))
+            watch.round += 1
+        if watch.round:
+            pause = _AGAIN_SECONDS
+        heapq.heappush(self._due, (time.monotonic() + pause, next(self._count), watch))
+
+
+def _cleans_up(thread_id: int) -> bool:
+    """Whether the thread is in an except or a finally clause, or in an __exit__, because of NodeTimeout."""
+    handled: Any = sys._current_exceptions().get(thread_id)  # an exception, in Python 3.11 a triple with it
+    error: BaseException | None = handled[1] if isinstance(handled, tuple) else handled
+    while error is not None:
+        if isinstance(error, NodeTimeout):
+            return True
+        error = error.__context__
+    return False
 
 
 def _ended_in_time(watch: _Watch) -> bool:
-    try:
-        watch.token.pop()
-    except IndexError:
-        return False  # the watchdog has it: NodeTimeout has come or is coming
-    watch.ended = True
+    if not watch.claim(0, "call"):
+        return False  # NodeTimeout has come or is coming
+    watch.over = True
     return True
 
 
 def _await_delivery(watch: _Watch) -> None:
-    """Return once the exception was delivered, here or earlier: it must not hit what this thread does next."""
-    ticks = 0
-    while ticks < 100:
+    """Return once no exception is to come: it must not hit what this thread does next."""
+    while True:
         try:
-            while ticks < 100:
-                time.sleep(0.0002 if not watch.raised else 0)
-                ticks += watch.raised
+            while not watch.claim(watch.round, "call"):
+                time.sleep(0.0002)  # the watchdog is about to raise
+            watch.over = True
+            for _ in range(_DELIVERY_TICKS):
+                time.sleep(0)
         except NodeTimeout:
-            watch.raised = True
-            return
+            continue
+        return
