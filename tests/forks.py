@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -171,25 +172,35 @@ def _serve() -> None:
     import spanloom.stores.postgres
     import spanloom.stores.sqlite  # noqa: F401
 
-    signal.signal(signal.SIGCHLD, _reap)
+    ends, told = os.pipe()  # a pipe, because a signal that comes just before a wait would not end it
+    for end in (ends, told):
+        os.set_blocking(end, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the tests
-    for line in sys.stdin:
-        asked = json.loads(line)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        child = os.fork()
-        if child == 0:
-            _become(asked)
-        _running[child] = asked["ended"]
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        print(child, flush=True)
+    while True:
+        ready, _, _ = select.select([sys.stdin, ends], [], [])
+        if ends in ready:
+            os.read(ends, 4096)
+            _reap()
+        if sys.stdin in ready:
+            line = sys.stdin.readline()  # who asks awaits the answer: there is one line at most
+            if not line:
+                return
+            asked = json.loads(line)
+            child = os.fork()
+            if child == 0:
+                signal.set_wakeup_fd(-1)
+                os.close(ends)
+                os.close(told)
+                _become(asked)
+            _running[child] = asked["ended"]
+            print(child, flush=True)
 
 
-def _reap(*_: object) -> None:
+def _reap() -> None:
     while _running:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
+        pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
         ended = _running.pop(pid)
@@ -202,7 +213,6 @@ def _become(asked: Mapping[str, Any]) -> None:
     try:
         for number in (signal.SIGCHLD, signal.SIGINT):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         if asked["new_session"]:
             os.setsid()
         os.chdir(asked["cwd"])
