@@ -99,11 +99,12 @@ def test_an_execution_ends_exactly_once_under_many_workers(system: System) -> No
 def test_a_failed_execution_never_turns_completed(system: System) -> None:
     gate = f"late-{system.kind}"
     workflow_id = system.register(
-        {"id": "bad", "type": "unserialisable"},
+        {"id": "bad", "type": "unserialisable", "config": {"gate": f"bad-{gate}"}},
         {"id": "late", "type": "gate", "config": {"gate": gate}},
     )
     execution_id = system.engine.enqueue_workflow(workflow_id)
     system.arrived(gate)
+    system.open_gate(f"bad-{gate}")
     failed = system.engine.wait(execution_id, timeout=30)
     assert failed.status is ExecutionStatus.FAILED
 
@@ -119,13 +120,14 @@ def test_a_failed_execution_never_turns_completed(system: System) -> None:
 def test_after_a_failure_nothing_new_starts_and_the_rest_is_held(system: System) -> None:
     gate = f"held-{system.kind}"
     workflow_id = system.register(
-        {"id": "bad", "type": "unserialisable"},
+        {"id": "bad", "type": "unserialisable", "config": {"gate": f"bad-{gate}"}},
         {"id": "slow", "type": "gate", "config": {"gate": gate}},
         {"id": "after", "type": "name", "inputs": ["slow"]},
         {"id": "join", "type": "collect", "inputs": ["slow", "bad"]},
     )
     execution_id = system.engine.enqueue_workflow(workflow_id)
     system.arrived(gate)
+    system.open_gate(f"bad-{gate}")
     system.engine.wait(execution_id, timeout=30)
 
     system.open_gate(gate)
