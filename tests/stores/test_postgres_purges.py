@@ -111,9 +111,9 @@ def test_a_family_beside_all_that_may_happen_to_it_goes_whole_or_stays_whole(
         calls: list[Callable[[], object]] = [
             partial(_purge, store),
             partial(_purge, store, 1),
-            partial(store.record, [late]),
-            partial(store.wake_parents, children),
-            partial(store.sweep, heads={}, epoch=number + 1),
+            partial(driver.send, late),  # through the driver, which keeps the jobs of all
+            partial(driver.wake, *children),
+            partial(driver.sweep, epoch=number + 1),
             partial(_quietly, driver.cancel, children[0]),
         ]
         if number % 3:
