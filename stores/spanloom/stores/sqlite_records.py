@@ -74,8 +74,11 @@ _ENDS = {
 _PARKED = {Outcome.RETRY: "node.retrying", Outcome.WAITING: "node.waiting", Outcome.RELEASED: "node.released"}
 
 
-def record(turn: Turn, request: Record) -> Recorded:
-    """Record one outcome and all that follows from it; write nothing if the fence is stale."""
+def record(turn: Turn, request: Record, *, before_failure: bool = False) -> Recorded:
+    """Record one outcome and all that follows from it; write nothing if the fence is stale.
+
+    Nothing that this makes ready is claimed `before_failure`, which may end the execution in the same call.
+    """
     run = turn.load(request.execution_id, request.node_id, request.item)
     if (
         run is None
@@ -88,7 +91,7 @@ def record(turn: Turn, request: Record) -> Recorded:
         worker_id = request.worker_id
         turn.execute(_OWE_EXPORT, (worker_id, request.execution_id, request.exported_ns, worker_id))
     # A worker whose lease has lapsed is about to lose its claims: it gets no new one.
-    claims = run.lease_until is not None and run.lease_until > turn.now
+    claims = not before_failure and run.lease_until is not None and run.lease_until > turn.now
     if request.outcome in _ENDS:
         return record_ended(turn, run, request, claims=claims)
     answer = _park(turn, run, request, claims=claims)

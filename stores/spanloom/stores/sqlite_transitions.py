@@ -21,6 +21,7 @@ from spanloom.engine.records import (
     Controlled,
     NodeJob,
     NodeKey,
+    Outcome,
     Purged,
     Record,
     Recorded,
@@ -100,7 +101,18 @@ class SqliteTransitions(SqlReads):
     def record(self, records: Sequence[Record], *, epoch: int = 0, now: datetime | None = None) -> list[Recorded]:
         """See NodeTransitions.record."""
         order = sorted(range(len(records)), key=lambda position: records[position].key)
-        answers = self._each([records[position] for position in order], record, epoch, now)
+        ordered = [records[position] for position in order]
+        failing = {  # an item's failure is its node's to judge
+            one.execution_id: place
+            for place, one in enumerate(ordered)
+            if one.outcome is Outcome.FAILED and not one.item
+        }
+
+        def one(turn: Turn, item: tuple[int, Record]) -> Recorded:
+            place, request = item
+            return record(turn, request, before_failure=place < failing.get(request.execution_id, 0))
+
+        answers = self._each(list(enumerate(ordered)), one, epoch, now)
         answered = dict(zip(order, answers, strict=True))
         return [answered[position] for position in range(len(records))]
 

@@ -86,6 +86,34 @@ class Failures:
         assert _statuses(store, execution)[asks] is (NodeStatus.WAITING if children else NodeStatus.HELD)
         assert len(store.get_child_executions(execution)) == children
 
+    @pytest.mark.parametrize(("fails", "ends"), [("w1", "w2"), ("w2", "w1")])
+    def test_nothing_is_claimed_beside_a_failure_of_one_call(
+        self, store: ExecutionStore, driver: StoreDriver, fails: str, ends: str
+    ) -> None:
+        execution = driver.start(graph("branches", {"w1": [], "w2": [], "after": [ends]}))
+        failing, ending = driver.claim(execution, fails), driver.claim(execution, ends)
+        records = [
+            driver.outcome(execution, ending, successors=("after",)),
+            driver.outcome(execution, failing, Outcome.FAILED),
+        ]
+        answers = store.record(records, now=driver.now())
+        assert [(answer.next, answer.ended) for answer in answers] == [(None, None), (None, ExecutionStatus.FAILED)]
+        assert _statuses(store, execution)["after"] is NodeStatus.HELD
+
+    def test_a_failure_that_is_handled_lets_go_on_what_is_beside_it_in_one_call(
+        self, store: ExecutionStore, driver: StoreDriver
+    ) -> None:
+        execution = driver.start(graph("branches", {"w1": [], "w2": [], "x1": ["w1"], "x2": ["w2"]}))
+        first, second = driver.claim(execution, "w1"), driver.claim(execution, "w2")
+        records = [
+            driver.outcome(execution, first, successors=("x1",)),
+            driver.outcome(execution, second, Outcome.FAILED, taken=("x2",)),
+        ]
+        answers = store.record(records, now=driver.now())
+        started = [job.node_id for answer in answers for job in answer.jobs]
+        started += [answer.next.node_id for answer in answers if answer.next is not None]
+        assert sorted(started) == ["x1", "x2"]
+
     def test_what_was_queued_or_waiting_is_held(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
