@@ -7,7 +7,6 @@ generated ones of their shapes are run in their place; generated ones of more th
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import random
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 import redis
 
+from databases import copied_database
 from spanloom.engine import Execution, ExecutionStatus, NodeContext, NodeRun, WorkflowEngine
 
 PROJECT = Path(__file__).parents[2]
@@ -34,7 +34,6 @@ from wfformat import Instance, InstanceInvalid  # noqa: E402
 RECORDINGS = Path(os.environ.get("SPANLOOM_WFCOMMONS_DIR", PROJECT.parent / "shared" / "data" / "wfcommons"))
 SCALE = 0.0002
 
-_databases = itertools.count(1)
 
 Replay = Callable[[Instance], tuple[Execution, wfcommons.Findings, list[NodeRun]]]
 
@@ -70,17 +69,9 @@ def _store_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> Itera
     elif kind == "sqlite":
         yield f"sqlite:///{folder}/spanloom.db"
     else:
-        import psycopg
-
         server = request.getfixturevalue("postgres_server")
-        template = request.getfixturevalue("_postgres_template")
-        server.start()
-        name = f"wfcommons_{next(_databases)}"
-        with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(f"create database {name} template {template}")
-        yield server.database_url(name)
-        with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(f"drop database {name} with (force)")
+        with copied_database(server, request.getfixturevalue("_postgres_template")) as name:
+            yield server.database_url(name)
 
 
 @pytest.fixture(scope="module", params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.services)])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from databases import copied_database
 from faults.crash_plays import Plays
 from faults.crash_processes import Nursery
 from faults.crash_processes import nursery as new_nursery
@@ -81,15 +82,9 @@ def _settle(server: PostgresServer) -> None:
 
 
 def _postgres_stores(server: PostgresServer, template: str) -> Callable[[Path], Iterator[str]]:
-    import psycopg
-
-    def new_store(place: Path) -> Iterator[str]:
-        name = f"crash_{place.name}"
-        with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(f"create database {name} template {template}")
-        # The namespace is that of Redis alone: the template has the default schema.
-        yield f"{server.database_url(name)}&namespace=spanloom"
-        with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(f"drop database {name} with (force)")
+    def new_store(_place: Path) -> Iterator[str]:
+        with copied_database(server, template) as name:
+            # The namespace is that of Redis alone: the template has the default schema.
+            yield f"{server.database_url(name)}&namespace=spanloom"
 
     return new_store
