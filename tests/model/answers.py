@@ -143,12 +143,15 @@ class Answers:
                 model.record(record, now)
                 counted[record.execution_id].append((record, answer))
         for execution_id, some in counted.items():
-            self._followed(model.executions[execution_id], some, before[execution_id])
+            failures = sum(one.execution_id == execution_id and one.outcome is Outcome.FAILED for one in records)
+            alone = len(some) == 1 and failures == (some[0][0].outcome is Outcome.FAILED)
+            self._followed(model.executions[execution_id], some, before[execution_id], alone=alone)
 
-    def _followed(self, execution: Execution, some: Sequence[tuple[Record, Recorded]], before: ExecutionStatus) -> None:
-        """Check what follows from the records of one execution."""
+    def _followed(
+        self, execution: Execution, some: Sequence[tuple[Record, Recorded]], before: ExecutionStatus, *, alone: bool
+    ) -> None:
+        """Check what follows from the records of one execution; one that came beside others is not `alone`."""
         execution.settle(self._clock(), self._model.epoch)
-        alone = len(some) == 1
         ended = [answer.ended for _, answer in some if answer.ended is not None]
         now_ended = [execution.status] if execution.status.ended and not before.ended else []
         assert ended == now_ended, f"it was {before}, is {execution.status}, and is answered as ended: {ended}"

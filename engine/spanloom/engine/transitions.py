@@ -81,8 +81,9 @@ class NodeTransitions(ABC):
         Fenced: unless the run is running under that worker and fence, answers recorded=False and writes nothing;
         but a record sent again (same worker, fence and outcome, already recorded) writes nothing and answers with
         the same continuation. Records of one call count in the order of their keys (execution, node, item): of two
-        failures the first is the execution's error. What one makes ready is claimed (`next`) only if none fails the
-        execution. In the common case one round trip.
+        failures the first is the execution's error. What one makes ready is not claimed (`next`) if another fails the
+        execution, and beside a failure that is refused or handled it may be pushed instead. In the common case one
+        round trip.
 
         COMPLETED, FAILED, SKIPPED end the run: it leaves the open rows, its result row keeps data, error, attempt,
         fence, worker and which edges were taken. It arrives at every successor, once per edge; arrivals at one
