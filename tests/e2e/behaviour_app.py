@@ -19,8 +19,10 @@ import log_handlers
 from redis import Redis
 
 from spanloom.engine import LeaseLost, NodeContext, NodeRegistry, NodeResult, PermanentError, WorkflowEngine
+from spanloom.worker import sweeper
 
 TICK_SECONDS = 0.02
+RENEWAL = "BEHAVIOUR_RENEWAL_SECONDS"  #: the variable that says how long a sweep lets others renew after an outage
 
 registry = NodeRegistry()
 log_handlers.add_to(registry)
@@ -47,6 +49,14 @@ def echo(data: Any, ctx: NodeContext) -> Any:
 @registry.node("plain")
 def plain(data: Any) -> Any:
     """Return the data that came in, and leave no trace."""
+    return data
+
+
+@registry.node("unhurried")
+def unhurried(data: Any, ctx: NodeContext) -> Any:
+    """Return the data that came in, after a moment."""
+    ran(ctx)
+    time.sleep(0.05)
     return data
 
 
@@ -198,7 +208,7 @@ def beside(ctx: NodeContext) -> str:
     """Run beside what kills the worker, and for a moment if that does not."""
     ran(ctx)
     ctx.state.redis.rpush(f"beside:{ctx.execution_id}", ctx.node_id)
-    ctx.state.redis.blpop(["gate:never"], timeout=1)
+    ctx.state.redis.blpop(["gate:never"], timeout=3)
     return ctx.node_id
 
 
@@ -423,3 +433,6 @@ def make_engine(store: Any = None, redis: Any = None) -> WorkflowEngine:
 
 if "SPANLOOM_STORE_URL" in os.environ and "BEHAVIOUR_REDIS_URL" in os.environ:
     engine = make_engine()
+
+if RENEWAL in os.environ:
+    sweeper._RENEWAL_SECONDS = float(os.environ[RENEWAL])

@@ -1,6 +1,7 @@
 """A process that registers and starts workflows at a given instant: `python racing.py`, for test_races.py.
 
-Reads one JSON line for each race: what to do, and when by the machine's clock; answers each with one line.
+Reads one JSON line for each race: what to do, and when by the machine's clock; answers each with one line, which also
+says whether it was told too late.
 """
 
 from __future__ import annotations
@@ -24,17 +25,22 @@ def work() -> None:
 def main() -> None:
     """Race until the end of the input."""
     with WorkflowEngine(registry, os.environ["SPANLOOM_STORE_URL"], os.environ["SPANLOOM_REDIS_URL"]) as engine:
-        print(json.dumps("ready"), flush=True)
+        _say("ready")
         for line in sys.stdin:
             asked: dict[str, Any] = json.loads(line)
             workflow = Workflow.model_validate(asked["workflow"]) if "workflow" in asked else None
+            late = time.time() >= asked["at"]
             while time.time() < asked["at"]:  # spins: a sleep would not end in both at the same instant
                 pass
             if workflow is not None:
                 answer: Any = engine.register_workflow(workflow)
             else:
                 answer = engine.enqueue_workflow(asked["start"], asked["data"], idempotency_key=asked["key"])
-            print(json.dumps(answer), flush=True)
+            _say(answer, late=late)
+
+
+def _say(answer: Any, *, late: bool = False) -> None:
+    print(json.dumps({"answer": answer, "late": late}), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import psycopg
 import pytest
+from behaviour_app import RENEWAL
 from harness import System, WorkerProcess, worker_processes
 
-from spanloom.engine import ExecutionStatus, NodeStatus, StoreUnavailable
+from spanloom.engine import Execution, ExecutionStatus, NodeStatus, StoreUnavailable
 from spanloom.testing.servers import PostgresServer
 
-LEASE = ("--lease", "1s", "--concurrency", "8")
+LEASE = ("--lease", "2s", "--concurrency", "8")  # a renewal may come more than a second late
+
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -103,11 +107,11 @@ def test_a_worker_that_slept_past_its_lease_is_refused_and_the_other_ones_result
     workflow_id = system.register(
         {"id": "slow", "type": "gate", "config": {"gate": "sleep"}}, {"id": "after", "type": "name", "inputs": ["slow"]}
     )
-    with worker_processes(1, system.store_url, system.redis_url, "--lease", "1s") as (sleeper,):
+    with worker_processes(1, system.store_url, system.redis_url, *LEASE) as (sleeper,):
         execution_id = system.engine.enqueue_workflow(workflow_id)
         system.arrived("sleep")
         sleeper.send(signal.SIGSTOP)
-        with worker_processes(1, system.store_url, system.redis_url, "--lease", "1s"):
+        with worker_processes(1, system.store_url, system.redis_url, *LEASE):
             system.arrived("sleep")  # the other one runs it, before the sleeper is back
             sleeper.send(signal.SIGCONT)
             system.open_gate("sleep", times=2)
@@ -131,16 +135,17 @@ class TestPostgresAway:
             pytest.skip("this is about Postgres")
 
     def test_nine_seconds_away_under_load_lose_nothing(
-        self, idle_system: System, postgres_server: PostgresServer
+        self, idle_system: System, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         system = idle_system
+        monkeypatch.setenv(RENEWAL, "10")  # a busy machine renews late
         workflow_id = system.register(
             {"id": "a", "type": "echo"},
             {"id": "b", "type": "echo", "inputs": ["a"]},
             {"id": "c", "type": "echo", "inputs": ["a"]},
             {"id": "join", "type": "count", "inputs": ["b", "c"]},
         )
-        with worker_processes(2, system.store_url, system.redis_url, "--lease", "2s"):
+        with worker_processes(2, system.store_url, system.redis_url, "--lease", "6s"):
             ids = system.engine.enqueue_workflows(workflow_id, range(200))
             system.until(ids[5], "execution.completed")
             postgres_server.kill()
@@ -177,7 +182,7 @@ class TestPostgresAway:
             thread.start()
             try:
                 ids = [self._started(system, workflow_id, number) for number in range(50)]
-                executions = [system.engine.wait(one, timeout=60) for one in ids]
+                executions = [self._ended(system, one) for one in ids]
             finally:
                 over.set()
                 thread.join()
@@ -204,9 +209,19 @@ class TestPostgresAway:
 
     def _started(self, system: System, workflow_id: str, number: int) -> str:
         """Start under a key, again if the store was away: what a caller would do."""
-        for _ in range(100):
-            try:
-                return system.engine.enqueue_workflow(workflow_id, number, idempotency_key=f"{workflow_id}-{number}")
-            except StoreUnavailable:
-                continue
-        raise AssertionError("the store never answered")
+        key = f"{workflow_id}-{number}"
+        return _answered(lambda: system.engine.enqueue_workflow(workflow_id, number, idempotency_key=key))
+
+    def _ended(self, system: System, execution_id: str) -> Execution:
+        """Wait for the end, again if the store was away at the first look: what a caller would do."""
+        return _answered(lambda: system.engine.wait(execution_id, timeout=60))
+
+
+def _answered(ask: Callable[[], T]) -> T:
+    """Ask until the store answers."""
+    for _ in range(100):
+        try:
+            return ask()
+        except StoreUnavailable:
+            continue
+    raise AssertionError("the store never answered")

@@ -56,17 +56,20 @@ def test_delays_until_a_time_and_by_an_expression(system: System) -> None:
 
 def test_a_delay_whose_time_came_while_every_worker_was_down_fires_when_one_is_back(idle_system: System) -> None:
     system = idle_system
-    workflow_id = system.register(delay("wait", seconds=1.5), echo("a", "wait"))
-    execution_id = system.engine.enqueue_workflow(workflow_id, 7)
-    with system.working(1):
-        system.until(execution_id, "node.waiting", "wait")
+    workflow_id = system.register(delay("wait", expression="input"), echo("a", "wait"))
+    for seconds in (1.5, 6, 24):  # until it comes after the worker has gone
+        execution_id = system.engine.enqueue_workflow(workflow_id, seconds)
+        with system.working(1):
+            system.until(execution_id, "node.waiting", "wait")
+        if system.statuses(execution_id) == {"wait": "waiting"}:
+            break
     (run,) = system.engine.store.get_node_results(execution_id)
     assert run.due_at is not None
     threading.Event().wait((run.due_at - datetime.now(UTC)).total_seconds() + 0.1)  # the time itself is what is awaited
     assert system.statuses(execution_id) == {"wait": "waiting"}
 
     with system.working(1):
-        assert system.engine.wait(execution_id, timeout=30).output == 7
+        assert system.engine.wait(execution_id, timeout=30).output == seconds
 
 
 @pytest.mark.parametrize(("how", "error_type"), [("returned", "OutOfStock"), ("permanent", "PermanentError")])

@@ -46,16 +46,17 @@ def test_a_node_job_that_is_delivered_many_times_is_recorded_once(system: System
 
 def test_a_node_that_runs_for_longer_than_its_lease_is_never_run_twice(idle_system: System) -> None:
     system = idle_system
+    lease_seconds = 3.0  # a renewal may come two thirds of it late
     workflow_id = system.register({"id": "long", "type": "gate", "config": {"gate": "long"}})
-    with _workers(system, 2, lease=0.6):
+    with _workers(system, 2, lease=lease_seconds):
         execution_id = system.engine.enqueue_workflow(workflow_id)
         system.arrived("long")
         (holder,) = [worker for worker in system.engine.store.list_workers() if worker.running]
-        first_lease = holder.lease_until
+        first_lease = holder.lease_until.timestamp()
         ((job, first_score),) = system.redis.zrange(WIP, 0, -1, withscores=True)
-        _until(lambda: _lease_of(system, holder.worker_id) > first_lease.timestamp() + 2.0)  # more than three leases on
-
-        assert system.redis.zscore(WIP, job) > first_score + 1.0  # RQ's tools do not take it for abandoned, either
+        _until(lambda: _lease_of(system, holder.worker_id) > first_lease + lease_seconds)  # the first has lapsed
+        # RQ's tools do not take it for abandoned, either
+        _until(lambda: system.redis.zscore(WIP, job) > first_score + lease_seconds)
 
         system.open_gate("long")
 
@@ -74,10 +75,10 @@ def test_sigterm_under_load_ends_what_ends_in_its_grace_and_gives_back_the_rest(
         {"id": "a", "type": "gate", "config": {"gate": "term"}}, {"id": "b", "type": "name", "inputs": ["a"]}
     )
     stuck = system.register({"id": "stuck", "type": "endless"}, {"id": "astuck", "type": "aendless"})
-    short = system.register({"id": "a", "type": "echo"})
+    short = system.register({"id": "a", "type": "unhurried"})
     command = (1, system.store_url, system.redis_url)
     # given four slots that wait and four that work off a list that is full
-    with worker_processes(*command, "--grace", "2", "--concurrency", "8") as (worker,):
+    with worker_processes(*command, "--grace", "300", "--concurrency", "8") as (worker,):
         held = system.engine.enqueue_workflows(ending, range(2))
         endless = system.engine.enqueue_workflow(stuck)
         for _ in held:
@@ -85,13 +86,14 @@ def test_sigterm_under_load_ends_what_ends_in_its_grace_and_gives_back_the_rest(
         _until(lambda: len(system.ran(endless)) == 2)
         backlog = system.engine.enqueue_workflows(short, range(BACKLOG))
         system.until(backlog[8], "execution.completed")
-        # when it is told to stop, and some of what runs ends then
+        # when it is told to stop, some of what runs ends then, and it is told that its grace is over
         worker.send(signal.SIGTERM)
         _until(lambda: worker.events("worker_stopping"))
         system.open_gate("term", times=2)
-        stopping = time.monotonic()
-        assert worker.wait() == 0
-        assert time.monotonic() - stopping < 10
+        for one in held:
+            system.until(one, "node.completed", "a")
+        worker.send(signal.SIGTERM)
+        assert worker.wait(30) == 0
 
     # then it has claimed nothing more, and nothing is left to a lease that has to lapse
     (told,) = worker.events("worker_stopping")
@@ -109,6 +111,7 @@ def test_sigterm_under_load_ends_what_ends_in_its_grace_and_gives_back_the_rest(
     open_runs = system.engine.store.stats().open_node_runs
     assert open_runs.get(NodeStatus.RUNNING, 0) == 0
     assert open_runs[NodeStatus.QUEUED] > 20
+    assert len(worker.events("grace_is_over")) == 1
     assert worker.events("jobs_not_put_back") == []
     # and another one runs all that is left, at once
     with worker_processes(*command, "--grace", "0.5", "--concurrency", "8") as (other,):
@@ -265,7 +268,8 @@ def _rq(system: System, *arguments: str) -> str:
 
 
 def _lease_of(system: System, worker_id: str) -> float:
-    return next(w.lease_until.timestamp() for w in system.engine.store.list_workers() if w.worker_id == worker_id)
+    live = system.engine.store.list_workers()
+    return next((worker.lease_until.timestamp() for worker in live if worker.worker_id == worker_id), 0.0)
 
 
 def _until(condition, timeout: float = 30.0) -> None:  # type: ignore[no-untyped-def]

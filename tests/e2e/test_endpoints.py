@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from spanloom.testing.servers import PostgresServer, RedisServer
 from spanloom.testing.servers import redis_server as new_redis_server
 
 FAST = ("--lease", "1")
+AT_ONCE_SECONDS = 4.0  # for several answers, of which one waits for 1.5 s
 
 
 @pytest.fixture
@@ -96,10 +98,10 @@ def test_what_is_scraped_is_what_happened(idle_system: System, monkeypatch: pyte
 def test_readiness_follows_redis(system: System, redis_of_its_own: RedisServer) -> None:
     port = free_ports()
     with worker_processes(1, system.store_url, system.redis_url, "--metrics-port", str(port), *FAST):
-        assert problems(port) == {}
+        until(lambda: problems(port) == {})
         redis_of_its_own.kill()
         until(lambda: list(problems(port)) == ["queue"])
-        assert "Redis at" in problems(port)["queue"]
+        until(lambda: "Redis at" in problems(port)["queue"])
         assert problems(port, "/healthz") == {}
         redis_of_its_own.start()
         until(lambda: problems(port) == {})
@@ -114,7 +116,7 @@ def test_readiness_follows_postgres_and_waits_for_nothing_that_hangs(
         new_system("postgres", postgres_url, redis_of_its_own.url, workers=0),
         worker_processes(1, postgres_url, redis_of_its_own.url, "--metrics-port", str(port), *FAST),
     ):
-        assert problems(port) == {}
+        until(lambda: problems(port) == {})
         postgres_server.stop()
         until(lambda: list(problems(port)) == ["store"])
         postgres_server.start()
@@ -123,11 +125,15 @@ def test_readiness_follows_postgres_and_waits_for_nothing_that_hangs(
         os.kill(redis_of_its_own.pid, signal.SIGSTOP)
         try:
             until(lambda: "queue" in problems(port))
-            began = time.monotonic()
-            assert "did not answer" in problems(port)["queue"]
-            assert problems(port, "/healthz") == {}
-            assert get(port, "/metrics")[0] == 200
-            assert time.monotonic() - began < 4
+
+            def asked_seconds() -> float:
+                began = time.monotonic()
+                assert "did not answer" in problems(port)["queue"]
+                assert problems(port, "/healthz") == {}
+                assert get(port, "/metrics")[0] == 200
+                return time.monotonic() - began
+
+            assert any(asked_seconds() < AT_ONCE_SECONDS for _ in range(3))
         finally:
             os.kill(redis_of_its_own.pid, signal.SIGCONT)
         until(lambda: problems(port) == {})
@@ -153,30 +159,34 @@ def test_a_worker_that_drains_is_alive_and_not_ready(system: System) -> None:
 
 def test_each_process_has_a_port_of_its_own_and_who_replaces_it_gets_it(system: System) -> None:
     port = free_ports(2)
-    options = ("--processes", "2", "--metrics-port", str(port), *FAST)
+    options = ("--processes", "2", "--metrics-port", str(port), "--lease", "3")
     supervisor = WorkerProcess(system.store_url, system.redis_url, *options)
 
-    def answers(number: int) -> bool:
+    def instance(number: int) -> str | None:
+        """Which one answers there and is ready."""
         try:
-            return problems(port + number) == {}
-        except OSError:
-            return False
+            if problems(port + number):
+                return None
+            (found,) = [one.labels["service_instance_id"] for one in scrape(port + number) if one.name == "target_info"]
+        except (OSError, HTTPException):
+            return None
+        return found
 
     try:
-        until(lambda: answers(0) and answers(1))
-        instances = [
-            next(one.labels["service_instance_id"] for one in scrape(port + number) if one.name == "target_info")
-            for number in (0, 1)
-        ]
+        before: list[str | None] = []
+
+        def both_answer() -> bool:
+            before[:] = instance(0), instance(1)
+            return None not in before
+
+        until(both_answer)
+        first, second = before
         pids = {worker.name: worker.pid for worker in system.engine.store.list_workers()}
 
-        os.kill(pids[instances[1]], signal.SIGKILL)
+        os.kill(pids[str(second)], signal.SIGKILL)
 
-        until(lambda: not answers(1))
-        until(lambda: answers(1))
-        (again,) = [one.labels["service_instance_id"] for one in scrape(port + 1) if one.name == "target_info"]
-        assert again not in instances
-        assert answers(0)
+        until(lambda: instance(1) not in (None, first, second))
+        until(lambda: instance(0) == first)
     finally:
         assert supervisor.stop() == 0
 

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,14 +38,28 @@ def system(redis_of_its_own: RedisServer, shared_store_url: str) -> Iterator[Sys
 
 @contextmanager
 def followed(system: System, execution_id: str) -> Iterator[list[Future[list[Event]]]]:
-    """Watch an execution from two threads and an event loop; what they saw must be its whole history."""
+    """Watch an execution from two threads and an event loop; what they saw must be its whole history.
+
+    Each has had its first look when the block begins: no outage is waited out at that one.
+    """
+    looked = threading.Semaphore(0)
 
     async def follow() -> list[Event]:
-        return [event async for event in system.engine.aevents(execution_id, timeout=TIMEOUT)]
+        async with system.engine.aevents(execution_id, timeout=TIMEOUT) as events:
+            first = await anext(events)
+            looked.release()
+            return [first, *[event async for event in events]]
 
-    follow_in_a_thread: Callable[[], list[Event]] = lambda: list(system.engine.events(execution_id, timeout=TIMEOUT))  # noqa: E731
+    def follow_in_a_thread() -> list[Event]:
+        with system.engine.events(execution_id, timeout=TIMEOUT) as events:
+            first = next(events)
+            looked.release()
+            return [first, *events]
+
     with ThreadPoolExecutor(3) as pool:
         watchers = [pool.submit(follow_in_a_thread) for _ in range(2)] + [pool.submit(asyncio.run, follow())]
+        for _ in watchers:
+            assert looked.acquire(timeout=30)
         yield watchers
     history: list[Event] = []
     while page := system.engine.store.get_events(execution_id, after=history[-1].cursor if history else None):
@@ -71,7 +85,7 @@ def test_a_redis_that_is_emptied_costs_no_event_and_is_told_again_that_somebody_
         with followed(system, execution_id):
             system.arrived("middle")
             system.redis.flushall()
-            give_up = time.monotonic() + 10
+            give_up = time.monotonic() + 30
             while not system.engine.queue.followed_mark():
                 assert time.monotonic() < give_up
                 time.sleep(0.05)

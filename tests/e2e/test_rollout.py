@@ -41,7 +41,7 @@ def test_nodes_of_a_new_type_wait_for_the_first_worker_that_knows_it(
     with worker_processes(2, system.store_url, system.redis_url, "--concurrency", "4") as old:
         started = system.engine.enqueue_workflows(flow, range(40))
         for _ in range(600):
-            if any(worker.events("node_type_unknown") for worker in old):
+            if all(worker.events("node_type_unknown") for worker in old):
                 break
             threading.Event().wait(0.05)
         # given: old workers that meet nothing but jobs they can't run go on with those that they can

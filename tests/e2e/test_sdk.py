@@ -173,7 +173,7 @@ def test_a_dead_collector_is_not_waited_for(protocol: str, how: str) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert json.loads(done.stdout)["took"] < 4  # 2 s, and what a loaded machine adds; the SDK itself would take 10
+    assert json.loads(done.stdout)["took"] < 8  # 2 s, and what a loaded machine adds; the SDK itself would take 10
 
 
 def test_a_collector_that_never_answers_keeps_no_worker_that_stops(

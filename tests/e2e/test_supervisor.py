@@ -16,6 +16,8 @@ from harness import system as new_system
 
 from spanloom.testing.servers import redis_server as new_redis_server
 
+LEASE = ("--lease", "3")  # a renewal may come two seconds late
+
 
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[System]:
@@ -26,7 +28,7 @@ def system(tmp_path: Path) -> Iterator[System]:
 
 @pytest.fixture
 def supervisor(system: System) -> Iterator[WorkerProcess]:
-    made = WorkerProcess(system.store_url, system.redis_url, "--processes", "2", "--lease", "1")
+    made = WorkerProcess(system.store_url, system.redis_url, "--processes", "2", *LEASE)
     yield made
     made.stop()
 
@@ -36,7 +38,10 @@ def running(system: System) -> set[int]:
 
 
 def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def until(condition, timeout: float = 30.0) -> None:  # type: ignore[no-untyped-def]
@@ -122,7 +127,7 @@ def test_burst_does_what_is_due_and_ends_at_once(system: System) -> None:
 def test_an_outage_of_redis_does_not_end_the_fleet(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/spanloom.db"
     with new_redis_server() as server, new_system("sqlite", url, server.url, workers=0) as system:
-        made = WorkerProcess(system.store_url, system.redis_url, "--processes", "2", "--lease", "1")
+        made = WorkerProcess(system.store_url, system.redis_url, "--processes", "2", *LEASE)
         until(lambda: len(running(system)) == 2)
         threading.Event().wait(3.5)  # as long as a process must live to count as started
         server.kill()

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 from spanloom.engine import NodeRegistry, WorkflowEngine
+from spanloom.worker import sweeper
 
 __all__ = ["EXIT_CODE", "GO", "engine", "registry"]
 
@@ -20,8 +21,8 @@ registry = NodeRegistry()
 
 @registry.node("hold")
 async def hold(data: int) -> int:
-    """Run for ever, or for half a second."""
-    await asyncio.sleep(0.5) if _may_end else await asyncio.Event().wait()
+    """Run for ever, or for three seconds."""
+    await asyncio.sleep(3) if _may_end else await asyncio.Event().wait()
     return data
 
 
@@ -31,5 +32,7 @@ async def after(data: int) -> int:
     return data + 1
 
 
+if GO in os.environ:  # in a worker
+    sweeper._RENEWAL_SECONDS = 10.0  # a busy machine renews late
 signal.signal(signal.SIGUSR1, lambda *_: os._exit(EXIT_CODE))
 engine = WorkflowEngine(registry, store=os.environ.get("SPANLOOM_STORE_URL", "memory://"))

@@ -52,7 +52,7 @@ def test_who_recovers_a_dead_workers_claims_takes_its_jobs_off_the_books(
     epoch.check()
     driver = StoreDriver(store)
     store.save_workflow(single())
-    worker(store, "dead", lease_seconds=2)
+    worker(store, "dead", lease_seconds=300)
     worker(store, "live", lease_seconds=300)
     started = {}
     for name in ("dead", "live"):
@@ -64,6 +64,7 @@ def test_who_recovers_a_dead_workers_claims_takes_its_jobs_off_the_books(
         assert isinstance(claim, Claim)
     assert queue.redis.zcard(WIP) == 2
     # when a sweep finds that its lease has lapsed
+    assert store.renew_lease("dead:1", lease_seconds=0.1)
     sweeper = Sweeper(store, queue, epoch, [LIST], WorkerOptions())
     give_up, pause = time.monotonic() + 30, threading.Event()
     while not sweeper.sweep():

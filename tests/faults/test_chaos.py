@@ -28,8 +28,11 @@ from chaos.play import Load, play
 from spanloom.testing.servers import PostgresServer, RedisServer
 from spanloom.testing.servers import redis_server as new_redis_server
 
-LOAD = Load(executions=40, rate=20, window=30, workers=2, engines=1, lease_seconds=1.5, most_seconds=30)
-LONGER = replace(LOAD, executions=120)  #: for faults that must meet a worker at work: on a busy machine few do
+LOAD = Load(executions=40, rate=20, window=30, workers=2, engines=1, lease_seconds=3.0, most_seconds=30)
+#: How many executions it takes that each of these meets what it is to meet: on a busy machine few do.
+EXECUTIONS = {StopWorkers: 120, KillEngines: 80, FlushRedis: 60}
+SHORT_LEASE_SECONDS = 1.5  #: where each fault waits for a lapse
+LONG_LEASE_SECONDS = 15.0  #: where no fault explains one: on a busy machine renewals come late
 DOWN = (0.0, 1.0)
 
 
@@ -38,6 +41,15 @@ def own_redis() -> Iterator[RedisServer]:
     """A Redis that may be killed."""
     with new_redis_server() as server:
         yield server
+
+
+def _load(faults: Sequence[Fault]) -> Load:
+    load = replace(LOAD, executions=max(EXECUTIONS.get(type(fault), LOAD.executions) for fault in faults))
+    if any(isinstance(fault, StopWorkers) for fault in faults):
+        return replace(load, lease_seconds=SHORT_LEASE_SECONDS)
+    if all(type(fault).explains is Fault.explains for fault in faults):
+        return replace(load, lease_seconds=LONG_LEASE_SECONDS)
+    return load
 
 
 def endure(
@@ -49,7 +61,7 @@ def endure(
     postgres: PostgresServer | None = None,
 ) -> None:
     """Run the load under the faults, and hold what became of it to the bar."""
-    load = LONGER if any(isinstance(fault, StopWorkers) for fault in faults) else LOAD
+    load = _load(faults)
     verdict = play(name, faults, load, folder=folder, store_url=store_url, redis=redis, postgres=postgres, seed=1)
 
     assert verdict.misses(stalls=False) == [], "\n".join(verdict.details)

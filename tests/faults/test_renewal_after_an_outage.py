@@ -7,9 +7,12 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 
+import pytest
+
 from spanloom.engine import NodeContext, NodeRegistry, StoreUnavailable, Workflow, WorkflowEngine
 from spanloom.engine.records import Swept
 from spanloom.stores import InMemoryExecutionStore
+from spanloom.worker import sweeper, worker
 
 LEASE_SECONDS = 300.0
 SOON_SECONDS = 20.0  # far less than the hundred seconds of a regular turn
@@ -75,7 +78,11 @@ class AwayForALease(InMemoryExecutionStore):
             raise StoreUnavailable("away")
 
 
-def test_an_outage_that_outlasts_a_lease_costs_no_worker_its_nodes(redis_url: str) -> None:
+def test_an_outage_that_outlasts_a_lease_costs_no_worker_its_nodes(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert max(worker._PAUSES) < sweeper._RENEWAL_SECONDS  # or a renewal after one that failed would come too late
+    monkeypatch.setattr(sweeper, "_RENEWAL_SECONDS", 20.0)  # a busy machine renews late
     store, registry = AwayForALease(), NodeRegistry()
     entered, leave = threading.Event(), threading.Event()
 
@@ -87,9 +94,9 @@ def test_an_outage_that_outlasts_a_lease_costs_no_worker_its_nodes(redis_url: st
 
     with WorkflowEngine(registry, store, redis_url) as engine:
         engine.register_workflow(Workflow.model_validate({"id": "w", "nodes": [{"id": "a", "type": "long"}]}))
-        with engine.start_workers(2, lease_seconds=1.0):
+        with engine.start_workers(2, lease_seconds=2.0):
             execution_id = engine.enqueue_workflow("w")
-            assert entered.wait(10)
+            assert entered.wait(30)
             store.away = True
             _until_lapsed(store)
             store.come_back()

@@ -19,7 +19,7 @@ from spanloom.testing.servers import PostgresServer
 
 EXECUTIONS = 250
 WORKERS = 2
-LEASE_SECONDS = 2
+LEASE_SECONDS = 5  # a second loss would leave each node to run alone: a renewal may come late
 INTO_THE_RECOVERY_SECONDS = 0.2
 WORKFLOW = Workflow.model_validate(
     {"id": "held", "nodes": [{"id": "hold", "type": "hold"}, {"id": "after", "type": "after", "inputs": ["hold"]}]}
@@ -64,8 +64,11 @@ def crew(tmp_path: Path, postgres_url: str, redis_url: str) -> Iterator[Crew]:
 
 
 def after_they_are_back(crew: Crew, store_url: str, locks: list[psycopg.Connection[Any]]) -> None:
-    """Return 0.2 s after as many workers have come back: the leases of those that are gone lapse just then."""
+    """Return 0.2 s after as many workers have come back, and the leases of those that are gone have lapsed."""
     until(lambda: [line.get("event") for line in told_since(crew)].count("worker_ready") == WORKERS, "they are back")
+    live = "select count(*) from spanloom.workers where lease_until > now()"
+    with psycopg.connect(store_url, autocommit=True) as watcher:
+        until(lambda: watcher.execute(live).fetchone() == (WORKERS,), "the others' leases lapse")
     time.sleep(INTO_THE_RECOVERY_SECONDS)
 
 

@@ -103,7 +103,9 @@ def test_a_family_beside_all_that_may_happen_to_it_goes_whole_or_stays_whole(
 ) -> None:
     driver = StoreDriver(store)
     gone = 0
-    for number in range(ROUNDS):
+    for number in range(10 * ROUNDS):
+        if number >= ROUNDS and gone:
+            break
         # given a failed family, and a worker that still runs a node of it
         parent, children, running = _failed_family(driver)
         late = driver.outcome(parent, running)
@@ -225,7 +227,7 @@ def test_a_family_of_ten_thousand_goes_in_seconds(store: PostgresExecutionStore,
     assert store.get_execution(parent) is not None
     began = time.monotonic()
     assert _purge(store) == Purged(executions=10_001, keys=0, more=True)
-    assert time.monotonic() - began < 10  # half a second where this was written; a minute if each looked at the others
+    assert time.monotonic() - began < 30  # half a second where this was written; a minute if each looked at the others
     assert _left(postgres_url) == {}
 
 

@@ -161,10 +161,14 @@ def test_a_cancelled_execution_ends_in_its_trace_with_what_it_waited_for(
     assert {span.end_time for span in (flow, call)} == {flow.end_time}
 
 
+def waited(engine: WorkflowEngine, execution_id: str) -> bool:
+    return any(event.kind == "node.waiting" for event in engine.store.get_events(execution_id))
+
+
 def wait_until_waiting(engine: WorkflowEngine, execution_id: str) -> None:
     pause = threading.Event()
     for _ in range(1000):
-        if any(event.kind == "node.waiting" for event in engine.store.get_events(execution_id)):
+        if waited(engine, execution_id):
             return
         pause.wait(0.02)
     raise AssertionError(f"{execution_id} does not wait")
@@ -173,9 +177,15 @@ def wait_until_waiting(engine: WorkflowEngine, execution_id: str) -> None:
 def test_a_deadline_ends_the_trace_of_its_execution(engine: WorkflowEngine, exported: Exported) -> None:
     register(engine, {"id": "wait", "type": "delay", "config": {"seconds": 3600}})
     with engine.start_workers():
-        execution_id = engine.enqueue_workflow("flow", deadline=0.2)
-        engine.wait(execution_id, timeout=30)
-        own, node = exported.wait("flow"), exported.wait("run wait")
+        for deadline in (0.2, 2.0, 20.0):  # until it comes after the node has begun to wait
+            execution_id = engine.enqueue_workflow("flow", deadline=deadline)
+            engine.wait(execution_id, timeout=30)
+            if waited(engine, execution_id):
+                break
+        own, node = (
+            exported.wait(name, lambda span: attributes(span)["spanloom.execution.id"] == execution_id)
+            for name in ("flow", "run wait")
+        )
 
     assert attributes(own)["error.type"] == "DeadlineExceeded"
     assert (parent_id(node), node.end_time) == (span_id(own), own.end_time)

@@ -137,7 +137,8 @@ def test_many_threads_are_watched_at_once(watchdog: Watchdog) -> None:
 
     def run(number: int) -> None:
         try:
-            watchdog.call(lambda: spin(0.0 if number % 2 else 30.0), f"n{number}", 0.2)
+            quick = number % 2
+            watchdog.call(lambda: spin(0.0 if quick else 30.0), f"n{number}", 30 if quick else 0.2)
             results.append("returned")
         except NodeTimeout:
             results.append("timed out")
