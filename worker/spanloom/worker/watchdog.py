@@ -124,7 +124,8 @@ class Watchdog:
 
 def _cleans_up(thread_id: int) -> bool:
     """Whether the thread is in an except or a finally clause, or in an __exit__, because of NodeTimeout."""
-    handled: Any = sys._current_exceptions().get(thread_id)  # an exception, in Python 3.11 a triple with it
+    active: dict[int, Any] = sys._current_exceptions()  # pyright: ignore[reportPrivateUsage]  documented for debuggers
+    handled = active.get(thread_id)  # an exception, in Python 3.11 a triple with it
     error: BaseException | None = handled[1] if isinstance(handled, tuple) else handled
     while error is not None:
         if isinstance(error, NodeTimeout):
