@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -84,7 +85,10 @@ def test_a_returned_failure_and_a_permanent_error_are_not_retried_and_leave_a_de
     assert execution.error["type"] == error_type
     assert system.ran(execution.id) == ["bad"]
     dead = FailedJobRegistry(queue=system.engine.queue.rq_queue("spanloom.default"))
-    letters = [job_id for job_id in dead.get_job_ids() if job_id.startswith(execution.id)]
+    give_up, pause = time.monotonic() + 30, threading.Event()
+    while not (letters := [job_id for job_id in dead.get_job_ids() if job_id.startswith(execution.id)]):
+        assert time.monotonic() < give_up  # Redis is told after the store
+        pause.wait(0.02)
     assert len(letters) == 1
 
 
