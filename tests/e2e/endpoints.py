@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -71,10 +68,3 @@ def scrape(port: int) -> list[Sample]:
 def value(samples: list[Sample], name: str, **labels: str) -> float:
     """The sum of the samples with that name and these labels."""
     return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
-
-
-def until(condition: Callable[[], object], timeout: float = 30) -> None:
-    end, pause = time.monotonic() + timeout, threading.Event()
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        pause.wait(0.05)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,6 +192,14 @@ class System:
 
     def open_gate(self, gate: str, times: int = 1) -> None:
         self.redis.rpush(f"gate:{gate}", *["open"] * times)
+
+
+def until(condition: Callable[[], object], timeout: float = 30) -> None:
+    """Return once it holds."""
+    give_up, pause = time.monotonic() + timeout, threading.Event()
+    while not condition():
+        assert time.monotonic() < give_up, "it did not come to pass"
+        pause.wait(0.02)
 
 
 @contextmanager

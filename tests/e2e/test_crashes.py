@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import TypeVar
 import psycopg
 import pytest
 from behaviour_app import RENEWAL
-from harness import System, WorkerProcess, worker_processes
+from harness import System, WorkerProcess, until, worker_processes
 
 from spanloom.engine import Execution, ExecutionStatus, NodeStatus, StoreUnavailable
 from spanloom.testing.servers import PostgresServer
@@ -50,13 +49,6 @@ def replaced(system: System, *options: str) -> Iterator[list[WorkerProcess]]:
         hiring.join()
         for worker in hired:
             worker.stop()
-
-
-def until(condition: Callable[[], object], timeout: float = 30) -> None:
-    give_up, pause = time.monotonic() + timeout, threading.Event()
-    while not condition():
-        assert time.monotonic() < give_up
-        pause.wait(0.02)
 
 
 def test_a_node_whose_worker_is_killed_twice_completes(idle_system: System) -> None:

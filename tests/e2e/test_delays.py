@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from harness import System
+from harness import System, until
 from rq.registry import FailedJobRegistry
 
 from spanloom.engine import ExecutionStatus, WorkflowInvalid
@@ -85,11 +84,12 @@ def test_a_returned_failure_and_a_permanent_error_are_not_retried_and_leave_a_de
     assert execution.error["type"] == error_type
     assert system.ran(execution.id) == ["bad"]
     dead = FailedJobRegistry(queue=system.engine.queue.rq_queue("spanloom.default"))
-    give_up, pause = time.monotonic() + 30, threading.Event()
-    while not (letters := [job_id for job_id in dead.get_job_ids() if job_id.startswith(execution.id)]):
-        assert time.monotonic() < give_up  # Redis is told after the store
-        pause.wait(0.02)
-    assert len(letters) == 1
+
+    def letters() -> list[str]:
+        return [job_id for job_id in dead.get_job_ids() if job_id.startswith(execution.id)]
+
+    until(letters)  # Redis is told after the store
+    assert len(letters()) == 1
 
 
 def test_asking_for_later_costs_no_attempt(system: System) -> None:

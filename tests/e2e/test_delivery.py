@@ -5,12 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
-import time
 from datetime import UTC, datetime
 
 import pytest
-from harness import System, WorkerProcess, worker_processes
+from harness import System, WorkerProcess, until, worker_processes
 from rq import Queue, Worker
 from rq.job import Job
 from rq.registry import FailedJobRegistry
@@ -54,9 +52,9 @@ def test_a_node_that_runs_for_longer_than_its_lease_is_never_run_twice(idle_syst
         (holder,) = [worker for worker in system.engine.store.list_workers() if worker.running]
         first_lease = holder.lease_until.timestamp()
         ((job, first_score),) = system.redis.zrange(WIP, 0, -1, withscores=True)
-        _until(lambda: _lease_of(system, holder.worker_id) > first_lease + lease_seconds)  # the first has lapsed
+        until(lambda: _lease_of(system, holder.worker_id) > first_lease + lease_seconds)  # the first has lapsed
         # RQ's tools do not take it for abandoned, either
-        _until(lambda: system.redis.zscore(WIP, job) > first_score + lease_seconds)
+        until(lambda: system.redis.zscore(WIP, job) > first_score + lease_seconds)
 
         system.open_gate("long")
 
@@ -83,12 +81,12 @@ def test_sigterm_under_load_ends_what_ends_in_its_grace_and_gives_back_the_rest(
         endless = system.engine.enqueue_workflow(stuck)
         for _ in held:
             system.arrived("term")
-        _until(lambda: len(system.ran(endless)) == 2)
+        until(lambda: len(system.ran(endless)) == 2)
         backlog = system.engine.enqueue_workflows(short, range(BACKLOG))
         system.until(backlog[8], "execution.completed")
         # when it is told to stop, some of what runs ends then, and it is told that its grace is over
         worker.send(signal.SIGTERM)
-        _until(lambda: worker.events("worker_stopping"))
+        until(lambda: worker.events("worker_stopping"))
         system.open_gate("term", times=2)
         for one in held:
             system.until(one, "node.completed", "a")
@@ -115,7 +113,7 @@ def test_sigterm_under_load_ends_what_ends_in_its_grace_and_gives_back_the_rest(
     assert worker.events("jobs_not_put_back") == []
     # and another one runs all that is left, at once
     with worker_processes(*command, "--grace", "0.5", "--concurrency", "8") as (other,):
-        _until(lambda: len(system.ran(endless)) == 4)
+        until(lambda: len(system.ran(endless)) == 4)
         assert [entry.split(":")[2] for entry in _traces(system, endless)[2:]] == [str(other.pid)] * 2
         assert [system.engine.wait(one, timeout=30).output for one in held] == ["b", "b"]
         assert [system.engine.wait(one, timeout=30).output for one in backlog] == list(range(BACKLOG))
@@ -221,7 +219,7 @@ def test_rq_suspend_pauses_a_worker_until_rq_resume(idle_system: System) -> None
         running = system.engine.enqueue_workflow(gated)
         system.arrived("rest")
         _rq(system, "suspend")
-        _until(lambda: worker.events("worker_suspended"))
+        until(lambda: worker.events("worker_suspended"))
 
         ids = system.engine.enqueue_workflows(workflow_id, range(20))
         system.open_gate("rest")
@@ -243,7 +241,7 @@ def test_a_foreign_job_on_our_queue_is_refused_and_never_run(system: System) -> 
     execution = system.run(system.register({"id": "a", "type": "echo"}), 1)
 
     assert execution.output == 1
-    _until(lambda: job.get_status() == "failed")
+    until(lambda: job.get_status() == "failed")
     registry = FailedJobRegistry("spanloom.default", connection=system.redis, serializer="json")
     assert job.id in registry.get_job_ids()
     registry.remove(job, delete_job=True)
@@ -270,11 +268,3 @@ def _rq(system: System, *arguments: str) -> str:
 def _lease_of(system: System, worker_id: str) -> float:
     live = system.engine.store.list_workers()
     return next((worker.lease_until.timestamp() for worker in live if worker.worker_id == worker_id), 0.0)
-
-
-def _until(condition, timeout: float = 30.0) -> None:  # type: ignore[no-untyped-def]
-    until = time.monotonic() + timeout
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < until, "it did not come to pass"
-        pause.wait(0.02)

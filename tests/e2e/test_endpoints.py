@@ -12,8 +12,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
-from endpoints import free_ports, get, problems, scrape, until, value
-from harness import System, WorkerProcess, worker_processes
+from endpoints import free_ports, get, problems, scrape, value
+from harness import System, WorkerProcess, until, worker_processes
 from harness import system as new_system
 from receivers import otlp_receiver
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import System, worker_processes
+from harness import System, until, worker_processes
 from harness import system as new_system
 
 from spanloom.engine import Event
@@ -85,10 +84,7 @@ def test_a_redis_that_is_emptied_costs_no_event_and_is_told_again_that_somebody_
         with followed(system, execution_id):
             system.arrived("middle")
             system.redis.flushall()
-            give_up = time.monotonic() + 30
-            while not system.engine.queue.followed_mark():
-                assert time.monotonic() < give_up
-                time.sleep(0.05)
+            until(system.engine.queue.followed_mark)
             system.open_gate("middle", times=9)
 
 

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 
 import pytest
-from harness import System
+from harness import System, until
 
 from spanloom.engine import ExecutionFilter, ExecutionStatus, InvalidTransition, UnknownExecution, UserError, Workflow
-
-
-def until(condition: Callable[[], object], timeout: float = 30) -> None:
-    give_up, pause = time.monotonic() + timeout, threading.Event()
-    while not condition():
-        assert time.monotonic() < give_up
-        pause.wait(0.02)
 
 
 @pytest.mark.parametrize("handler", ["obedient", "aobedient"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import System, WorkerProcess
+from harness import System, WorkerProcess, until
 from harness import system as new_system
 
 from spanloom.testing.servers import redis_server as new_redis_server
@@ -42,14 +42,6 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def until(condition, timeout: float = 30.0) -> None:  # type: ignore[no-untyped-def]
-    end = time.monotonic() + timeout
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        pause.wait(0.02)
 
 
 def test_a_dead_process_is_replaced_and_its_work_goes_on(system: System, supervisor: WorkerProcess) -> None:
