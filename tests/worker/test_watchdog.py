@@ -103,6 +103,28 @@ def test_who_cleans_up_after_a_timeout_is_left_to_it(watchdog: Watchdog) -> None
     assert done == ["exit", "finally"]
 
 
+def test_exceptions_that_are_tied_to_a_ring_do_not_hold_up_the_watch(watchdog: Watchdog) -> None:
+    def handler() -> None:
+        swallowed = False
+        while True:
+            try:
+                spin()
+            except NodeTimeout:
+                if swallowed:
+                    raise
+                swallowed = True
+            if swallowed:
+                first, second = ValueError(), KeyError()
+                try:
+                    raise first
+                except ValueError:
+                    first.__context__, second.__context__ = second, first
+                    spin()
+
+    with pytest.raises(NodeTimeout):
+        watchdog.call(handler, "a", 0.05)
+
+
 def test_one_that_swallows_each_timeout_ends_with_another(watchdog: Watchdog) -> None:
     swallowed: list[str] = []
 

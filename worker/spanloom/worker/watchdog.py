@@ -127,9 +127,11 @@ def _cleans_up(thread_id: int) -> bool:
     active: dict[int, Any] = sys._current_exceptions()  # pyright: ignore[reportPrivateUsage]  documented for debuggers
     handled = active.get(thread_id)  # an exception, in Python 3.11 a triple with it
     error: BaseException | None = handled[1] if isinstance(handled, tuple) else handled
-    while error is not None:
+    seen: set[int] = set()  # a handler may have tied its exceptions to a ring
+    while error is not None and id(error) not in seen:
         if isinstance(error, NodeTimeout):
             return True
+        seen.add(id(error))
         error = error.__context__
     return False
 
