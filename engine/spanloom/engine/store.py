@@ -240,7 +240,11 @@ class WorkerLeases(ABC):
 
     @abstractmethod
     def retire_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
-        """Close the lease; whatever it still held is queued again without a loss counted, and answered to push."""
+        """Close the lease; whatever it still held is queued again without a loss counted, and answered to push.
+
+        In an execution that is not running it is held, with its push number as it was. Events: node.released, and
+        node.queued or node.held, each `because` retired. The worker is known until a sweep an hour later.
+        """
 
     @abstractmethod
     def list_workers(self, *, now: datetime | None = None) -> list[WorkerLease]:

@@ -89,7 +89,10 @@ class NodeTransitions(ABC):
         fence, worker and which edges were taken. It arrives at every successor, once per edge; arrivals at one
         row in one call are summed first. When all inputs of a successor have arrived: some taken → ready, none →
         skipped, and the skip travels on, to any depth. Ready means queued (push 1) in a running execution, held
-        in any other that is not cancelled. The first of `successors` that became ready by this record and whose
+        in any other that is not cancelled. A hold is no push: the push number and pushed_at stay as they were. The
+        event node.held carries as `because` the cause that node.queued would carry in a running execution. A run that
+        was held has no record that made it ready: a record sent again answers no job of it, as whoever resumes or
+        retries the execution pushes it. The first of `successors` that became ready by this record and whose
         queue is the recorded node's is claimed for this worker at once (`next`) instead of pushed.
         FAILED is handled if an edge to a successor is taken, or if the record says so. If not it arrives nowhere, so
         that a retry finds what comes after it untouched, and it fails a running or paused execution, whose error is
@@ -163,7 +166,8 @@ class Control(ABC):
         """Pause a running execution and its running descendants: queued runs become held, running ones may end.
 
         Runs that wait for a retry, a timer, a child or items go on waiting, with the same due_at; what comes due is
-        held. The deadline goes on counting. Not done if it is paused. Events: execution.paused, node.held.
+        held. What is held forgets which record made it ready. The deadline goes on counting. Not done if it is paused.
+        Events: execution.paused, node.held.
         """
 
     @abstractmethod

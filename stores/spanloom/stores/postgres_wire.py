@@ -291,8 +291,11 @@ def _recorded(
 
 
 def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, ...]:
-    """Read pushes that were decided at one time."""
-    rows: list[list[Any]] = [[*one[:7], at, *one[7:]] for one in said or ()]  # with losses, where there may be some
+    """Read pushes that were decided at one time, but for those that name their own, which were decided before."""
+    rows: list[list[Any]] = []
+    for one in said or ():  # with losses, where there may be some
+        pushed_at = at if len(one) < 9 else from_micros(one[8])
+        rows.append([*one[:7], pushed_at, *one[7:8]])
     return tuple(NodeJob(*row) for row in rows)
 
 

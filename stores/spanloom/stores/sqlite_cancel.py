@@ -46,7 +46,8 @@ def cancel_open(turn: Turn, members: Sequence[Member]) -> list[str]:
         if ExecutionStatus(member.status).ended:
             continue
         turn.execute(_CANCEL, (turn.now, member.id))
-        for node_id, item, attempt, worker_id in turn.execute(_END_RUNS, (turn.now, member.id)).fetchall():
+        ended = turn.execute(_END_RUNS, (turn.now, member.id)).fetchall()
+        for node_id, item, attempt, worker_id in sorted(ended, key=lambda row: row[:2]):
             key = NodeKey(member.id, node_id, item)
             turn.event(member.id, "node.cancelled", key, attempt=attempt, worker_id=worker_id)
         turn.execute(_DELETE_RUNS, (member.id,))

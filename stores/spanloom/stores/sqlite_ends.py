@@ -239,7 +239,7 @@ def _hold(turn: Turn, run: Run, ready: Collection[_Ready]) -> list[NodeJob]:
 def _put(turn: Turn, run: Run, ready: Collection[_Ready], placed: _Placed) -> None:
     """Write runs that became ready, in place of the rows that counted their inputs."""
     if ready:
-        by = run.by
+        by = None if placed.status is NodeStatus.HELD else run.by
         turn.executemany(
             _PUT_READY,
             [

@@ -21,7 +21,7 @@ UPDATE executions SET status = 'failed', error = ?, ended_at = ? WHERE id = ? AN
 """
 
 _HOLD_READY = """
-UPDATE node_runs SET status = 'held', due_at = NULL, wait_kind = nullif(wait_kind, 'retry')
+UPDATE node_runs SET status = 'held', claimed_via = NULL, due_at = NULL, wait_kind = nullif(wait_kind, 'retry')
 WHERE execution_id = ? AND (status = 'queued' OR (status = 'waiting' AND wait_kind = 'retry'))
 RETURNING node_id, item, attempt
 """
@@ -56,7 +56,7 @@ def fail_execution(
     turn.execute(_FAIL, (json.dumps(error), turn.now, execution_id))
     brief = {name: error[name] for name in ("node_id", "type", "message") if name in error}
     turn.event(execution_id, "execution.failed", data={"error": brief, "by": by})
-    for node_id, item, attempt in turn.execute(_HOLD_READY, (execution_id,)).fetchall():
+    for node_id, item, attempt in sorted(turn.execute(_HOLD_READY, (execution_id,)).fetchall()):
         turn.event(execution_id, "node.held", NodeKey(execution_id, node_id, item), attempt=attempt)
     turn.execute(_FORGET_DEADLINE, (execution_id,))
     if run.parent_id is not None:

@@ -135,7 +135,7 @@ def open_items(
         _ADD_RUN,
         [
             (run.execution_id, run.node_id, item.number, status.value, run.node_type, run.queue, run.priority,
-             max(item.fence, run.first_fence), None, by, item.span, at[0], item.push + goes_on, turn.epoch, at[1], None)
+             max(item.fence, run.first_fence), None, by if goes_on else None, item.span, at[0], item.push + goes_on, turn.epoch, at[1], None)
             for item in items
         ],
     )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from spanloom.engine.records import END, PARENT, START, NodeJob, Swept
+from spanloom.engine.records import END, PARENT, START, NodeJob, NodeKey, Swept
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store import queue_key
 from spanloom.stores.schema import to_micros
@@ -19,6 +19,7 @@ from spanloom.stores.sqlite_turn import Run, Turn
 __all__ = ["Suspicion", "retire", "sweep"]
 
 LONGEST_LOOK = 60_000_000  # microseconds: a queued run is looked at this often however old it is
+RELEASED_KEPT = 3_600_000_000  # microseconds: how long a worker is known after its lease
 LONGEST_BACKOFF = 300_000_000  # and pushed again this often however often it was pushed
 
 _RELEASE_LAPSED = "UPDATE workers SET released_at = ? WHERE released_at IS NULL AND lease_until <= ?"
@@ -28,8 +29,20 @@ SELECT r.execution_id, r.node_id, r.item FROM workers w JOIN node_runs r ON r.wo
 WHERE w.released_at IS NOT NULL AND r.status = 'running' LIMIT ?
 """
 
+# Delayed starts and deadlines, which change an execution's status.
+_DUE_EXECUTIONS = """
+SELECT execution_id, node_id, item FROM node_runs
+WHERE due_at IS NOT NULL AND due_at <= ? AND node_id IN ('$start', '$end') ORDER BY due_at LIMIT ?
+"""
+
+_ENDED_CHILDREN = """
+SELECT execution_id, node_id, item FROM node_runs
+WHERE due_at IS NOT NULL AND due_at <= ? AND node_id = '$parent' ORDER BY due_at LIMIT ?
+"""
+
 _DUE = """
-SELECT execution_id, node_id, item FROM node_runs WHERE due_at IS NOT NULL AND due_at <= ? ORDER BY due_at LIMIT ?
+SELECT execution_id, node_id, item FROM node_runs
+WHERE due_at IS NOT NULL AND due_at <= ? AND node_id NOT IN ('$start', '$end', '$parent') ORDER BY due_at LIMIT ?
 """
 
 _OLDER_EPOCH = """
@@ -41,7 +54,12 @@ SELECT execution_id, node_id, item FROM node_runs WHERE worker_id = ? AND status
 ORDER BY execution_id, node_id, item
 """
 
-_FORGET_WORKER = "DELETE FROM workers WHERE id = ?"
+_RELEASE = "UPDATE workers SET released_at = ? WHERE id = ? AND released_at IS NULL"
+
+_FORGET_WORKERS = """
+DELETE FROM workers WHERE released_at < ?
+  AND NOT EXISTS (SELECT 1 FROM node_runs n WHERE n.worker_id = workers.id AND n.status = 'running')
+"""
 
 _DEFER = "UPDATE node_runs SET due_at = ? WHERE execution_id = ? AND node_id = ? AND item = ?"
 
@@ -78,20 +96,25 @@ class Suspicion(NamedTuple):
 def sweep(turn: Turn, suspicion: Suspicion, *, limit: int) -> Swept:
     """Move on at most `limit` rows that are lost or due."""
     turn.execute(_RELEASE_LAPSED, (turn.now, turn.now))
+    turn.execute(_FORGET_WORKERS, (turn.now - RELEASED_KEPT,))
     one = _Sweep(turn, suspicion)
     left = limit
-    for find, given, move in (
-        (_LOST_RUNS, (), one.lost_run),
-        (_DUE, (turn.now,), one.due_run),
-        (_OLDER_EPOCH, (turn.epoch,), one.forgotten_run),
+    # What changes an execution's status comes first: it decides whether the others are queued or held.
+    for finds in (
+        ((_DUE_EXECUTIONS, (turn.now,)),),
+        ((_ENDED_CHILDREN, (turn.now,)),),
+        ((_LOST_RUNS, ()), (_DUE, (turn.now,)), (_OLDER_EPOCH, (turn.epoch,))),
     ):
-        keys = turn.execute(find, (*given, left)).fetchall() if left else ()
-        left -= len(keys)
-        for key in keys:
-            # Read anew: what was moved before it may have failed its execution and held it.
+        keys: set[NodeKey] = set()
+        for find, given in finds:
+            rows = turn.execute(find, (*given, left)).fetchall() if left else ()
+            found = {NodeKey._make(row) for row in rows} - keys
+            left -= len(found)
+            keys |= found
+        for key in sorted(keys):
             run = turn.load(*key)
             if run is not None:
-                move(run)
+                one.move(run)
     return Swept(one.jobs, dict(one.moved), more=left == 0, ended=one.ended)
 
 
@@ -107,7 +130,7 @@ def retire(turn: Turn, worker_id: str) -> list[NodeJob]:
         job = turn.requeue(run, because="retired")
         if job is not None:
             jobs.append(job)
-    turn.execute(_FORGET_WORKER, (worker_id,))
+    turn.execute(_RELEASE, (turn.now, worker_id))
     return jobs
 
 
@@ -121,19 +144,16 @@ class _Sweep:
         self._turn = turn
         self._suspicion = suspicion
 
-    def lost_run(self, run: Run) -> None:
-        """Take a run from a worker whose lease lapsed; whoever claims it next learns that it was lost."""
-        self.moved["lost_worker"] += 1
-        self._requeue(run, "lost_worker", losses=1)
-
-    def due_run(self, run: Run) -> None:
-        """Do what a due row waited for."""
+    def move(self, run: Run) -> None:
+        """Do what this row calls for, as it is read now: what was moved before it may have held it."""
         if run.node_id == START:
             self._start(run)
         elif run.node_id == END:
             self._miss_deadline(run)
         elif run.node_id == PARENT:
             self._wake_parent(run)
+        elif run.status == NodeStatus.RUNNING:
+            self.lost_run(run)
         elif run.status == NodeStatus.WAITING:
             cause = run.wait_kind or "timer"
             self.moved[cause] += 1
@@ -141,14 +161,15 @@ class _Sweep:
         elif run.status == NodeStatus.QUEUED:
             self._judge(run)
 
-    def forgotten_run(self, run: Run) -> None:
-        """Push a run again that was pushed into an earlier life of Redis."""
-        self.moved["lost_redis"] += 1
-        self._requeue(run, "lost_redis")
+    def lost_run(self, run: Run) -> None:
+        """Take a run from a worker whose lease lapsed; whoever claims it next learns that it was lost."""
+        self.moved["lost_worker"] += 1
+        self._requeue(run, "lost_worker", losses=1)
 
     def _judge(self, run: Run) -> None:
         if run.pushed_epoch < self._turn.epoch:
-            self.forgotten_run(run)
+            self.moved["lost_redis"] += 1
+            self._requeue(run, "lost_redis")
         elif self._suspicion.pushed_again(run, self._turn.now):
             self.moved["lost_job"] += 1
             # Not by the number of pushes alone, which had other reasons too, nor by how long it was in a backlog.

@@ -91,7 +91,7 @@ class SqliteTransitions(SqlReads):
         def one(turn: Turn, key: NodeKey) -> ClaimAnswer:
             return claim(turn, key, worker_id, token) if is_live(turn, worker_id) else Refusal.RETIRED
 
-        first = list(dict.fromkeys(keys))  # the same key again is no call sent again: it finds the run taken
+        first = sorted(set(keys))  # the same key again is no call sent again: it finds the run taken
         answers = dict(zip(first, self._each(first, one, 0, now), strict=True))
         return [
             Refusal.TAKEN if isinstance(answers[key], Claim) and key in keys[:position] else answers[key]

@@ -57,6 +57,7 @@ begin
         insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, worker_id, at)
         select c.execution_id, pg_current_xact_id()::text::bigint, 'node.started', c.node_id, c.item, c.attempt, p_worker, v_now
         from claimed c
+        order by c.execution_id, c.node_id, c.item
     )
     select array_agg(row (c.execution_id, c.node_id, c.item)::{schema}.run_key_v1) into v_claimed from claimed c;
 
@@ -91,7 +92,7 @@ begin
     if coalesce(cardinality(v_claimed), 0) < cardinality(v_keys) then
         with held as (
             update {schema}.node_runs n
-            set status = 'held', due_at = null
+            set status = 'held', claimed_via = null, due_at = null
             from unnest(v_keys) k
             join {schema}.executions x on x.id = k.execution_id
             where n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
@@ -100,7 +101,8 @@ begin
         )
         insert into {schema}.events (execution_id, xid, kind, node_id, item, attempt, at)
         select h.execution_id, pg_current_xact_id()::text::bigint, 'node.held', h.node_id, h.item, h.attempt, v_now
-        from held h;
+        from held h
+        order by h.execution_id, h.node_id, h.item;
 
         select json_agg(json_build_array(
             k.position, case when n.status is null then 'gone' when n.status = 'running' then 'taken' else 'not ready' end

@@ -120,7 +120,7 @@ begin
         update {schema}.node_runs n
         set status = case p.status when 'running' then 'queued' else 'held' end,
             push = n.push + case p.status when 'running' then 1 else 0 end,
-            pushed_epoch = p_epoch,
+            pushed_epoch = case p.status when 'running' then p_epoch else n.pushed_epoch end,
             pushed_at = case p.status when 'running' then p_now else n.pushed_at end,
             due_at = case p.status when 'running' then p_now + interval '2 seconds' end
         from {schema}.executions x

@@ -28,7 +28,7 @@ begin
         worker_id, claimed_via, due_at, push, pushed_epoch, pushed_at, started_at
     )
     select p_run.execution_id, p_run.node_id, i.item, s.status, p_run.node_type, p_run.queue, p_run.priority, 0, 1,
-        p_fence + case s.status when 'running' then 1 else 0 end, 1, 0, i.worker_id, i.via,
+        p_fence + case s.status when 'running' then 1 else 0 end, 1, 0, i.worker_id, case when s.status <> 'held' then i.via end,
         case s.status when 'queued' then p_now + interval '2 seconds' end,
         case s.status when 'queued' then 1 else 0 end, p_epoch, case s.status when 'queued' then p_now end,
         case s.status when 'running' then p_now end
@@ -226,12 +226,12 @@ begin
                 when p_ready = 'queued' and {schema}.is_live_v1(v_end.worker_id, p_now) then 'running' else p_ready
             end;
             update {schema}.node_runs
-            set status = v_status, claimed_via = v_end.via,
+            set status = v_status, claimed_via = case when v_status <> 'held' then v_end.via end,
                 fence = fence + case v_status when 'running' then 1 else 0 end,
                 worker_id = case v_status when 'running' then v_end.worker_id end,
                 started_at = case v_status when 'running' then {schema}.by_now_v1(p_now) else started_at end,
                 push = push + case v_status when 'queued' then 1 else 0 end,
-                pushed_epoch = p_epoch,
+                pushed_epoch = case v_status when 'queued' then p_epoch else pushed_epoch end,
                 pushed_at = case v_status when 'queued' then p_now else pushed_at end,
                 due_at = case v_status when 'queued' then p_now + interval '2 seconds' end
             where execution_id = p_execution and node_id = g.node_id and item = 0

@@ -22,7 +22,7 @@ begin
             where id = any(v_family) and status = 'running'
             returning id, revision, depth, created_at
         ), held as (
-            update {schema}.node_runs n set status = 'held', due_at = null
+            update {schema}.node_runs n set status = 'held', claimed_via = null, due_at = null
             from paused p
             where n.execution_id = p.id and n.status = 'queued'
             returning n.execution_id, n.node_id, n.item, n.attempt

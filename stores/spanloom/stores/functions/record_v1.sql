@@ -257,7 +257,7 @@ begin
                     claimed_via, due_at, push, pushed_epoch, pushed_at
                 )
                 select w.execution_id, g.target, 0, g.status, g.node_type, g.queue, v_priority, g.inputs - g.arrived, g.took,
-                    v_base, 1, 0, v_vias[g.work], case g.status when 'queued' then v_due end,
+                    v_base, 1, 0, case when g.status <> 'held' then v_vias[g.work] end, case g.status when 'queued' then v_due end,
                     case g.status when 'queued' then 1 else 0 end, p_epoch, case g.status when 'queued' then v_now end
                 from (
                     select target, min(node_type) as node_type, min(queue) as queue, min(inputs) as inputs,
@@ -320,11 +320,13 @@ begin
                 continue when v_vias[k] is null or v_nexts[k] is not null or cardinality(v_works[k].successors) = 0
                     or not {schema}.is_live_v1(v_works[k].worker_id, v_now);
                 foreach v_target in array v_works[k].successors loop
-                    select * into l from unnest(v_open) d where d.node_id = v_target and d.queue = v_queues[k];
+                    select * into l from unnest(v_open) d
+                    where d.node_id = v_target and d.queue = v_queues[k] and d.via = v_vias[k];  -- made ready by this record
                     if found then
                         update {schema}.node_runs
-                        set status = 'running', fence = fence + 1, worker_id = v_works[k].worker_id, due_at = null,
-                            push = 0, pushed_at = null, started_at = {schema}.by_now_v1(v_now), claimed_via = v_vias[k]
+                        set status = 'running', fence = v_base + 1, worker_id = v_works[k].worker_id, due_at = null,
+                            push = 0, pushed_epoch = p_epoch, pushed_at = null,
+                            started_at = {schema}.by_now_v1(v_now), claimed_via = v_vias[k]
                         where execution_id = w.execution_id and node_id = v_target and item = 0
                         returning fence into v_fence;
                         v_open := array_remove(v_open, l);
@@ -345,9 +347,10 @@ begin
             if exists (select from unnest(v_open) d where d.status = 'pending') then
                 -- A join that stood there before: its last input has come.
                 update {schema}.node_runs
-                set status = v_ready, due_at = case v_ready when 'queued' then v_due end,
+                set status = v_ready, fence = v_base, due_at = case v_ready when 'queued' then v_due end,
                     push = case v_ready when 'queued' then 1 else 0 end, pushed_epoch = p_epoch,
-                    pushed_at = case v_ready when 'queued' then v_now end
+                    pushed_at = case v_ready when 'queued' then v_now end,
+                    claimed_via = case v_ready when 'queued' then claimed_via end
                 where execution_id = w.execution_id and item = 0 and status = 'pending'
                     and node_id = any(array(select d.node_id from unnest(v_open) d where d.status = 'pending'));
             end if;

@@ -30,7 +30,11 @@ begin
         update {schema}.node_runs n
         set status = case x.status when 'running' then 'queued' else 'held' end,
             due_at = case x.status when 'running' then v_now + interval '2 seconds' end,
-            push = n.push + 1, pushed_epoch = p_epoch, pushed_at = v_now, worker_id = null, claimed_via = null
+            -- Nothing is pushed of what is held.
+            push = n.push + case x.status when 'running' then 1 else 0 end,
+            pushed_epoch = case x.status when 'running' then p_epoch else n.pushed_epoch end,
+            pushed_at = case x.status when 'running' then v_now else n.pushed_at end,
+            worker_id = null, claimed_via = null
         from unnest(v_keys) k
         join {schema}.executions x on x.id = k.execution_id
         where n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
@@ -44,7 +48,10 @@ begin
             values
                 -- Without the fence that a record's event carries: had its worker sent one, it would be refused now.
                 (1, 'node.released', p_worker, '{"because":"retired"}'),
-                (2, 'node.' || r.status, null, '{"push":' || r.push || ',"because":"retired"}')
+                (
+                    2, 'node.' || r.status, null,
+                    '{' || case r.status when 'queued' then '"push":' || r.push || ',' else '' end || '"because":"retired"}'
+                )
         ) n (number, kind, worker_id, data)
         order by r.execution_id, r.node_id, r.item, n.number
     )

@@ -189,7 +189,7 @@ begin
     with held as (
         -- A queued run keeps what woke it; one that waited for a retry is just ready again.
         update {schema}.node_runs
-        set status = 'held', due_at = null,
+        set status = 'held', claimed_via = null, due_at = null,
             wait_kind = case status when 'queued' then wait_kind end, wait_key = case status when 'queued' then wait_key end
         where execution_id = p_execution and (status = 'queued' or (status = 'waiting' and wait_kind = 'retry'))
         returning node_id, item, attempt

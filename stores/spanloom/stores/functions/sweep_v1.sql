@@ -222,6 +222,7 @@ begin
             '{' || case status when 'queued' then '"push":' || push || ',' else '' end || '"because":"' || cause || '"}', v_now
         from moved
         where cause <> 'look' or status = 'held'
+        order by execution_id, node_id, item
     )
     select
         array_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push, losses))

@@ -92,8 +92,10 @@ begin
         update {schema}.node_runs
         set status = case when v_held then 'held' else 'queued' end,
             due_at = case when not v_held then p_now + interval '2 seconds' end,
-            push = push + case w.outcome when 'released' then 1 else 0 end,
-            pushed_epoch = p_epoch, pushed_at = p_now, worker_id = null, claimed_via = null, span = coalesce(w.span, span)
+            push = case when v_held then push else push + 1 end,  -- nothing is pushed of what is held
+            pushed_epoch = case when v_held then pushed_epoch else p_epoch end,
+            pushed_at = case when v_held then pushed_at else p_now end,
+            worker_id = null, claimed_via = null, span = coalesce(w.span, span)
         where execution_id = w.execution_id and node_id = w.node_id and item = w.item
             and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
         returning * into v_run;
@@ -137,7 +139,10 @@ begin
     )::{schema}.event_v1];
     if v_held or w.outcome = 'released' then
         v_answer.events := v_answer.events || row (
-            w.execution_id, 'node.' || v_run.status, w.node_id, w.item, v_run.attempt, null, null
+            w.execution_id, 'node.' || v_run.status, w.node_id, w.item, v_run.attempt, null,
+            case w.outcome when 'released' then
+                '{' || case when v_held then '' else '"push":' || v_run.push || ',' end || '"because":"released"}'
+            end
         )::{schema}.event_v1;
     end if;
 

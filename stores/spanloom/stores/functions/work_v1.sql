@@ -135,6 +135,16 @@ begin
 end
 $$;
 
+-- A job that was answered before, with the time of its push in Unix microseconds.
+create function {schema}.pushed_v1(p_run {schema}.node_runs) returns json
+language sql immutable
+as $$
+    select json_build_array(
+        p_run.execution_id, p_run.node_id, p_run.item, p_run.node_type, p_run.queue, p_run.priority, p_run.push,
+        p_run.losses, (extract(epoch from p_run.pushed_at) * 1000000)::bigint
+    )
+$$;
+
 -- Answer a record that was refused: was it recorded before? Then with the same continuation, else as not recorded.
 create function {schema}.recorded_before_v1(p_work {schema}.work_v1) returns text
 language plpgsql
@@ -186,7 +196,7 @@ begin
             case when n.item > 0 then {schema}.item_data_v1(n.execution_id, n.node_id, n.item) end,
             n.wait_kind, n.wait_key, n.span
         )) filter (where n.status = 'running' and n.worker_id = p_work.worker_id) -> 0,
-        json_agg({schema}.job_v1(n)) filter (where n.status = 'queued')
+        json_agg({schema}.pushed_v1(n)) filter (where n.status = 'queued')
     into v_next, v_jobs
     from {schema}.node_runs n
     where n.execution_id = p_work.execution_id and (
@@ -194,6 +204,15 @@ begin
         or p_work.outcome = 'released'
             and n.node_id = p_work.node_id and n.item = p_work.item and n.fence = p_work.fence
     );
+    if p_work.outcome = 'waiting' and p_work.child is not null then
+        -- The child's entry nodes, as far as nobody pushed them again.
+        select json_agg({schema}.pushed_v1(n) order by n.node_id) into v_jobs
+        from {schema}.executions c
+        join {schema}.node_runs n on n.execution_id = c.id
+        where c.id = (p_work.child ->> 'id')::uuid and c.parent_id = p_work.execution_id
+            and c.parent_node_id = p_work.node_id and c.parent_item = p_work.item and c.parent_fence = p_work.fence
+            and n.status = 'queued' and n.push = 1 and n.fence = 0;
+    end if;
     select {schema}.ended_v1(substr(e.kind, 11), coalesce(x.ended_at, e.at)) into v_ended
     from {schema}.events e
     join {schema}.executions x on x.id = e.execution_id
