@@ -10,10 +10,12 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from spanloom.engine.errors import (
+    IdempotencyConflict,
     InvalidTransition,
     PayloadRejected,
     StaleVersion,
     StoreNotMigrated,
+    StoreRefused,
     StoreUnavailable,
     UnknownExecution,
 )
@@ -34,7 +36,7 @@ from spanloom.engine.records import (
 from spanloom.engine.states import ExecutionStatus
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import postgres_wire as wire
-from spanloom.stores.core import canonical_id, check_by_hand, check_ended
+from spanloom.stores.core import canonical_id, check_by_hand, check_ended, check_wait
 from spanloom.stores.postgres_connections import PostgresConnections
 from spanloom.stores.reads import SqlReads
 
@@ -126,7 +128,13 @@ class PostgresTransitions(SqlReads, ExecutionStore):
             order = wire.in_key_order(some)
             if not order:
                 return [Recorded(recorded=False)] * len(some)
-            return wire.recorded(some, order, self._call(self._record, wire.records(some, order), epoch, now))
+            for one in some:
+                check_wait(one)
+            try:
+                answer = self._call(self._record, wire.records(some, order), epoch, now)
+            except StoreRefused as error:
+                raise (_key_conflict(some[0], error) or error) from error.__cause__
+            return wire.recorded(some, order, answer)
 
         return self._each(records, record)
 
@@ -281,3 +289,13 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         if failure is not None:
             raise failure
         return answers
+
+
+def _key_conflict(record: Record, error: StoreRefused) -> IdempotencyConflict | None:
+    """Return why a child was not started, if that was its idempotency key."""
+    told = getattr(error.__cause__, "diag", None)
+    if record.child is None or record.child.idempotency_key is None or told is None:
+        return None
+    if told.constraint_name != "idempotency_keys":
+        return None
+    return IdempotencyConflict(record.child.workflow_id, record.child.idempotency_key, told.message_detail)

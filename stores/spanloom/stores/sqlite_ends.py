@@ -93,7 +93,7 @@ def end(turn: Turn, run: Run, ending: Ending, *, claims: bool = False) -> Record
     preferred = ending.successors if claims and goes_on else ()
     first = next((name for name in preferred if flow.ready_on(name, run.queue)), None)
     following = None if first is None else _claim(turn, run, flow.ready.pop(first), ending)
-    jobs = (_queue if goes_on else _hold)(turn, run, flow.ready.values())
+    jobs = (_queue if goes_on else _hold)(turn, run, sorted(flow.ready.values()))
     return Recorded(True, jobs, following, ended, None if ended is None else from_micros(turn.now))
 
 
@@ -120,6 +120,7 @@ class _Flow:
         self._run = run
         self._graph = turn.graph(run.workflow_id, run.version)
         self._waiting: deque[str] = deque()
+        self._skipped: list[str] = []
         self._arriving: dict[str, tuple[GraphEdge, int, int]] = {}  # target: its edge, arrivals, how many were taken
         self._at_end = 0
         self._taken_at_end = 0
@@ -160,6 +161,8 @@ class _Flow:
                 self.ready[edge.target] = _Ready(edge, taken)
             else:
                 self._skip(edge)
+        for target in sorted(self._skipped):
+            self._turn.event(execution_id, "node.skipped", NodeKey(execution_id, target))
 
     def ready_on(self, name: str, queue: str) -> bool:
         """Tell whether the node became ready and belongs to this queue."""
@@ -189,7 +192,7 @@ class _Flow:
             (execution_id, edge.target, 0, edge.target_type, NodeStatus.SKIPPED.value, None, None, None,
              True, 1, 0, self._run.first_fence, 0, None, None, None, turn.now)
         )  # fmt: skip
-        turn.event(execution_id, "node.skipped", NodeKey(execution_id, edge.target))
+        self._skipped.append(edge.target)
         for onward in self._graph.get(edge.target, ()):
             if onward.target == END:
                 self._at_end += 1

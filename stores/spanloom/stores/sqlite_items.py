@@ -130,12 +130,14 @@ def open_items(
     """Queue items of a node, of which `run` is the run or another item; hold them unless the execution is running."""
     goes_on = run.execution_status == ExecutionStatus.RUNNING
     status = NodeStatus.QUEUED if goes_on else NodeStatus.HELD
+    via = by if goes_on else None
     at = (turn.now + SUSPECT_MICROS, turn.now) if goes_on else (None, None)
     turn.executemany(
         _ADD_RUN,
         [
             (run.execution_id, run.node_id, item.number, status.value, run.node_type, run.queue, run.priority,
-             max(item.fence, run.first_fence), None, by if goes_on else None, item.span, at[0], item.push + goes_on, turn.epoch, at[1], None)
+             max(item.fence, run.first_fence), None, via, item.span, at[0], item.push + goes_on, turn.epoch, at[1],
+             None)
             for item in items
         ],
     )  # fmt: skip

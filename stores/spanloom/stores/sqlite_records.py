@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from spanloom.engine.errors import StoreRefused, UnknownWorkflow
+from spanloom.engine.errors import UnknownWorkflow
 from spanloom.engine.records import NodeClaim, NodeJob, NodeKey, Outcome, Record, Recorded
 from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind, check_node_transition
+from spanloom.stores.core import check_wait
 from spanloom.stores.schema import from_micros, to_micros
 from spanloom.stores.sqlite_children import entry_keys, start_child
 from spanloom.stores.sqlite_ends import Ending, end
@@ -79,6 +80,7 @@ def record(turn: Turn, request: Record, *, before_failure: bool = False) -> Reco
 
     Nothing that this makes ready is claimed `before_failure`, which may end the execution in the same call.
     """
+    check_wait(request)
     run = turn.load(request.execution_id, request.node_id, request.item)
     if (
         run is None
@@ -136,15 +138,9 @@ def _wait(turn: Turn, run: Run, request: Record, *, claims: bool) -> Recorded:
         due_at = turn.now + round(request.delay_seconds * 1e6) if request.due_at is None else to_micros(request.due_at)
         _put_to_wait(turn, run, kind, wait_key, run.attempt, due_at)
         return Recorded(True)
-    if kind is WaitKind.CHILD and request.child is not None:
+    if kind is WaitKind.CHILD:
         return _wait_for_child(turn, run, request)
-    if kind is WaitKind.ITEMS and request.fan_out is not None and request.fan_out.items and not run.item:
-        return _wait_for_items(turn, run, request, claims=claims)
-    raise StoreRefused(
-        f"node {run.node_id!r}, item {run.item}, of execution {run.execution_id} can't wait for {kind.value}: "
-        "a record of WAITING for a child needs `child`, one for items needs a `fan_out` that is not empty and comes "
-        "from item 0, and a retry is an outcome of its own"
-    )
+    return _wait_for_items(turn, run, request, claims=claims)
 
 
 def _wait_for_child(turn: Turn, run: Run, request: Record) -> Recorded:

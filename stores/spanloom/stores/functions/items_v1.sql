@@ -240,7 +240,10 @@ begin
             v_answer.events := array[row (
                 p_execution, 'node.' || case v_status when 'running' then 'started' else v_status end, g.node_id, 0,
                 v_run.attempt, v_run.worker_id,
-                case v_status when 'queued' then '{"push":' || v_run.push || ',"because":"items"}' end
+                case v_status
+                    when 'queued' then '{"push":' || v_run.push || ',"because":"items"}'
+                    when 'held' then '{"because":"items"}'
+                end
             )::{schema}.event_v1];
             if v_status = 'running' then
                 v_answer.next := json_build_array(

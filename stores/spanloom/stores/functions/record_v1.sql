@@ -54,6 +54,8 @@ declare
     v_landed {schema}.landing_v1[];
     v_skipped {schema}.landing_v1[];
     v_open {schema}.landing_v1[];  -- ready, and nobody's yet
+    v_skips {schema}.event_v1[];
+    v_readies {schema}.event_v1[];
     v_target text;
     v_fence bigint;
     v_lines integer;  -- an assignment calls a function without the cost of a query
@@ -225,7 +227,10 @@ begin
             end loop;
         end if;
 
-        -- 4. Arrivals, round by round: what one round skips arrives at its own successors in the next.
+        -- 4. Arrivals, round by round: what one round skips arrives at its own successors in the next. The history has
+        -- them without the rounds: first what was skipped, then what was claimed, then what was queued or held.
+        v_skips := '{}';
+        v_readies := '{}';
         while cardinality(v_arrivals) > 0 loop
             a := v_arrivals[1];
             if cardinality(v_arrivals) = 1 and a.inputs = 1 and a.took and v_ready = 'queued'
@@ -298,7 +303,7 @@ begin
                 )
                 select w.execution_id, node_id, 0, node_type, 'skipped', true, 1, 0, v_base, 0, v_now from gone;
 
-                v_events := v_events || array(
+                v_skips := v_skips || array(
                     select row (w.execution_id, 'node.skipped', d.node_id, 0, null, null, null)::{schema}.event_v1
                     from unnest(v_skipped) d
                 );
@@ -330,7 +335,7 @@ begin
                         where execution_id = w.execution_id and node_id = v_target and item = 0
                         returning fence into v_fence;
                         v_open := array_remove(v_open, l);
-                        v_events := v_events || row (
+                        v_readies := v_readies || row (
                             w.execution_id, 'node.started', v_target, 0, 1, v_works[k].worker_id, null
                         )::{schema}.event_v1;
                         -- A statement after the arrival: what other transactions added to this join is seen now.
@@ -354,7 +359,7 @@ begin
                 where execution_id = w.execution_id and item = 0 and status = 'pending'
                     and node_id = any(array(select d.node_id from unnest(v_open) d where d.status = 'pending'));
             end if;
-            v_events := v_events || array(
+            v_readies := v_readies || array(
                 select row (
                     w.execution_id, 'node.' || v_ready, d.node_id, 0, 1, null,
                     case v_ready when 'queued' then '{"push":1}' end
@@ -372,6 +377,14 @@ begin
                 v_jobs[r.work] := concat_ws(',', v_jobs[r.work], r.jobs);
             end loop;
         end loop;
+
+        if cardinality(v_skips) > 1 then
+            v_skips := array(select e from unnest(v_skips) e order by e.node_id);
+        end if;
+        if cardinality(v_readies) > 1 then
+            v_readies := array(select e from unnest(v_readies) e order by e.kind <> 'node.started', e.node_id);
+        end if;
+        v_events := v_events || v_skips || v_readies;
 
         -- 5. The execution completes when the last of its sinks has arrived.
         if v_sinks > 0 then

@@ -68,8 +68,9 @@ end
 $$;
 
 -- Make a failed run ready again, or let it wait for its latest child, or go on woken by that. An item begins anew.
+-- p_fence is the one under which it failed: with its child it goes on under the next.
 create function {schema}.run_again_v1(
-    p_run {schema}.node_runs, p_since bigint, p_epoch bigint, p_now timestamptz
+    p_run {schema}.node_runs, p_fence bigint, p_epoch bigint, p_now timestamptz
 ) returns {schema}.control_v1
 language plpgsql
 as $$
@@ -81,7 +82,7 @@ begin
     select id, status into v_child
     from {schema}.executions
     where parent_id = v_run.execution_id and parent_node_id = v_run.node_id and parent_item = 0 and v_run.item = 0
-        and parent_fence >= p_since  -- one from before a reset of the run is none of its own
+        and parent_fence >= p_fence >> 20 << 20  -- one from before a reset of the run is none of its own
     order by created_at desc, id desc
     limit 1;
     v_run.pushed_epoch := p_epoch;
@@ -93,10 +94,10 @@ begin
     if found and v_child.status <> 'cancelled' then
         v_run.wait_kind := 'child';
         v_run.wait_key := v_child.id;
+        v_run.fence := p_fence + 1;
+        update {schema}.executions set parent_fence = v_run.fence where id = v_child.id;
         if v_child.status <> 'completed' then
             v_run.status := 'waiting';
-            v_run.fence := v_run.fence + 1;
-            update {schema}.executions set parent_fence = v_run.fence where id = v_child.id;
         end if;
     end if;
     if v_run.status = 'queued' then
@@ -258,7 +259,7 @@ begin
         if found then
             v_step := {schema}.items_again_v1(v_run, v_bounds::json, v_fence, p_epoch, p_now);
         else
-            v_step := {schema}.run_again_v1(v_run, f.fence >> 20 << 20, p_epoch, p_now);
+            v_step := {schema}.run_again_v1(v_run, f.fence, p_epoch, p_now);
         end if;
         v_did.executions := v_did.executions || v_step.executions;
         v_did.jobs := v_did.jobs || v_step.jobs;

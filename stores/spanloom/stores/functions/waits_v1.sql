@@ -25,6 +25,9 @@ begin
     )::json -> 'answers' -> 0;
     if v_answer ->> 0 in ('unknown', 'no version', 'inactive') then
         raise exception 'the workflow of a child was deactivated as it started' using errcode = 'serialization_failure';
+    elsif v_answer ->> 0 = 'conflict' then
+        raise exception 'the idempotency key of a child was used with another input'
+            using constraint = 'idempotency_keys', detail = v_answer ->> 1;
     elsif v_answer ->> 0 <> 'created' then
         raise exception 'node % of execution % can''t start execution % as its child: it was started before; ask for one '
             'with a new id and without an idempotency key', p_work.node_id, p_work.execution_id, v_answer ->> 1;

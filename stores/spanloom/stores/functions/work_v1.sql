@@ -209,7 +209,7 @@ begin
         select json_agg({schema}.pushed_v1(n) order by n.node_id) into v_jobs
         from {schema}.executions c
         join {schema}.node_runs n on n.execution_id = c.id
-        where c.id = (p_work.child ->> 'id')::uuid and c.parent_id = p_work.execution_id
+        where c.parent_id = p_work.execution_id
             and c.parent_node_id = p_work.node_id and c.parent_item = p_work.item and c.parent_fence = p_work.fence
             and n.status = 'queued' and n.push = 1 and n.fence = 0;
     end if;

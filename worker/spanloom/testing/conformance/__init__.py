@@ -46,9 +46,11 @@ from spanloom.testing.conformance import (  # noqa: E402 (the rewriting comes fi
     joins,
     leases,
     lines,
+    nested_retries,
     pauses,
     payloads,
     purges,
+    random_families,
     random_graphs,
     reads,
     records,
@@ -109,13 +111,16 @@ class StoreConformance:
     TestItemRounds = item_control.ItemRounds
     TestItemReplays = item_control.ItemReplays
     TestWaits = waits.Waits
+    TestWaitRules = waits.WaitRules
     TestCancels = cancels.Cancels
     TestAttempts = attempts.Attempts
     TestControls = control_rules.Controls
     TestFamilies = families.Families
+    TestRandomFamilies = random_families.RandomFamilies
     TestPauses = pauses.Pauses
     TestResumes = pauses.Resumes
     TestExecutionRetries = retries.ExecutionRetries
+    TestNestedRetries = nested_retries.NestedRetries
     TestResets = resets.Resets
     TestReplayedStarts = replays.ReplayedStarts
     TestFailuresByHand = by_hand.FailuresByHand

@@ -1,9 +1,10 @@
-"""Random families of executions on SQLite, run, lost, paused and retried at random: every count stays right."""
+"""Conformance: random families of executions, run, lost, paused and retried at random: all of them end."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
@@ -11,31 +12,31 @@ import pytest
 from spanloom.engine.definitions import Input, Node, Workflow
 from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.graph import edges
-from spanloom.engine.records import END, START, Claim, ExecutionHeader, NodeClaim, NodeKey, Outcome, Record
+from spanloom.engine.records import Claim, ExecutionHeader, NodeClaim, NodeKey, Outcome, Record
 from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
-from spanloom.stores import InMemoryExecutionStore
+from spanloom.engine.store import ExecutionStore
+from spanloom.engine.views import Execution, NodeRun
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 
+__all__ = ["RandomFamilies"]
+
 BELOW = {"top": "middle", "middle": "bottom"}
-ROUGH = 400  # steps, of which each may fail, pause or retry something; after them all goes well
+ROUGH = 200  # steps, of which each may fail, pause or retry something; after them all goes well
 STEPS = 4000
+CHECKED_EVERY = 5
 
-_RUNS = """
-SELECT node_id, item, status, pending, wait_kind, due_at, items, at_once, taken FROM node_runs WHERE execution_id = ?
-"""
-_RESULTS = "SELECT node_id, item, arrived FROM node_results WHERE execution_id = ?"
-_QUEUED = "SELECT execution_id, node_id, item FROM node_runs WHERE status = 'queued' ORDER BY 1, 2, 3"
+WAITING = NodeStatus.WAITING
 
 
-class Family:
+class _Family:
     """One random family, with one worker that may hold any number of claims."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, store: ExecutionStore, clock: ManualClock, seed: int) -> None:
         self.random = random.Random(seed)
-        self.store = InMemoryExecutionStore()
-        self.clock = ManualClock()
-        self.driver = StoreDriver(self.store, clock=self.clock, lease_seconds=1e7)
+        self.store = store
+        self.clock = clock
+        self.driver = StoreDriver(store, clock=clock, lease_seconds=1e7)
         self.workflows = {name: self._workflow(name) for name in ("top", "middle", "bottom")}
         for workflow in self.workflows.values():
             self.store.save_workflow(workflow)
@@ -47,7 +48,8 @@ class Family:
         """Take random steps until the root has completed, or for too long; return its status."""
         for step in range(STEPS):
             rough = step < ROUGH
-            self.check()
+            if step % CHECKED_EVERY == 0:
+                self.check()
             if self.status(self.root) is ExecutionStatus.COMPLETED:
                 break
             if rough and self.random.random() < 0.04:
@@ -64,24 +66,24 @@ class Family:
         return self.status(self.root)
 
     def check(self) -> None:
-        """Hold every count in the store to the rows that it counts."""
-        for execution in self.store.list_executions(limit=1000).items:
-            raw = self.store._live().raw_writer
-            runs = {(row[0], row[1]): row[2:] for row in raw.execute(_RUNS, (execution.id,))}
-            results = {(row[0], row[1]): bool(row[2]) for row in raw.execute(_RESULTS, (execution.id,))}
-            assert not runs.keys() & results.keys()
+        """Hold each open run to the status of its execution, and each item to its node; none hangs."""
+        for execution in self.executions():
+            runs = self.store.get_node_results(execution.id)
+            still = [run for run in runs if not run.status.ended]
             if execution.status in (ExecutionStatus.COMPLETED, ExecutionStatus.CANCELLED):
-                assert runs.keys() <= {("$parent", 0)}
+                assert still == []
                 continue
-            self._check_arrivals(self.workflows[execution.workflow_id], runs, results)
-            for (node_id, _), (status, *_, due_at, _items, _at_once, _taken) in runs.items():
-                if node_id.startswith("$"):
-                    continue
-                assert status != NodeStatus.QUEUED or (execution.status == ExecutionStatus.RUNNING and due_at)
-                assert status != NodeStatus.HELD or (execution.status != ExecutionStatus.RUNNING and due_at is None)
-            self._check_items(runs, results)
-            moving = [key for key, run in runs.items() if key[0][0] != "$" and run[0] != NodeStatus.PENDING]
-            assert moving or execution.status == ExecutionStatus.FAILED, f"{execution.id} hangs"
+            for run in still:
+                going_on = execution.status is ExecutionStatus.RUNNING
+                assert run.status is not NodeStatus.QUEUED or (going_on and run.due_at)
+                assert run.status is not NodeStatus.HELD or not (going_on or run.due_at)
+            self._check_items(still)
+            moving = [run for run in still if run.status is not NodeStatus.PENDING]
+            assert moving or execution.status is ExecutionStatus.FAILED, f"{execution.id} hangs"
+
+    def executions(self) -> Sequence[Execution]:
+        """Return all executions that there are."""
+        return self.store.list_executions(limit=1000).items
 
     def status(self, execution_id: str) -> ExecutionStatus:
         """Return an execution's status."""
@@ -89,28 +91,11 @@ class Family:
         assert found is not None
         return found.status
 
-    def _check_arrivals(self, workflow: Workflow, runs: dict, results: dict) -> None:  # type: ignore[type-arg]
-        inputs = Counter(edge.target for edge in edges(workflow) if edge.source != START)
-        arrived = Counter(edge.target for edge in edges(workflow) if results.get((edge.source, 0)))
-        for target, count in inputs.items():
-            run = runs.get((target, 0))
-            if run is None and (target, 0) not in results:
-                assert arrived[target] == 0
-            elif run is not None and run[0] == NodeStatus.PENDING:
-                assert run[1] == count - arrived[target], target
-                assert run[1] > 0 or target == END
-            else:
-                assert arrived[target] == count
-
-    def _check_items(self, runs: dict, results: dict) -> None:  # type: ignore[type-arg]
-        open_items = Counter(node_id for node_id, item in runs if item)
-        for (node_id, item), (status, pending, wait_kind, _, items, at_once, may_fail) in runs.items():
-            if status == NodeStatus.WAITING and wait_kind == WaitKind.ITEMS:
-                assert 0 < pending == open_items[node_id] <= at_once
-                begun = sum(key[0] == node_id and key[1] > 0 for key in (*runs, *results))
-                assert pending == at_once or begun == items or may_fail < 0
-            elif not item:
-                assert not open_items[node_id]
+    def _check_items(self, still: Sequence[NodeRun]) -> None:
+        open_items = Counter(run.node_id for run in still if run.item)
+        for run in still:
+            if not run.item:
+                assert bool(open_items[run.node_id]) is (run.wait_kind is WaitKind.ITEMS and run.status is WAITING)
 
     def _workflow(self, name: str) -> Workflow:
         kinds = ["plain", "map", *(["call"] if name in BELOW else [])]
@@ -123,20 +108,26 @@ class Family:
         return Workflow(id=name, name=name, nodes=tuple(nodes))
 
     def _control(self) -> None:
-        known = [execution.id for execution in self.store.list_executions(limit=1000).items]
+        known = [execution.id for execution in self.executions()]
         act = self.random.choice([self.driver.pause, self.driver.resume, self.driver.retry, self.driver.retry])
         with suppress(InvalidTransition):
             act(self.random.choice([self.root, *known]))
 
     def _restore(self) -> None:
-        for execution in self.store.list_executions(limit=1000).items:
+        for execution in self.executions():
             if execution.status == ExecutionStatus.PAUSED:
                 self.driver.resume(execution.id)
         if self.status(self.root) is ExecutionStatus.FAILED:
             self.driver.retry(self.root)
 
     def _claim(self, *, lose: bool) -> None:
-        queued = [NodeKey(*row) for row in self.store._live().raw_writer.execute(_QUEUED)]
+        queued = [
+            NodeKey(execution.id, run.node_id, run.item)
+            for execution in self.executions()
+            if execution.status is ExecutionStatus.RUNNING
+            for run in self.store.get_node_results(execution.id)
+            if run.status is NodeStatus.QUEUED
+        ]
         if not queued:
             self.clock.advance(1)
             self.driver.sweep()
@@ -189,10 +180,11 @@ class Family:
         return driver.outcome(execution, node, outcome, successors=successors)
 
 
-@pytest.mark.parametrize(
-    "seed", [*range(10), *(pytest.param(seed, marks=pytest.mark.torture) for seed in range(10, 200))]
-)
-def test_a_random_family_ends_and_is_counted_right_at_every_step(seed: int) -> None:
-    family = Family(seed)
-    assert family.run() is ExecutionStatus.COMPLETED
-    assert not [run for run in family.store.get_node_results(family.root) if not run.status.ended]
+class RandomFamilies:
+    """Any family, whatever is done to it, goes on when it is let, and ends."""
+
+    @pytest.mark.parametrize("seed", range(6))
+    def test_a_family_ends_whatever_is_done_to_it(self, store: ExecutionStore, clock: ManualClock, seed: int) -> None:
+        family = _Family(store, clock, seed)
+        assert family.run() is ExecutionStatus.COMPLETED
+        assert not [run for run in store.get_node_results(family.root) if not run.status.ended]
