@@ -15,7 +15,7 @@ import psutil
 import pytest
 import structlog
 
-from databases import copied_database
+from databases import copied_database, watch_transitions
 from spanloom.engine.errors import ConfigurationError
 from spanloom.testing.process import ServerProcess
 from spanloom.testing.servers import PostgresServer, RedisServer
@@ -138,6 +138,7 @@ def _postgres_template(postgres_server: PostgresServer) -> str:
     store = open_store(postgres_server.database_url("template_spanloom"))
     store.migrate()
     store.close()
+    watch_transitions(postgres_server.database_url("template_spanloom"))
     return "template_spanloom"
 
 

@@ -1,4 +1,4 @@
-"""Databases of a Postgres server that are copied from a migrated one, which takes a fraction of a migration."""
+"""Databases of a Postgres server, copied from a migrated one, in which each change of a status is held to states.py."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from spanloom.engine.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
 from spanloom.testing.servers import PostgresServer
 
 _numbers = itertools.count(1)
@@ -26,3 +27,91 @@ def copied_database(server: PostgresServer, template: str) -> Iterator[str]:
         server.start()
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute(f"drop database {name} with (force)")
+
+
+def watch_transitions(url: str) -> None:
+    """Let the database refuse every change of a status that states.py does not have, in the schema of this store.
+
+    Functions in PL/pgSQL do not read that table; with this every test that runs them holds them to it. A run's end is
+    seen as well, where its row leaves for node_results in the same transaction.
+    """
+    import psycopg
+
+    pairs = [("executions", old, new) for old, some in EXECUTION_TRANSITIONS.items() for new in some]
+    pairs += [("node_runs", old, new) for old, some in NODE_TRANSITIONS.items() for new in some]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(_WATCH)
+        with connection.cursor() as cursor:
+            cursor.executemany("insert into spanloom.legal_transitions values (%s, %s, %s)", pairs)
+
+
+_WATCH = """
+create table spanloom.legal_transitions (of text, old text, new text, primary key (of, old, new));
+
+create unlogged table spanloom.left_runs (
+    execution_id uuid, node_id text collate "C", item integer, status text, xact xid8,
+    primary key (execution_id, node_id, item)
+);
+
+create function spanloom.check_transition(p_of text, p_row text, p_old text, p_new text) returns void
+language plpgsql
+as $$
+begin
+    if p_old <> p_new and not exists (
+        select from spanloom.legal_transitions t where t.of = p_of and t.old = p_old and t.new = p_new
+    ) then
+        raise exception 'states.py has no transition from % to % for %: %', p_old, p_new, p_of, p_row;
+    end if;
+end
+$$;
+
+create function spanloom.check_update() returns trigger
+language plpgsql
+as $$
+begin
+    if TG_TABLE_NAME = 'node_runs' and new.status = 'running' and to_json(new) ->> 'worker_id' is null then
+        return new;  -- an operator's: nobody runs it, it ends in this transaction
+    end if;
+    perform spanloom.check_transition(TG_TABLE_NAME, to_json(new)::text, old.status, new.status);
+    return new;
+end
+$$;
+
+create function spanloom.note_left_run() returns trigger
+language plpgsql
+as $$
+begin
+    insert into spanloom.left_runs as l
+    values (old.execution_id, old.node_id, old.item, old.status, pg_current_xact_id())
+    on conflict (execution_id, node_id, item) do update set status = excluded.status, xact = excluded.xact;
+    return old;
+end
+$$;
+
+create function spanloom.check_end() returns trigger
+language plpgsql
+as $$
+declare
+    v_old text;
+begin
+    delete from spanloom.left_runs l
+    where l.execution_id = new.execution_id and l.node_id = new.node_id and l.item = new.item
+        and l.xact = pg_current_xact_id()
+    returning l.status into v_old;
+    perform spanloom.check_transition('node_runs', to_json(new)::text, v_old, new.status);
+    return new;
+end
+$$;
+
+create trigger check_update before update of status on spanloom.executions
+for each row when (old.status <> new.status) execute function spanloom.check_update();
+
+create trigger check_update before update of status on spanloom.node_runs
+for each row when (old.status <> new.status) execute function spanloom.check_update();
+
+create trigger note_left_run before delete on spanloom.node_runs
+for each row when (old.node_id not like '$%') execute function spanloom.note_left_run();
+
+create trigger check_end before insert on spanloom.node_results
+for each row execute function spanloom.check_end();
+"""
