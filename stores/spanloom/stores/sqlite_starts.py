@@ -121,7 +121,7 @@ def begin(turn: Turn, execution_id: str, replay: Replay | None = None) -> list[N
         settled, queued = take_over(turn, replay, member, (workflow_id, version), deadline)
         entries = [edge for edge in entries if edge.target not in settled]
         edges = {edge.target: edge for some in turn.graph(workflow_id, version).values() for edge in some}
-        ready = [*entries, *(edges[node_id] for node_id in sorted(queued))]
+        ready = sorted([*entries, *(edges[node_id] for node_id in queued)])
     pushed = (turn.now + SUSPECT_MICROS, turn.epoch, turn.now)
     turn.executemany(
         _ADD_ENTRY,

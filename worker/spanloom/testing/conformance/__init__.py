@@ -39,6 +39,7 @@ from spanloom.testing.conformance import (  # noqa: E402 (the rewriting comes fi
     failures,
     families,
     fences,
+    holds,
     item_control,
     item_failures,
     items,
@@ -118,6 +119,7 @@ class StoreConformance:
     TestFamilies = families.Families
     TestRandomFamilies = random_families.RandomFamilies
     TestPauses = pauses.Pauses
+    TestHolds = holds.Holds
     TestResumes = pauses.Resumes
     TestExecutionRetries = retries.ExecutionRetries
     TestNestedRetries = nested_retries.NestedRetries

@@ -1,0 +1,110 @@
+"""Two kinds of store that are given the same commands answer the same and hold the same, row by row."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import invariant, run_state_machine_as_test
+
+from model.execution import Execution
+from model.machine import FULL_EVERY, Machine
+from model.test_model import RUNS
+from model.twins import HOT, TwinWorld
+from model.world import open_rows
+from spanloom.engine.errors import SpanloomError
+from spanloom.engine.records import Outcome, Record, Replay, StartRequest
+from spanloom.engine.states import NodeStatus
+
+pytestmark = pytest.mark.services
+
+
+class TwinMachine(Machine):
+    """The model's machine over two stores at once; after each step every row of theirs is compared."""
+
+    store: Any
+
+    def _send(self, records: list[Record]) -> None:
+        # Of one execution one at a time: together Postgres ends all runs first, so that what becomes ready is claimed
+        # by another one of these records, and the history is in another order. Each is held to the model by itself.
+        first = {record.execution_id: record for record in reversed(records)}
+        super()._send(list(first.values()))
+
+    def _sweep(self, heads: dict[str, datetime | None], limit: int) -> None:
+        super()._sweep(heads, 500)  # which of the rows that are due come first is each store's choice
+
+    @invariant()
+    def agrees(self) -> None:
+        """Compare the two with each other; that the one in memory agrees with the model is tested by itself."""
+        self.answers.look(open_rows(self.store.first))
+        self.touched = set()
+        self.steps += 1
+        if self.steps % FULL_EVERY == 0:
+            self.store.check(HOT)
+
+    def teardown(self) -> None:
+        """Do at last what the model does not know of, wherever the play has come to; then compare everything."""
+        if self.model.executions:
+            self.store.check()
+            for number, execution in enumerate(list(self.model.executions.values())):
+                self._replay(execution)
+                self._by_hand(execution, number + self.steps)
+            self.store.check()
+
+    def _by_hand(self, execution: Execution, number: int) -> None:
+        outcomes = (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED)
+        error = json.dumps({"type": "Boom", "message": "by hand"})
+        for node in execution.inputs:
+            number += 1
+            outcome = outcomes[number % 3]
+            failed = error if outcome is Outcome.FAILED else None
+            with suppress(SpanloomError):
+                self.store.update_node_result(Record(execution.id, node, 0, 0, "", outcome, error=failed))
+        with suppress(SpanloomError):
+            self.store.fail_execution(execution.id, error)
+        with suppress(SpanloomError):
+            self.store.discard_execution(execution.id)
+
+    def _replay(self, execution: Execution) -> None:
+        """Carry all that has arrived, but for the last node: what no taken edge leads to is among it."""
+        carried: list[str] = []
+        *nodes, last = execution.inputs
+        for node in nodes:
+            if execution.arrived(node) and all(parent in carried for parent in execution.inputs[node]):
+                carried.append(node)
+        if execution.arrived(last) and execution.runs[last, 0].status is NodeStatus.SKIPPED:
+            return
+        new = str(uuid.uuid5(uuid.UUID(execution.id), "replay"))
+        with suppress(SpanloomError):
+            asked = StartRequest(new, execution.workflow.id, "null", replay=Replay(execution.id, carried))
+            self.store.create_execution(asked, epoch=self.model.epoch)
+
+
+def twin_machine_over(world: TwinWorld) -> type[TwinMachine]:
+    """Return the machine that drives these two stores."""
+    return type("DrivenTwins", (TwinMachine,), {"world": world})
+
+
+@pytest.fixture
+def twins(postgres_url: str) -> Iterator[TwinWorld]:
+    """An empty store in memory and one on Postgres, for one run of the machine after the other."""
+    made = TwinWorld("memory://", postgres_url)
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(600)  # of which most is for making a difference small
+def test_two_stores_agree(twins: TwinWorld) -> None:
+    run_state_machine_as_test(twin_machine_over(twins), settings=settings(RUNS, max_examples=25))
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(7_200)
+def test_two_stores_agree_for_long(twins: TwinWorld) -> None:
+    run_state_machine_as_test(twin_machine_over(twins), settings=settings(RUNS, max_examples=5_000))
