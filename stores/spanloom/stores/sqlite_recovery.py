@@ -35,9 +35,13 @@ SELECT execution_id, node_id, item FROM node_runs
 WHERE due_at IS NOT NULL AND due_at <= ? AND node_id IN ('$start', '$end') ORDER BY due_at LIMIT ?
 """
 
+# In the order of the runs that they wake.
 _ENDED_CHILDREN = """
-SELECT execution_id, node_id, item FROM node_runs
-WHERE due_at IS NOT NULL AND due_at <= ? AND node_id = '$parent' ORDER BY due_at LIMIT ?
+SELECT due.execution_id, due.node_id, due.item
+FROM (SELECT execution_id, node_id, item FROM node_runs
+      WHERE due_at IS NOT NULL AND due_at <= ? AND node_id = '$parent' ORDER BY due_at LIMIT ?) due
+JOIN executions e ON e.id = due.execution_id
+ORDER BY e.parent_id, e.parent_node_id, e.parent_item
 """
 
 _DUE = """
@@ -105,13 +109,13 @@ def sweep(turn: Turn, suspicion: Suspicion, *, limit: int) -> Swept:
         ((_ENDED_CHILDREN, (turn.now,)),),
         ((_LOST_RUNS, ()), (_DUE, (turn.now,)), (_OLDER_EPOCH, (turn.epoch,))),
     ):
-        keys: set[NodeKey] = set()
+        keys: dict[NodeKey, None] = {}
         for find, given in finds:
             rows = turn.execute(find, (*given, left)).fetchall() if left else ()
-            found = {NodeKey._make(row) for row in rows} - keys
+            found = [key for key in map(NodeKey._make, rows) if key not in keys]
             left -= len(found)
-            keys |= found
-        for key in sorted(keys):
+            keys.update(dict.fromkeys(found))
+        for key in keys if len(finds) == 1 else sorted(keys):
             run = turn.load(*key)
             if run is not None:
                 one.move(run)
