@@ -46,7 +46,7 @@ def requeue(store_url: str, redis_url: str, runs: int, sweepers: int) -> tuple[f
         for thread in threads:
             thread.join()
         seconds = time.perf_counter() - emptied
-        jobs = client.lrange(f"rq:queue:{LIST}", 0, -1)
+        jobs = client.lrange(engine.queue.keys.queue(LIST), 0, -1)
         if len(jobs) != runs or len(set(jobs)) != runs:
             raise BenchFailed(f"{len(jobs):,} jobs are back, {len(set(jobs)):,} different ones, of {runs:,}")
     return starting, seconds

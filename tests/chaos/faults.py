@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from chaos.stage import Stage
 from spanloom.engine import QueueUnavailable, StoreUnavailable
 from spanloom.engine.records import NodeJob
+from spanloom.engine.redis_keys import RedisKeys
 
 __all__ = [
     "FAULTS",
@@ -32,7 +33,7 @@ __all__ = [
 
 
 _AWAIT_SECONDS = 1.0
-_LIST = "rq:queue:spanloom.default"
+_LIST = RedisKeys.of("spanloom").queue("spanloom.default")
 _LOOK = "return redis.call('llen', KEYS[1]) > 0"
 _FLUSH = "if redis.call('llen', KEYS[1]) > 0 then return redis.call('flushall') end"
 

@@ -85,13 +85,13 @@ def test_a_store_that_ends_with_its_process_leaves_the_namespace_to_the_next(que
     first, second = InMemoryExecutionStore(), InMemoryExecutionStore()
     epoch = Epoch(first, queue)
     epoch.check()
-    assert 0 < queue.redis.ttl(queue.epoch_key) <= 60  # a process that crashed leaves it as well
+    assert 0 < queue.redis.ttl(queue.keys.epoch) <= 60  # a process that crashed leaves it as well
 
     epoch.release()
 
     assert Epoch(second, queue).check() == 1
     epoch.release()  # it is not ours any more
-    assert queue.redis.exists(queue.epoch_key)
+    assert queue.redis.exists(queue.keys.epoch)
     first.close()
     second.close()
 
@@ -134,4 +134,4 @@ def test_a_number_written_late_over_a_later_loss_counts_as_a_loss(queue: NodeQue
     epoch._write(before)  # by someone who raised it to 1, and was stopped before this
 
     assert epoch.check() == 3
-    assert queue.redis.get(queue.epoch_key) == f"{before.store_id} 3".encode()
+    assert queue.redis.get(queue.keys.epoch) == f"{before.store_id} 3".encode()

@@ -33,7 +33,7 @@ from spanloom.worker.presence import Presence
 
 #: Everything is found soon; a worker that stops keeps its lease for the second that it waits after the grace.
 OPTIONS = WorkerOptions(lease_seconds=1.8, sweep_seconds=0.2, suspect_seconds=0.5, grace_seconds=0.1)
-NAMES_ONLY = ("ended_channel", "list_name", "rq_queue")  # of the queue: they touch nothing
+NAMES_ONLY = ("list_name", "rq_queue")  # of the queue: they touch nothing
 _END_SECONDS = 60.0
 
 

@@ -17,6 +17,7 @@ from faults.crash_processes import Nursery, Process
 from faults.crash_workflows import LONG_SECONDS
 from faults.effects import World
 from spanloom.engine import ExecutionStatus, NodeStatus
+from spanloom.engine.redis_keys import RedisKeys
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import open_store
 from spanloom.testing.crashing import AT, EXIT_CODE, FOLDER, crashes, passed
@@ -200,8 +201,9 @@ class CrashSystem:
         """Take from Redis what is this play's, as FLUSHALL would if it had a Redis of its own."""
         with Redis.from_url(self._place.redis_url) as redis:
             namespace = self._place.namespace
-            lists = [name for name in redis.smembers("rq:queues") if f":{namespace}.".encode() in name]
-            redis.delete(f"{namespace}:epoch", *lists)
+            keys = RedisKeys.of(namespace)
+            lists = [name for name in redis.smembers(keys.queues) if f":{namespace}.".encode() in name]
+            redis.delete(keys.epoch, *lists)
 
     def _stop_ready(self) -> None:
         """Tell those to stop that listen by now; before that, SIGTERM ends a process as it ends any other."""

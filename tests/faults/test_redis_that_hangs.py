@@ -159,7 +159,7 @@ def test_a_wait_that_began_while_redis_hung_is_told_of_the_end(redis: RedisServe
         give_up = time.monotonic() + 30
         while not told.wait(0.1):
             assert time.monotonic() < give_up
-            engine.queue.redis.publish(engine.queue.ended_channel("an-execution"), "ended")
+            engine.queue.redis.publish(engine.queue.keys.ended_channel("an-execution"), "ended")
         watching.__exit__(None, None, None)
 
 

@@ -81,7 +81,7 @@ def test_those_that_are_followed_are_announced_and_no_others(
         announcer.changed([B])
         assert heard[A].wait(10)
         announcer.close()
-    assert announced(overheard, queue) == [queue.changed_channel(A)]
+    assert announced(overheard, queue) == [queue.keys.changed_channel(A)]
 
 
 def test_a_fetch_tells_that_others_are_followed_than_before(announcer: Announcer, queue: NodeQueue) -> None:
@@ -99,7 +99,7 @@ def test_a_fetch_tells_that_others_are_followed_than_before(announcer: Announcer
 
 def test_the_mark_is_forgotten_some_time_after_the_last_has_left(queue: NodeQueue) -> None:
     with following(queue, A):
-        assert 2000 < queue.redis.pttl(queue.followed_key) <= 10_000
+        assert 2000 < queue.redis.pttl(queue.keys.followed) <= 10_000
         assert queue.followed_executions() == {A}
     assert queue.followed_executions() == frozenset()
 

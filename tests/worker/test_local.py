@@ -173,7 +173,7 @@ def test_a_running_worker_stops_when_its_redis_is_given_to_another_store(redis_u
         on_misfit = worker._sweeper.on_misfit
         worker._sweeper.on_misfit = lambda error: (on_misfit(error), stopped.set())
 
-        redis.set(first.queue.epoch_key, "another-store 1")
+        redis.set(first.queue.keys.epoch, "another-store 1")
 
         assert stopped.wait(30)
     second.close()

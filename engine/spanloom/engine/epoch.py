@@ -81,14 +81,14 @@ class Epoch:
         if state is None or self._store.shared:
             return
         with self._queue.breaker.asking():
-            mark = self._queue.redis.get(self._queue.epoch_key)
+            mark = self._queue.redis.get(self._queue.keys.epoch)
             if mark is not None and mark.decode().startswith(state.store_id):
-                self._queue.redis.delete(self._queue.epoch_key)
+                self._queue.redis.delete(self._queue.keys.epoch)
 
     def _look(self, store_id: str) -> tuple[int | None, str | None]:
         """Return the epoch that Redis knows, None if it lost it, and the run id of the server."""
         with self._queue.breaker.asking():
-            mark = self._queue.redis.get(self._queue.epoch_key)
+            mark = self._queue.redis.get(self._queue.keys.epoch)
             run_id = self._run_id()
         if mark is None:
             return None, run_id
@@ -97,14 +97,14 @@ class Epoch:
             raise ConfigurationError(
                 f"namespace {self._queue.namespace!r} in {self._queue.location} belongs to another store than "
                 f"{self._store.url}; use one store for all its engines and workers, or another SPANLOOM_NAMESPACE, "
-                f"or, if that store is gone for good, delete the key {self._queue.epoch_key!r} from Redis"
+                f"or, if that store is gone for good, delete the key {self._queue.keys.epoch!r} from Redis"
             )
         return int(number), run_id
 
     def _write(self, state: EpochState) -> None:
         lasts = None if self._store.shared else PRIVATE_SECONDS
         with self._queue.breaker.asking():
-            self._queue.redis.set(self._queue.epoch_key, f"{state.store_id} {state.epoch}", ex=lasts)
+            self._queue.redis.set(self._queue.keys.epoch, f"{state.store_id} {state.epoch}", ex=lasts)
 
     def _run_id(self) -> str | None:
         try:

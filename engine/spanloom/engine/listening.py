@@ -47,9 +47,9 @@ class Listener:
 
         A Redis that does not answer is no error here: who watches looks at the store anyway.
         """
-        channels = [self._queue.ended_channel(execution_id)]
+        channels = [self._queue.keys.ended_channel(execution_id)]
         if changes:
-            channels.append(self._queue.changed_channel(execution_id))
+            channels.append(self._queue.keys.changed_channel(execution_id))
         with self._lock:
             self._start()
             new = [channel for channel in channels if channel not in self._watchers]

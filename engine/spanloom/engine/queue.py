@@ -19,6 +19,7 @@ from rq.utils import utcformat
 from spanloom.engine.breaker import Breaker
 from spanloom.engine.connect import BLOCKING_SECONDS, redis_client, redis_location
 from spanloom.engine.records import NodeJob, NodeKey
+from spanloom.engine.redis_keys import RedisKeys
 from spanloom.engine.store import queue_key
 
 __all__ = ["JOB_FORMAT", "JOB_FUNCTION", "NodeMessage", "NodeQueue"]
@@ -121,29 +122,12 @@ class NodeQueue:
         self.blocking: Any = redis_client(redis, answer_seconds=BLOCKING_SECONDS)  # for reads that wait for what comes
         self.breaker = Breaker(self.redis)
         self.namespace = namespace
+        self.keys = RedisKeys.of(namespace)
 
     @property
     def location(self) -> str:
         """Where Redis is, without a password."""
         return redis_location(self.redis)
-
-    @property
-    def epoch_key(self) -> str:
-        """The key that is missing when Redis lost its data."""
-        return f"{self.namespace}:epoch"
-
-    def ended_channel(self, execution_id: str) -> str:
-        """The pub/sub channel on which an execution's end is announced."""
-        return f"{self.namespace}:ended:{execution_id}"
-
-    def changed_channel(self, execution_id: str) -> str:
-        """The pub/sub channel on which whatever was recorded of an execution is announced, while somebody follows."""
-        return f"{self.namespace}:changed:{execution_id}"
-
-    @property
-    def followed_key(self) -> str:
-        """The key that is there while somebody follows executions: a number that rises when another one is followed."""
-        return f"{self.namespace}:followed"
 
     def mark_followed(self, seconds: float, *, anew: bool) -> None:
         """Tell workers, for so long, that executions are followed; `anew`: also others than before.
@@ -152,20 +136,20 @@ class NodeQueue:
         """
         with self.breaker.asking():
             lasts = int(seconds * 1000)
-            if anew or not self.redis.pexpire(self.followed_key, lasts):
+            if anew or not self.redis.pexpire(self.keys.followed, lasts):
                 pipeline = self.redis.pipeline(transaction=False)
-                pipeline.incr(self.followed_key)
-                pipeline.pexpire(self.followed_key, lasts)
+                pipeline.incr(self.keys.followed)
+                pipeline.pexpire(self.keys.followed, lasts)
                 pipeline.execute()
 
     def followed_mark(self) -> int:
-        """Return the number of `followed_key`, 0 while nobody follows. Raises QueueUnavailable."""
+        """Return the number of `keys.followed`, 0 while nobody follows. Raises QueueUnavailable."""
         with self.breaker.asking():
-            return int(self.redis.get(self.followed_key) or 0)
+            return int(self.redis.get(self.keys.followed) or 0)
 
     def followed_executions(self) -> frozenset[str]:
         """Return the ids of the executions that somebody follows now. Raises QueueUnavailable."""
-        prefix = self.changed_channel("")
+        prefix = self.keys.changed_channel("")
         with self.breaker.asking():
             channels = self.redis.pubsub_channels(f"{prefix}*")
         return frozenset(channel.decode(errors="replace").removeprefix(prefix) for channel in channels)
@@ -175,7 +159,7 @@ class NodeQueue:
         with self.breaker.asking():
             pipeline = self.redis.pipeline(transaction=False)
             for execution_id in changed:
-                pipeline.publish(self.changed_channel(execution_id), "changed")
+                pipeline.publish(self.keys.changed_channel(execution_id), "changed")
             pipeline.execute()
 
     def list_name(self, queue: str, priority: str) -> str:
@@ -202,9 +186,9 @@ class NodeQueue:
                 self._add_pushes(pipeline, jobs[start : start + _PUSH_BATCH])
                 if start == 0:
                     for execution_id in ended:
-                        pipeline.publish(self.ended_channel(execution_id), "ended")
+                        pipeline.publish(self.keys.ended_channel(execution_id), "ended")
                     for execution_id in changed:
-                        pipeline.publish(self.changed_channel(execution_id), "changed")
+                        pipeline.publish(self.keys.changed_channel(execution_id), "changed")
                 if len(pipeline):
                     pipeline.execute()
 
@@ -214,7 +198,7 @@ class NodeQueue:
         Raises QueueUnavailable.
         """
         with self.breaker.asking():
-            known = {key.decode().removeprefix("rq:queue:") for key in self.redis.smembers("rq:queues")}
+            known = {key.decode().removeprefix(self.keys.queue("")) for key in self.redis.smembers(self.keys.queues)}
         return sorted({name for name in known if name.startswith(f"{self.namespace}.")} | set(named))
 
     def heads(self, list_names: Iterable[str]) -> dict[str, datetime | None]:
@@ -227,12 +211,12 @@ class NodeQueue:
             names = self.known_lists(list_names)
             pipeline = self.redis.pipeline(transaction=False)
             for name in names:
-                pipeline.lindex(f"rq:queue:{name}", 0)
+                pipeline.lindex(self.keys.queue(name), 0)
             first = pipeline.execute()
             pipeline = self.redis.pipeline(transaction=False)
             waiting = [(name, job_id) for name, job_id in zip(names, first, strict=True) if job_id is not None]
             for _, job_id in waiting:
-                pipeline.hget(b"rq:job:" + job_id, "data")
+                pipeline.hget(self.keys.job("").encode() + job_id, "data")
             datas = pipeline.execute() if waiting else []
         heads: dict[str, datetime | None] = {
             name.removeprefix(prefix): None for name, job_id in zip(names, first, strict=True) if job_id is None
@@ -250,7 +234,7 @@ class NodeQueue:
         with self.breaker.asking():
             pipeline = self.redis.pipeline(transaction=False)
             for name in list_names:
-                pipeline.llen(f"rq:queue:{name}")
+                pipeline.llen(self.keys.queue(name))
             return dict(zip(list_names, pipeline.execute(), strict=True))
 
     def close(self) -> None:
@@ -263,11 +247,11 @@ class NodeQueue:
         lists: dict[str, list[str]] = {}
         for job in jobs:
             message = NodeMessage.of(job, self.list_name(job.queue, job.priority))
-            pipeline.hset(f"rq:job:{message.job_id}", mapping=_job_hash(message, now))
+            pipeline.hset(self.keys.job(message.job_id), mapping=_job_hash(message, now))
             lists.setdefault(message.list_name, []).append(message.job_id)
         for list_name, job_ids in lists.items():
-            pipeline.sadd("rq:queues", f"rq:queue:{list_name}")
-            pipeline.rpush(f"rq:queue:{list_name}", *job_ids)
+            pipeline.sadd(self.keys.queues, self.keys.queue(list_name))
+            pipeline.rpush(self.keys.queue(list_name), *job_ids)
 
 
 def _job_hash(message: NodeMessage, now: str) -> dict[str, Any]:

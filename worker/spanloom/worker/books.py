@@ -13,14 +13,15 @@ __all__ = ["Books"]
 
 _LAPSED_SECONDS = 60  #: how long after its time a job is nobody's, though its worker lives: Redis may have been away
 
-# Strikes off ARGV's pairs of job and worker; a job that someone else has started by now, or that failed, is kept.
+# Strikes off ARGV's pairs of job and worker from KEYS[1]; the other keys are those of the jobs, in the same order.
+# A job that someone else has started by now, or that failed, is kept.
 _STRIKE_OFF = """
-for number = 1, #ARGV, 2 do
-  local id, worker = ARGV[number], ARGV[number + 1]
+for number = 2, #KEYS do
+  local id, worker = ARGV[2 * number - 3], ARGV[2 * number - 2]
   redis.call('ZREM', KEYS[1], id .. ':' .. worker)
-  local job = redis.call('HMGET', 'rq:job:' .. id, 'status', 'worker_name')
+  local job = redis.call('HMGET', KEYS[number], 'status', 'worker_name')
   if job[1] == 'started' and job[2] == worker then
-    redis.call('DEL', 'rq:job:' .. id)
+    redis.call('DEL', KEYS[number])
   end
 end
 """
@@ -56,9 +57,11 @@ class Books:
             left = [job for job in jobs if job.worker not in live or job.until < lapsed]
             count += len(left)
             for first in range(0, len(left), _BATCH):
-                pairs = [text for job in left[first : first + _BATCH] for text in (job.job_id, job.worker)]
+                batch = left[first : first + _BATCH]
+                keys = [self._queue.keys.started(list_name), *(self._queue.keys.job(job.job_id) for job in batch)]
+                pairs = [text for job in batch for text in (job.job_id, job.worker)]
                 with self._queue.breaker.asking():
-                    self._queue.redis.eval(_STRIKE_OFF, 1, f"rq:wip:{list_name}", *pairs)
+                    self._queue.redis.eval(_STRIKE_OFF, len(keys), *keys, *pairs)
         return count
 
     def _started(self) -> dict[str, list[_Started]]:
@@ -66,7 +69,7 @@ class Books:
         with self._queue.breaker.asking():
             pipeline = self._queue.redis.pipeline(transaction=False)
             for name in names:
-                pipeline.zrange(f"rq:wip:{name}", 0, -1, withscores=True)
+                pipeline.zrange(self._queue.keys.started(name), 0, -1, withscores=True)
             answers = pipeline.execute()
         return {
             name: [_Started(*_names(member), until) for member, until in answer]

@@ -28,47 +28,51 @@ _WIP_SECONDS = 120  #: after which RQ's tools call a started job abandoned, unle
 _HASH_SECONDS = 10  #: … so long before that it is gone, and they have nothing to call abandoned
 _MOST_OWED = 10_000
 
-# Pops up to ARGV[1] jobs, most urgent list first, marks them started and lists them as RQ does. ARGV[5] and ARGV[6] are
-# the number of a list and a job that a blocking pop took from it. A started job expires ARGV[7] seconds after its
-# worker renewed it last; one that waits never does. Tells the number in the key ARGV[8] as well, 0 without one.
+# KEYS: the lists, most urgent first; for each of them the set of its started jobs; the mark of followed executions.
+# Pops up to ARGV[1] jobs, marks them started and lists them as RQ does. ARGV[5] and ARGV[6] are the number of a list
+# and a job that a blocking pop took from it. A started job expires ARGV[7] seconds after its worker renewed it last;
+# one that waits never does. Returns the mark, 0 without one, and of each job the number of its list, its id and its
+# data. The keys of the jobs' hashes can't be among KEYS: which jobs they are is known once they are popped. ARGV[8] is
+# what these keys begin with; a hash tag in RQ's prefix keeps them in the slot of the lists.
 _FETCH = """
+local lists = (#KEYS - 1) / 2
 local fetched = {}
-local function start(list, id)
-  local name = string.sub(list, 10)
-  local data = redis.call('HGET', 'rq:job:' .. id, 'data')
+local function start(number, id)
+  local key = ARGV[8] .. id
+  local data = redis.call('HGET', key, 'data')
   if data then
-    redis.call('HSET', 'rq:job:' .. id, 'status', 'started', 'started_at', ARGV[3], 'worker_name', ARGV[2])
-    redis.call('EXPIRE', 'rq:job:' .. id, ARGV[7])
-    redis.call('ZADD', 'rq:wip:' .. name, ARGV[4], id .. ':' .. ARGV[2])
-    fetched[#fetched + 1] = {name, id, data}
+    redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[3], 'worker_name', ARGV[2])
+    redis.call('EXPIRE', key, ARGV[7])
+    redis.call('ZADD', KEYS[lists + number], ARGV[4], id .. ':' .. ARGV[2])
+    fetched[#fetched + 1] = {number, id, data}
   else
-    redis.call('DEL', 'rq:job:' .. id)
+    redis.call('DEL', key)
   end
 end
 local want = tonumber(ARGV[1])
 if tonumber(ARGV[5]) > 0 then
-  start(KEYS[tonumber(ARGV[5])], ARGV[6])
+  start(tonumber(ARGV[5]), ARGV[6])
   want = want - 1
 end
-for _, list in ipairs(KEYS) do
+for number = 1, lists do
   while want > 0 do
-    local id = redis.call('LPOP', list)
+    local id = redis.call('LPOP', KEYS[number])
     if not id then break end
-    start(list, id)
+    start(number, id)
     want = want - 1
   end
 end
-return {tonumber(redis.call('GET', ARGV[8]) or 0) or 0, fetched}
+return {tonumber(redis.call('GET', KEYS[#KEYS]) or 0) or 0, fetched}
 """
 
-# Renews the jobs and lists in ARGV from 4 on; what was put back or failed in between is left as it is.
+# KEYS: pairs of the set of a list's started jobs and a job's hash; ARGV from 4 on: the ids of these jobs, in order.
+# Renews them; what was put back or failed in between is left as it is.
 _RENEW = """
-for number = 4, #ARGV, 2 do
-  local id, name = ARGV[number], ARGV[number + 1]
-  redis.call('ZADD', 'rq:wip:' .. name, 'XX', ARGV[2], id .. ':' .. ARGV[1])
-  local job = redis.call('HMGET', 'rq:job:' .. id, 'status', 'worker_name')
+for number = 1, #KEYS, 2 do
+  redis.call('ZADD', KEYS[number], 'XX', ARGV[2], ARGV[3 + (number + 1) / 2] .. ':' .. ARGV[1])
+  local job = redis.call('HMGET', KEYS[number + 1], 'status', 'worker_name')
   if job[1] == 'started' and job[2] == ARGV[1] then
-    redis.call('EXPIRE', 'rq:job:' .. id, ARGV[3])
+    redis.call('EXPIRE', KEYS[number + 1], ARGV[3])
   end
 end
 """
@@ -83,10 +87,12 @@ class Inbox:
     ) -> None:
         self._queue = queue
         self._redis = queue.redis
+        self._keys = queue.keys
         self._worker_name = worker_name
         self.list_names = [queue.list_name(name, level) for name in queues for level in ("high", "normal", "low")]
-        self._keys = [f"rq:queue:{name}" for name in self.list_names]
-        self._wake_key = f"{queue.namespace}:wake:{worker_name}"
+        self._lists = [self._keys.queue(name) for name in self.list_names]
+        self._script_keys = [*self._lists, *map(self._keys.started, self.list_names), self._keys.followed]
+        self._wake_key = self._keys.wake(worker_name)
         self._script: str | None = None
         self._wip_seconds = max(_WIP_SECONDS, int(3 * renew_seconds))
         self._lock = threading.Lock()
@@ -109,14 +115,14 @@ class Inbox:
             fetched = self._pop(count, 0, "")
             if not fetched and block_seconds > 0 and self._may_block():
                 try:
-                    popped = self._queue.blocking.blpop([self._wake_key, *self._keys], timeout=block_seconds)
+                    popped = self._queue.blocking.blpop([self._wake_key, *self._lists], timeout=block_seconds)
                 finally:
                     self._blocked = False
                 if popped is not None and (key := popped[0].decode()) != self._wake_key:
-                    fetched = self._pop(count, self._keys.index(key) + 1, popped[1].decode(errors="replace"))
+                    fetched = self._pop(count, self._lists.index(key) + 1, popped[1].decode(errors="replace"))
         messages: list[NodeMessage] = []
-        for raw_name, raw_id, data in fetched:
-            list_name, job_id = raw_name.decode(), raw_id.decode(errors="replace")
+        for list_number, raw_id, data in fetched:
+            list_name, job_id = self.list_names[list_number - 1], raw_id.decode(errors="replace")
             try:
                 messages.append(NodeMessage.parse(job_id, data, list_name))
                 self._started[job_id] = list_name
@@ -156,15 +162,16 @@ class Inbox:
             pipeline = self._redis.pipeline(transaction=False)
             for message in messages:
                 self._started.pop(message.job_id, None)
-                pipeline.zrem(f"rq:wip:{message.list_name}", f"{message.job_id}:{self._worker_name}")
-                pipeline.hset(f"rq:job:{message.job_id}", "status", "queued")
-                pipeline.persist(f"rq:job:{message.job_id}")
-                getattr(pipeline, push)(f"rq:queue:{message.list_name}", message.job_id)
+                key = self._keys.job(message.job_id)
+                pipeline.zrem(self._keys.started(message.list_name), f"{message.job_id}:{self._worker_name}")
+                pipeline.hset(key, "status", "queued")
+                pipeline.persist(key)
+                getattr(pipeline, push)(self._keys.queue(message.list_name), message.job_id)
             pipeline.execute()
 
     def announce(self, execution_id: str) -> None:
         """Tell those who wait that an execution ended."""
-        self._owe(lambda pipe: pipe.publish(self._queue.ended_channel(execution_id), "ended"))
+        self._owe(lambda pipe: pipe.publish(self._keys.ended_channel(execution_id), "ended"))
 
     def flush(self) -> None:
         """Tell Redis what it is owed. Raises QueueUnavailable; what it is not told then is in the store."""
@@ -192,14 +199,16 @@ class Inbox:
         running = list(self._started.items())
         until = time.time() + self._wip_seconds
         for first in range(0, len(running), _RENEW_BATCH):
-            named = [text for job in running[first : first + _RENEW_BATCH] for text in job]
+            batch = running[first : first + _RENEW_BATCH]
+            keys = [key for job_id, name in batch for key in (self._keys.started(name), self._keys.job(job_id))]
+            arguments = (self._worker_name, until, self._wip_seconds - _HASH_SECONDS, *(job_id for job_id, _ in batch))
             with self._queue.breaker.asking():
-                self._redis.eval(_RENEW, 0, self._worker_name, until, self._wip_seconds - _HASH_SECONDS, *named)
+                self._redis.eval(_RENEW, len(keys), *keys, *arguments)
 
     def urgent_waits(self, queue: str, priority: str) -> bool:
         """Whether a job waits on a list before this one, as of 20 ms ago at most. Raises QueueUnavailable."""
         name = f"{self._queue.namespace}.{queue_key(queue, priority)}"
-        before = self._keys[: self.list_names.index(name)] if name in self.list_names else []
+        before = self._lists[: self.list_names.index(name)] if name in self.list_names else []
         if not before:
             return False
         looked, answer = self._urgent.get(name, (0.0, False))
@@ -221,17 +230,17 @@ class Inbox:
             list_number,
             job_id,
             self._wip_seconds - _HASH_SECONDS,
-            self._queue.followed_key,
+            self._keys.job(""),
         )
         pipeline = self._redis.pipeline(transaction=False)
         self._pay(pipeline)
         if self._script is None:
             self._script = self._redis.script_load(_FETCH)
-        pipeline.evalsha(self._script, len(self._keys), *self._keys, *arguments)
+        pipeline.evalsha(self._script, len(self._script_keys), *self._script_keys, *arguments)
         answer = pipeline.execute(raise_on_error=False)[-1]
         if isinstance(answer, NoScriptError):
             self._script = self._redis.script_load(_FETCH)
-            answer = self._redis.evalsha(self._script, len(self._keys), *self._keys, *arguments)
+            answer = self._redis.evalsha(self._script, len(self._script_keys), *self._script_keys, *arguments)
         if isinstance(answer, Exception):
             raise answer
         mark, fetched = answer
@@ -259,19 +268,20 @@ class Inbox:
             ran, self._ran = self._ran, 0
             owed, self._owed = self._owed, []
         for list_name, job_ids in over.items():
-            pipeline.zrem(f"rq:wip:{list_name}", *(f"{job_id}:{self._worker_name}" for job_id in job_ids))
-            pipeline.delete(*(f"rq:job:{job_id}" for job_id in job_ids))
+            pipeline.zrem(self._keys.started(list_name), *(f"{job_id}:{self._worker_name}" for job_id in job_ids))
+            pipeline.delete(*map(self._keys.job, job_ids))
         if ran:
-            pipeline.hincrby(f"rq:worker:{self._worker_name}", "successful_job_count", ran)
+            pipeline.hincrby(self._keys.worker(self._worker_name), "successful_job_count", ran)
         for tell in owed:
             tell(pipeline)
 
     def _refuse(self, pipe: Any, job_id: str, list_name: str, reason: str) -> None:
         now = datetime.now(UTC)
-        pipe.zrem(f"rq:wip:{list_name}", f"{job_id}:{self._worker_name}")
-        pipe.hset(f"rq:job:{job_id}", mapping={"status": "failed", "ended_at": utcformat(now), "exc_info": reason})
-        pipe.expire(f"rq:job:{job_id}", FAILURE_TTL_SECONDS)
-        pipe.zadd(f"rq:failed:{list_name}", {job_id: now.timestamp() + FAILURE_TTL_SECONDS})
+        key = self._keys.job(job_id)
+        pipe.zrem(self._keys.started(list_name), f"{job_id}:{self._worker_name}")
+        pipe.hset(key, mapping={"status": "failed", "ended_at": utcformat(now), "exc_info": reason})
+        pipe.expire(key, FAILURE_TTL_SECONDS)
+        pipe.zadd(self._keys.failed(list_name), {job_id: now.timestamp() + FAILURE_TTL_SECONDS})
 
     def _show_failed(self, pipe: Any, message: NodeMessage, reason: str) -> None:
         job = Job.create(
@@ -292,5 +302,5 @@ class Inbox:
             job, ttl=FAILURE_TTL_SECONDS, exc_string=reason, pipeline=pipe
         )
         Result.create_failure(job, FAILURE_TTL_SECONDS, exc_string=reason, worker_name=self._worker_name, pipeline=pipe)
-        pipe.zrem(f"rq:wip:{message.list_name}", f"{message.job_id}:{self._worker_name}")
-        pipe.hincrby(f"rq:worker:{self._worker_name}", "failed_job_count", 1)
+        pipe.zrem(self._keys.started(message.list_name), f"{message.job_id}:{self._worker_name}")
+        pipe.hincrby(self._keys.worker(self._worker_name), "failed_job_count", 1)
