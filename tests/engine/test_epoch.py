@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from redis.exceptions import ResponseError
 
 from spanloom.engine.epoch import Epoch
 from spanloom.engine.errors import ConfigurationError
@@ -94,6 +95,50 @@ def test_a_store_that_ends_with_its_process_leaves_the_namespace_to_the_next(que
     assert queue.redis.exists(queue.keys.epoch)
     first.close()
     second.close()
+
+
+@pytest.mark.parametrize("version", ["6.0.16", "5.0.14", "2.8.4"])
+def test_a_redis_that_is_too_old_is_refused_with_its_version(
+    queue: NodeQueue, store: ExecutionStore, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    _reports(monkeypatch, queue, {"redis_version": version, "run_id": "a-run"})
+
+    with pytest.raises(ConfigurationError, match=rf"version {version}, but Spanloom needs Redis 6.2 or later"):
+        Epoch(store, queue).check()
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        {"redis_version": "6.2.0", "run_id": "a-run"},
+        {"redis_version": "7.2.4", "run_id": "a-run"},
+        {"redis_version": "10.0.0", "run_id": "a-run"},
+        {"redis_version": "unstable", "run_id": "a-run"},
+        {"run_id": "a-run"},
+        {},
+    ],
+)
+def test_a_redis_of_this_time_or_of_no_known_version_is_accepted(
+    queue: NodeQueue, store: ExecutionStore, monkeypatch: pytest.MonkeyPatch, server: dict[str, str]
+) -> None:
+    _reports(monkeypatch, queue, server)
+
+    assert Epoch(store, queue).check() == 1
+
+
+def test_a_redis_that_hides_its_version_is_accepted(
+    queue: NodeQueue, store: ExecutionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(section: str) -> dict[str, str]:
+        raise ResponseError("unknown command 'INFO'")
+
+    monkeypatch.setattr(queue.redis, "info", refuse)
+
+    assert Epoch(store, queue).check() == 1
+
+
+def _reports(monkeypatch: pytest.MonkeyPatch, queue: NodeQueue, server: dict[str, str]) -> None:
+    monkeypatch.setattr(queue.redis, "info", lambda section: server)
 
 
 def test_a_second_flush_is_noticed_by_who_has_not_seen_the_first(queue: NodeQueue, store: ExecutionStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,10 +13,11 @@ from redis.retry import Retry
 
 from spanloom.engine.errors import ConfigurationError
 
-__all__ = ["BLOCKING_SECONDS", "redis_client", "redis_location"]
+__all__ = ["BLOCKING_SECONDS", "check_version", "redis_client", "redis_location"]
 
 ANSWER_SECONDS = 1.5  #: for a connection, and for each answer to a command
 BLOCKING_SECONDS = 7.0  #: longer than any blocking read we make
+OLDEST_VERSION = (6, 2)  #: of Redis; Valkey reports the version of the Redis that it is compatible with
 
 
 def redis_client(given: Any, *, answer_seconds: float = ANSWER_SECONDS) -> Redis:
@@ -60,3 +62,14 @@ def redis_location(client: Redis) -> str:
     if path := options.get("path"):
         return f"unix://{path}"
     return f"redis://{options.get('host', 'localhost')}:{options.get('port', 6379)}/{options.get('db', 0)}"
+
+
+def check_version(client: Redis, reported: object) -> None:
+    """Raise ConfigurationError if a server reports a version that is too old; one that reports none is accepted."""
+    found = re.match(r"(\d+)\.(\d+)", str(reported))
+    if found is not None and tuple(map(int, found.groups())) < OLDEST_VERSION:
+        needed = ".".join(map(str, OLDEST_VERSION))
+        raise ConfigurationError(
+            f"Redis at {redis_location(client)} is version {reported}, but Spanloom needs Redis {needed} or later, or "
+            f"Valkey; upgrade it, or set SPANLOOM_REDIS_URL to another one"
+        )

@@ -7,6 +7,7 @@ import time
 
 from redis.exceptions import ResponseError
 
+from spanloom.engine.connect import check_version
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable
 from spanloom.engine.queue import NodeQueue
 from spanloom.engine.records import EpochState
@@ -51,7 +52,7 @@ class Epoch:
         """Look at Redis, raise the store's epoch if Redis was lost, and return the epoch.
 
         Raises QueueUnavailable, StoreUnavailable, and ConfigurationError if the namespace in this Redis belongs to
-        another store.
+        another store, or if this Redis is too old.
         """
         with self._lock:
             state = self._state or self._store.get_epoch()
@@ -107,7 +108,11 @@ class Epoch:
             self._queue.redis.set(self._queue.keys.epoch, f"{state.store_id} {state.epoch}", ex=lasts)
 
     def _run_id(self) -> str | None:
+        """Return the server's run id, None if it keeps that to itself. Raises ConfigurationError for one too old."""
         try:
-            return str(self._queue.redis.info("server")["run_id"])
-        except (ResponseError, KeyError):
-            return None  # fakeredis, and some managed services, do not say; the key alone has to do
+            server = self._queue.redis.info("server")
+        except ResponseError:
+            return None  # fakeredis, and some managed services, have no INFO; the key alone has to do
+        check_version(self._queue.redis, server.get("redis_version"))
+        run_id = server.get("run_id")
+        return None if run_id is None else str(run_id)
