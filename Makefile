@@ -63,7 +63,7 @@ $(VENV)/has-demo $(VENV)/has-dev: pyproject.toml | $(BIN)/python
 
 # A name that is found may still not run (a pyenv shim, a Python without venv): the first one that works is taken.
 $(BIN)/python:
-	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	@for python in $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3; do \
 	    if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	        exec $$python -m venv $(VENV); \
 	    fi; \
