@@ -6,16 +6,18 @@ BACKEND := .venv-backend
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test check bench chaos e2e torture clean
+.PHONY: help demo test check coverage bench chaos e2e torture lock clean
 
 help:
 	@echo "make demo     run a workflow over two worker processes, with a Redis of its own"
 	@echo "make test     run all tests, also end to end with real servers and processes"
 	@echo "make check    run ruff, mypy, pyright, import-linter and the quick tests"
+	@echo "make coverage run all tests and show which lines and branches none of them reached"
 	@echo "make bench    measure throughput and latency, side by side with RQ"
 	@echo "make chaos    run real workers while everything around them is killed, for minutes, and count what was lost"
 	@echo "make e2e      send a trace to a real backend and read it back; installs Phoenix, 850 MB"
 	@echo "make torture  run the long concurrency tests"
+	@echo "make lock     bring uv.lock up to date with pyproject.toml; make lock ARGS=--upgrade: with PyPI, too"
 	@echo "make clean    remove .venv, the demo's data and what the tools left"
 
 demo: $(VENV)/has-demo
@@ -33,6 +35,12 @@ check: $(VENV)/has-dev
 	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/python -m pytest -q -m "not services" --ignore=tests/e2e --ignore=tests/faults $(ARGS)
 
+coverage: $(VENV)/has-dev
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
 bench: $(VENV)/has-dev
 	@$(BIN)/python bench/run.py $(ARGS)
 
@@ -45,13 +53,20 @@ e2e: $(VENV)/has-dev $(BACKEND)/bin/phoenix
 torture: $(VENV)/has-dev
 	@$(BIN)/python -m pytest -q -m torture --timeout=3600 $(ARGS)
 
+# Of PyPI, whatever indexes this machine is set to: the file is for everyone.
+lock: $(BIN)/uv
+	@env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(BIN)/uv lock --no-config --default-index https://pypi.org/simple $(ARGS)
+
+$(BIN)/uv: | $(BIN)/python
+	@$(PIP) install uv
+
 $(BACKEND)/bin/phoenix: | $(BIN)/python
 	@echo "Installing arize-phoenix into $(BACKEND)"
 	@$(BIN)/python -m venv $(BACKEND)
 	@$(BACKEND)/bin/python -m pip --quiet --disable-pip-version-check install "arize-phoenix>=20"
 
 clean:
-	@rm -rf $(VENV) $(BACKEND) .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	@rm -rf $(VENV) $(BACKEND) .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
 	@find engine stores worker tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/has-demo: EXTRAS := embedded,postgres,otlp
