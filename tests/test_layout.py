@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,12 +12,24 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).parent.parent
 ROOTS = [PROJECT / name for name in ("engine", "stores", "worker")]
 MODULES = sorted(path for root in ROOTS for path in root.rglob("*.py"))
 PACKAGES = sorted(path for root in ROOTS for path in (root / "spanloom").iterdir() if (path / "__init__.py").exists())
 MOST_LINES = 400
+#: Where a release's number could be repeated, but for the changelog's headings and what `make lock` writes.
+REPEATING = (
+    "engine/**/*.py",
+    "stores/**/*.py",
+    "worker/**/*.py",
+    "docker-compose.yml",
+    "deploy/**/*",
+    ".github/**/*.yml",
+)
 
 
 def _name(path: Path) -> str:
@@ -85,3 +98,33 @@ def test_every_store_that_the_project_names_can_be_loaded() -> None:
     for target in project["project"]["entry-points"]["spanloom.stores"].values():
         module, _, name = target.partition(":")
         assert hasattr(importlib.import_module(module), name), f"{target} is not there"
+
+
+def test_the_version_stands_in_one_place() -> None:
+    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+    repeats = re.compile(rf"(spanloom|version|image|tag)\b[^\n]{{0,20}}[:= \"']v?{re.escape(version)}\b", re.IGNORECASE)
+    files = [path for pattern in REPEATING for path in PROJECT.glob(pattern) if path.is_file()]
+    assert len(files) > len(MODULES)
+    assert [path for path in files if repeats.search(path.read_text())] == []
+
+
+def test_the_lock_file_is_that_of_the_project_as_it_stands() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    lock = tomllib.loads((PROJECT / "uv.lock").read_text())
+    (ours,) = (package for package in lock["package"] if package["name"] == "spanloom")
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    locked = {(one["name"], SpecifierSet(one.get("specifier", ""))) for one in ours["metadata"]["requires-dist"]}
+
+    assert ours["version"] == project["version"], "run `make lock`"
+    assert SpecifierSet(lock["requires-python"]) == SpecifierSet(project["requires-python"]), "run `make lock`"
+    required = [Requirement(one) for one in wanted]
+    assert locked == {(canonicalize_name(one.name), one.specifier) for one in required}, "run `make lock`"
+
+
+def test_the_lock_file_names_nothing_but_the_public_index() -> None:
+    lock = tomllib.loads((PROJECT / "uv.lock").read_text())
+    sources = [package["source"] for package in lock["package"]]
+    files = [file for one in lock["package"] for file in (one.get("sdist"), *one.get("wheels", ())) if file]
+    assert [one for one in sources if one not in ({"registry": "https://pypi.org/simple"}, {"editable": "."})] == []
+    assert len(files) > len(sources)
+    assert [file for file in files if not file["url"].startswith("https://files.pythonhosted.org/packages/")] == []
