@@ -26,10 +26,11 @@ from spanloom.engine.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING, CHANGELOG = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
+AGENTS, SECURITY = ROOT / "AGENTS.md", ROOT / "SECURITY.md"
 STATE_MACHINE = ROOT / "docs" / "state-machine.md"
 WORKFLOWS = ROOT / "docs" / "workflows.md"
 OBSERVABILITY = ROOT / "docs" / "observability.md"
-DOCUMENTS = [README, CONTRIBUTING, CHANGELOG, *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [README, CONTRIBUTING, CHANGELOG, AGENTS, SECURITY, *sorted((ROOT / "docs").rglob("*.md"))]
 PUBLIC_MODULES = ["spanloom.engine", "spanloom.stores", "spanloom.worker", "spanloom.testing"]
 
 
