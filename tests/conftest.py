@@ -15,12 +15,13 @@ import psutil
 import pytest
 import structlog
 
-from databases import copied_database, watch_transitions
 from spanloom.engine.errors import ConfigurationError
 from spanloom.testing.process import ServerProcess
 from spanloom.testing.servers import PostgresServer, RedisServer
 from spanloom.testing.servers import postgres_server as new_postgres_server
 from spanloom.testing.servers import redis_server as new_redis_server
+from support.fork_server import MODULE as FORK_SERVER
+from support.postgres import copied_database, watch_transitions
 
 SETTLE_SECONDS = 5.0  # how long what a test stopped may take to be gone
 _SERVICES = {"redis_server", "postgres_server"}
@@ -107,6 +108,19 @@ def logging_as_it_was() -> Iterator[None]:
 def redis_server() -> Iterator[RedisServer]:
     """One Redis for the whole run."""
     yield from _run(new_redis_server)
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """A Redis of this test's own, which may be killed."""
+    yield from _run(new_redis_server)
+
+
+@pytest.fixture(scope="module")
+def own_redis_url() -> Iterator[str]:
+    """A Redis that no other module's tests touch."""
+    for server in _run(new_redis_server):
+        yield server.url
 
 
 @pytest.fixture(scope="session")
@@ -246,8 +260,8 @@ def nothing_is_left() -> Iterator[None]:
 
 
 def _children() -> set[int]:
-    # Less the one that workers are forked from, which stays to the end: see e2e/forks.py.
-    return {pid for pid in _child_pids() if not any(part.endswith("forks.py") for part in _command_of(pid))}
+    # Less the one that commands are forked from, which stays to the end.
+    return {pid for pid in _child_pids() if FORK_SERVER not in _command_of(pid)}
 
 
 def _child_pids() -> set[int]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from forks import ForkedProcess
+from support.fork_server import ForkedProcess
 
 __all__ = ["Crew", "Hand"]
 

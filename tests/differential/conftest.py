@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import structlog
 
-from databases import copied_database
 from differential.processes import process_runner
 from differential.runner import Runner, runner
 from spanloom.testing.servers import PostgresServer
-from spanloom.testing.servers import redis_server as new_redis_server
+from support.postgres import copied_database
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -22,13 +21,6 @@ def _failures_are_expected() -> Iterator[None]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
     yield
     structlog.configure(**configured)
-
-
-@pytest.fixture(scope="module")
-def own_redis_url() -> Iterator[str]:
-    """A Redis that no other module's tests touch."""
-    with new_redis_server() as server:
-        yield server.url
 
 
 @pytest.fixture

@@ -8,24 +8,16 @@ from pathlib import Path
 
 import pytest
 import redis
-from harness import System
-from harness import system as new_system
 
-from databases import copied_database
-from spanloom.testing.servers import PostgresServer
-from spanloom.testing.servers import redis_server as new_redis_server
+from e2e.support.harness import System
+from e2e.support.harness import system as new_system
+from spanloom.testing.servers import PostgresServer, RedisServer
+from support.postgres import copied_database
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> None:
     """Workers outlive a test here; what is left is looked at when their system ends."""
-
-
-@pytest.fixture(scope="module")
-def own_redis_url() -> Iterator[str]:
-    """A Redis that no other module's tests touch."""
-    with new_redis_server() as server:
-        yield server.url
 
 
 def _store_url(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
@@ -48,10 +40,11 @@ def system(
 
 
 @pytest.fixture(params=["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.services)])
-def idle_system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def idle_system(
+    request: pytest.FixtureRequest, own_redis: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
     """A system without workers, with a Redis of its own, for one test; it starts its own workers."""
-    with new_redis_server() as server:
-        yield from _system(request, server.url, tmp_path_factory, workers=0)
+    yield from _system(request, own_redis.url, tmp_path_factory, workers=0)
 
 
 def _system(

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import System, worker_processes
+
+from e2e.support.harness import System, worker_processes
 
 pytestmark = pytest.mark.backend
 START_SECONDS = 120

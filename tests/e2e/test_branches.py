@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import System
 
+from e2e.support.harness import System
 from spanloom.engine import ExecutionStatus
 
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import psycopg
 import pytest
-from behaviour_app import RENEWAL
-from harness import System, WorkerProcess, until, worker_processes
 
+from e2e.support.behaviour_app import RENEWAL
+from e2e.support.harness import System, WorkerProcess, until, worker_processes
 from spanloom.engine import Execution, ExecutionStatus, NodeStatus, StoreUnavailable
 from spanloom.testing.servers import PostgresServer
 

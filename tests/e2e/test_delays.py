@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from harness import System, until
 from rq.registry import FailedJobRegistry
 
+from e2e.support.harness import System, until
 from spanloom.engine import ExecutionStatus, WorkflowInvalid
 
 

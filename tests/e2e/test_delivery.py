@@ -8,11 +8,11 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
-from harness import System, WorkerProcess, until, worker_processes
 from rq import Queue, Worker
 from rq.job import Job
 from rq.registry import FailedJobRegistry
 
+from e2e.support.harness import System, WorkerProcess, until, worker_processes
 from spanloom.engine import ExecutionStatus, NodeStatus, WaitTimeout
 from spanloom.engine.records import NodeJob
 

@@ -12,27 +12,20 @@ from http.client import HTTPException
 from pathlib import Path
 
 import pytest
-from endpoints import free_ports, get, problems, scrape, value
-from harness import System, WorkerProcess, until, worker_processes
-from harness import system as new_system
-from receivers import otlp_receiver
 
+from e2e.support.endpoints import free_ports, get, problems, scrape, value
+from e2e.support.harness import System, WorkerProcess, until, worker_processes
+from e2e.support.harness import system as new_system
+from e2e.support.receivers import otlp_receiver
 from spanloom.testing.servers import PostgresServer, RedisServer
-from spanloom.testing.servers import redis_server as new_redis_server
 
 FAST = ("--lease", "1")
 AT_ONCE_SECONDS = 4.0  # for several answers, of which one waits for 1.5 s
 
 
 @pytest.fixture
-def redis_of_its_own() -> Iterator[RedisServer]:
-    with new_redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def system(redis_of_its_own: RedisServer, tmp_path: Path) -> Iterator[System]:
-    with new_system("sqlite", f"sqlite:///{tmp_path}/spanloom.db", redis_of_its_own.url, workers=0) as made:
+def system(own_redis: RedisServer, tmp_path: Path) -> Iterator[System]:
+    with new_system("sqlite", f"sqlite:///{tmp_path}/spanloom.db", own_redis.url, workers=0) as made:
         yield made
 
 
@@ -95,26 +88,26 @@ def test_what_is_scraped_is_what_happened(idle_system: System, monkeypatch: pyte
     assert [point.resource["service.instance.id"] for point in ended] == ["w-1"]
 
 
-def test_readiness_follows_redis(system: System, redis_of_its_own: RedisServer) -> None:
+def test_readiness_follows_redis(system: System, own_redis: RedisServer) -> None:
     port = free_ports()
     with worker_processes(1, system.store_url, system.redis_url, "--metrics-port", str(port), *FAST):
         until(lambda: problems(port) == {})
-        redis_of_its_own.kill()
+        own_redis.kill()
         until(lambda: list(problems(port)) == ["queue"])
         until(lambda: "Redis at" in problems(port)["queue"])
         assert problems(port, "/healthz") == {}
-        redis_of_its_own.start()
+        own_redis.start()
         until(lambda: problems(port) == {})
         assert system.run(system.register({"id": "a", "type": "echo"}), 1).output == 1
 
 
 def test_readiness_follows_postgres_and_waits_for_nothing_that_hangs(
-    postgres_url: str, postgres_server: PostgresServer, redis_of_its_own: RedisServer
+    postgres_url: str, postgres_server: PostgresServer, own_redis: RedisServer
 ) -> None:
     port = free_ports()
     with (
-        new_system("postgres", postgres_url, redis_of_its_own.url, workers=0),
-        worker_processes(1, postgres_url, redis_of_its_own.url, "--metrics-port", str(port), *FAST),
+        new_system("postgres", postgres_url, own_redis.url, workers=0),
+        worker_processes(1, postgres_url, own_redis.url, "--metrics-port", str(port), *FAST),
     ):
         until(lambda: problems(port) == {})
         postgres_server.stop()
@@ -122,7 +115,7 @@ def test_readiness_follows_postgres_and_waits_for_nothing_that_hangs(
         postgres_server.start()
         until(lambda: problems(port) == {})
 
-        os.kill(redis_of_its_own.pid, signal.SIGSTOP)
+        os.kill(own_redis.pid, signal.SIGSTOP)
         try:
             until(lambda: "queue" in problems(port))
 
@@ -135,7 +128,7 @@ def test_readiness_follows_postgres_and_waits_for_nothing_that_hangs(
 
             assert any(asked_seconds() < AT_ONCE_SECONDS for _ in range(3))
         finally:
-            os.kill(redis_of_its_own.pid, signal.SIGCONT)
+            os.kill(own_redis.pid, signal.SIGCONT)
         until(lambda: problems(port) == {})
 
 

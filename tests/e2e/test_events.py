@@ -9,8 +9,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from harness import System
 
+from e2e.support.harness import System
 from spanloom.engine import ConfigurationError, Event, UnknownExecution, WaitTimeout
 from spanloom.engine.events import _Reading
 from spanloom.engine.ids import uuid7

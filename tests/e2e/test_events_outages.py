@@ -11,27 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import System, until, worker_processes
-from harness import system as new_system
 
+from e2e.support.harness import System, until, worker_processes
+from e2e.support.harness import system as new_system
 from spanloom.engine import Event
 from spanloom.testing.servers import PostgresServer, RedisServer
-from spanloom.testing.servers import redis_server as new_redis_server
 
 TIMEOUT = 90
 
 
 @pytest.fixture
-def redis_of_its_own() -> Iterator[RedisServer]:
-    with new_redis_server() as server:
-        yield server
-
-
-@pytest.fixture
-def system(redis_of_its_own: RedisServer, shared_store_url: str) -> Iterator[System]:
+def system(own_redis: RedisServer, shared_store_url: str) -> Iterator[System]:
     """A system without workers over each store that processes can share."""
     kind = shared_store_url.partition(":")[0]
-    with new_system(kind, shared_store_url, redis_of_its_own.url, workers=0) as made:
+    with new_system(kind, shared_store_url, own_redis.url, workers=0) as made:
         yield made
 
 
@@ -89,13 +82,13 @@ def test_a_redis_that_is_emptied_costs_no_event_and_is_told_again_that_somebody_
 
 
 @pytest.mark.parametrize("empty", [False, True])
-def test_a_redis_that_is_restarted_costs_no_event(system: System, redis_of_its_own: RedisServer, empty: bool) -> None:
+def test_a_redis_that_is_restarted_costs_no_event(system: System, own_redis: RedisServer, empty: bool) -> None:
     with worker_processes(2, system.store_url, system.redis_url, "--concurrency", "4"):
         execution_id = gated(system)
         with followed(system, execution_id):
             system.arrived("middle")
-            redis_of_its_own.kill() if empty else redis_of_its_own.stop()
-            redis_of_its_own.start()
+            own_redis.kill() if empty else own_redis.stop()
+            own_redis.start()
             system.open_gate("middle", times=9)
 
 
@@ -115,10 +108,10 @@ def test_a_worker_that_is_killed_costs_no_event(system: System) -> None:
 
 
 def test_an_outage_of_the_store_is_waited_out(
-    redis_of_its_own: RedisServer, postgres_url: str, postgres_server: PostgresServer
+    own_redis: RedisServer, postgres_url: str, postgres_server: PostgresServer
 ) -> None:
     with (
-        new_system("postgres", postgres_url, redis_of_its_own.url, workers=0) as system,
+        new_system("postgres", postgres_url, own_redis.url, workers=0) as system,
         worker_processes(2, system.store_url, system.redis_url, "--concurrency", "4"),
     ):
         execution_id = gated(system)
@@ -131,11 +124,11 @@ def test_an_outage_of_the_store_is_waited_out(
             assert [watcher for watcher in watchers if watcher.done() and watcher.exception()] == []
 
 
-def test_following_needs_no_redis(tmp_path: Path, redis_of_its_own: RedisServer) -> None:
-    with new_system("sqlite", f"sqlite:///{tmp_path}/spanloom.db", redis_of_its_own.url, workers=0) as system:
+def test_following_needs_no_redis(tmp_path: Path, own_redis: RedisServer) -> None:
+    with new_system("sqlite", f"sqlite:///{tmp_path}/spanloom.db", own_redis.url, workers=0) as system:
         execution_id = system.engine.enqueue_workflow(system.register({"id": "a", "type": "plain"}))
-        redis_of_its_own.stop()
+        own_redis.stop()
         threading.Timer(1.5, system.engine.cancel_execution, [execution_id]).start()
         events = list(system.engine.events(execution_id, timeout=30))
         assert events[-1].kind == "execution.cancelled"
-        redis_of_its_own.start()
+        own_redis.start()

@@ -8,8 +8,8 @@ import threading
 
 import psycopg
 import pytest
-from harness import System
 
+from e2e.support.harness import System
 from spanloom.engine import (
     ExecutionStatus,
     Node,

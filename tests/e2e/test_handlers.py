@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 import pytest
-from harness import System
 
+from e2e.support.harness import System
 from spanloom.engine import ExecutionFailed, ExecutionStatus, UnknownExecution, WaitTimeout
 
 

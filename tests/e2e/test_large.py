@@ -6,8 +6,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from harness import System
 
+from e2e.support.harness import System
 from spanloom.engine import ExecutionStatus, NodeRun, NodeStatus
 
 SIDE = 100

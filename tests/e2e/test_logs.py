@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import System, WorkerProcess, worker_processes
-from harness import system as new_system
 
+from e2e.support.harness import System, WorkerProcess, worker_processes
+from e2e.support.harness import system as new_system
 from spanloom.engine.views import LogRecord
 from spanloom.testing.servers import PostgresServer
 from spanloom.testing.servers import postgres_server as new_postgres_server

@@ -10,7 +10,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
-from forks import run_command
+
+from support.fork_server import run_command
 
 UNKNOWN_ID = "019cb2f4-1111-7abc-8def-0123456789ab"
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from harness import HERE, System, WorkerProcess
 
+from e2e.support.harness import APP, TESTS, System, WorkerProcess
 from spanloom.engine import ExecutionStatus
 from spanloom.engine.queue import JOB_FUNCTION
 
@@ -107,8 +107,8 @@ def worker_into(log: int, system: System) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker whose log goes into this file, which is closed here."""
     urls = {"SPANLOOM_STORE_URL": system.store_url, "SPANLOOM_REDIS_URL": system.redis_url}
     worker = subprocess.Popen(
-        [sys.executable, "-m", "spanloom.cli", "worker", "behaviour_app:engine"],
-        cwd=HERE,
+        [sys.executable, "-m", "spanloom.cli", "worker", APP],
+        cwd=TESTS,
         env={**os.environ, **urls, "BEHAVIOUR_REDIS_URL": system.redis_url, "SPANLOOM_LOG_FORMAT": "json"},
         stdout=log,
         stderr=log,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from harness import System, until
 
+from e2e.support.harness import System, until
 from spanloom.engine import ExecutionFilter, ExecutionStatus, InvalidTransition, UnknownExecution, UserError, Workflow
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from harness import System, worker_processes
-from harness import system as new_system
 from redis import Redis
 from structlog.testing import capture_logs
 
+from e2e.support.harness import System, worker_processes
+from e2e.support.harness import system as new_system
 from spanloom.engine import ExecutionStatus, StoreUnavailable
 from spanloom.testing.servers import PostgresServer, RedisServer
 from spanloom.testing.servers import redis_server as new_redis_server

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from harness import System, worker_processes
 
+from e2e.support.harness import System, worker_processes
 from spanloom.engine import (
     ConfigurationError,
     Execution,

@@ -19,7 +19,7 @@ from spanloom.stores import open_store
 
 RACES = 25
 SOON_SECONDS = (0.02, 0.5)  #: at first and at most: enough for both to have read what they are to do
-RACING = Path(__file__).parent / "racing.py"
+RACING = Path(__file__).parent / "support" / "racing.py"
 
 
 class Racer:

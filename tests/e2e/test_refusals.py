@@ -6,8 +6,8 @@ import sqlite3
 
 import psycopg
 import pytest
-from harness import System
 
+from e2e.support.harness import System
 from spanloom.engine import ExecutionStatus
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from behaviour_app import clients, registry
-from harness import System, worker_processes
 
+from e2e.support.behaviour_app import clients, registry
+from e2e.support.harness import System, worker_processes
 from spanloom.engine import NodeContext, NodeRegistry, WorkflowEngine
 
 

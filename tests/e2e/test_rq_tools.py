@@ -7,8 +7,9 @@ import threading
 import time
 
 import pytest
-from harness import System, WorkerProcess, worker_processes
 from rq.registry import FailedJobRegistry, StartedJobRegistry
+
+from e2e.support.harness import System, WorkerProcess, worker_processes
 
 LIST = "spanloom.default"
 

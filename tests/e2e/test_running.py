@@ -12,10 +12,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from harness import System
 
-from lock_watch import until_blocked
+from e2e.support.harness import System
 from spanloom.engine import ExecutionFailed, ExecutionStatus, InvalidTransition, NodeStatus, WaitTimeout
+from support.postgres import until_blocked
 
 
 def test_a_join_of_a_hundred_parents_runs_once_with_all_results(system: System) -> None:

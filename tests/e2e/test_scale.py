@@ -6,21 +6,21 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from harness import System, worker_processes
-from harness import system as new_system
 
+from e2e.support.harness import System, worker_processes
+from e2e.support.harness import system as new_system
 from spanloom.engine import ExecutionFilter, ExecutionStatus
-from spanloom.testing.servers import redis_server as new_redis_server
+from spanloom.testing.servers import RedisServer
 
 WIDTH = 20
 
 
 @pytest.fixture
-def bare_system(request: pytest.FixtureRequest) -> Iterator[System]:
+def bare_system(request: pytest.FixtureRequest, own_redis: RedisServer) -> Iterator[System]:
     """A system on an empty store of the kind that is asked for, without workers."""
     kind: str = request.param
     url = request.getfixturevalue(f"{kind}_url")
-    with new_redis_server() as server, new_system(kind, url, server.url, workers=0) as made:
+    with new_system(kind, url, own_redis.url, workers=0) as made:
         yield made
 
 

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import System, WorkerProcess
-from harness import system as new_system
-from receivers import PROTOCOLS, otlp_receiver
 
-from spanloom.testing.servers import redis_server as new_redis_server
+from e2e.support.harness import System, WorkerProcess
+from e2e.support.harness import system as new_system
+from e2e.support.receivers import PROTOCOLS, otlp_receiver
+from spanloom.testing.servers import RedisServer
 
 # What a process does with an SDK that it did not set up itself.
 TELLS = """
@@ -177,12 +177,11 @@ def test_a_dead_collector_is_not_waited_for(protocol: str, how: str) -> None:
 
 
 def test_a_collector_that_never_answers_keeps_no_worker_that_stops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
         dead_collector("silent") as url,
-        new_redis_server() as server,
-        new_system("sqlite", f"sqlite:///{tmp_path}/spanloom.db", server.url, workers=0) as system,
+        new_system("sqlite", f"sqlite:///{tmp_path}/spanloom.db", own_redis.url, workers=0) as system,
     ):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         worker = WorkerProcess(system.store_url, system.redis_url)

@@ -7,8 +7,7 @@ import signal
 from contextlib import ExitStack
 from typing import Any
 
-from harness import System, WorkerProcess
-
+from e2e.support.harness import System, WorkerProcess
 from spanloom.engine import ExecutionStatus
 
 EXECUTIONS = 12

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import System, WorkerProcess, until
-from harness import system as new_system
 
-from spanloom.testing.servers import redis_server as new_redis_server
+from e2e.support.harness import System, WorkerProcess, until
+from e2e.support.harness import system as new_system
+from spanloom.testing.servers import RedisServer
 
 LEASE = ("--lease", "3")  # a renewal may come two seconds late
 
 
 @pytest.fixture
-def system(tmp_path: Path) -> Iterator[System]:
+def system(tmp_path: Path, own_redis: RedisServer) -> Iterator[System]:
     url = f"sqlite:///{tmp_path}/spanloom.db"
-    with new_redis_server() as server, new_system("sqlite", url, server.url, workers=0) as made:
+    with new_system("sqlite", url, own_redis.url, workers=0) as made:
         yield made
 
 
@@ -116,22 +116,18 @@ def test_burst_does_what_is_due_and_ends_at_once(system: System) -> None:
     assert system.engine.store.get_execution(late).output == 1  # type: ignore[union-attr]
 
 
-def test_an_outage_of_redis_does_not_end_the_fleet(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/spanloom.db"
-    with new_redis_server() as server, new_system("sqlite", url, server.url, workers=0) as system:
-        made = WorkerProcess(system.store_url, system.redis_url, "--processes", "2", *LEASE)
-        until(lambda: len(running(system)) == 2)
-        threading.Event().wait(3.5)  # as long as a process must live to count as started
-        server.kill()
-        (victim, *_) = running(system)
-        os.kill(victim, signal.SIGKILL)
-        until(
-            lambda: "worker_died" in made.log and made.log.count("worker_died") >= 2
-        )  # its replacement could not start
-        assert made.process.poll() is None
+def test_an_outage_of_redis_does_not_end_the_fleet(system: System, own_redis: RedisServer) -> None:
+    made = WorkerProcess(system.store_url, system.redis_url, "--processes", "2", *LEASE)
+    until(lambda: len(running(system)) == 2)
+    threading.Event().wait(3.5)  # as long as a process must live to count as started
+    own_redis.kill()
+    (victim, *_) = running(system)
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: made.log.count("worker_died") >= 2)  # its replacement could not start
+    assert made.process.poll() is None
 
-        server.start()
+    own_redis.start()
 
-        until(lambda: len(running(system)) == 2, timeout=60)
-        assert system.run(system.register({"id": "a", "type": "echo"}), 1).output == 1
-        assert made.stop() == 0
+    until(lambda: len(running(system)) == 2, timeout=60)
+    assert system.run(system.register({"id": "a", "type": "echo"}), 1).output == 1
+    assert made.stop() == 0

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import System, worker_processes
-from receivers import PROTOCOLS, GrpcReceiver, HttpReceiver, attributes_of, otlp_receiver
-from traces import CONSUMER, INTERNAL, PRODUCER, Trace, whole_trace
 
+from e2e.support.harness import System, worker_processes
+from e2e.support.receivers import PROTOCOLS, GrpcReceiver, HttpReceiver, attributes_of, otlp_receiver
+from e2e.support.traces import CONSUMER, INTERNAL, PRODUCER, Trace, whole_trace
 from spanloom.engine.views import Execution
 
 SECRET = "a-secret-that-no-trace-tells"

@@ -20,16 +20,17 @@ from typing import Any
 import pytest
 import redis
 
-from databases import copied_database
 from spanloom.engine import Execution, ExecutionStatus, NodeContext, NodeRun, WorkflowEngine
+from support.postgres import copied_database
 
 PROJECT = Path(__file__).parents[2]
 sys.path.append(str(PROJECT / "examples"))  # where its users run it
 
 import wfcommons  # noqa: E402
 import wfformat  # noqa: E402
-from wf_instances import difficult, fork_join, funnels, layers, written  # noqa: E402
 from wfformat import Instance, InstanceInvalid  # noqa: E402
+
+from e2e.support.wf_instances import difficult, fork_join, funnels, layers, written  # noqa: E402
 
 RECORDINGS = Path(os.environ.get("SPANLOOM_WFCOMMONS_DIR", PROJECT.parent / "shared" / "data" / "wfcommons"))
 SCALE = 0.0002

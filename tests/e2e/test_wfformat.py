@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wf_instances import layers, written
+
+from e2e.support.wf_instances import layers, written
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))  # where its users run it
 

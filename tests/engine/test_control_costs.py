@@ -11,7 +11,7 @@ import pytest
 from redis import Redis
 
 from spanloom.engine import NodeRegistry, Workflow, WorkflowEngine
-from store_work import counting
+from support.stores import count_work
 
 FEW, MANY = 10, 2_000
 NODES = 5
@@ -60,7 +60,7 @@ def _cost(
     """Return the commands that Redis ran, and the store's work."""
     with Redis.from_url(redis_url) as redis:
         redis.config_resetstat()
-        with counting(engine.store, store_url) as work:
+        with count_work(engine.store, store_url) as work:
             assert control() is True
         stats = redis.info("commandstats")
     commands = {name.removeprefix("cmdstat_"): int(told["calls"]) for name, told in stats.items()}

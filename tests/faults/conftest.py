@@ -1,4 +1,4 @@
-"""Where the crash tests play: a nursery of processes, a Redis of their own, and a new store for each play."""
+"""Where the crash tests play: a fork server, a Redis of their own, and a new store for each play."""
 
 from __future__ import annotations
 
@@ -10,42 +10,41 @@ from pathlib import Path
 
 import pytest
 
-from databases import copied_database
 from faults.crash_plays import Plays
-from faults.crash_processes import Nursery
-from faults.crash_processes import nursery as new_nursery
 from spanloom.stores import open_store
+from spanloom.testing.crashing import FOLDER
 from spanloom.testing.servers import PostgresServer
-from spanloom.testing.servers import redis_server as new_redis_server
+from support.fork_server import ForkServer
+from support.postgres import copied_database
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    """What forks the processes of all plays."""
-    with new_nursery() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def own_redis_url() -> Iterator[str]:
-    """A Redis that no other module's tests touch."""
-    with new_redis_server() as server:
-        yield server.url
+def fork_server() -> Iterator[ForkServer]:
+    """What the processes of all plays are forked from."""
+    server = ForkServer(
+        ("faults.crash_app", "psycopg", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite"),
+        {FOLDER: ""},
+    )
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
 def plays(
-    request: pytest.FixtureRequest, nursery: Nursery, own_redis_url: str, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    fork_server: ForkServer,
+    own_redis_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Plays:
     """Plays over each kind of store in turn."""
     folder = tmp_path_factory.mktemp(f"crash-{request.param}")
     if request.param == "sqlite":
-        return Plays(request.param, nursery, own_redis_url, folder, _sqlite_stores(folder), lambda: None)
+        return Plays(request.param, fork_server, own_redis_url, folder, _sqlite_stores(folder), lambda: None)
     server: PostgresServer = request.getfixturevalue("postgres_server")
     template: str = request.getfixturevalue("_postgres_template")
     server.start()
     return Plays(
-        request.param, nursery, own_redis_url, folder, _postgres_stores(server, template), partial(_settle, server)
+        request.param, fork_server, own_redis_url, folder, _postgres_stores(server, template), partial(_settle, server)
     )
 
 

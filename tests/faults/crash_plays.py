@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from faults.crash_checks import look
-from faults.crash_processes import Nursery
 from faults.crash_system import Arm, CrashSystem, Place, Played
 from faults.effects import World
 from spanloom.engine.store import ExecutionStore
+from support.fork_server import ForkServer
 
 AT_ONCE = 4  #: how many plays; each waits for leases and the sweep more than it works
 _TRIES = 12  #: how often a point is armed that a play passes only by chance
@@ -27,14 +27,14 @@ class Plays:
     def __init__(
         self,
         kind: str,
-        nursery: Nursery,
+        fork_server: ForkServer,
         redis_url: str,
         folder: Path,
         new_store: Callable[[Path], Iterator[str]],
         settle: Callable[[], None],
     ) -> None:
         self.kind = kind
-        self.nursery = nursery
+        self.fork_server = fork_server
         self._redis_url = redis_url
         self._folder = folder
         self._new_store = new_store
@@ -68,7 +68,7 @@ class Plays:
 
     def _once(self, arm: Arm) -> Played:
         with suppress(_WentWrong), self.place() as place:
-            played = CrashSystem(self.nursery, place, arm).play(self._look)
+            played = CrashSystem(self.fork_server, place, arm).play(self._look)
             if played.wrong:
                 raise _WentWrong
         return played

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from redis import Redis
 
-from faults.crash_processes import Nursery, Process
 from faults.crash_workflows import LONG_SECONDS
 from faults.effects import World
 from spanloom.engine import ExecutionStatus, NodeStatus
@@ -21,10 +22,13 @@ from spanloom.engine.redis_keys import RedisKeys
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import open_store
 from spanloom.testing.crashing import AT, EXIT_CODE, FOLDER, crashes, passed
+from spanloom.worker.serve import PARENT_PIPE
+from support.fork_server import ForkedProcess, ForkServer
 
 WORKERS = 2
 PLAY_SECONDS = 60.0  #: how long the whole of it may take; on an idle machine it takes two, or four with a crash
 _PAUSE_SECONDS = 0.02
+_TESTS = Path(__file__).parent.parent
 _OPEN = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSED)
 
 
@@ -73,15 +77,38 @@ class Played:
     wrong: list[str] = field(default_factory=list)
 
 
+class Process(ForkedProcess):
+    """One process, which does what crash_app has under the name of its role."""
+
+    _numbers = itertools.count(1)
+
+    def __init__(self, server: ForkServer, role: str, environment: Mapping[str, str], folder: Path) -> None:
+        self.role = role
+        self._log = folder / f"{role}-{next(self._numbers)}.log"
+        super().__init__(
+            [],
+            _TESTS,
+            {**os.environ, **environment},
+            log=self._log,
+            server=server,
+            call=f"faults.crash_app:{role}",
+            parent_pipe=PARENT_PIPE,
+        )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+
 class CrashSystem:
     """The processes of one play: WORKERS workers, replaced when they end, and one that begins, run again if it dies.
 
     In the middle of it the worker that holds a node which does not end is told to stop.
     """
 
-    def __init__(self, nursery: Nursery, place: Place, arm: Arm) -> None:
+    def __init__(self, fork_server: ForkServer, place: Place, arm: Arm) -> None:
         self.played = Played(place, arm)
-        self._nursery = nursery
+        self._fork_server = fork_server
         self._place = place
         self._deadline = time.monotonic() + PLAY_SECONDS
         self._began = time.monotonic()
@@ -120,7 +147,7 @@ class CrashSystem:
             played.wrong.append(f"{unplayed}; {self._open(store)}")
         finally:
             for process in self._running:
-                process.send(signal.SIGKILL)
+                process.send_signal(signal.SIGKILL)
             store.close()
         played.crashed = crashes(self._place.folder)
         played.passed = passed(self._place.folder)
@@ -149,12 +176,12 @@ class CrashSystem:
         return "; ".join(one for one in told if not one.endswith(": "))
 
     def _start(self, role: str) -> None:
-        self._running.append(self._nursery.start(role, self._environment, self._place.folder))
+        self._running.append(Process(self._fork_server, role, self._environment, self._place.folder))
 
     def _until(self, holds: Callable[[], bool], what: str) -> None:
         pause = threading.Event()
         while True:
-            for process in [one for one in self._running if one.code is not None]:
+            for process in [one for one in self._running if one.poll() is not None]:
                 self._bury(process)
             if self._stopping:
                 self._stop_ready()
@@ -168,14 +195,14 @@ class CrashSystem:
 
     def _bury(self, process: Process) -> None:
         self._running.remove(process)
-        if process.code == EXIT_CODE:
+        if process.returncode == EXIT_CODE:
             self.played.died.append(process.role)
             self._deadline = min(self._deadline, time.monotonic() + self.played.arm.seconds)
-        elif process.code != 0:
-            raise Unplayed(f"a process ({process.role}) ended with {process.code}:\n{process.log[-2000:]}")
+        elif process.returncode != 0:
+            raise Unplayed(f"a process ({process.role}) ended with {process.returncode}:\n{process.log[-2000:]}")
         if process is self._drained:
             self._world.open_gate("drained")
-        if process.role == "begin" and process.code == 0:
+        if process.role == "begin" and process.returncode == 0:
             self._begun = True
         elif not self._stopping:
             self._start(process.role)
@@ -194,7 +221,7 @@ class CrashSystem:
         for process in self._running:
             if process.role == "work" and process.pid in at_gate:
                 self._drained = process
-                process.send(signal.SIGTERM)
+                process.send_signal(signal.SIGTERM)
                 return
 
     def _empty_redis(self) -> None:
@@ -210,7 +237,7 @@ class CrashSystem:
         for process in self._running:
             if process not in self._told and process.role == "work" and "worker_ready" in process.log:
                 self._told.add(process)
-                process.send(signal.SIGTERM)
+                process.send_signal(signal.SIGTERM)
 
 
 class Unplayed(Exception):

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from faults.crash_plays import Plays
-from faults.crash_system import PLAY_SECONDS, Place
+from faults.crash_system import PLAY_SECONDS, Place, Process
 from faults.crash_workflows import WORKFLOWS, registry
 from spanloom.engine import ExecutionStatus, NodeStatus, Settings, WorkflowEngine
 from spanloom.engine.records import Outcome
@@ -67,8 +67,8 @@ def _operate(plays: Plays, place: Place) -> list[int]:
     }
     codes: list[int] = []
     while not codes or (codes[-1] and len(codes) <= len(POINTS)):
-        operator = plays.nursery.start("operate", environment, place.folder)
-        codes.append(operator.ended.result(PLAY_SECONDS))
+        operator = Process(plays.fork_server, "operate", environment, place.folder)
+        codes.append(operator.wait(PLAY_SECONDS))
         assert codes[-1] in (0, EXIT_CODE), operator.log
     return codes
 

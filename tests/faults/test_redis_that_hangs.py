@@ -21,16 +21,9 @@ from spanloom.engine.connect import ANSWER_SECONDS, redis_client
 from spanloom.engine.queue import NodeQueue
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.servers import RedisServer
-from spanloom.testing.servers import redis_server as new_redis_server
 from spanloom.worker.inbox import Inbox
 
 AT_ONCE_SECONDS = 8.0  # for ten; far less than one wait for an answer each
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with new_redis_server() as server:
-        yield server
 
 
 @contextmanager
@@ -88,11 +81,11 @@ def until_back(queue: NodeQueue) -> None:
             pause.wait(0.05)
 
 
-def test_a_start_waits_once_and_says_it_once(redis: RedisServer, waits: list[Exception]) -> None:
-    with WorkflowEngine(registry(), InMemoryExecutionStore(), redis.url) as engine:
+def test_a_start_waits_once_and_says_it_once(own_redis: RedisServer, waits: list[Exception]) -> None:
+    with WorkflowEngine(registry(), InMemoryExecutionStore(), own_redis.url) as engine:
         engine.register_workflow(Workflow(id="one", nodes=(Node(id="a", type="pass"),)))
         engine.epoch.check()  # anew only in seconds: the push is what meets a Redis that hangs
-        with hanging(redis), capture_logs() as logs:
+        with hanging(own_redis), capture_logs() as logs:
             first = engine.enqueue_workflow("one")
             assert len(waits) == 1
 
@@ -109,27 +102,27 @@ def test_a_start_waits_once_and_says_it_once(redis: RedisServer, waits: list[Exc
 
 
 def test_an_engine_that_finds_redis_hanging_when_it_opens_is_held_up_once(
-    redis: RedisServer, waits: list[Exception]
+    own_redis: RedisServer, waits: list[Exception]
 ) -> None:
-    engine = WorkflowEngine(registry(), InMemoryExecutionStore(), redis.url)
-    with hanging(redis):
+    engine = WorkflowEngine(registry(), InMemoryExecutionStore(), own_redis.url)
+    with hanging(own_redis):
         engine.register_workflow(Workflow(id="one", nodes=(Node(id="a", type="pass"),)))
         engine.enqueue_workflow("one")
         assert len(waits) == 1
     engine.close()
 
 
-def test_a_worker_goes_through_a_chain_while_redis_hangs(redis: RedisServer) -> None:
+def test_a_worker_goes_through_a_chain_while_redis_hangs(own_redis: RedisServer) -> None:
     first, release = threading.Event(), threading.Event()
     nodes = [Node(id="n0", type="gate")]
     nodes += [Node(id=f"n{number}", type="pass", inputs=[f"n{number - 1}"]) for number in range(1, 20)]
     nodes += [Node(id=f"side{number}", type="pass", inputs=[f"n{number}"]) for number in range(20)]  # each a push
-    with WorkflowEngine(registry(first, release), InMemoryExecutionStore(), redis.url) as engine:
+    with WorkflowEngine(registry(first, release), InMemoryExecutionStore(), own_redis.url) as engine:
         engine.register_workflow(Workflow(id="chain", nodes=tuple(nodes)))
         with engine.start_workers(1, slice_seconds=60):
             execution_id = engine.enqueue_workflow("chain", priority="low")  # which looks for what is more urgent
             assert first.wait(30)
-            with hanging(redis):
+            with hanging(own_redis):
                 began, pause = time.monotonic(), threading.Event()
                 release.set()
                 # what goes on here goes on, what is to be handed over waits
@@ -139,8 +132,8 @@ def test_a_worker_goes_through_a_chain_while_redis_hangs(redis: RedisServer) -> 
             assert engine.wait(execution_id, timeout=30).status == "completed"
 
 
-def test_a_read_that_waits_for_jobs_is_not_taken_for_a_redis_that_hangs(redis: RedisServer) -> None:
-    queue = NodeQueue(redis.url, "shop")
+def test_a_read_that_waits_for_jobs_is_not_taken_for_a_redis_that_hangs(own_redis: RedisServer) -> None:
+    queue = NodeQueue(own_redis.url, "shop")
 
     assert Inbox(queue, ["default"], "patient").fetch(1, ANSWER_SECONDS + 0.5) == []
 
@@ -148,10 +141,10 @@ def test_a_read_that_waits_for_jobs_is_not_taken_for_a_redis_that_hangs(redis: R
     queue.close()
 
 
-def test_a_wait_that_began_while_redis_hung_is_told_of_the_end(redis: RedisServer) -> None:
-    with WorkflowEngine(registry(), InMemoryExecutionStore(), redis.url) as engine:
+def test_a_wait_that_began_while_redis_hung_is_told_of_the_end(own_redis: RedisServer) -> None:
+    with WorkflowEngine(registry(), InMemoryExecutionStore(), own_redis.url) as engine:
         told = threading.Event()
-        with hanging(redis):
+        with hanging(own_redis):
             with pytest.raises(QueueUnavailable):
                 engine.queue.ping()
             watching = engine._listener.watch("an-execution", told.set)
@@ -163,8 +156,8 @@ def test_a_wait_that_began_while_redis_hung_is_told_of_the_end(redis: RedisServe
         watching.__exit__(None, None, None)
 
 
-def test_a_client_that_was_given_keeps_its_own_settings(redis: RedisServer) -> None:
-    with Redis.from_url(redis.url, socket_timeout=90, retry_on_timeout=True) as given:
+def test_a_client_that_was_given_keeps_its_own_settings(own_redis: RedisServer) -> None:
+    with Redis.from_url(own_redis.url, socket_timeout=90, retry_on_timeout=True) as given:
         before = dict(given.connection_pool.connection_kwargs)
 
         ours = redis_client(given)

@@ -10,7 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from emptying import emptied
 from spanloom.engine import NodeRegistry, WorkflowEngine
 from spanloom.engine.records import NodeJob
 from spanloom.engine.settings import Settings
@@ -18,6 +17,7 @@ from spanloom.engine.store import ExecutionStore
 from spanloom.stores import open_store
 from spanloom.stores.schema import node_runs
 from spanloom.testing.clock import ManualClock
+from support.stores import truncate
 
 _numbers = itertools.count(1)
 
@@ -80,7 +80,7 @@ class World:
 
     def fresh(self, clock: ManualClock) -> tuple[Any, PlayedEngine]:
         """Return an empty store on this clock, and an engine over it."""
-        store = emptied(self._store)
+        store = truncate(self._store)
         store.clock = clock
         return store, PlayedEngine(store)
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from emptying import emptied
 from spanloom.engine.store import ExecutionStore
 from spanloom.stores import open_store
 from spanloom.testing.conformance import StoreConformance
+from support.stores import truncate
 
 
 @pytest.fixture(scope="module")
@@ -23,4 +23,4 @@ def opened() -> Iterator[ExecutionStore]:
 class TestMemory(StoreConformance):
     @pytest.fixture
     def store(self, opened: ExecutionStore) -> ExecutionStore:
-        return emptied(opened)
+        return truncate(opened)

@@ -10,7 +10,7 @@ from spanloom.engine import ExecutionStore
 from spanloom.stores import open_store
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import fan
-from store_work import counting
+from support.stores import count_work
 
 NARROW, WIDE = 40, 160
 TIMES = WIDE / NARROW
@@ -38,7 +38,7 @@ def _cost_of_a_join(store: ExecutionStore, url: str, width: int) -> int:
     driver = StoreDriver(store)
     execution = driver.start(fan(width, f"fan{width}"))
     driver.run(execution, "split")
-    with counting(store, url) as cost:
+    with count_work(store, url) as cost:
         for number in range(1, width + 1):
             driver.run(execution, f"w{number}", data=number)
         joined = driver.claim(execution, "join")

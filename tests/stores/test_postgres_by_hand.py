@@ -9,7 +9,6 @@ from functools import partial
 
 import pytest
 
-from lock_watch import until_blocked
 from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.records import Claim, Outcome, Record, Recorded, Refusal
 from spanloom.engine.states import ExecutionStatus
@@ -19,6 +18,7 @@ from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.race import race
 from spanloom.testing.workflows import fan, graph, single
+from support.postgres import until_blocked
 
 ROUNDS = 12
 

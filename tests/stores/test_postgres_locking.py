@@ -10,7 +10,6 @@ from functools import partial
 import psycopg
 import pytest
 
-from lock_watch import until_blocked
 from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.records import Claim, NodeClaim, NodeKey, Outcome, Record, Recorded
 from spanloom.engine.states import ExecutionStatus
@@ -20,6 +19,7 @@ from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race
 from spanloom.testing.workflows import fan, graph
+from support.postgres import until_blocked
 
 ROUNDS = 15
 

@@ -12,7 +12,6 @@ from functools import partial
 import psycopg
 import pytest
 
-from lock_watch import until_blocked
 from spanloom.engine.errors import UserError
 from spanloom.engine.records import NodeClaim, Outcome, Purged, Replay, Started
 from spanloom.engine.states import ExecutionStatus
@@ -21,6 +20,7 @@ from spanloom.stores.postgres import PostgresExecutionStore
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race
 from spanloom.testing.workflows import graph, single
+from support.postgres import until_blocked
 
 ROUNDS = 12
 ENDED = (ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shop_store import Control, Invoke, fill
 from spanloom.cli.failures import DONE, run
 from spanloom.engine import ExecutionStore
 from spanloom.stores import open_store
+from support.cli import Control, Invoke, fill
 
 
 @pytest.fixture

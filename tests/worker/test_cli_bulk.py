@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from shop_store import NEWER, OLDER, Control, at, in_terminal
 from spanloom.cli.failures import DONE, FAILED, MISTAKE
 from spanloom.engine import ExecutionStore, NodeRegistry, WorkflowEngine
 from spanloom.engine.bulk import find
 from spanloom.engine.records import Claim, NodeKey, Outcome, Record, StartRequest
 from spanloom.engine.states import ExecutionStatus, WaitKind
 from spanloom.engine.views import ExecutionFilter
+from support.cli import NEWER, OLDER, Control, at, in_terminal
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

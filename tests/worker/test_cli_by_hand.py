@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from shop_store import NEWER, OLDER, Control, at, in_terminal
 from spanloom.cli.failures import DONE, FAILED, MISTAKE
 from spanloom.engine import ExecutionStore
 from spanloom.engine.definitions import MapOver, Node, Workflow
@@ -15,6 +14,7 @@ from spanloom.engine.records import Claim, FanOut, NodeKey, Outcome, Record, Sta
 from spanloom.engine.states import WaitKind
 from spanloom.engine.views import Execution, NodeRun
 from spanloom.testing.workflows import graph
+from support.cli import NEWER, OLDER, Control, at, in_terminal
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

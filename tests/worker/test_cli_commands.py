@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from shop_store import APP, Control, Invoke
 from spanloom.cli.failures import DONE, FAILED, MISTAKE, run
 from spanloom.engine import ExecutionStore
 from spanloom.engine.views import Execution
 from spanloom.stores import open_store
+from support.cli import APP, Control, Invoke
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from shop_store import APP, NEWER, OLDER, Control, in_terminal
 from spanloom.cli.failures import DONE, FAILED, MISTAKE, run
 from spanloom.engine import ExecutionStore
+from support.cli import APP, NEWER, OLDER, Control, in_terminal
 
 pytestmark = pytest.mark.usefixtures("clean_environment", "store")
 

@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from shop_store import NEWER, OLDER, Invoke, at, in_terminal
 from spanloom.engine import ExecutionStore
 from spanloom.engine.records import Claim, NodeKey, Outcome, Record, StartRequest
 from spanloom.engine.states import WaitKind
 from spanloom.engine.views import Execution
+from support.cli import NEWER, OLDER, Invoke, at, in_terminal
 
 pytestmark = pytest.mark.usefixtures("clean_environment", "store")
 

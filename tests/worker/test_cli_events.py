@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from shop_store import APP, NEWER, NINE, OLDER, Invoke, in_terminal
 from spanloom.cli.failures import DONE, FAILED, MISTAKE, run
 from spanloom.cli.log_tail import LogTail
 from spanloom.cli.rendering import event_text
@@ -20,6 +19,7 @@ from spanloom.engine import Event, ExecutionStore, NodeContext, NodeRegistry, Wo
 from spanloom.engine.records import LogLine, StartRequest
 from spanloom.stores import open_store
 from spanloom.testing.workflows import single
+from support.cli import APP, NEWER, NINE, OLDER, Invoke, in_terminal
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shop_store import Control, in_terminal
 from spanloom.cli.failures import DONE, FAILED, MISTAKE
 from spanloom.engine import ExecutionStore
 from spanloom.engine.records import Claim, NodeKey, Outcome, Record, StartRequest
 from spanloom.engine.states import WaitKind
 from spanloom.stores import open_store
 from spanloom.testing.workflows import single
+from support.cli import Control, in_terminal
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

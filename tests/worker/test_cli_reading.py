@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from shop_store import NEWER, NINE, NINE_NS, OLDER, ROOT_SPAN, TRACE_ID, Invoke, at, in_terminal
 from spanloom.cli.failures import DONE, MISTAKE, run
 from spanloom.engine import ExecutionStore
 from spanloom.engine.definitions import MapOver, Node, Workflow
@@ -41,6 +40,7 @@ from spanloom.engine.views import (
 )
 from spanloom.stores import open_store
 from spanloom.testing.workflows import single
+from support.cli import NEWER, NINE, NINE_NS, OLDER, ROOT_SPAN, TRACE_ID, Invoke, at, in_terminal
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

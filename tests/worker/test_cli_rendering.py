@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from read_models import CHILD_ID, ID, NINE, NOW, at, drawn, execution, run, text
 from spanloom.cli.rendering import (
     Items,
     Snapshot,
@@ -26,6 +25,7 @@ from spanloom.cli.rendering.values import instant
 from spanloom.engine.definitions import Input, Workflow
 from spanloom.engine.views import Attempt, NodeRun
 from spanloom.testing.workflows import after_any_end, after_failure, chain, fan, graph, single
+from support.read_models import CHILD_ID, ID, NINE, NOW, at, drawn, execution, run, text
 
 
 def outline(workflow: Workflow, **options: Any) -> list[str]:

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from shop_store import NEWER, OLDER, Control, Invoke
 from spanloom.cli.failures import DONE, MISTAKE
 from spanloom.engine import ExecutionStore
 from spanloom.engine.views import Execution
+from support.cli import NEWER, OLDER, Control, Invoke
 
 pytestmark = pytest.mark.usefixtures("clean_environment", "store")
 

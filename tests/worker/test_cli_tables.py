@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from read_models import CHILD_ID, ID, NINE, NOW, ROOT_SPAN, TRACE_ID, at, drawn, execution, span, text
 from spanloom.cli.rendering import (
     dead_lines,
     dead_table,
@@ -30,6 +29,7 @@ from spanloom.engine.definitions import Node, Workflow
 from spanloom.engine.records import WorkerLease
 from spanloom.engine.states import ExecutionStatus, NodeStatus
 from spanloom.engine.views import LogRecord, SpanRecord, StoreStats, WorkflowSummary, WorkflowVersion
+from support.read_models import CHILD_ID, ID, NINE, NOW, ROOT_SPAN, TRACE_ID, at, drawn, execution, span, text
 
 
 class TestWaterfall:

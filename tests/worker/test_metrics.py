@@ -26,7 +26,7 @@ from spanloom.engine import (
 )
 from spanloom.engine.instruments import instruments
 from spanloom.engine.metrics import METRICS, Kind
-from spanloom.testing.servers import redis_server as new_redis_server
+from spanloom.testing.servers import RedisServer
 
 LISTS = {"messaging.system": "rq", "messaging.destination.name": "spanloom.default"}
 MAY_BE_MISSING = {"spanloom.worker.leases.lost"}  # nothing in a good run loses one
@@ -254,16 +254,15 @@ def test_lists_are_told_as_the_sweep_saw_them(seen: Seen, engine: WorkflowEngine
     assert seen.points("spanloom.worker.slots") == []  # who is gone tells nothing
 
 
-def test_a_collection_waits_for_no_redis(seen: Seen, sqlite_url: str) -> None:
-    with new_redis_server() as server:
-        engine = WorkflowEngine(NodeRegistry(), sqlite_url, server.url)
-        with engine, engine.start_workers(1, sweep_seconds=0.05, lease_seconds=1):
-            until(lambda: seen.points("spanloom.queue.depth"))
-            server.kill()
-            until(lambda: [point for point in seen.points("spanloom.sweeps") if "error.type" in point.attributes])
-            assert min(timeit.repeat(seen.collect, number=1, repeat=5)) < 1
-            assert seen.points("spanloom.queue.depth")
-            server.start()
+def test_a_collection_waits_for_no_redis(seen: Seen, sqlite_url: str, own_redis: RedisServer) -> None:
+    engine = WorkflowEngine(NodeRegistry(), sqlite_url, own_redis.url)
+    with engine, engine.start_workers(1, sweep_seconds=0.05, lease_seconds=1):
+        until(lambda: seen.points("spanloom.queue.depth"))
+        own_redis.kill()
+        until(lambda: [point for point in seen.points("spanloom.sweeps") if "error.type" in point.attributes])
+        assert min(timeit.repeat(seen.collect, number=1, repeat=5)) < 1
+        assert seen.points("spanloom.queue.depth")
+        own_redis.start()
 
 
 def test_calls_of_store_and_queue_are_timed_with_their_failures(seen: Seen, engine: WorkflowEngine) -> None:

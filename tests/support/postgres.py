@@ -1,4 +1,4 @@
-"""Databases of a Postgres server, copied from a migrated one, in which each change of a status is held to states.py."""
+"""Databases copied from a migrated one, in which states.py is enforced, and the wait until a connection is blocked."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from contextlib import contextmanager
 from spanloom.engine.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
 from spanloom.testing.servers import PostgresServer
 
+_PASSES = 2000
+_WAITING = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
 _numbers = itertools.count(1)
 
 
 @contextmanager
 def copied_database(server: PostgresServer, template: str) -> Iterator[str]:
-    """Make a copy, give its name, and drop it after the block. Starts the server if it is down."""
+    """Copy a database, yield the copy's name, and drop it after the block. Starts the server if it is down.
+
+    A copy takes a fraction of a migration.
+    """
     import psycopg
 
     name = f"copy_{next(_numbers)}"
@@ -27,6 +32,19 @@ def copied_database(server: PostgresServer, template: str) -> Iterator[str]:
         server.start()
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute(f"drop database {name} with (force)")
+
+
+def until_blocked(url: str, number: int = 1) -> None:
+    """Return once so many connections to this database wait for a lock. Raises AssertionError after ten seconds."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as watcher:
+        for _ in range(_PASSES):
+            row = watcher.execute(_WAITING).fetchone()
+            if row is not None and row[0] >= number:
+                return
+            watcher.execute("select pg_sleep(0.005)")
+    raise AssertionError(f"fewer than {number} connections wait for a lock")
 
 
 def watch_transitions(url: str) -> None:

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from behaviour_app import make_engine
 from redis import Redis
 
-from forks import ForkedProcess
+from e2e.support.behaviour_app import make_engine
 from spanloom.engine import Execution, Node, Workflow, WorkflowEngine
+from support.fork_server import ForkedProcess
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[2]
+APP = "e2e.support.behaviour_app:engine"  #: what a worker runs, from the folder TESTS
 READY_SECONDS = 30
 
 
@@ -42,9 +43,7 @@ class WorkerProcess:
             "SPANLOOM_LOG_FORMAT": "json",
             "BEHAVIOUR_REDIS_URL": handlers_redis_url or redis_url,
         }
-        self.process = ForkedProcess(
-            ["worker", "behaviour_app:engine", *options], HERE, environment, new_session=new_session
-        )
+        self.process = ForkedProcess(["worker", APP, *options], TESTS, environment, new_session=new_session)
         self.lines: list[str] = []
         self.waited = False  # somebody has looked at its exit code
         self._ready = threading.Event()

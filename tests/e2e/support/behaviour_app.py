@@ -1,4 +1,4 @@
-"""The handlers of the end-to-end tests, as a worker process imports them: `spanloom worker behaviour_app:engine`.
+"""The handlers of the end-to-end tests, as a worker process imports them.
 
 Handlers leave traces in Redis (`ran:{execution}`), so that tests count real effects, and wait there (`gate:…`), so that
 tests decide when they go on.
@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import log_handlers
 from redis import Redis
 
+from e2e.support import log_handlers
 from spanloom.engine import LeaseLost, NodeContext, NodeRegistry, NodeResult, PermanentError, WorkflowEngine
 from spanloom.worker import sweeper
 

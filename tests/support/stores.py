@@ -1,4 +1,4 @@
-"""Counts what a store does for a step: rows that Postgres touches, or instructions of SQLite; never seconds."""
+"""A store made empty again, and its work counted: rows that Postgres touches, or instructions of SQLite."""
 
 from __future__ import annotations
 
@@ -8,22 +8,45 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+import sqlalchemy as sa
 
 from spanloom.engine import ExecutionStore
 from spanloom.stores import PostgresExecutionStore
+from spanloom.stores.schema import metadata, store_state
+
+_KEPT = {"alembic_version", "store_state"}
 
 _TOUCHED = (
     "select sum(seq_tup_read + coalesce(idx_tup_fetch, 0) + n_tup_ins + n_tup_upd + n_tup_del)::bigint"
     " from pg_stat_user_tables where schemaname = 'spanloom'"
 )
 _BACKENDS = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'spanloom'"
-_EVERY = 10  #: SQLite tells of so many instructions at once
+_EVERY = 10  #: SQLite reports every so many instructions
 _LEAVE_SECONDS = 10.0
 
 
+def truncate(store: Any) -> Any:
+    """Return an open SQL store of any kind as if it were new: without rows, and without what it remembers of them.
+
+    To open another store costs more than most small tests. Uses privates of the stores: a store in memory has no
+    connection but its own, and SQLite's transitions keep the edges of the versions that they met.
+    """
+    with store._writing() as connection:
+        for table in reversed(metadata.sorted_tables):
+            if table.name not in _KEPT:
+                connection.execute(sa.delete(table))
+        connection.execute(sa.update(store_state).values(epoch=0, redis_run_id=None))
+    if hasattr(store, "_graphs"):
+        store._graphs.clear()
+    return store
+
+
 @contextmanager
-def counting(store: ExecutionStore, url: str) -> Iterator[Callable[[], int]]:
-    """Count the store's work while the block lasts; what is yielded returns it afterwards."""
+def count_work(store: ExecutionStore, url: str) -> Iterator[Callable[[], int]]:
+    """Count the store's work while the block lasts; what is yielded returns it afterwards.
+
+    Never seconds. Uses a private of SQLite's store: instructions are counted on the connection that executes them.
+    """
     if isinstance(store, PostgresExecutionStore):
         before = _touched(store, url)
         yield lambda: _touched(store, url) - before
@@ -46,7 +69,7 @@ def counting(store: ExecutionStore, url: str) -> Iterator[Callable[[], int]]:
 
 
 def _touched(store: ExecutionStore, url: str) -> int:
-    """Return how many rows were touched so far. Sessions tell it when they end."""
+    """Return how many rows were touched so far. Sessions report it when they end."""
     store.close()
     give_up = time.monotonic() + _LEAVE_SECONDS
     with psycopg.connect(url, autocommit=True) as watcher:

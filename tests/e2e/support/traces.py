@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from receivers import GrpcReceiver, HttpReceiver, attributes_of
+from e2e.support.receivers import GrpcReceiver, HttpReceiver, attributes_of
 
 __all__ = ["Trace", "whole_trace"]
 

@@ -1,0 +1,1 @@
+"""What tests of several folders share: servers' databases, stores, processes, and the command line."""
