@@ -19,9 +19,9 @@ import psycopg
 import structlog
 
 from chaos.faults import FAULTS, Fault
-from chaos.play import Load, play
 from chaos.report import as_text
-from chaos.verdict import Verdict
+from chaos.scenario import Load, run_scenario
+from chaos.verify import ScenarioResult
 from spanloom.stores import open_store
 from spanloom.testing.servers import PostgresServer, postgres_server, redis_server
 
@@ -31,7 +31,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the plays, print the report and return the exit code."""
+    """Run the scenarios, print the report and return the exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
     kinds = [kind for kind in FAULTS if options.store == "postgres" or not kind.needs_postgres]
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR)
     )  # servers are away on purpose
-    verdicts: list[Verdict] = []
+    results: list[ScenarioResult] = []
     try:
         with ExitStack() as stack:
             postgres = stack.enter_context(postgres_server()) if options.store == "postgres" else None
@@ -52,15 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 pace = _TOGETHER_PACE if name == TOGETHER else 1.0
                 faults = [kind(pace=pace) for kind in kinds if name in (kind.name, TOGETHER)]
                 print(f"{name}: {options.executions:,} executions, seed {options.seed} …", file=sys.stderr, flush=True)
-                verdicts.append(_play(name, faults, Load(options.executions), postgres, options.seed))
+                results.append(_run(name, faults, Load(options.executions), postgres, options.seed))
     except KeyboardInterrupt:
         print("stopped, and cleaned up", file=sys.stderr)
         return 130
-    print(as_text(verdicts))
-    return 1 if any(verdict.misses() for verdict in verdicts) else 0
+    print(as_text(results))
+    return 1 if any(result.misses() for result in results) else 0
 
 
-def _play(name: str, faults: Sequence[Fault], load: Load, postgres: PostgresServer | None, seed: int) -> Verdict:
+def _run(name: str, faults: Sequence[Fault], load: Load, postgres: PostgresServer | None, seed: int) -> ScenarioResult:
     with (
         tempfile.TemporaryDirectory(prefix="spanloom-chaos-") as folder,
         redis_server() as redis,
@@ -69,14 +69,14 @@ def _play(name: str, faults: Sequence[Fault], load: Load, postgres: PostgresServ
         store = open_store(store_url)
         store.migrate()
         store.close()
-        return play(
+        return run_scenario(
             name, faults, load, folder=Path(folder), store_url=store_url, redis=redis, postgres=postgres, seed=seed
         )
 
 
 @contextmanager
 def _store_url(postgres: PostgresServer | None, folder: Path) -> Generator[str]:
-    """Make an empty store for one play."""
+    """Make an empty store for one scenario."""
     if postgres is None:
         yield f"sqlite:///{folder}/spanloom.db"
         return
@@ -92,7 +92,7 @@ def _store_url(postgres: PostgresServer | None, folder: Path) -> Generator[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="chaos", description="Prove that nothing is lost, whatever dies.")
-    parser.add_argument("--executions", type=int, default=1000, metavar="N", help="for each play (default: 1000)")
+    parser.add_argument("--executions", type=int, default=1000, metavar="N", help="for each scenario (default: 1000)")
     parser.add_argument(
         "--only", default="", metavar="NAME,…", help=f"some of the faults, or {TOGETHER!r} (default: all)"
     )

@@ -1,6 +1,6 @@
 """The handlers of the load, as worker processes import them: `spanloom worker chaos.app:engine`.
 
-Each writes itself down first, then works for 5 to 30 ms. Store, Redis and journal come from the environment.
+Each records itself first, then works for 5 to 30 ms. Store, Redis and trace log come from the environment.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from chaos.journal import Journal
+from chaos.trace_log import TraceLog
 from spanloom.engine import NodeContext, NodeRegistry, NodeResult, PermanentError, WorkflowEngine
 
 __all__ = ["engine", "registry"]
 
-JOURNAL = "CHAOS_JOURNAL"  #: the variable that says where the journal is
+TRACE_LOG = "CHAOS_TRACE_LOG"  #: the variable that says where the trace log is
 _WORK_SECONDS = (0.005, 0.03)
 
 registry = NodeRegistry()
 
 
 @contextmanager
-def journal() -> Generator[dict[str, Journal]]:
-    """Open the journal once per worker."""
-    yield {"journal": Journal(os.environ[JOURNAL])}
+def trace_log() -> Generator[dict[str, TraceLog]]:
+    """Open the trace log once per worker."""
+    yield {"trace_log": TraceLog(os.environ[TRACE_LOG])}
 
 
 def work(data: Any, ctx: NodeContext) -> dict[str, Any]:
-    """Write this run down, work, and return the sum of what came in, with the mark of this run."""
+    """Record this run, work, and return the sum of what came in, with the mark of this run."""
     given = {"item": data} if ctx.item else ctx.results or {"input": ctx.input}
     saw: dict[str, str] = {}
     total = sum(_value(one, source, saw) for source, one in given.items())
-    mark = ctx.state.journal.write(ctx, saw)
+    mark = ctx.state.trace_log.write(ctx, saw)
     time.sleep(random.uniform(*_WORK_SECONDS))
     return {"value": total, "mark": mark}
 
@@ -87,4 +87,4 @@ def refuse(data: Any, ctx: NodeContext) -> None:
     raise PermanentError("refused, as always")
 
 
-engine = WorkflowEngine(registry, store=os.environ.get("SPANLOOM_STORE_URL", "memory://"), lifespan=journal)
+engine = WorkflowEngine(registry, store=os.environ.get("SPANLOOM_STORE_URL", "memory://"), lifespan=trace_log)

@@ -1,4 +1,4 @@
-"""The faults: each does one kind of harm again and again until it is told to stop, and then leaves all healed."""
+"""The faults: each does one kind of harm again and again until the scenario is over, and then leaves all healed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psycopg
 from redis import Redis
 from redis.exceptions import RedisError
 
-from chaos.stage import Stage
+from chaos.environment import Environment
 from spanloom.engine import QueueUnavailable, StoreUnavailable
 from spanloom.engine.records import NodeJob
 from spanloom.engine.redis_keys import RedisKeys
@@ -48,17 +48,17 @@ class Fault(ABC):
     def __init__(self, *, pace: float = 1.0) -> None:
         self.pace = pace
 
-    def run(self, stage: Stage, chance: random.Random) -> None:
-        """Do harm until the stage says that it is over."""
-        while not stage.over.wait(chance.uniform(*self.every) * self.pace):
-            self.strike(stage, chance)
+    def run(self, environment: Environment, chance: random.Random) -> None:
+        """Do harm until the environment says that it is over."""
+        while not environment.over.wait(chance.uniform(*self.every) * self.pace):
+            self.inject(environment, chance)
 
     @abstractmethod
-    def strike(self, stage: Stage, chance: random.Random) -> None:
-        """Do it once, heal it, and mark it."""
+    def inject(self, environment: Environment, chance: random.Random) -> None:
+        """Do it once, heal it, and record it."""
 
-    def explains(self, stage: Stage) -> int:
-        """Return how many node runs one strike may take from their workers, and so have run again, at most."""
+    def explains(self, environment: Environment) -> int:
+        """Return how many node runs one injection may take from their workers, and so have run again, at most."""
         return 0
 
 
@@ -68,13 +68,13 @@ class KillWorkers(Fault):
     name = "kill-workers"
     every = (1.0, 1.0)
 
-    def strike(self, stage: Stage, chance: random.Random) -> None:
+    def inject(self, environment: Environment, chance: random.Random) -> None:
         at = time.time()
-        if (hand := stage.workers.kill(chance, others=1)) is not None:
-            stage.mark(self.name, at, worker=hand.name)
+        if (process := environment.workers.kill(chance, others=1)) is not None:
+            environment.record(self.name, at, worker=process.name)
 
-    def explains(self, stage: Stage) -> int:
-        return stage.slots
+    def explains(self, environment: Environment) -> int:
+        return environment.slots
 
 
 class StopWorkers(Fault):
@@ -85,29 +85,30 @@ class StopWorkers(Fault):
     beyond = (1.0, 2.0)
     needs_postgres = True  # a SQLite writer stopped inside its transaction stops all writers
 
-    def strike(self, stage: Stage, chance: random.Random) -> None:
-        name = self._holder(stage, chance)
-        hand = stage.workers.stop(name) if name is not None else None
-        if hand is None:
+    def inject(self, environment: Environment, chance: random.Random) -> None:
+        name = self._holder(environment, chance)
+        process = environment.workers.stop(name) if name is not None else None
+        if process is None:
             return
         at = time.time()
         try:
-            if name not in self._holders(stage):  # what it did last ended just now: nothing would be refused
+            if name not in self._holders(environment):  # what it did last ended just now: nothing would be refused
                 return
-            stage.mark(self.name, at, at + stage.lease_seconds, worker=name)
-            time.sleep(stage.lease_seconds + chance.uniform(*self.beyond))  # to the end, or nothing would be refused
+            environment.record(self.name, at, at + environment.lease_seconds, worker=name)
+            # To the end, or nothing would be refused.
+            time.sleep(environment.lease_seconds + chance.uniform(*self.beyond))
         finally:
-            stage.workers.go_on(hand)
+            environment.workers.go_on(process)
 
-    def explains(self, stage: Stage) -> int:
-        return stage.slots
+    def explains(self, environment: Environment) -> int:
+        return environment.slots
 
-    def _holder(self, stage: Stage, chance: random.Random) -> str | None:
-        return chance.choice(found) if (found := self._holders(stage)) else None
+    def _holder(self, environment: Environment, chance: random.Random) -> str | None:
+        return chance.choice(found) if (found := self._holders(environment)) else None
 
-    def _holders(self, stage: Stage) -> list[str]:
+    def _holders(self, environment: Environment) -> list[str]:
         try:
-            return [lease.name for lease in stage.engine.store.list_workers() if lease.running]
+            return [lease.name for lease in environment.engine.store.list_workers() if lease.running]
         except StoreUnavailable:
             return []
 
@@ -118,10 +119,10 @@ class KillEngines(Fault):
     name = "kill-engines"
     every = (0.5, 1.5)
 
-    def strike(self, stage: Stage, chance: random.Random) -> None:
+    def inject(self, environment: Environment, chance: random.Random) -> None:
         at = time.time()
-        if stage.engines.kill(chance) is not None:
-            stage.mark(self.name, at)
+        if environment.engines.kill(chance) is not None:
+            environment.record(self.name, at)
 
 
 class FlushRedis(Fault):
@@ -130,9 +131,9 @@ class FlushRedis(Fault):
     name = "flush-redis"
     every = (2.0, 2.0)
 
-    def strike(self, stage: Stage, chance: random.Random) -> None:
-        if (at := _once_jobs_wait(stage, _FLUSH)) is not None:
-            stage.mark(self.name, at)
+    def inject(self, environment: Environment, chance: random.Random) -> None:
+        if (at := _once_jobs_wait(environment, _FLUSH)) is not None:
+            environment.record(self.name, at)
 
 
 class KillRedis(Fault):
@@ -142,14 +143,14 @@ class KillRedis(Fault):
     every = (2.5, 4.0)
     down = (0.0, 1.0)
 
-    def strike(self, stage: Stage, chance: random.Random) -> None:
-        at = _once_jobs_wait(stage, _LOOK) or time.time()
-        stage.redis.kill()
+    def inject(self, environment: Environment, chance: random.Random) -> None:
+        at = _once_jobs_wait(environment, _LOOK) or time.time()
+        environment.redis.kill()
         try:
-            stage.over.wait(chance.uniform(*self.down))
+            environment.over.wait(chance.uniform(*self.down))
         finally:
-            stage.redis.start()
-        stage.mark(self.name, at)
+            environment.redis.start()
+        environment.record(self.name, at)
 
 
 class RestartPostgres(Fault):
@@ -164,20 +165,20 @@ class RestartPostgres(Fault):
         self.down = down
         self._times = 0
 
-    def strike(self, stage: Stage, chance: random.Random) -> None:
-        assert stage.postgres is not None
+    def inject(self, environment: Environment, chance: random.Random) -> None:
+        assert environment.postgres is not None
         at = time.time()
-        end: Callable[[], Any] = (stage.postgres.stop, stage.postgres.kill)[self._times % 2]
+        end: Callable[[], Any] = (environment.postgres.stop, environment.postgres.kill)[self._times % 2]
         self._times += 1
         end()
         try:
-            stage.over.wait(chance.uniform(*self.down))
+            environment.over.wait(chance.uniform(*self.down))
         finally:
-            stage.postgres.start()
-        stage.mark(self.name, at)
+            environment.postgres.start()
+        environment.record(self.name, at)
 
-    def explains(self, stage: Stage) -> int:
-        return stage.slots * stage.workers.count  # the leases of all may lapse meanwhile
+    def explains(self, environment: Environment) -> int:
+        return environment.slots * environment.workers.count  # the leases of all may lapse meanwhile
 
 
 class TerminateBackends(Fault):
@@ -187,17 +188,17 @@ class TerminateBackends(Fault):
     every = (0.2, 0.6)
     needs_postgres = True
 
-    def strike(self, stage: Stage, chance: random.Random) -> None:
-        assert stage.postgres is not None
+    def inject(self, environment: Environment, chance: random.Random) -> None:
+        assert environment.postgres is not None
         at = time.time()
         try:
-            with psycopg.connect(stage.postgres.url, autocommit=True) as connection:
+            with psycopg.connect(environment.postgres.url, autocommit=True) as connection:
                 connection.execute(
                     "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'spanloom'"
                 )
         except psycopg.OperationalError:
             return  # another fault has it down
-        stage.mark(self.name, at)
+        environment.record(self.name, at)
 
 
 class PushAgain(Fault):
@@ -206,13 +207,13 @@ class PushAgain(Fault):
     name = "push-again"
     every = (0.05, 0.2)
 
-    def strike(self, stage: Stage, chance: random.Random) -> None:
-        execution_id = stage.recent_execution(chance)
+    def inject(self, environment: Environment, chance: random.Random) -> None:
+        execution_id = environment.recent_execution(chance)
         if execution_id is None:
             return
         at = time.time()
         try:
-            runs = stage.engine.store.get_node_results(execution_id)
+            runs = environment.engine.store.get_node_results(execution_id)
             now = datetime.now(UTC)
             jobs = [
                 NodeJob(run.execution_id, run.node_id, run.item, run.node_type, "default", "normal", push, now)
@@ -220,20 +221,20 @@ class PushAgain(Fault):
                 for push in range(1, chance.randint(2, 10) + 1)
             ]
             chance.shuffle(jobs)
-            stage.engine.queue.push(jobs)
+            environment.engine.queue.push(jobs)
         except (StoreUnavailable, QueueUnavailable):
             return  # another fault has it down
-        stage.mark(self.name, at)
+        environment.record(self.name, at)
 
 
-def _once_jobs_wait(stage: Stage, script: str) -> float | None:
+def _once_jobs_wait(environment: Environment, script: str) -> float | None:
     """Run a script in Redis until it finds jobs waiting: those that workers take at once are not lost with it.
 
     Returns when that was; None if none came within a second, or Redis is away.
     """
     until = time.monotonic() + _AWAIT_SECONDS
-    with Redis.from_url(stage.redis.url) as client:
-        while time.monotonic() < until and not stage.over.is_set():
+    with Redis.from_url(environment.redis.url) as client:
+        while time.monotonic() < until and not environment.over.is_set():
             at = time.time()
             try:
                 if client.eval(script, 1, _LIST):

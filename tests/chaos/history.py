@@ -1,13 +1,12 @@
-"""The history: everything that the store and the handlers tell of a play, read once it is over."""
+"""The history: everything that the store and the handlers recorded of a scenario, read once it is over."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
 
-from chaos import journal
-from chaos.journal import Entry, RunKey
-from chaos.stage import Stage
+from chaos.environment import Environment
+from chaos.trace_log import RunKey, TraceEntry, read
 from spanloom.engine import Execution, ExecutionStore
 from spanloom.engine.views import Event
 
@@ -16,11 +15,11 @@ __all__ = ["History", "read_history"]
 
 @dataclass(frozen=True)
 class History:
-    """Executions by id, children too; events by execution, in commit order; journal entries by node run."""
+    """Executions by id, children too; events by execution, in commit order; trace entries by node run."""
 
     executions: dict[str, Execution]
     events: dict[str, list[Event]]
-    entries: list[Entry]
+    entries: list[TraceEntry]
 
     def events_by_run(self) -> dict[RunKey, list[Event]]:
         """Return the events of each node run."""
@@ -32,12 +31,12 @@ class History:
         return found
 
 
-def read_history(stage: Stage) -> History:
+def read_history(environment: Environment) -> History:
     """Read all of it."""
-    store = stage.engine.store
+    store = environment.engine.store
     executions = _executions(store)
     events = {execution_id: store.get_events(execution_id, limit=1000) for execution_id in executions}
-    return History(executions, events, journal.read(stage.folder / "journal"))
+    return History(executions, events, read(environment.folder / "trace-log"))
 
 
 def _executions(store: ExecutionStore) -> dict[str, Execution]:

@@ -1,14 +1,14 @@
-"""The report: a table with one line for each play, what its columns mean, and where a play misses the bar."""
+"""The report: a table with one line for each scenario, what its columns mean, and where one misses the bar."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from chaos.verdict import Verdict
+from chaos.verify import ScenarioResult
 
 __all__ = ["as_text"]
 
-_COLUMNS: tuple[tuple[str, Callable[[Verdict], object]], ...] = (
+_COLUMNS: tuple[tuple[str, Callable[[ScenarioResult], object]], ...] = (
     ("faults, one at a time and together", lambda one: one.name),
     ("struck", lambda one: sum(one.faults.values())),
     ("started", lambda one: one.started),
@@ -37,7 +37,7 @@ hung     not ended a minute after the last change, children of executions too
 wrong    ended otherwise than foreseen, with another output, or with a result that no handler made
 twice    node results and ends recorded more than once, by the events and by what later handlers were given;
          executions beyond the first of one idempotency key, or of one node that starts a child
-runs     of handlers, by a journal that they write themselves
+runs     of handlers, by the trace log that they write themselves
 again    of these, more than the executions take if nothing goes wrong: no more than `taken`
 taken    node runs taken from a worker whose lease had lapsed, by the events: no more than `at most`
 at most  slots of a worker for each one killed or stopped; of all workers for each restart of Postgres
@@ -48,27 +48,27 @@ harmed   longest stall of a run: the seconds from the healing of a fault until a
          worker, or whose job it had taken from Redis, ran (or was pushed) again, at most. A killed worker heals at
          its kill, a stopped one when its lease lapses, a flushed Redis at once, a server when it answers again; what
          went down again in the meantime is waited for.
-         Both stay under 3 s where Redis alone was lost, else under a lease and 5 s, after each fault of a play
+         Both stay under 3 s where Redis alone was lost, else under a lease and 5 s, after each fault of a scenario
 settled  seconds from the end of all faults until every execution had ended"""
 
 
-def as_text(verdicts: Sequence[Verdict]) -> str:
+def as_text(results: Sequence[ScenarioResult]) -> str:
     """Return the table, the legend, and the misses with their details."""
-    rows = [[name for name, _ in _COLUMNS], *([str(value(one)) for _, value in _COLUMNS] for one in verdicts)]
+    rows = [[name for name, _ in _COLUMNS], *([str(value(one)) for _, value in _COLUMNS] for one in results)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(_COLUMNS))]
     lines = ["  ".join(_cell(row, place, widths[place]) for place in range(len(row))) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     lines += ["", _LEGEND]
-    for one in verdicts:
+    for one in results:
         lines += ["", *(f"{one.name} misses the bar: {missed}" for missed in one.misses())] if one.misses() else []
         lines += [f"  {detail}" for detail in one.details]
         if len(one.faults) > 1:
-            told = [
+            counts = [
                 f"{name} {times} times, still {one.still.get(name, 0.0):.1f}, harmed {one.harmed.get(name, 0.0):.1f}"
                 for name, times in one.faults.items()
             ]
-            lines += ["", f"{one.name}: {'; '.join(told)}"]
-    lines += ["", "Every play meets the bar." if not any(one.misses() for one in verdicts) else "The bar is missed."]
+            lines += ["", f"{one.name}: {'; '.join(counts)}"]
+    lines += ["", "Every scenario meets the bar." if not any(one.misses() for one in results) else "The bar is missed."]
     return "\n".join(lines)
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
+from chaos.environment import Injection
 from chaos.history import History
-from chaos.stage import Mark
 from spanloom.engine.views import Event
 
 __all__ = ["harmed_stalls", "longest_stalls"]
@@ -24,24 +24,24 @@ _STARTED = "node.started"
 _QUEUED = "node.queued"
 
 
-def longest_stalls(history: History, marks: Sequence[Mark]) -> dict[str, float]:
+def longest_stalls(history: History, injections: Sequence[Injection]) -> dict[str, float]:
     """Return by fault how long nothing at all ran after it had healed, at most."""
     ran = sorted(entry.at for entry in history.entries)
     ends = [execution.ended_at.timestamp() for execution in history.executions.values() if execution.ended_at]
-    down = sorted(mark.at for mark in marks if mark.fault in _SERVERS)
-    up = [mark.healed_at for mark in marks if mark.fault in _SERVERS]
+    down = sorted(injection.at for injection in injections if injection.fault in _SERVERS)
+    up = [injection.healed_at for injection in injections if injection.fault in _SERVERS]
     longest: dict[str, float] = {}
-    for mark in marks:
-        following = bisect_left(ran, mark.healed_at)
-        if following < len(ran) and any(end > mark.healed_at for end in ends):
-            since = max([mark.healed_at, *(one for one in up if one <= ran[following])])
+    for injection in injections:
+        following = bisect_left(ran, injection.healed_at)
+        if following < len(ran) and any(end > injection.healed_at for end in ends):
+            since = max([injection.healed_at, *(one for one in up if one <= ran[following])])
             next_down = bisect_left(down, since)
             until = min([ran[following], *down[next_down : next_down + 1]])
-            longest[mark.fault] = max(longest.get(mark.fault, 0.0), until - since)
+            longest[injection.fault] = max(longest.get(injection.fault, 0.0), until - since)
     return longest
 
 
-def harmed_stalls(history: History, marks: Sequence[Mark]) -> dict[str, list[float]]:
+def harmed_stalls(history: History, injections: Sequence[Injection]) -> dict[str, list[float]]:
     """Return the stalls of the runs that a fault harmed, by its name; `none` has those that no fault explains."""
     found: dict[str, list[float]] = {}
     for events in history.events_by_run().values():
@@ -50,32 +50,32 @@ def harmed_stalls(history: History, marks: Sequence[Mark]) -> dict[str, list[flo
             if because not in ("lost_worker", "lost_redis", "lost_job"):
                 continue
             before = _last_with(events[:place], (_STARTED,) if because == "lost_worker" else (_QUEUED,))
-            mark = _explanation(before, event, because, marks)
+            injection = _explanation(before, event, because, injections)
             again = _first_with(events[place + 1 :], (_STARTED, _QUEUED))
             if again is None:
-                continue  # cancelled, or hung: told elsewhere
-            healed_at = mark.healed_at if mark is not None else event.at.timestamp()
+                continue  # cancelled, or hung: reported elsewhere
+            healed_at = injection.healed_at if injection is not None else event.at.timestamp()
             started_at = again.at.timestamp()
-            healings = [one.healed_at for one in marks if one.fault in _SERVERS and one.healed_at <= started_at]
+            healings = [one.healed_at for one in injections if one.fault in _SERVERS and one.healed_at <= started_at]
             # What was queued after the healing, by who did not know yet of the loss, has not stood still before that.
             there_at = before.at.timestamp() if before is not None else 0.0
             stall = max(0.0, started_at - max(healed_at, there_at, *healings))
-            found.setdefault(mark.fault if mark is not None else "none", []).append(stall)
+            found.setdefault(injection.fault if injection is not None else "none", []).append(stall)
     return found
 
 
-def _explanation(before: Event | None, event: Event, because: str, marks: Sequence[Mark]) -> Mark | None:
+def _explanation(before: Event | None, event: Event, because: str, injections: Sequence[Injection]) -> Injection | None:
     """Return the fault that made a run's recovery necessary: the first since its last push, or its claim."""
     begin = before.at.timestamp() if before is not None else 0.0
     worker = (before.worker_id or "").partition(":")[0] if before is not None else ""
-    past = [mark for mark in sorted(marks, key=lambda mark: mark.at) if mark.at <= event.at.timestamp()]
+    past = [one for one in sorted(injections, key=lambda one: one.at) if one.at <= event.at.timestamp()]
     if because == "lost_worker":
-        found = [mark for mark in past if mark.worker == worker or mark.fault in _STORE]
+        found = [injection for injection in past if injection.worker == worker or injection.fault in _STORE]
     elif because == "lost_redis":
-        found = [mark for mark in past if mark.fault in _REDIS]
+        found = [injection for injection in past if injection.fault in _REDIS]
     else:
         found = past
-    since = [mark for mark in found if mark.healed_at >= begin]
+    since = [injection for injection in found if injection.healed_at >= begin]
     # A job pushed just after its Redis was lost is pushed again as well: whoever pushed it did not know yet.
     return since[0] if since else found[-1] if found and because == "lost_redis" else None
 

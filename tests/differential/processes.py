@@ -12,7 +12,7 @@ from typing import Any
 
 from redis import Redis
 
-from chaos.crew import Crew
+from chaos.processes import ProcessGroup
 from differential.app import Board, make_registry
 from differential.runner import Runner
 from differential.workflows import CREWS
@@ -87,19 +87,19 @@ def process_runner(store_url: str, redis_url: str, folder: Path) -> Iterator[Run
         return ["spanloom.cli", "worker", "differential.processes:engine", "--queues", queues, "--concurrency", "3"]
 
     board = SharedBoard(redis_url)
-    crew = Crew("worker", WORKERS, command, environment, folder)
+    group = ProcessGroup("worker", WORKERS, command, environment, folder)
     with ExitStack() as stack:
         stack.callback(board.close)
         engine = stack.enter_context(WorkflowEngine(make_registry(board), store_url, redis_url))
-        stack.callback(_close, crew)
-        crew.start()
-        crew.wait_ready()
+        stack.callback(_close, group)
+        group.start()
+        group.wait_ready()
         yield Runner(engine, board, TIMEOUT_SECONDS, threading.Condition(), _LOOK_SECONDS)
 
 
-def _close(crew: Crew) -> None:
-    assert crew.close() == []
-    assert crew.exits == [], "a worker has ended by itself"
+def _close(group: ProcessGroup) -> None:
+    assert group.close() == []
+    assert group.exits == [], "a worker has ended by itself"
 
 
 if _BOARD in os.environ:

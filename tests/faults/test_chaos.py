@@ -1,12 +1,12 @@
 """A short cut of `make chaos`: real workers and engines under each kind of fault, and under all that SQLite can meet.
 
-What is done to one server is done in one play. Held to the same bar, but for how long the work may stand still: the
+What is done to one server is done in one scenario. Held to the same bar, but for how long the work may stand still: the
 machine may be busy with something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +24,8 @@ from chaos.faults import (
     StopWorkers,
     TerminateBackends,
 )
-from chaos.play import Load, play
+from chaos.scenario import Load, run_scenario
 from spanloom.testing.servers import PostgresServer, RedisServer
-from spanloom.testing.servers import redis_server as new_redis_server
 
 LOAD = Load(executions=40, rate=20, window=30, workers=2, engines=1, lease_seconds=3.0, most_seconds=30)
 #: How many executions it takes that each of these meets what it is to meet: on a busy machine few do.
@@ -34,13 +33,6 @@ EXECUTIONS = {StopWorkers: 120, KillEngines: 80, FlushRedis: 60}
 SHORT_LEASE_SECONDS = 1.5  #: where each fault waits for a lapse
 LONG_LEASE_SECONDS = 15.0  #: where no fault explains one: on a busy machine renewals come late
 DOWN = (0.0, 1.0)
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """A Redis that may be killed."""
-    with new_redis_server() as server:
-        yield server
 
 
 def _load(faults: Sequence[Fault]) -> Load:
@@ -62,10 +54,12 @@ def endure(
 ) -> None:
     """Run the load under the faults, and hold what became of it to the bar."""
     load = _load(faults)
-    verdict = play(name, faults, load, folder=folder, store_url=store_url, redis=redis, postgres=postgres, seed=1)
+    result = run_scenario(
+        name, faults, load, folder=folder, store_url=store_url, redis=redis, postgres=postgres, seed=1
+    )
 
-    assert verdict.misses(stalls=False) == [], "\n".join(verdict.details)
-    assert verdict.ended == load.executions
+    assert result.misses(stalls=False) == [], "\n".join(result.details)
+    assert result.ended == load.executions
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from chaos.crew import Crew
+from chaos.processes import ProcessGroup
 from faults.recovery_app import EXIT_CODE, GO, registry
 from spanloom.engine import ExecutionStatus, NodeStatus, Workflow, WorkflowEngine
 from spanloom.testing.servers import PostgresServer
@@ -42,7 +42,7 @@ def engine(postgres_url: str, redis_url: str) -> Iterator[WorkflowEngine]:
 
 
 @pytest.fixture
-def crew(tmp_path: Path, postgres_url: str, redis_url: str) -> Iterator[Crew]:
+def workers(tmp_path: Path, postgres_url: str, redis_url: str) -> Iterator[ProcessGroup]:
     environment = {
         "SPANLOOM_STORE_URL": postgres_url,
         "SPANLOOM_REDIS_URL": redis_url,
@@ -54,7 +54,7 @@ def crew(tmp_path: Path, postgres_url: str, redis_url: str) -> Iterator[Crew]:
     def command(place: int, name: str) -> list[str]:
         return ["spanloom.cli", "worker", "faults.recovery_app:engine", *options]
 
-    made = Crew("worker", WORKERS, command, environment, tmp_path)
+    made = ProcessGroup("worker", WORKERS, command, environment, tmp_path)
     made.start()
     try:
         made.wait_ready()
@@ -63,16 +63,18 @@ def crew(tmp_path: Path, postgres_url: str, redis_url: str) -> Iterator[Crew]:
         assert made.close() == []
 
 
-def after_they_are_back(crew: Crew, store_url: str, locks: list[psycopg.Connection[Any]]) -> None:
+def after_they_are_back(workers: ProcessGroup, store_url: str, locks: list[psycopg.Connection[Any]]) -> None:
     """Return 0.2 s after as many workers have come back, and the leases of those that are gone have lapsed."""
-    until(lambda: [line.get("event") for line in told_since(crew)].count("worker_ready") == WORKERS, "they are back")
+    until(
+        lambda: [line.get("event") for line in logged_since(workers)].count("worker_ready") == WORKERS, "they are back"
+    )
     live = "select count(*) from spanloom.workers where lease_until > now()"
     with psycopg.connect(store_url, autocommit=True) as watcher:
         until(lambda: watcher.execute(live).fetchone() == (WORKERS,), "the others' leases lapse")
     time.sleep(INTO_THE_RECOVERY_SECONDS)
 
 
-def while_they_recover(crew: Crew, store_url: str, locks: list[psycopg.Connection[Any]]) -> None:
+def while_they_recover(workers: ProcessGroup, store_url: str, locks: list[psycopg.Connection[Any]]) -> None:
     """Return once the sweep that recovers has released what was lost, and not committed it: a lock keeps it there."""
     lock = psycopg.connect(store_url)
     lock.execute("lock table spanloom.node_runs in share mode")
@@ -86,15 +88,15 @@ def while_they_recover(crew: Crew, store_url: str, locks: list[psycopg.Connectio
     locks.append(lock)  # until Postgres goes away
 
 
-def after_they_recovered(crew: Crew, store_url: str, locks: list[psycopg.Connection[Any]]) -> None:
+def after_they_recovered(workers: ProcessGroup, store_url: str, locks: list[psycopg.Connection[Any]]) -> None:
     """Return 0.2 s after what was lost was pushed again."""
-    until(lambda: any(line.get("event") == "recovered" for line in told_since(crew)), "the recovery begins")
+    until(lambda: any(line.get("event") == "recovered" for line in logged_since(workers)), "the recovery begins")
     time.sleep(INTO_THE_RECOVERY_SECONDS)
 
 
-def told_since(crew: Crew) -> list[dict[str, Any]]:
-    """Return what those told that the crew has started again, by itself."""
-    return [line for hand in crew.hands[WORKERS:] for line in hand.lines()]
+def logged_since(workers: ProcessGroup) -> list[dict[str, Any]]:
+    """Return what those logged that the group has started again, by itself."""
+    return [line for process in workers.processes[WORKERS:] for line in process.lines()]
 
 
 @pytest.mark.parametrize(
@@ -102,24 +104,24 @@ def told_since(crew: Crew) -> list[dict[str, Any]]:
     [pytest.param(after_they_are_back, marks=pytest.mark.torture), while_they_recover, after_they_recovered],
 )
 def test_everything_completes_by_itself(
-    moment: Callable[[Crew, str, list[psycopg.Connection[Any]]], None],
+    moment: Callable[[ProcessGroup, str, list[psycopg.Connection[Any]]], None],
     engine: WorkflowEngine,
-    crew: Crew,
+    workers: ProcessGroup,
     tmp_path: Path,
     postgres_server: PostgresServer,
     postgres_url: str,
 ) -> None:
     ids = engine.enqueue_workflows(WORKFLOW.id, range(EXECUTIONS))
     until(lambda: engine.store.stats().open_node_runs.get(NodeStatus.RUNNING) == EXECUTIONS, "all are in flight")
-    first = list(crew.hands)
+    first = list(workers.processes)
 
     (tmp_path / "go").touch()
-    for hand in first:
-        hand.process.send_signal(signal.SIGUSR1)
-    until(lambda: len(crew.exits) == WORKERS, "all workers exit")
-    assert [code for _, code in crew.exits] == [EXIT_CODE] * WORKERS
+    for process in first:
+        process.popen.send_signal(signal.SIGUSR1)
+    until(lambda: len(workers.exits) == WORKERS, "all workers exit")
+    assert [code for _, code in workers.exits] == [EXIT_CODE] * WORKERS
     locks: list[psycopg.Connection[Any]] = []
-    moment(crew, postgres_url, locks)
+    moment(workers, postgres_url, locks)
     assert engine.store.stats().executions[ExecutionStatus.RUNNING] > 0
     postgres_server.restart()
     for lock in locks:
@@ -133,4 +135,4 @@ def test_everything_completes_by_itself(
         assert kinds["node.completed", "hold"] == kinds["node.completed", "after"] == 1
         assert kinds["execution.completed", None] == 1
         assert kinds["node.started", "hold"] >= 2
-    assert len(crew.exits) == WORKERS  # none of those that started again has ended
+    assert len(workers.exits) == WORKERS  # none of those that started again has ended

@@ -1,4 +1,4 @@
-"""A play: a load on real workers, faults all the while, and the proof of what became of every execution."""
+"""A scenario: a load on real workers, faults all the while, and the proof of what became of every execution."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.app import JOURNAL, registry
-from chaos.crew import Crew
+from chaos.app import TRACE_LOG, registry
+from chaos.environment import Environment
 from chaos.faults import Fault
-from chaos.shapes import SHAPES
-from chaos.stage import Stage
-from chaos.verdict import Verdict, judge
+from chaos.processes import ProcessGroup
+from chaos.verify import ScenarioResult, verify
+from chaos.workflows import WORKFLOWS
 from spanloom.engine import NodeStatus, StoreUnavailable, WorkflowEngine
 from spanloom.testing.servers import PostgresServer, RedisServer
 
-__all__ = ["Load", "play"]
+__all__ = ["Load", "run_scenario"]
 
 _LOOK_SECONDS = 0.2
 _GOING_ON = (NodeStatus.QUEUED, NodeStatus.RUNNING, NodeStatus.WAITING)
@@ -40,7 +40,7 @@ class Load:
     patience_seconds: float = 60.0  # without an end, and without a fault: what is open then has hung
 
 
-def play(
+def run_scenario(
     name: str,
     faults: Sequence[Fault],
     load: Load,
@@ -50,34 +50,34 @@ def play(
     redis: RedisServer,
     postgres: PostgresServer | None = None,
     seed: int = 0,
-) -> Verdict:
-    """Run the load on a migrated, empty store while all of `faults` strike, and judge it."""
+) -> ScenarioResult:
+    """Run the load on a migrated, empty store while all of `faults` are injected, and verify it."""
     began = time.monotonic()
-    with _stage(load, folder, store_url, redis, postgres) as stage:
-        with _striking(stage, faults, seed):
-            _wait_fed(stage, load)
+    with _environment(load, folder, store_url, redis, postgres) as environment:
+        with _injecting(environment, faults, seed):
+            _wait_generated(environment, load)
         healed = time.monotonic()
-        _wait_settled(stage, load)
+        _wait_settled(environment, load)
         settling = time.monotonic() - healed
-        unclean = stage.workers.close()
-        stage.engines.close()
-        return judge(name, stage, faults, load.executions, unclean, time.monotonic() - began, settling)
+        unclean = environment.workers.close()
+        environment.engines.close()
+        return verify(name, environment, faults, load.executions, unclean, time.monotonic() - began, settling)
 
 
 @contextmanager
-def _stage(
+def _environment(
     load: Load, folder: Path, store_url: str, redis: RedisServer, postgres: PostgresServer | None
-) -> Generator[Stage]:
-    environment = {
+) -> Generator[Environment]:
+    variables = {
         "SPANLOOM_STORE_URL": store_url,
         "SPANLOOM_REDIS_URL": redis.url,
         "SPANLOOM_LOG_FORMAT": "json",
-        JOURNAL: str(folder / "journal"),
+        TRACE_LOG: str(folder / "trace-log"),
     }
 
-    def feeder(place: int, name: str) -> list[str]:
+    def starter(place: int, name: str) -> list[str]:
         share_of_rate = load.rate / load.engines
-        return ["chaos.feeder", *map(str, (folder, load.executions, place, load.engines, share_of_rate, load.window))]
+        return ["chaos.load", *map(str, (folder, load.executions, place, load.engines, share_of_rate, load.window))]
 
     def worker(place: int, name: str) -> list[str]:
         options = ["--lease", f"{load.lease_seconds}s", "--concurrency", str(load.slots), "--name", name]
@@ -86,56 +86,56 @@ def _stage(
     with ExitStack() as stack:
         engine = WorkflowEngine(registry, store_url, redis.url)
         stack.callback(engine.close)
-        for shape in SHAPES:
-            engine.register_workflow(shape.workflow)
-        workers = Crew("worker", load.workers, worker, environment, folder)
-        engines = Crew("engine", load.engines, feeder, environment, folder, ends=True)
-        stage = Stage(folder, engine, redis, postgres, workers, engines, load.slots, load.lease_seconds)
-        for crew in (workers, engines):
-            stack.callback(crew.close)
+        for one in WORKFLOWS:
+            engine.register_workflow(one.workflow)
+        workers = ProcessGroup("worker", load.workers, worker, variables, folder)
+        engines = ProcessGroup("engine", load.engines, starter, variables, folder, ends=True)
+        environment = Environment(folder, engine, redis, postgres, workers, engines, load.slots, load.lease_seconds)
+        for group in (workers, engines):
+            stack.callback(group.close)
         workers.start()
         workers.wait_ready()
         engines.start()
-        yield stage
+        yield environment
 
 
 @contextmanager
-def _striking(stage: Stage, faults: Sequence[Fault], seed: int) -> Generator[None]:
-    """Let all faults strike, each on a thread of its own, while the block lasts; all is healed after it."""
+def _injecting(environment: Environment, faults: Sequence[Fault], seed: int) -> Generator[None]:
+    """Inject all faults, each on a thread of its own, while the block lasts; all is healed after it."""
     failed: list[BaseException] = []
 
-    def strike(fault: Fault) -> None:
+    def inject(fault: Fault) -> None:
         try:
-            fault.run(stage, random.Random(f"{seed} {fault.name}"))
+            fault.run(environment, random.Random(f"{seed} {fault.name}"))
         except BaseException as error:
             failed.append(error)
-            stage.over.set()
+            environment.over.set()
 
-    threads = [threading.Thread(target=strike, args=[fault], name=fault.name) for fault in faults]
+    threads = [threading.Thread(target=inject, args=[fault], name=fault.name) for fault in faults]
     for thread in threads:
         thread.start()
     try:
         yield
     finally:
-        stage.over.set()
+        environment.over.set()
         for thread in threads:
             thread.join()
     if failed:
         raise failed[0]
 
 
-def _wait_fed(stage: Stage, load: Load) -> None:
+def _wait_generated(environment: Environment, load: Load) -> None:
     """Wait until every execution was started, or until the time for faults is over."""
     until = time.monotonic() + load.most_seconds
-    while not stage.over.wait(_LOOK_SECONDS) and not stage.engines.done and time.monotonic() < until:
+    while not environment.over.wait(_LOOK_SECONDS) and not environment.engines.done and time.monotonic() < until:
         pass
 
 
-def _wait_settled(stage: Stage, load: Load) -> None:
+def _wait_settled(environment: Environment, load: Load) -> None:
     """Wait, now that nothing more is done to them, for all executions, unless nothing changes for too long."""
     seen: int | None = -1
     since = time.monotonic()
-    while (still_open := _open(stage)) != 0 or not stage.engines.done:
+    while (still_open := _open(environment)) != 0 or not environment.engines.done:
         if still_open != seen:
             seen, since = still_open, time.monotonic()
         elif time.monotonic() - since > load.patience_seconds:
@@ -143,10 +143,10 @@ def _wait_settled(stage: Stage, load: Load) -> None:
         time.sleep(_LOOK_SECONDS)
 
 
-def _open(stage: Stage) -> int | None:
+def _open(environment: Environment) -> int | None:
     """Return how many executions are open, and runs that may go on; None while the store is away."""
     try:
-        stats = stage.engine.store.stats()
+        stats = environment.engine.store.stats()
     except StoreUnavailable:
         return None
     executions = sum(number for status, number in stats.executions.items() if not status.ended)

@@ -8,12 +8,12 @@ from typing import Any
 
 from spanloom.engine import ExecutionStatus, Workflow
 
-__all__ = ["SHAPES", "Shape", "shape_of"]
+__all__ = ["WORKFLOWS", "LoadWorkflow", "workflow_of"]
 
 
 @dataclass(frozen=True)
-class Shape:
-    """One workflow. `value` tells what number n's execution makes; None: that it fails, by its node `refuse`.
+class LoadWorkflow:
+    """One workflow. `value` is what number n's execution makes; None: that it fails, by its node `refuse`.
 
     `runs` is how many runs of handlers that takes, its child's too, if nothing ever goes wrong.
     """
@@ -33,9 +33,9 @@ class Shape:
         return ExecutionStatus.FAILED if self.value is None else ExecutionStatus.COMPLETED
 
 
-def shape_of(number: int) -> Shape:
+def workflow_of(number: int) -> LoadWorkflow:
     """Return what execution `number` is one of."""
-    return SHAPES[number % len(SHAPES)]
+    return WORKFLOWS[number % len(WORKFLOWS)]
 
 
 def _workflow(name: str, *nodes: dict[str, Any]) -> Workflow:
@@ -91,14 +91,14 @@ _HANDLED = _workflow(
 )
 _REFUSED = _workflow("refused", _add("begin"), {"id": "refuse", "type": "refuse", "inputs": ["begin"]})
 
-SHAPES = (
-    Shape(_CHAIN, 3, lambda n: n + 6),
-    Shape(_FAN, 7, lambda n: 5 * n + 15),
-    Shape(_ROUTES, 3, lambda n: n + (20 if n % 2 else 10)),
-    Shape(_PARENT, 5, lambda n: n + 8),
-    Shape(_RETRIES, 3, lambda n: n + 3),  # the attempt that succeeds counts: the second
-    Shape(_DELAYS, 2, lambda n: n + 1),
-    Shape(_MAPS, 6, lambda n: 4 * n + 10),
-    Shape(_HANDLED, 3, lambda n: 7),
-    Shape(_REFUSED, 2, None),
+WORKFLOWS = (
+    LoadWorkflow(_CHAIN, 3, lambda n: n + 6),
+    LoadWorkflow(_FAN, 7, lambda n: 5 * n + 15),
+    LoadWorkflow(_ROUTES, 3, lambda n: n + (20 if n % 2 else 10)),
+    LoadWorkflow(_PARENT, 5, lambda n: n + 8),
+    LoadWorkflow(_RETRIES, 3, lambda n: n + 3),  # the attempt that succeeds counts: the second
+    LoadWorkflow(_DELAYS, 2, lambda n: n + 1),
+    LoadWorkflow(_MAPS, 6, lambda n: 4 * n + 10),
+    LoadWorkflow(_HANDLED, 3, lambda n: 7),
+    LoadWorkflow(_REFUSED, 2, None),
 )

@@ -1,4 +1,4 @@
-"""The stage: servers, crews and engine of one play, and the marks of what was done to them."""
+"""The environment: servers, process groups and engine of one scenario, and the faults that were injected."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chaos.crew import Crew
-from chaos.feeder import acknowledged
+from chaos.load import acknowledged
+from chaos.processes import ProcessGroup
 from spanloom.engine import WorkflowEngine
 from spanloom.testing.servers import PostgresServer, RedisServer
 
-__all__ = ["Mark", "Stage"]
+__all__ = ["Environment", "Injection"]
 
 
 @dataclass(frozen=True)
-class Mark:
-    """One fault. Times are Unix seconds; `healed_at` is when nothing kept the system from going on any more."""
+class Injection:
+    """One fault that was injected. Times are Unix seconds; `healed_at` is when nothing was in its way any more."""
 
     fault: str
     at: float
@@ -27,23 +27,23 @@ class Mark:
 
 
 @dataclass
-class Stage:
+class Environment:
     """What faults may reach for."""
 
     folder: Path
     engine: WorkflowEngine
     redis: RedisServer
     postgres: PostgresServer | None
-    workers: Crew
-    engines: Crew
+    workers: ProcessGroup
+    engines: ProcessGroup
     slots: int  # of each worker
     lease_seconds: float
-    marks: list[Mark] = field(default_factory=list)
+    injections: list[Injection] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 
-    def mark(self, fault: str, at: float, healed_at: float | None = None, worker: str | None = None) -> None:
-        """Note a fault that began at `at` and is healed now, or was at `healed_at`."""
-        self.marks.append(Mark(fault, at, time.time() if healed_at is None else healed_at, worker))
+    def record(self, fault: str, at: float, healed_at: float | None = None, worker: str | None = None) -> None:
+        """Record a fault that began at `at` and is healed now, or was at `healed_at`."""
+        self.injections.append(Injection(fault, at, time.time() if healed_at is None else healed_at, worker))
 
     def recent_execution(self, chance: random.Random) -> str | None:
         """Return one of the executions that were started last."""

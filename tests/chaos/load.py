@@ -1,6 +1,6 @@
 """One engine process that starts its share of the executions.
 
-    python -m chaos.feeder FOLDER COUNT SHARE SHARES RATE WINDOW
+    python -m chaos.load FOLDER COUNT SHARE SHARES RATE WINDOW
 
 It may be killed at any instruction and run again: it goes on with the first number that was not acknowledged, under the
 same idempotency key, so that the number of executions stays exact.
@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 from chaos.app import engine
-from chaos.journal import append
-from chaos.shapes import shape_of
+from chaos.trace_log import append
+from chaos.workflows import workflow_of
 from spanloom.engine import StoreUnavailable
 
-__all__ = ["acknowledged", "feed"]
+__all__ = ["acknowledged", "generate"]
 
 _LOOK_SECONDS = 0.2
 _PAUSE_SECONDS = 0.1
@@ -27,7 +27,7 @@ _BURST = 10
 
 
 def acknowledged(folder: Path) -> list[tuple[int, str]]:
-    """Return the numbers that were started, with the ids that their starters were told."""
+    """Return the numbers that were started, with the ids that were returned for them."""
     return [
         (number, execution_id)
         for path in sorted(folder.glob("started-*"))
@@ -35,7 +35,7 @@ def acknowledged(folder: Path) -> list[tuple[int, str]]:
     ]
 
 
-def feed(folder: Path, count: int, share: int, shares: int, rate: float, window: int) -> None:
+def generate(folder: Path, count: int, share: int, shares: int, rate: float, window: int) -> None:
     """Start what is left of this share while fewer than `window` executions are open: `rate` a second, in bursts.
 
     So jobs wait in Redis now and then, for faults to hit.
@@ -62,7 +62,7 @@ def _start(number: int) -> str:
     for tries in itertools.count():
         try:
             return engine.enqueue_workflow(
-                shape_of(number).id, number, idempotency_key=f"number {number}", metadata={"number": str(number)}
+                workflow_of(number).id, number, idempotency_key=f"number {number}", metadata={"number": str(number)}
             )
         except StoreUnavailable:
             time.sleep(_PAUSE_SECONDS * min(tries + 1, 5))
@@ -80,7 +80,7 @@ def _open_executions() -> int:
 def main() -> None:
     """Feed as the command line says."""
     folder, count, share, shares, rate, window = sys.argv[1:]
-    feed(Path(folder), int(count), int(share), int(shares), float(rate), int(window))
+    generate(Path(folder), int(count), int(share), int(shares), float(rate), int(window))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The journal: one line for every run of a handler, written by the handler itself and not by the system under test."""
+"""The trace log: one line for every run of a handler, written by the handler and not by the system under test."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 from spanloom.engine import NodeContext
 
-__all__ = ["Entry", "Journal", "append", "read"]
+__all__ = ["TraceEntry", "TraceLog", "append", "read"]
 
 RunKey = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
-class Entry:
+class TraceEntry:
     """One run of a handler: which, when, where, its mark, and the marks of the results that it was given."""
 
     execution_id: str
@@ -37,7 +37,7 @@ class Entry:
         return self.execution_id, self.node_id, self.item
 
 
-class Journal:
+class TraceLog:
     """Write entries. Each is one write to a file opened for appending, so that none is torn or mixed up."""
 
     def __init__(self, path: str | Path) -> None:
@@ -51,9 +51,9 @@ class Journal:
         return mark
 
 
-def read(path: Path) -> list[Entry]:
+def read(path: Path) -> list[TraceEntry]:
     """Return all entries in the order of their writing."""
-    return [Entry(*json.loads(line)) for line in _lines(path)]
+    return [TraceEntry(*json.loads(line)) for line in _lines(path)]
 
 
 def append(path: Path, *fields: Any) -> None:

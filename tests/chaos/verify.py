@@ -1,4 +1,4 @@
-"""The verdict: what became of every execution of a play, counted, and where it misses the bar."""
+"""The verification: what became of every execution of a scenario, counted, and where it misses the bar."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chaos.crew import Hand
+from chaos.environment import Environment
 from chaos.faults import Fault, FlushRedis, KillRedis, StopWorkers
-from chaos.feeder import acknowledged
 from chaos.history import History, read_history
-from chaos.shapes import shape_of
-from chaos.stage import Stage
+from chaos.load import acknowledged
+from chaos.processes import GroupProcess
 from chaos.stalls import harmed_stalls, longest_stalls
+from chaos.workflows import workflow_of
 from spanloom.engine import Execution
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["ScenarioResult", "verify"]
 
 _RECORDED = ("node.completed", "node.failed", "node.skipped")
 _ENDED = ("execution.completed", "execution.failed", "execution.cancelled")
@@ -27,8 +27,8 @@ _DETAILS = 10
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The figures of one play. `details` names the first of everything that is wrong."""
+class ScenarioResult:
+    """The figures of one scenario. `details` names the first of everything that is wrong."""
 
     name: str
     asked: int  # executions
@@ -58,7 +58,7 @@ class Verdict:
     def most_seconds(self, fault: str) -> float:
         """Return how long a stall after this fault may be.
 
-        A lost Redis costs no lease, unless other faults strike too: what is pushed again may go to a worker that dies.
+        A lost Redis costs no lease if it is the only fault; else what is pushed again may go to a worker that dies.
         """
         alone = len(self.faults) == 1
         return _SECONDS_AFTER_REDIS if alone and fault in _REDIS else self.lease_seconds + _SECONDS_AFTER_LEASE
@@ -93,65 +93,69 @@ class Verdict:
         return missed
 
 
-def judge(
+def verify(
     name: str,
-    stage: Stage,
+    environment: Environment,
     faults: Sequence[Fault],
     asked: int,
-    unclean: Sequence[tuple[Hand, int]],
+    unclean: Sequence[tuple[GroupProcess, int]],
     seconds: float,
     settling: float,
-) -> Verdict:
-    """Read what the store, the journal and the logs say, once all workers have ended."""
-    history = read_history(stage)
-    told = acknowledged(stage.folder)
+) -> ScenarioResult:
+    """Compare what the store, the trace log and the logs hold, once all workers have ended."""
+    history = read_history(environment)
+    started = acknowledged(environment.folder)
     roots = [one for one in history.executions.values() if one.parent_execution_id is None]
     open_ones = [one for one in history.executions.values() if not one.status.ended]
-    lost = [str(number) for number, execution_id in told if execution_id not in history.executions]
-    lost += [f"{number}, never acknowledged" for number in sorted(set(range(asked)) - {number for number, _ in told})]
+    lost = [str(number) for number, execution_id in started if execution_id not in history.executions]
+    lost += [
+        f"{number}, never acknowledged" for number in sorted(set(range(asked)) - {number for number, _ in started})
+    ]
     wrong = [why for one in roots if one.status.ended and (why := _wrong(one)) is not None]
     twice = _recorded_twice(history)
     doubled = _doubled(history)
     unrun = _unrun(history)
-    struck = Counter(mark.fault for mark in stage.marks)
+    injected = Counter(injection.fault for injection in environment.injections)
     ended_so = [
-        *(f"{hand.name} ended with {code} by itself" for hand, code in stage.workers.exits if hand.ready),
-        *(f"{hand.name} ended with {code} by itself" for hand, code in stage.engines.exits),
-        *(f"{hand.name} ended with {code} when it was told to stop" for hand, code in unclean if hand.ready),
+        *(f"{one.name} ended with {code} by itself" for one, code in environment.workers.exits if one.ready),
+        *(f"{one.name} ended with {code} by itself" for one, code in environment.engines.exits),
+        *(f"{one.name} ended with {code} after SIGTERM" for one, code in unclean if one.ready),
     ]
-    logged = Counter(line["event"] for hand in stage.workers.hands for line in hand.lines() if line.get("event"))
+    logged = Counter(
+        line["event"] for one in environment.workers.processes for line in one.lines() if line.get("event")
+    )
     errors = Counter(
-        _said(line)
-        for hand in stage.workers.hands
-        if hand.ready
-        for line in hand.lines()
+        _error_line(line)
+        for process in environment.workers.processes
+        if process.ready
+        for line in process.lines()
         if line.get("level") in ("error", "critical")
     )
-    harmed = harmed_stalls(history, stage.marks)
-    return Verdict(
+    harmed = harmed_stalls(history, environment.injections)
+    return ScenarioResult(
         name=name,
         asked=asked,
-        started=len(told),
+        started=len(started),
         ended=sum(one.status.ended for one in roots),
         lost=len(lost),
         doubled=len(doubled),
         hung=len(open_ones),
         wrong=len(wrong),
         unrun=len(unrun),
-        faults={fault.name: struck[fault.name] for fault in faults},
+        faults={fault.name: injected[fault.name] for fault in faults},
         runs=len(history.entries),
-        repeats=len(history.entries) - sum(shape_of(int(one.metadata["number"])).runs for one in roots),
+        repeats=len(history.entries) - sum(workflow_of(int(one.metadata["number"])).runs for one in roots),
         taken=sum(
             event.kind == "node.queued" and event.data.get("because") == "lost_worker"
             for events in history.events.values()
             for event in events
         ),
-        explained=sum(struck[fault.name] * fault.explains(stage) for fault in faults),
+        explained=sum(injected[fault.name] * fault.explains(environment) for fault in faults),
         twice=len(twice),
         refused=logged["claim_lost"],
-        still=longest_stalls(history, stage.marks),
+        still=longest_stalls(history, environment.injections),
         harmed={fault: max(stalls) for fault, stalls in harmed.items()},
-        lease_seconds=stage.lease_seconds,
+        lease_seconds=environment.lease_seconds,
         exits=len(ended_so),
         errors=errors,
         seconds=seconds,
@@ -164,13 +168,13 @@ def judge(
             *unrun[:_DETAILS],
             *twice[:_DETAILS],
             *ended_so[:_DETAILS],
-            *_last_to_end(history, stage.lease_seconds + _SECONDS_AFTER_LEASE, settling),
+            *_last_to_end(history, environment.lease_seconds + _SECONDS_AFTER_LEASE, settling),
             *(f"logged {times} times: {event}" for event, times in errors.most_common(_DETAILS)),
         ],
     )
 
 
-def _said(line: dict[str, Any]) -> str:
+def _error_line(line: dict[str, Any]) -> str:
     """Return a logged error with what raised it."""
     raised = str(line.get("exception", "")).strip().splitlines()
     at = [one.strip() for one in raised if one.strip().startswith("File ")][-1:]
@@ -179,16 +183,18 @@ def _said(line: dict[str, Any]) -> str:
 
 def _wrong(execution: Execution) -> str | None:
     number = int(execution.metadata["number"])
-    shape = shape_of(number)
-    if execution.status is not shape.status:
-        return f"{shape.id} {number}, {execution.id}, is {execution.status}, not {shape.status}: {execution.error}"
-    if shape.value is None:
+    workflow = workflow_of(number)
+    if execution.status is not workflow.status:
+        return (
+            f"{workflow.id} {number}, {execution.id}, is {execution.status}, not {workflow.status}: {execution.error}"
+        )
+    if workflow.value is None:
         error = execution.error or {}
-        as_told = (error.get("node_id"), error.get("type")) == ("refuse", "PermanentError")
-        return None if as_told else f"{shape.id} {number}, {execution.id}, failed for another reason: {error}"
+        as_foreseen = (error.get("node_id"), error.get("type")) == ("refuse", "PermanentError")
+        return None if as_foreseen else f"{workflow.id} {number}, {execution.id}, failed for another reason: {error}"
     made = (execution.output or {}).get("value")
-    wanted = shape.value(number)
-    return None if made == wanted else f"{shape.id} {number}, {execution.id}, made {made}, not {wanted}"
+    wanted = workflow.value(number)
+    return None if made == wanted else f"{workflow.id} {number}, {execution.id}, made {made}, not {wanted}"
 
 
 def _doubled(history: History) -> list[str]:
