@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from spanloom.testing.servers import PostgresServer, RedisServer
 from spanloom.testing.servers import postgres_server as new_postgres_server
 from spanloom.testing.servers import redis_server as new_redis_server
 from support.fork_server import MODULE as FORK_SERVER
+from support.memory_disk import memory_disk
 from support.postgres import copied_database, watch_transitions
 
 SETTLE_SECONDS = 5.0  # how long what a test stopped may take to be gone
@@ -45,6 +47,7 @@ _LONG = (
     "e2e/test_logs.py",
 )
 _servers: list[ServerProcess] = []
+IN_MEMORY = memory_disk()
 
 AnyServer = TypeVar("AnyServer", bound=ServerProcess)
 
@@ -54,6 +57,12 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Begin two processes for each core: much of the suite waits."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 2 * cores
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what tests write in memory, where there is room: they write gigabytes, and read little of it again."""
+    if config.option.basetemp is None and IN_MEMORY is not None:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -125,8 +134,24 @@ def own_redis_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """One Postgres for the whole run."""
-    yield from _run(lambda: new_postgres_server(fsync=False))  # what is played here is never a power cut
+    """One Postgres for the whole run, whose data is in memory where there is room."""
+    folder = Path(tempfile.mkdtemp(prefix="spanloom-postgres-", dir=IN_MEMORY))
+    try:
+        # What is played here is never a power cut.
+        for server in _run(lambda: new_postgres_server(folder, fsync=False)):
+            _keep_small(server)
+            yield server
+    finally:
+        shutil.rmtree(folder)
+
+
+def _keep_small(server: PostgresServer) -> None:
+    """Let the log of changes not grow to the gigabyte that is usual: it may be in memory."""
+    import psycopg
+
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("alter system set max_wal_size = '256MB'")
+        connection.execute("select pg_reload_conf()")
 
 
 @pytest.fixture
