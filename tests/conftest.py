@@ -24,6 +24,7 @@ from spanloom.testing.servers import redis_server as new_redis_server
 from support.fork_server import MODULE as FORK_SERVER
 from support.memory_disk import memory_disk
 from support.postgres import copied_database, watch_transitions
+from support.selection import select_stores
 
 SETTLE_SECONDS = 5.0  # how long what a test stopped may take to be gone
 _SERVICES = {"redis_server", "postgres_server"}
@@ -59,20 +60,26 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 * cores
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --every-store."""
+    parser.addoption("--every-store", action="store_true", help="run each end-to-end behaviour over every store")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what tests write in memory, where there is room: they write gigabytes, and read little of it again."""
     if config.option.basetemp is None and IN_MEMORY is not None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Mark what needs a server; leave out what must be asked for by its mark; begin with what takes long."""
     items.sort(key=_turn)
     for item in items:
         if _SERVICES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.services)
-        if item.get_closest_marker("heavy") and "[memory]" in item.name:  # its transitions are SQLite's
-            item.add_marker(pytest.mark.torture)
+    select_stores(config, items)
+    yield  # -m and -k take their share
     for mark in ("torture", "backend"):
         if mark not in config.option.markexpr:
             left_out = [item for item in items if item.get_closest_marker(mark)]

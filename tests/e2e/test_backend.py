@@ -99,12 +99,11 @@ def _wait_until_up(process: subprocess.Popen[bytes], phoenix: Phoenix, log: Path
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.stores("sqlite", "postgres", why="an in-memory store has no worker processes that set up an exporter")
 def test_an_execution_is_one_trace_in_a_real_backend(
     idle_system: System, phoenix: Phoenix, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = idle_system
-    if system.kind == "memory":
-        pytest.skip("an in-memory store has no worker processes that set up an exporter")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", phoenix.endpoint(protocol))
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")

@@ -17,15 +17,14 @@ from e2e.support.harness import System, WorkerProcess, until, worker_processes
 from spanloom.engine import Execution, ExecutionStatus, NodeStatus, StoreUnavailable
 from spanloom.testing.servers import PostgresServer
 
+pytestmark = [
+    pytest.mark.every_store,
+    pytest.mark.stores("sqlite", "postgres", why="a store in memory has no worker processes to kill"),
+]
+
 LEASE = ("--lease", "2s", "--concurrency", "8")  # a renewal may come more than a second late
 
 T = TypeVar("T")
-
-
-@pytest.fixture(autouse=True)
-def processes_only(idle_system: System) -> None:
-    if idle_system.kind == "memory":
-        pytest.skip("an in-memory store has no worker processes to kill")
 
 
 @contextmanager
@@ -92,10 +91,9 @@ def test_a_node_that_always_kills_its_worker_fails_and_takes_no_other_with_it(id
     )  # they were with it, until one more would have failed them
 
 
+@pytest.mark.stores("postgres", why="who is stopped inside its write transaction stops all writers of a SQLite file")
 def test_a_worker_that_slept_past_its_lease_is_refused_and_the_other_ones_result_stands(idle_system: System) -> None:
     system = idle_system
-    if system.kind == "sqlite":
-        pytest.skip("a process that is stopped inside its write transaction stops all writers of a SQLite file")
     workflow_id = system.register(
         {"id": "slow", "type": "gate", "config": {"gate": "sleep"}}, {"id": "after", "type": "name", "inputs": ["slow"]}
     )
@@ -118,13 +116,9 @@ def test_a_worker_that_slept_past_its_lease_is_refused_and_the_other_ones_result
     assert run.losses == 1
 
 
+@pytest.mark.stores("postgres")
 class TestPostgresAway:
     """Behaviour 29."""
-
-    @pytest.fixture(autouse=True)
-    def postgres_only(self, idle_system: System) -> None:
-        if idle_system.kind != "postgres":
-            pytest.skip("this is about Postgres")
 
     def test_nine_seconds_away_under_load_lose_nothing(
         self, idle_system: System, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch

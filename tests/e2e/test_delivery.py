@@ -16,6 +16,8 @@ from e2e.support.harness import System, WorkerProcess, until, worker_processes
 from spanloom.engine import ExecutionStatus, NodeStatus, WaitTimeout
 from spanloom.engine.records import NodeJob
 
+pytestmark = pytest.mark.every_store
+
 WIP = "rq:wip:spanloom.default"  #: where RQ's tools look for the jobs that run
 
 
@@ -65,10 +67,9 @@ def test_a_node_that_runs_for_longer_than_its_lease_is_never_run_twice(idle_syst
 BACKLOG = 500
 
 
+@pytest.mark.stores("sqlite", "postgres", why="an in-memory store has no worker processes to signal")
 def test_sigterm_under_load_ends_what_ends_in_its_grace_and_gives_back_the_rest(idle_system: System) -> None:
     system = idle_system
-    if system.kind == "memory":
-        pytest.skip("an in-memory store has no worker processes to signal")
     ending = system.register(
         {"id": "a", "type": "gate", "config": {"gate": "term"}}, {"id": "b", "type": "name", "inputs": ["a"]}
     )
@@ -125,10 +126,9 @@ def _traces(system: System, execution_id: str) -> list[str]:
     return [entry.decode() for entry in system.redis.lrange(f"ran:{execution_id}", 0, -1)]
 
 
+@pytest.mark.stores("sqlite", "postgres", why="an in-memory store has no worker processes to kill")
 def test_a_killed_worker_loses_nothing(idle_system: System) -> None:
     system = idle_system
-    if system.kind == "memory":
-        pytest.skip("an in-memory store has no worker processes to kill")
     workflow_id = system.register({"id": "a", "type": "gate", "config": {"gate": "kill"}})
     execution_id = system.engine.enqueue_workflow(workflow_id)
     victim = WorkerProcess(system.store_url, system.redis_url, "--lease", "1")
@@ -209,10 +209,9 @@ def test_rq_info_shows_queues_workers_and_failed_jobs_as_they_are(idle_system: S
     assert Queue("spanloom.default", connection=system.redis).count == 0
 
 
+@pytest.mark.stores("sqlite", why="what RQ's tools tell workers has nothing to do with the store")
 def test_rq_suspend_pauses_a_worker_until_rq_resume(idle_system: System) -> None:
     system = idle_system
-    if system.kind != "sqlite":
-        pytest.skip("what RQ's tools tell workers has nothing to do with the store")
     gated = system.register({"id": "a", "type": "gate", "config": {"gate": "rest"}})
     workflow_id = system.register({"id": "a", "type": "echo"})
     with worker_processes(1, system.store_url, system.redis_url, "--lease", "1s") as (worker,):

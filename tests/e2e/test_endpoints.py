@@ -29,10 +29,9 @@ def system(own_redis: RedisServer, tmp_path: Path) -> Iterator[System]:
         yield made
 
 
+@pytest.mark.stores("sqlite", "postgres", why="an in-memory store has no worker processes to scrape")
 def test_what_is_scraped_is_what_happened(idle_system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     system = idle_system
-    if system.kind == "memory":
-        pytest.skip("an in-memory store has no worker processes to scrape")
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "200")
     retry = {"max_attempts": 2, "delay": 0.01}
     good = system.register(

@@ -17,6 +17,8 @@ from e2e.support.harness import system as new_system
 from spanloom.engine import Event
 from spanloom.testing.servers import PostgresServer, RedisServer
 
+pytestmark = pytest.mark.every_store
+
 TIMEOUT = 90
 
 

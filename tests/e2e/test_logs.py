@@ -19,6 +19,8 @@ from spanloom.engine.views import LogRecord
 from spanloom.testing.servers import PostgresServer
 from spanloom.testing.servers import postgres_server as new_postgres_server
 
+in_processes = pytest.mark.stores("sqlite", "postgres", why="a store in memory has no worker processes")
+
 KINDS = {
     "sync": {"type": "says"},
     "timed": {"type": "says", "timeout": 90},
@@ -115,11 +117,10 @@ def test_each_item_and_each_attempt_keeps_its_lines_and_a_failure_tells_as_much_
 
 @pytest.fixture
 def processes(idle_system: System) -> System:
-    if idle_system.kind == "memory":
-        pytest.skip("an in-memory store has no worker processes")
     return idle_system
 
 
+@in_processes
 def test_what_a_worker_writes_within_a_node_carries_its_ids(processes: System) -> None:
     system = processes
     fails = {"id": "a", "type": "says", "config": {"gates": [], "succeeds_at": 9}, "continue_on_fail": True}
@@ -155,6 +156,7 @@ def test_what_a_worker_writes_within_a_node_carries_its_ids(processes: System) -
     assert not [line for line in written if "node_id" not in line and "trace_id" in line]
 
 
+@in_processes
 def test_a_killed_node_keeps_what_it_had_said(processes: System) -> None:
     system = processes
     workflow_id = system.register({"id": "a", "type": "says", "config": {"gates": ["killed"]}})
@@ -223,6 +225,7 @@ def test_a_store_that_is_away_for_a_while_loses_no_line_and_doubles_none(
     assert told(system, execution_id, "ends") == said(system, "before-it", "ends-in-it", "last")
 
 
+@in_processes
 def test_what_handlers_print_is_kept_if_that_is_wanted(processes: System) -> None:
     system = processes
     loud = [{"id": f"p{number}", "type": "aprints"} for number in range(3)]

@@ -132,7 +132,6 @@ def test_a_map_inside_a_child_of_a_map(system: System) -> None:
     assert system.run(outer, [[1, 2], [], [3]]).output == [[10, 20], [], [30]]
 
 
-@pytest.mark.heavy
 def test_ten_thousand_items(system: System) -> None:
     flow = [{"id": "each", "type": "plain", "map": "input"}, {"id": "n", "type": "length", "inputs": ["each"]}]
     execution = system.run(system.register(*flow), list(range(10_000)), timeout=120)

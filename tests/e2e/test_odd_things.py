@@ -75,9 +75,8 @@ def test_whatever_a_handler_tells_does_not_fail_it(system: System) -> None:
 
 
 @pytest.mark.parametrize(("how", "code"), [("exit", 3), ("raise", 1), ("return", 1), ("terminated", -15)])
+@pytest.mark.stores("sqlite", "postgres", why="here it would be the test that is forked")
 def test_a_process_that_a_handler_forks_records_nothing(system: System, how: str, code: int) -> None:
-    if system.kind == "memory":
-        pytest.skip("here it would be the test that is forked")
     workflow_id = system.register({"id": "a", "type": "forks", "config": {"how": how}})
 
     executions = system.engine.enqueue_workflows(workflow_id, range(8))
@@ -86,10 +85,9 @@ def test_a_process_that_a_handler_forks_records_nothing(system: System, how: str
 
 
 @pytest.mark.parametrize("end", ["a full disk", "a closed pipe"])
+@pytest.mark.stores("sqlite", why="the log has nothing to do with the store")
 def test_a_worker_works_on_when_its_log_can_not_be_written(idle_system: System, end: str) -> None:
     system = idle_system
-    if system.kind != "sqlite":
-        pytest.skip("the log has nothing to do with the store")
     flaky = {"id": "a", "type": "flaky", "config": {"succeeds_at": 2}, "retry": {"max_attempts": 2, "delay": 0.01}}
     workflow_id = system.register(flaky, {"id": "b", "type": "telling", "inputs": ["a"], "retry": flaky["retry"]})
     read, write = os.pipe()
@@ -156,10 +154,9 @@ def test_odd_jobs_on_the_lists_stop_no_worker_and_no_sweep(system: System) -> No
         assert all(worker.process.poll() is None for worker in system.workers)
 
 
+@pytest.mark.stores("sqlite", why="the name is registered in Redis, whatever the store")
 def test_a_named_worker_starts_again_after_it_was_killed(idle_system: System) -> None:
     system = idle_system
-    if system.kind != "sqlite":
-        pytest.skip("the name is registered in Redis, whatever the store")
     first = WorkerProcess(system.store_url, system.redis_url, "--name", "w1")
     first.wait_ready()
     first.send(signal.SIGKILL)
@@ -171,10 +168,9 @@ def test_a_named_worker_starts_again_after_it_was_killed(idle_system: System) ->
     assert second.stop() == 0
 
 
+@pytest.mark.stores("sqlite", why="signals have nothing to do with the store")
 def test_a_storm_of_signals_ends_a_worker_with_zero(idle_system: System) -> None:
     system = idle_system
-    if system.kind != "sqlite":
-        pytest.skip("signals have nothing to do with the store")
     for _ in range(3):
         worker = WorkerProcess(system.store_url, system.redis_url)
         worker.wait_ready()

@@ -14,6 +14,8 @@ from spanloom.engine import ExecutionStatus, StoreUnavailable
 from spanloom.testing.servers import PostgresServer, RedisServer
 from spanloom.testing.servers import redis_server as new_redis_server
 
+pytestmark = pytest.mark.every_store
+
 SLOTS = 4
 BACKLOG = 20
 
@@ -69,11 +71,10 @@ def test_an_engine_that_opens_while_redis_is_away_says_so_and_starts_work(
     lost_redis.start()
 
 
+@pytest.mark.stores("postgres", why="a file is not away")
 def test_a_start_while_the_store_is_away_fails_and_leaves_nothing(
     system: System, lost_redis: RedisServer, request: pytest.FixtureRequest
 ) -> None:
-    if system.kind == "sqlite":
-        pytest.skip("a file is not away")
     server: PostgresServer = request.getfixturevalue("postgres_server")
     workflow_id = system.register({"id": "a", "type": "echo"})
     server.stop()

@@ -17,6 +17,8 @@ import pytest
 from spanloom.engine import ExecutionFilter, ExecutionStore
 from spanloom.stores import open_store
 
+pytestmark = pytest.mark.every_store
+
 RACES = 25
 SOON_SECONDS = (0.02, 0.5)  #: at first and at most: enough for both to have read what they are to do
 RACING = Path(__file__).parent / "support" / "racing.py"

@@ -11,9 +11,8 @@ from e2e.support.harness import System
 from spanloom.engine import ExecutionStatus
 
 
+@pytest.mark.stores("sqlite", "postgres", why="nothing can come between an in-memory store and its memory")
 def test_a_result_that_the_database_refuses_fails_its_node(system: System) -> None:
-    if system.kind == "memory":
-        pytest.skip("nothing can come between an in-memory store and its memory")
     _refuse_results(system)
     workflow_id = system.register({"id": "a", "type": "echo"}, {"id": "b", "type": "echo", "inputs": ["a"]})
 

@@ -12,12 +12,12 @@ from e2e.support.behaviour_app import clients, registry
 from e2e.support.harness import System, worker_processes
 from spanloom.engine import NodeContext, NodeRegistry, WorkflowEngine
 
+pytestmark = pytest.mark.stores("sqlite", "postgres", why="a store in memory has one version of everything")
+
 
 @pytest.fixture
 def newer(idle_system: System) -> Iterator[WorkflowEngine]:
     """An engine of the next version, on the same store and Redis."""
-    if idle_system.kind == "memory":
-        pytest.skip("an in-memory store has one version of everything")
     handlers = NodeRegistry()
     handlers.merge(registry)
 

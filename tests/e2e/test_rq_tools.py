@@ -14,10 +14,9 @@ from e2e.support.harness import System, WorkerProcess, worker_processes
 LIST = "spanloom.default"
 
 
+@pytest.mark.stores("sqlite", "postgres", why="its workers are threads: none of them is killed")
 def test_a_node_that_another_worker_completed_is_no_failed_job_of_the_one_that_died(idle_system: System) -> None:
     system = idle_system
-    if system.kind == "memory":
-        pytest.skip("its workers are threads: none of them is killed")
     workflow_id = system.register({"id": "slow", "type": "gate", "config": {"gate": "books"}})
     killed = WorkerProcess(system.store_url, system.redis_url, "--lease", "1s")
     killed.wait_ready()

@@ -194,12 +194,14 @@ HELD = {
     "the run": "select 1 from spanloom.node_runs where execution_id = %s and node_id = 'last' for update",
     "$end": "select 1 from spanloom.node_runs where execution_id = %s and node_id = '$end' for update",
 }
+#: Over which stores: in memory nobody else can hold a lock, and SQLite has but one.
+LOCKABLE = {"the execution": ("sqlite", "postgres"), "the run": ("postgres",), "$end": ("postgres",)}
 
 
-@pytest.mark.parametrize("row", HELD)
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, marks=pytest.mark.stores(*kinds)) for row, kinds in LOCKABLE.items()]
+)
 def test_an_end_that_meets_a_lock_waits_for_it_and_is_recorded(system: System, row: str) -> None:
-    if system.kind == "memory" or (system.kind == "sqlite" and row != "the execution"):
-        pytest.skip("in memory nobody else can hold a lock, and SQLite has but one")
     gate = f"lock-{system.kind}-{row}"
     workflow_id = system.register(
         {"id": "first", "type": "echo"},

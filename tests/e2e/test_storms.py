@@ -7,8 +7,12 @@ import signal
 from contextlib import ExitStack
 from typing import Any
 
+import pytest
+
 from e2e.support.harness import System, WorkerProcess
 from spanloom.engine import ExecutionStatus
+
+pytestmark = pytest.mark.every_store
 
 EXECUTIONS = 12
 FAULTS = 6

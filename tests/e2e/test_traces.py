@@ -16,6 +16,10 @@ from e2e.support.receivers import PROTOCOLS, GrpcReceiver, HttpReceiver, attribu
 from e2e.support.traces import CONSUMER, INTERNAL, PRODUCER, Trace, whole_trace
 from spanloom.engine.views import Execution
 
+in_processes = pytest.mark.stores(
+    "sqlite", "postgres", why="a store in memory has no worker processes that set up an exporter"
+)
+
 SECRET = "a-secret-that-no-trace-tells"
 
 
@@ -34,8 +38,6 @@ def one_receiver() -> Iterator[HttpReceiver]:
 @pytest.fixture
 def shared(idle_system: System) -> System:
     """A system whose workers are processes of their own; each test starts them as it needs them."""
-    if idle_system.kind == "memory":
-        pytest.skip("an in-memory store has no worker processes that set up an exporter")
     return idle_system
 
 
@@ -98,6 +100,7 @@ def check_family(trace: Trace, workflow_id: str) -> None:
     assert trace.linked(node) == [*[("item", "run each")] * 3, ("parent", "run call")]
 
 
+@in_processes
 def test_an_execution_with_its_children_is_one_trace(
     shared: System, receiver: HttpReceiver | GrpcReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +118,7 @@ def test_an_execution_with_its_children_is_one_trace(
     }
 
 
+@in_processes
 def test_what_is_exported_is_what_the_store_keeps(
     shared: System, one_receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +167,7 @@ def _below(trace: Trace, span: Any) -> bool:
     [("http/protobuf", "killed at its end"), ("grpc", "killed in the middle")],
     indirect=["receiver"],
 )
+@in_processes
 def test_what_a_killed_worker_had_recorded_comes_from_the_store(
     shared: System, receiver: HttpReceiver | GrpcReceiver, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -193,6 +198,7 @@ def test_what_a_killed_worker_had_recorded_comes_from_the_store(
     assert stored <= set(trace.spans)
 
 
+@in_processes
 def test_a_flush_in_the_middle_leaves_one_trace(
     shared: System, receiver: HttpReceiver | GrpcReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +220,7 @@ def test_a_flush_in_the_middle_leaves_one_trace(
     assert trace.not_nested() == []
 
 
+@in_processes
 def test_a_join_of_500_links_to_all_of_them(
     shared: System, one_receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +238,7 @@ def test_a_join_of_500_links_to_all_of_them(
 
 
 @pytest.mark.parametrize("sampler", ["always_off", "parentbased_traceidratio"])
+@in_processes
 def test_what_is_not_sampled_is_stored_and_not_exported(
     shared: System, one_receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch, sampler: str
 ) -> None:
@@ -244,6 +252,7 @@ def test_what_is_not_sampled_is_stored_and_not_exported(
     assert one_receiver.spans == []
 
 
+@in_processes
 def test_half_of_the_traces_are_exported_whole_by_every_worker(
     shared: System, one_receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +270,7 @@ def test_half_of_the_traces_are_exported_whole_by_every_worker(
     assert set(found) == {0, 6}
 
 
+@in_processes
 def test_a_callers_decision_is_honoured(
     shared: System, one_receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,6 +292,7 @@ def test_a_callers_decision_is_honoured(
     assert own.parent_span_id.hex() == f"{0xDEF:016x}"
 
 
+@in_processes
 def test_a_failed_execution_says_so_in_its_own_span(
     shared: System, one_receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +317,7 @@ def documented() -> dict[str, set[str]]:
     return {row[0].split("`")[1].split("{")[0]: set(re.findall(r"`([^`]+)`", row[3])) for row in spans}
 
 
+@in_processes
 def test_spans_have_the_attributes_that_are_documented_and_no_others(
     shared: System, one_receiver: HttpReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
