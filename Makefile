@@ -6,17 +6,19 @@ BACKEND := .venv-backend
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test check coverage bench chaos e2e torture lock clean
+.PHONY: help demo test check coverage bench chaos e2e mutants torture lock clean
 
 help:
 	@echo "make demo     run a workflow over two worker processes, with a Redis of its own"
-	@echo "make test     run all tests, also end to end with real servers and processes"
+	@echo "make test     run the tests, also end to end with real servers and processes, in minutes"
 	@echo "make check    run ruff, mypy, pyright, import-linter and the quick tests"
 	@echo "make coverage run all tests and show which lines and branches none of them reached"
 	@echo "make bench    measure throughput and latency, side by side with RQ"
 	@echo "make chaos    run real workers while everything around them is killed, for minutes, and count what was lost"
 	@echo "make e2e      send a trace to a real backend and read it back; installs Phoenix, 850 MB"
-	@echo "make torture  run the long concurrency tests"
+	@echo "make mutants  break stores and engine on purpose, and see that the tests find it"
+	@echo "make torture  run what make test leaves out: the behaviours over the other stores, the mutants, thousands of"
+	@echo "              drawn workflows and random commands, every crash point; takes hours"
 	@echo "make lock     bring uv.lock up to date with pyproject.toml; make lock ARGS=--upgrade: with PyPI, too"
 	@echo "make clean    remove .venv, the demo's data and what the tools left"
 
@@ -49,6 +51,10 @@ chaos: $(VENV)/has-dev
 
 e2e: $(VENV)/has-dev $(BACKEND)/bin/phoenix
 	@SPANLOOM_PHOENIX=$(abspath $(BACKEND)/bin/phoenix) $(BIN)/python -m pytest -q -m backend --timeout=600 $(ARGS)
+
+mutants: $(VENV)/has-dev
+	@$(BIN)/python -m pytest -q -m "torture or not torture" tests/stores/test_mutants.py tests/model/test_model_mutants.py \
+	    tests/differential/test_engine_mutants.py $(ARGS)
 
 torture: $(VENV)/has-dev
 	@$(BIN)/python -m pytest -q -m torture --timeout=3600 $(ARGS)

@@ -24,7 +24,10 @@ MOST_NODES = 12
 HANGS_AFTER_SECONDS = 5.0
 
 # The workers' sweepers vary their pauses, in threads of their own, while a case is drawn.
-pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+pytestmark = [
+    pytest.mark.torture,  # it tests the tests
+    pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies"),
+]
 
 
 def lost_increment(patch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,7 @@ def test_the_demo_shows_its_report_tree_and_waterfall_and_can_be_read_afterwards
     assert "ranking" in listed, "the child"
 
 
+@pytest.mark.torture
 def test_an_interrupted_demo_leaves_no_process_behind_and_goes_on_where_it_was(
     demo: Callable[[], Demo], tmp_path: Path
 ) -> None:
@@ -207,6 +208,7 @@ def test_an_interrupted_demo_leaves_no_process_behind_and_goes_on_where_it_was(
     assert {key: run.started_at for key, run in ended.items()} == {key: runs[key].started_at for key in ended}
 
 
+@pytest.mark.torture
 def test_a_demo_that_loses_its_workers_says_so_and_leaves_no_process_behind(demo: Callable[[], Demo]) -> None:
     run = demo()
     wait_until_half_way(run)

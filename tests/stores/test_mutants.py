@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+pytestmark = pytest.mark.torture  # it tests the tests, by running them again and again
+
 HERE = Path(__file__).parent
 SUBJECTS = {  # each mutant, and the subjects of the suite that must tell on it
     "LostIncrement": "TestJoinRaces",
