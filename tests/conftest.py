@@ -30,22 +30,26 @@ SETTLE_SECONDS = 5.0  # how long what a test stopped may take to be gone
 _SERVICES = {"redis_server", "postgres_server"}
 #: Files that take longest, longest first: begun first, so that at the end no core waits for another one's last file.
 _LONG = (
-    "differential/test_differential.py",
     "model/test_model.py",
+    "stores/test_conformance_postgres.py",
+    "e2e/test_sdk.py",
     "e2e/test_delivery.py",
     "e2e/test_crashes.py",
-    "e2e/test_events.py",
-    "e2e/test_traces.py",
-    "stores/test_conformance_postgres.py",
-    "e2e/test_demo.py",
     "faults/test_chaos.py",
-    "differential/test_engine_mutants.py",
     "faults/test_crash_points.py",
-    "e2e/test_odd_things.py",
-    "e2e/test_large.py",
+    "differential/test_differential.py",
+    "e2e/test_demo.py",
     "e2e/test_wfcommons.py",
-    "e2e/test_sdk.py",
-    "e2e/test_logs.py",
+    "e2e/test_odd_things.py",
+    "stores/test_conformance_sqlite.py",
+    "e2e/test_traces.py",
+    "worker/test_cli_bulk.py",
+    "test_docs.py",
+    "e2e/test_races.py",
+    "engine/test_graph.py",
+    "worker/test_cli_commands.py",
+    "e2e/test_large.py",
+    "e2e/test_events_outages.py",
 )
 _servers: list[ServerProcess] = []
 IN_MEMORY = memory_disk()
