@@ -6,12 +6,12 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from harness import until
 from redis import Redis
 from redis.crc import key_slot
 from redis_play import play_apart
 from rq import defaults
 
+from e2e.support.harness import until
 from spanloom.testing.servers import RedisServer, redis_server
 
 PREFIX = "{spanloom}"
