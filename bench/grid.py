@@ -26,7 +26,7 @@ from workflows import registry
 
 from spanloom.engine import ExecutionStatus, Node, NodeStatus, SpanloomError, Workflow, WorkflowEngine
 from spanloom.testing.servers import postgres_server, redis_server
-from spanloom.worker.process_log import configure_logging
+from spanloom.worker.process.log_setup import configure_logging
 
 STORES = ("postgres", "sqlite", "memory")
 AIM = 1.5  #: what a node of the large grid may cost, in nodes of the small one

@@ -24,7 +24,7 @@ from spanloom.engine import Node, Workflow, WorkflowEngine
 from spanloom.stores import open_store
 from spanloom.testing.servers import postgres_server, redis_server
 from spanloom.worker import WorkerOptions
-from spanloom.worker.process_log import configure_logging
+from spanloom.worker.process.log_setup import configure_logging
 from spanloom.worker.sweeper import Sweeper
 
 STORES = ("postgres", "sqlite")

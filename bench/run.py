@@ -26,7 +26,7 @@ from workloads import WORKLOADS, Workload, quick, warm_up
 
 from spanloom.engine import SpanloomError
 from spanloom.testing.servers import PostgresServer, postgres_server, redis_server
-from spanloom.worker.process_log import configure_logging
+from spanloom.worker.process.log_setup import configure_logging
 
 SYSTEMS: tuple[System, ...] = (*SPANLOOM_SYSTEMS, *RQ_SYSTEMS)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from spanloom.engine import Node, NodeRegistry, Settings, Workflow, WorkflowEngine
-from spanloom.engine.records import SpanLine
+from spanloom.engine.store.requests import SpanLine
 from spanloom.testing.servers import redis_server
-from spanloom.worker.process_log import configure_logging
+from spanloom.worker.process.log_setup import configure_logging
 
 MODES = {  # and how many microseconds more than nothing each is meant to cost at most
     "bare": 0.0,
@@ -149,7 +149,7 @@ def _flush() -> None:
 
 def _set_up(mode: str) -> None:
     if mode == "bare":
-        import spanloom.worker.attempt as attempts
+        import spanloom.worker.node.attempt as attempts
 
         attempts.NodeSpan = _NoSpan  # type: ignore[assignment,misc]
     elif mode != "no SDK":

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spanloom.engine import Node, Workflow, WorkflowInvalid
-from spanloom.engine.graph import check
+from spanloom.engine.workflow.validation import check
 
 _SHOWN = 5  # of what is wrong
 _FITTING = re.compile(r"[A-Za-z0-9_-]{1,200}").fullmatch

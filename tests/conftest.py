@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from spanloom.engine.errors import ConfigurationError
-from spanloom.testing.process import ServerProcess
+from spanloom.testing.server_process import ServerProcess
 from spanloom.testing.servers import PostgresServer, RedisServer
 from spanloom.testing.servers import postgres_server as new_postgres_server
 from spanloom.testing.servers import redis_server as new_redis_server

@@ -14,11 +14,11 @@ import click
 import pytest
 import yaml
 
-from spanloom.cli.commands import root
-from spanloom.cli.loading import load_engine
+from spanloom.cli.app import root
+from spanloom.cli.options.loading import load_engine
 from spanloom.engine import Settings
 from spanloom.worker import WorkerOptions
-from spanloom.worker.sdk import SIGNALS
+from spanloom.worker.process.otel_sdk import SIGNALS
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

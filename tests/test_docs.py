@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from spanloom.cli.commands import SUBCOMMANDS
+from spanloom.cli.app import SUBCOMMANDS
 from spanloom.engine import Settings, Workflow, WorkflowEngine
-from spanloom.engine.files import load_workflow
-from spanloom.engine.graph import problems
-from spanloom.engine.metrics import METRICS
-from spanloom.engine.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
+from spanloom.engine.store.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
+from spanloom.engine.telemetry.metrics import METRICS
+from spanloom.engine.workflow.files import load_workflow
+from spanloom.engine.workflow.validation import problems
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING, CHANGELOG = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"

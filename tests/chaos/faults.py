@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 
 from chaos.environment import Environment
 from spanloom.engine import QueueUnavailable, StoreUnavailable
-from spanloom.engine.records import NodeJob
-from spanloom.engine.redis_keys import RedisKeys
+from spanloom.engine.queue.keys import RedisKeys
+from spanloom.engine.store.requests import NodeJob
 
 __all__ = [
     "FAULTS",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from chaos.environment import Environment
 from chaos.trace_log import RunKey, TraceEntry, read
 from spanloom.engine import Execution, ExecutionStore
-from spanloom.engine.views import Event
+from spanloom.engine.store.models import Event
 
 __all__ = ["History", "read_history"]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from chaos.environment import Injection
 from chaos.history import History
-from spanloom.engine.views import Event
+from spanloom.engine.store.models import Event
 
 __all__ = ["harmed_stalls", "longest_stalls"]
 

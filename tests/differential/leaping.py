@@ -9,8 +9,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from spanloom.engine.states import NodeStatus
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.states import NodeStatus
 from spanloom.stores import open_store
 
 _CENTURY = 100 * 365.25 * 24 * 3600.0  # a lease that no leap ends

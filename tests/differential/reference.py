@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spanloom.engine.definitions import Input, Node, Workflow
+from spanloom.engine.workflow.definitions import Input, Node, Workflow
 
 ENDED = ("completed", "failed", "skipped")
 

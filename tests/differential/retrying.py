@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from differential.reference import ENDED, Run, Story
-from spanloom.engine.definitions import Workflow
+from spanloom.engine.workflow.definitions import Workflow
 
 
 def begun(workflows: Mapping[str, Workflow], workflow_id: str, told: Story, seen: Story) -> Story:

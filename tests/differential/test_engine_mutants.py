@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from differential.runner import Differs, Runner, runner
 from differential.workflows import cases
-from spanloom.engine.records import END
-from spanloom.engine.routing import Departure, after_failure
+from spanloom.engine.store.requests import END
+from spanloom.engine.workflow.routing import Departure, after_failure
 from spanloom.stores import sqlite_ends, sqlite_resets
-from spanloom.stores.memory import InMemoryExecutionStore
-from spanloom.worker import outcomes
+from spanloom.stores.sqlite.memory import InMemoryExecutionStore
+from spanloom.worker.node import outcomes
 
 MOST_EXAMPLES = 150
 HEALTHY_EXAMPLES = 60  # of the same; test_differential.py has others

@@ -14,7 +14,7 @@ def test_the_reference_imports_the_models_and_nothing_else() -> None:
     imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     imported |= {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
 
-    assert imported - STANDARD == {"spanloom.engine.definitions"}
+    assert imported - STANDARD == {"spanloom.engine.workflow.definitions"}
 
 
 def test_the_reference_has_under_200_lines() -> None:

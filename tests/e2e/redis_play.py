@@ -17,8 +17,8 @@ from rq.registry import FailedJobRegistry, StartedJobRegistry
 
 from spanloom.engine import Node, NodeContext, NodeRegistry, Workflow, WorkflowEngine
 from spanloom.engine.ids import uuid7
-from spanloom.engine.records import NodeJob
-from spanloom.worker.inbox import Inbox
+from spanloom.engine.store.requests import NodeJob
+from spanloom.worker.queue.consumer import Inbox
 
 LIST = "spanloom.default"
 registry = NodeRegistry()

@@ -14,7 +14,7 @@ from rq.registry import FailedJobRegistry
 
 from e2e.support.harness import System, WorkerProcess, until, worker_processes
 from spanloom.engine import ExecutionStatus, NodeStatus, WaitTimeout
-from spanloom.engine.records import NodeJob
+from spanloom.engine.store.requests import NodeJob
 
 pytestmark = pytest.mark.every_store
 

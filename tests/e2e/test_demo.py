@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from spanloom.engine import Execution, ExecutionFilter, ExecutionStatus, NodeStatus
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
 from spanloom.stores import open_store
 
 CENSUS = Path(__file__).parents[2] / "examples" / "census.py"

@@ -12,7 +12,7 @@ import pytest
 
 from e2e.support.harness import System
 from spanloom.engine import ConfigurationError, Event, UnknownExecution, WaitTimeout
-from spanloom.engine.events import _Reading
+from spanloom.engine.events.stream import _Reading
 from spanloom.engine.ids import uuid7
 
 PROMPT_SECONDS = 15.0  # mostly it is 0.03; far less than a follower waits without a signal
@@ -241,7 +241,7 @@ class TestPromptness:
         with ThreadPoolExecutor(1) as pool:  # somebody follows another execution, so workers know
             pool.submit(list, system.engine.events(other, timeout=60))
             time.sleep(1.5)
-            monkeypatch.setattr("spanloom.engine.events._POLL_SECONDS", (40.0, 40.0))
+            monkeypatch.setattr("spanloom.engine.events.stream._POLL_SECONDS", (40.0, 40.0))
             execution_id = system.engine.enqueue_workflow(workflow_id)
             begun = time.monotonic()
             for event in system.engine.events(execution_id, timeout=60):

@@ -15,7 +15,7 @@ import pytest
 
 from e2e.support.harness import System, WorkerProcess, worker_processes
 from e2e.support.harness import system as new_system
-from spanloom.engine.views import LogRecord
+from spanloom.engine.store.models import LogRecord
 from spanloom.testing.servers import PostgresServer
 from spanloom.testing.servers import postgres_server as new_postgres_server
 

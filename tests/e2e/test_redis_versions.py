@@ -7,7 +7,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 from redis_play import play_apart
 
-from spanloom.engine.connect import OLDEST_VERSION
+from spanloom.engine.queue.redis_client import OLDEST_VERSION
 
 pytestmark = pytest.mark.services
 

@@ -23,7 +23,7 @@ from spanloom.testing.servers import RedisServer
 TELLS = """
 import json, sys, logging
 from opentelemetry import _logs, metrics, trace
-from spanloom.worker.sdk import configure_sdk
+from spanloom.worker.process.otel_sdk import configure_sdk
 end = configure_sdk("told", instance_id="one")
 links = [trace.Link(trace.SpanContext(number, number, False)) for number in range(1, 1101)]
 with trace.get_tracer("t").start_as_current_span("a span", links=links):
@@ -40,7 +40,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.sdk.trace import TracerProvider
 own = TracerProvider()
 trace.set_tracer_provider(own)
-from spanloom.worker.sdk import configure_sdk
+from spanloom.worker.process.otel_sdk import configure_sdk
 end = configure_sdk("told")
 assert trace.get_tracer_provider() is own
 metrics.get_meter("t").create_counter("a.counter").add(1)
@@ -143,7 +143,7 @@ from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 own = MeterProvider()
 metrics.set_meter_provider(own)
-from spanloom.worker.sdk import configure_sdk
+from spanloom.worker.process.otel_sdk import configure_sdk
 configure_sdk("told", prometheus=True)()
 assert metrics.get_meter_provider() is own
 """
@@ -225,7 +225,7 @@ def test_a_package_that_is_missing_is_named(missing: str, environment: dict[str,
 import sys
 sys.modules[{missing!r}] = None
 from spanloom.engine import ConfigurationError
-from spanloom.worker.sdk import configure_sdk
+from spanloom.worker.process.otel_sdk import configure_sdk
 try:
     configure_sdk("told")
 except ConfigurationError as error:

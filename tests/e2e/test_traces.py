@@ -14,7 +14,7 @@ import pytest
 from e2e.support.harness import System, worker_processes
 from e2e.support.receivers import PROTOCOLS, GrpcReceiver, HttpReceiver, attributes_of, otlp_receiver
 from e2e.support.traces import CONSUMER, INTERNAL, PRODUCER, Trace, whole_trace
-from spanloom.engine.views import Execution
+from spanloom.engine.store.models import Execution
 
 in_processes = pytest.mark.stores(
     "sqlite", "postgres", why="a store in memory has no worker processes that set up an exporter"

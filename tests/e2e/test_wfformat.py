@@ -16,7 +16,7 @@ import wfcommons
 import wfformat
 from wfformat import InstanceInvalid
 
-from spanloom.engine.graph import check
+from spanloom.engine.workflow.validation import check
 
 
 @pytest.mark.parametrize("told_by", ["both", "child", "parent"])

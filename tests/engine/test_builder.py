@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from spanloom.engine import graph
-from spanloom.engine.builder import NodeRef, WorkflowBuilder
-from spanloom.engine.context import NodeContext
-from spanloom.engine.definitions import Input, Node, RetryPolicy, Workflow
 from spanloom.engine.errors import ConfigurationError, PayloadRejected, WorkflowInvalid
+from spanloom.engine.handlers.builder import NodeRef, WorkflowBuilder
+from spanloom.engine.handlers.context import NodeContext
+from spanloom.engine.workflow import validation as graph
+from spanloom.engine.workflow.definitions import Input, Node, RetryPolicy, Workflow
 
 
 class Order(BaseModel):

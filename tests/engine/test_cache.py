@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from spanloom.engine.cache import CacheOptions, DefinitionCache
-from spanloom.engine.definitions import Node, Workflow
 from spanloom.engine.errors import StoreUnavailable, UnknownWorkflow
+from spanloom.engine.workflow.cache import CacheOptions, DefinitionCache
+from spanloom.engine.workflow.definitions import Node, Workflow
 
 
 class Loader:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spanloom.engine.context import NodeContext
+from spanloom.engine.handlers.context import NodeContext
 
 
 class Runtime:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from spanloom.engine.definitions import DEFINITION_FORMAT, Input, Node, RetryPolicy, Workflow
 from spanloom.engine.errors import WorkflowInvalid
+from spanloom.engine.workflow.definitions import DEFINITION_FORMAT, Input, Node, RetryPolicy, Workflow
 
 
 def etl() -> Workflow:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from redis.exceptions import ResponseError
 
-from spanloom.engine.epoch import Epoch
 from spanloom.engine.errors import ConfigurationError
-from spanloom.engine.queue import NodeQueue
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.queue.epoch import Epoch
+from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.store.port import ExecutionStore
 from spanloom.stores import InMemoryExecutionStore, open_store
 
 

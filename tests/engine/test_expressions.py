@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spanloom.engine.errors import ExpressionFailed
-from spanloom.engine.expressions import MAX_LENGTH, MAX_RESULT, MAX_STEPS, Expression
+from spanloom.engine.workflow.expressions import MAX_LENGTH, MAX_RESULT, MAX_STEPS, Expression
 
 ORDER = {"id": 7, "lines": [{"sku": "a", "n": 2}, {"sku": "b", "n": 0}], "note": "", "zero": 0}
 

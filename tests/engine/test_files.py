@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from spanloom.engine import graph
-from spanloom.engine.definitions import Node, RetryPolicy, Workflow
 from spanloom.engine.errors import ConfigurationError, WorkflowInvalid
-from spanloom.engine.files import dump_workflow, load_workflow, workflow_json_schema
+from spanloom.engine.workflow import validation as graph
+from spanloom.engine.workflow.definitions import Node, RetryPolicy, Workflow
+from spanloom.engine.workflow.files import dump_workflow, load_workflow, workflow_json_schema
 
 ETL = Workflow(
     id="etl",
@@ -152,5 +152,5 @@ def test_the_schema_describes_what_files_may_hold() -> None:
 
 
 def test_yaml_is_loaded_by_those_who_use_it_only() -> None:
-    code = "import sys, spanloom.engine.files; sys.exit('yaml' in sys.modules)"
+    code = "import sys, spanloom.engine.workflow.files; sys.exit('yaml' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from spanloom.engine import graph
-from spanloom.engine.definitions import Node, Workflow
 from spanloom.engine.errors import WorkflowInvalid
-from spanloom.engine.graph import Edge
-from spanloom.engine.plan import plan as make_plan
-from spanloom.engine.registry import NodeRegistry
+from spanloom.engine.handlers.registry import NodeRegistry
+from spanloom.engine.workflow import validation as graph
+from spanloom.engine.workflow.compiled import plan as make_plan
+from spanloom.engine.workflow.definitions import Node, Workflow
+from spanloom.engine.workflow.validation import Edge
 
 BIG = 10_000
 

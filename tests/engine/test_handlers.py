@@ -15,10 +15,10 @@ import pytest
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict  # the one that pydantic takes on every Python
 
-from spanloom.engine.context import NodeContext
-from spanloom.engine.definitions import Node
 from spanloom.engine.errors import ConfigurationError, PermanentError
-from spanloom.engine.handlers import Handler
+from spanloom.engine.handlers.context import NodeContext
+from spanloom.engine.handlers.handler import Handler
+from spanloom.engine.workflow.definitions import Node
 
 
 class NoRuntime:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from spanloom.engine.metrics import METRICS, Kind, Metric
+from spanloom.engine.telemetry.metrics import METRICS, Kind, Metric
 
 UNBOUNDED = {"spanloom.execution.id", "spanloom.node.id", "messaging.message.id", "spanloom.worker"}
 NAMES = {metric.name for metric in METRICS}

@@ -8,8 +8,8 @@ from rq.job import Job
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 
 from spanloom.engine.errors import ConfigurationError
-from spanloom.engine.queue import NodeQueue
-from spanloom.engine.redis_keys import RedisKeys
+from spanloom.engine.queue.keys import RedisKeys
+from spanloom.engine.queue.node_queue import NodeQueue
 
 
 def test_rqs_keys_have_the_names_that_rq_gives_them() -> None:

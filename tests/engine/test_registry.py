@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from spanloom.engine.errors import ConfigurationError, UnknownNodeType
-from spanloom.engine.registry import NodeRegistry
+from spanloom.engine.handlers.registry import NodeRegistry
 
 
 def fetch(ctx: Any) -> None: ...

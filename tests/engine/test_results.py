@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from spanloom.engine.records import Outcome
-from spanloom.engine.results import NodeResult
+from spanloom.engine.handlers.results import NodeResult
+from spanloom.engine.store.requests import Outcome
 
 
 def test_data_alone_completes_and_takes_every_edge() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from spanloom.engine.definitions import Input, Node, Workflow
 from spanloom.engine.errors import RoutingFailed
-from spanloom.engine.plan import Plan, plan
-from spanloom.engine.routing import Departure, after_failure, after_success
+from spanloom.engine.workflow.compiled import Plan, plan
+from spanloom.engine.workflow.definitions import Input, Node, Workflow
+from spanloom.engine.workflow.routing import Departure, after_failure, after_success
 
 
 def leading_from(edges: dict[str, Input], **source: Any) -> Plan:

@@ -17,8 +17,8 @@ from spanloom.engine import (
     WorkflowBuilder,
     WorkflowInvalid,
 )
-from spanloom.engine.builtin import LONGEST_SECONDS, moment
-from spanloom.engine.graph import edges, problems
+from spanloom.engine.handlers.builtin import LONGEST_SECONDS, moment
+from spanloom.engine.workflow.validation import edges, problems
 
 REGISTRY = NodeRegistry()
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 
-from spanloom.engine.wording import did_you_mean, listed, sentences
+from spanloom.engine.messages import did_you_mean, listed, sentences
 
 
 class Cat(BaseModel):

@@ -12,7 +12,7 @@ import pytest
 
 from faults.crash_plays import Plays
 from spanloom.stores import open_store
-from spanloom.testing.crashing import FOLDER
+from spanloom.testing.crash_points import FOLDER
 from spanloom.testing.servers import PostgresServer
 from support.fork_server import ForkServer
 from support.postgres import copied_database

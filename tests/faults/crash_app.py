@@ -21,15 +21,15 @@ import structlog
 
 from faults.crash_workflows import LONG_SECONDS, RUNS, WORKFLOWS, is_broken, is_met, registry, world
 from spanloom.engine import ExecutionStatus, InvalidTransition, NodeStatus, WorkflowEngine
-from spanloom.engine.queue import NodeMessage, NodeQueue
-from spanloom.engine.records import LogLine, SpanLine
+from spanloom.engine.queue.node_queue import NodeMessage, NodeQueue
 from spanloom.engine.settings import Settings
+from spanloom.engine.store.requests import LogLine, SpanLine
 from spanloom.stores import open_store
-from spanloom.testing.crashing import FOLDER, CrashPoints, crashing_store, steps_of
+from spanloom.testing.crash_points import FOLDER, CrashPoints, crashing_store, steps_of
 from spanloom.worker import Worker, WorkerOptions, serve
-from spanloom.worker.call import Caller
-from spanloom.worker.inbox import Inbox
-from spanloom.worker.presence import Presence
+from spanloom.worker.node.caller import Caller
+from spanloom.worker.queue.consumer import Inbox
+from spanloom.worker.queue.registration import Presence
 
 #: Everything is found soon; a worker that stops keeps its lease for the second that it waits after the grace.
 OPTIONS = WorkerOptions(lease_seconds=1.8, sweep_seconds=0.2, suspect_seconds=0.5, grace_seconds=0.1)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from faults.crash_system import Played
 from faults.crash_workflows import CHILD, RUNS, WORKFLOWS, Run
 from faults.effects import World
-from spanloom.engine.store import ExecutionStore
-from spanloom.engine.views import Event
+from spanloom.engine.store.models import Event
+from spanloom.engine.store.port import ExecutionStore
 
 _BUILT_IN = ("workflow", "delay")
 _NODE_ENDS = ("node.completed", "node.failed", "node.skipped", "node.cancelled")

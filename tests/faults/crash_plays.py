@@ -12,7 +12,7 @@ from pathlib import Path
 from faults.crash_checks import look
 from faults.crash_system import Arm, CrashSystem, Place, Played
 from faults.effects import World
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
 from support.fork_server import ForkServer
 
 AT_ONCE = 4  #: how many plays; each waits for leases and the sweep more than it works

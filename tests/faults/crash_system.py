@@ -18,11 +18,11 @@ from redis import Redis
 from faults.crash_workflows import LONG_SECONDS
 from faults.effects import World
 from spanloom.engine import ExecutionStatus, NodeStatus
-from spanloom.engine.redis_keys import RedisKeys
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.queue.keys import RedisKeys
+from spanloom.engine.store.port import ExecutionStore
 from spanloom.stores import open_store
-from spanloom.testing.crashing import AT, EXIT_CODE, FOLDER, crashes, passed
-from spanloom.worker.serve import PARENT_PIPE
+from spanloom.testing.crash_points import AT, EXIT_CODE, FOLDER, crashes, passed
+from spanloom.worker.process.serve import PARENT_PIPE
 from support.fork_server import ForkedProcess, ForkServer
 
 WORKERS = 2

@@ -18,7 +18,7 @@ from spanloom.engine import (
     RetryPolicy,
     Workflow,
 )
-from spanloom.testing.crashing import FOLDER
+from spanloom.testing.crash_points import FOLDER
 
 registry = NodeRegistry()
 WIDTH = 10

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 import pytest
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 
-from spanloom.engine.epoch import Epoch
-from spanloom.engine.queue import NodeMessage, NodeQueue
-from spanloom.engine.records import Claim
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.queue.epoch import Epoch
+from spanloom.engine.queue.node_queue import NodeMessage, NodeQueue
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import Claim
 from spanloom.stores import open_store
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import single
 from spanloom.worker import WorkerOptions
-from spanloom.worker.books import Books
-from spanloom.worker.inbox import Inbox
+from spanloom.worker.queue.consumer import Inbox
+from spanloom.worker.queue.started_jobs import Books
 from spanloom.worker.sweeper import Sweeper
 
 LIST = "shop.default"

@@ -13,8 +13,8 @@ import pytest
 from faults.crash_plays import Plays
 from faults.crash_system import Arm, Played
 from faults.test_operator_crashes import OPERATED
-from spanloom.engine.store import ExecutionStore
-from spanloom.engine.transitions import NodeTransitions
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.transitions import NodeTransitions
 
 #: What no process of a play calls, by the reason why it need not.
 NOT_PASSED = {

@@ -11,7 +11,7 @@ import pytest
 
 from spanloom.engine import ConfigurationError
 from spanloom.stores import InMemoryExecutionStore
-from spanloom.testing.crashing import EXIT_CODE, CrashPoints, crashes, crashing_store, passed, steps_of
+from spanloom.testing.crash_points import EXIT_CODE, CrashPoints, crashes, crashing_store, passed, steps_of
 
 
 def test_a_store_does_what_it_did_and_each_method_has_two_points(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from faults.crash_plays import Plays
 from faults.crash_system import PLAY_SECONDS, Place, Process
 from faults.crash_workflows import WORKFLOWS, registry
 from spanloom.engine import ExecutionStatus, NodeStatus, Settings, WorkflowEngine
-from spanloom.engine.records import Outcome
-from spanloom.engine.views import Event
+from spanloom.engine.store.models import Event
+from spanloom.engine.store.requests import Outcome
 from spanloom.stores import open_store
-from spanloom.testing.crashing import AT, EXIT_CODE, FOLDER, crashes
+from spanloom.testing.crash_points import AT, EXIT_CODE, FOLDER, crashes
 from spanloom.testing.driver import StoreDriver
 
 #: What of the port only operators call.

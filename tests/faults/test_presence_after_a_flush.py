@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 from rq import Worker
 
-from spanloom.engine.queue import NodeQueue
-from spanloom.worker.inbox import Inbox
-from spanloom.worker.presence import Presence
+from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.worker.queue.consumer import Inbox
+from spanloom.worker.queue.registration import Presence
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from structlog.testing import capture_logs
 
 from spanloom.engine import Node, NodeContext, NodeRegistry, QueueUnavailable, Workflow, WorkflowEngine
-from spanloom.engine.connect import ANSWER_SECONDS, redis_client
-from spanloom.engine.queue import NodeQueue
+from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.queue.redis_client import ANSWER_SECONDS, redis_client
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.servers import RedisServer
-from spanloom.worker.inbox import Inbox
+from spanloom.worker.queue.consumer import Inbox
 
 AT_ONCE_SECONDS = 8.0  # for ten; far less than one wait for an answer each
 

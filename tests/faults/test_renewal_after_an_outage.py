@@ -10,7 +10,7 @@ from datetime import datetime
 import pytest
 
 from spanloom.engine import NodeContext, NodeRegistry, StoreUnavailable, Workflow, WorkflowEngine
-from spanloom.engine.records import Swept
+from spanloom.engine.store.requests import Swept
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.worker import sweeper, worker
 

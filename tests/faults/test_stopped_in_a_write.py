@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from spanloom.stores.postgres import PostgresExecutionStore
+from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import single
 

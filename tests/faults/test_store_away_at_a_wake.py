@@ -13,7 +13,7 @@ from spanloom.engine import (
     WorkflowBuilder,
     WorkflowEngine,
 )
-from spanloom.engine.views import NodeRun
+from spanloom.engine.store.models import NodeRun
 from spanloom.stores import InMemoryExecutionStore
 
 

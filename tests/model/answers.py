@@ -10,8 +10,8 @@ from typing import Any
 from model.asks import Held
 from model.execution import Execution, Key, Run
 from model.model import Candidate, Model
-from spanloom.engine.records import Claim, NodeClaim, NodeJob, NodeKey, Outcome, Record, Recorded, Refusal, Swept
-from spanloom.engine.states import ExecutionStatus, NodeStatus
+from spanloom.engine.store.requests import Claim, NodeClaim, NodeJob, NodeKey, Outcome, Record, Recorded, Refusal, Swept
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.testing.clock import ManualClock
 
 _READY = (NodeStatus.QUEUED, NodeStatus.HELD)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from model.execution import Execution, Key
 from model.world import unique_name
-from spanloom.engine.definitions import Input, Node, On, Workflow
-from spanloom.engine.records import FanOut, NodeKey, Outcome, Record, StartRequest
-from spanloom.engine.states import WaitKind
+from spanloom.engine.store.requests import FanOut, NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.states import WaitKind
+from spanloom.engine.workflow.definitions import Input, Node, On, Workflow
 
 PICK = st.integers(0, 999)  # one of those that there are, by its number modulo how many
 PLAIN = [Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED, Outcome.RETRY, Outcome.RELEASED]

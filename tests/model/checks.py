@@ -10,9 +10,9 @@ from typing import Any
 from model.execution import Execution, Run
 from model.model import Model
 from model.world import open_rows
-from spanloom.engine.records import END, PARENT, START
-from spanloom.engine.states import ExecutionStatus, NodeStatus
-from spanloom.engine.views import Event, NodeRun
+from spanloom.engine.store.models import Event, NodeRun
+from spanloom.engine.store.requests import END, PARENT, START
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 
 _LAST_EVENTS = {  # of a node run in each status
     NodeStatus.QUEUED: {"node.queued"},

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from spanloom.engine.definitions import Workflow
-from spanloom.engine.records import Outcome, Record
-from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.engine.store.requests import Outcome, Record
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.engine.workflow.definitions import Workflow
 
 Key = tuple[str, int]  # node and item
 OPEN = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSED)

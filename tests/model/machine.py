@@ -19,8 +19,8 @@ from model.model import Model, Worker
 from model.purging import Purging
 from model.world import World
 from spanloom.engine.errors import InvalidTransition, StaleVersion
-from spanloom.engine.records import NodeKey, Outcome, Record, StartRequest
-from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.engine.store.requests import NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.clock import ManualClock
 
 LEASE_SECONDS = 20.0

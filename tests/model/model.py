@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from model.execution import OPEN, Execution, Key, Run
-from spanloom.engine.definitions import Workflow
-from spanloom.engine.records import Outcome, Record
-from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.engine.store.requests import Outcome, Record
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.engine.workflow.definitions import Workflow
 
 
 @dataclass

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from model.execution import Execution
-from spanloom.engine.records import Purged
-from spanloom.engine.states import ExecutionStatus
+from spanloom.engine.store.requests import Purged
+from spanloom.engine.store.states import ExecutionStatus
 
 if TYPE_CHECKING:
     from model.answers import Answers

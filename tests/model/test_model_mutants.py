@@ -13,7 +13,7 @@ from model.machine import machine_over
 from model.test_model import RUNS
 from model.world import World
 from spanloom.engine.errors import SpanloomError
-from spanloom.engine.records import Refusal
+from spanloom.engine.store.requests import Refusal
 from spanloom.stores import sqlite_claims, sqlite_ends, sqlite_recovery, sqlite_retry, sqlite_transitions
 
 MOST_EXAMPLES = 300

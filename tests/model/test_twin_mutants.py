@@ -12,8 +12,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from model.test_model import RUNS
 from model.test_twins import twin_machine_over
 from model.twins import Disagreement, TwinWorld
-from spanloom.stores import sqlite_control
-from spanloom.stores.sqlite_turn import Turn
+from spanloom.stores.sqlite import control as sqlite_control
+from spanloom.stores.sqlite.transaction import Turn
 
 pytestmark = [pytest.mark.services, pytest.mark.torture]  # found after dozens of plays, of a second at most
 

@@ -19,8 +19,8 @@ from model.test_model import RUNS
 from model.twins import HOT, TwinWorld
 from model.world import open_rows
 from spanloom.engine.errors import SpanloomError
-from spanloom.engine.records import Outcome, Record, Replay, StartRequest
-from spanloom.engine.states import NodeStatus
+from spanloom.engine.store.requests import Outcome, Record, Replay, StartRequest
+from spanloom.engine.store.states import NodeStatus
 
 pytestmark = pytest.mark.services
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from model.world import PlayedEngine, World
 from spanloom.engine.errors import SpanloomError
-from spanloom.engine.records import END, NodeJob
-from spanloom.engine.store import ExecutionStore
-from spanloom.engine.views import Event, LogRecord
+from spanloom.engine.store.models import Event, LogRecord
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import END, NodeJob
 from spanloom.stores.schema import events, executions, metadata, node_results, node_runs
 from spanloom.testing.clock import ManualClock
 

@@ -11,9 +11,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from spanloom.engine import NodeRegistry, WorkflowEngine
-from spanloom.engine.records import NodeJob
 from spanloom.engine.settings import Settings
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import NodeJob
 from spanloom.stores import open_store
 from spanloom.stores.schema import node_runs
 from spanloom.testing.clock import ManualClock

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from spanloom.engine.records import Claim, NodeKey, Record, Recorded
-from spanloom.engine.store import ExecutionStore
-from spanloom.engine.views import Execution, Page
+from spanloom.engine.store.models import Execution, Page
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import Claim, NodeKey, Record, Recorded
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.conformance import StoreConformance
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from spanloom.engine.records import Outcome
-from spanloom.engine.states import WaitKind
-from spanloom.engine.views import Attempt
+from spanloom.engine.store.models import Attempt
+from spanloom.engine.store.requests import Outcome
+from spanloom.engine.store.states import WaitKind
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
 from spanloom.stores import open_store
 from spanloom.testing.conformance import StoreConformance
 from support.stores import truncate

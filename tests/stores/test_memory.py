@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from spanloom.engine.errors import ConfigurationError
-from spanloom.engine.states import ExecutionStatus
+from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import fan, single

@@ -20,9 +20,9 @@ from spanloom.engine.errors import (
     StoreUnavailable,
     UnknownWorkflow,
 )
-from spanloom.engine.records import LogLine, Started
+from spanloom.engine.store.requests import LogLine, Started
 from spanloom.stores import open_store
-from spanloom.stores.postgres import PostgresExecutionStore
+from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race
 from spanloom.testing.servers import PostgresServer
@@ -216,7 +216,7 @@ def test_a_store_outlives_a_restart_of_its_server(
 
 
 def test_a_full_pool_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spanloom.stores.postgres_connections.CHECKOUT_SECONDS", 0.01)
+    monkeypatch.setattr("spanloom.stores.postgres.connections.CHECKOUT_SECONDS", 0.01)
     store = PostgresExecutionStore(postgres_url, pool_size=1)
     with store.transaction():
         (answer,) = race([lambda: _refusal(store)])
@@ -227,7 +227,7 @@ def test_a_full_pool_says_so(postgres_url: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_lease_is_renewed_while_all_connections_of_the_pool_are_in_use(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spanloom.stores.postgres_connections.CHECKOUT_SECONDS", 0.01)
+    monkeypatch.setattr("spanloom.stores.postgres.connections.CHECKOUT_SECONDS", 0.01)
     store = PostgresExecutionStore(postgres_url, pool_size=1)
     store.register_worker("w", name="w", host="h", pid=1, queues=["default"], lease_seconds=15)
     with store.transaction():

@@ -10,10 +10,10 @@ from functools import partial
 import pytest
 
 from spanloom.engine.errors import InvalidTransition
-from spanloom.engine.records import Claim, Outcome, Record, Recorded, Refusal
-from spanloom.engine.states import ExecutionStatus
-from spanloom.stores import postgres_connections
-from spanloom.stores.postgres import PostgresExecutionStore
+from spanloom.engine.store.requests import Claim, Outcome, Record, Recorded, Refusal
+from spanloom.engine.store.states import ExecutionStatus
+from spanloom.stores.postgres import connections as postgres_connections
+from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.race import race

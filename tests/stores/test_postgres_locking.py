@@ -11,10 +11,10 @@ import psycopg
 import pytest
 
 from spanloom.engine.errors import InvalidTransition
-from spanloom.engine.records import Claim, NodeClaim, NodeKey, Outcome, Record, Recorded
-from spanloom.engine.states import ExecutionStatus
-from spanloom.stores import postgres_connections
-from spanloom.stores.postgres import PostgresExecutionStore
+from spanloom.engine.store.requests import Claim, NodeClaim, NodeKey, Outcome, Record, Recorded
+from spanloom.engine.store.states import ExecutionStatus
+from spanloom.stores.postgres import connections as postgres_connections
+from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race

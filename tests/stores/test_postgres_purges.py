@@ -13,10 +13,10 @@ import psycopg
 import pytest
 
 from spanloom.engine.errors import UserError
-from spanloom.engine.records import NodeClaim, Outcome, Purged, Replay, Started
-from spanloom.engine.states import ExecutionStatus
-from spanloom.stores import postgres_connections
-from spanloom.stores.postgres import PostgresExecutionStore
+from spanloom.engine.store.requests import NodeClaim, Outcome, Purged, Replay, Started
+from spanloom.engine.store.states import ExecutionStatus
+from spanloom.stores.postgres import connections as postgres_connections
+from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race
 from spanloom.testing.workflows import graph, single

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from spanloom.engine.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS, ExecutionStatus, NodeStatus
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS, ExecutionStatus, NodeStatus
 from spanloom.stores import open_store
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import chain

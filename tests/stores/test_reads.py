@@ -8,7 +8,7 @@ import json
 import pytest
 
 from spanloom.engine.errors import ConfigurationError, UserError
-from spanloom.engine.views import ExecutionFilter
+from spanloom.engine.store.models import ExecutionFilter
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import single

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable
-from spanloom.engine.records import Started
+from spanloom.engine.store.requests import Started
 from spanloom.stores import SqliteExecutionStore
 from spanloom.stores.schema import SCHEMA_VERSION, metadata
 from spanloom.testing.driver import request

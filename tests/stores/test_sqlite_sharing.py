@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from spanloom.engine.errors import PayloadRejected, StoreUnavailable
-from spanloom.engine.states import ExecutionStatus, NodeStatus
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores import SqliteExecutionStore, sqlite_connections
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.workflows import chain, fan, graph, single

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from spanloom.cli.failures import DONE
+from spanloom.cli.exit_codes import DONE
 from spanloom.engine import ExecutionStore
-from spanloom.engine.records import Claim, LogLine, NodeKey, Outcome, Record, SpanLine, StartRequest
+from spanloom.engine.store.requests import Claim, LogLine, NodeKey, Outcome, Record, SpanLine, StartRequest
 from spanloom.testing.workflows import chain, single
 
 OLDER = "019cb2f4-1111-7abc-8def-0123456789ab"

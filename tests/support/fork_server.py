@@ -32,13 +32,13 @@ _TESTS = Path(__file__).parent.parent
 _POLL_SECONDS = 0.005
 _COMMAND_SECONDS = 60.0
 _COMMANDS = (
-    "spanloom.cli.commands",
-    "spanloom.cli.control",
-    "spanloom.cli.failures",
-    "spanloom.cli.start",
-    "spanloom.cli.worker",
-    "spanloom.stores.postgres",
-    "spanloom.stores.sqlite",
+    "spanloom.cli.app",
+    "spanloom.cli.commands.control",
+    "spanloom.cli.exit_codes",
+    "spanloom.cli.commands.run",
+    "spanloom.cli.commands.worker",
+    "spanloom.stores.postgres.store",
+    "spanloom.stores.sqlite.store",
 )
 
 
@@ -173,7 +173,7 @@ def _request(
     ended: Path,
 ) -> dict[str, Any]:
     return {
-        "call": "spanloom.cli.failures:run",
+        "call": "spanloom.cli.exit_codes:run",
         "arguments": [[*arguments]],
         "argv": ["spanloom", *arguments],
         "cwd": str(folder),

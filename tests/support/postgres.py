@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from spanloom.engine.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
+from spanloom.engine.store.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
 from spanloom.testing.servers import PostgresServer
 
 _PASSES = 2000

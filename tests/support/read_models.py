@@ -8,8 +8,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from spanloom.engine.states import NodeStatus
-from spanloom.engine.views import Execution, NodeRun, SpanRecord
+from spanloom.engine.store.models import Execution, NodeRun, SpanRecord
+from spanloom.engine.store.states import NodeStatus
 
 NINE = datetime(2026, 3, 1, 9, 0, tzinfo=UTC)
 NOW = NINE + timedelta(minutes=5)

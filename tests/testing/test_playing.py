@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from spanloom.engine.definitions import Workflow
 from spanloom.engine.errors import UnknownWorkflow
-from spanloom.engine.graph import edges
-from spanloom.engine.records import NodeClaim
-from spanloom.engine.states import ExecutionStatus
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import NodeClaim
+from spanloom.engine.store.states import ExecutionStatus
+from spanloom.engine.workflow.definitions import Workflow
+from spanloom.engine.workflow.validation import edges
 from spanloom.stores import open_store
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from spanloom.engine.errors import ConfigurationError
-from spanloom.testing.process import ServerProcess
+from spanloom.testing.server_process import ServerProcess
 from spanloom.testing.servers import PostgresServer, RedisServer, postgres_server, redis_server
 
 pytestmark = pytest.mark.services

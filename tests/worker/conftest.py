@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spanloom.cli.failures import DONE, run
+from spanloom.cli.exit_codes import DONE, run
 from spanloom.engine import ExecutionStore
 from spanloom.stores import open_store
 from support.cli import Control, Invoke, fill

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from spanloom.engine.listening import Listener
-from spanloom.engine.queue import NodeQueue
-from spanloom.worker.announcer import Announcer
+from spanloom.engine.events.listener import Listener
+from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.worker.queue.notifier import Announcer
 
 A, B = "019cb2f4-1111-7abc-8def-0123456789ab", "019cb2f4-2222-7abc-8def-ba9876543210"
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from spanloom.cli.failures import DONE, FAILED, MISTAKE
+from spanloom.cli.exit_codes import DONE, FAILED, MISTAKE
 from spanloom.engine import ExecutionStore, NodeRegistry, WorkflowEngine
-from spanloom.engine.bulk import find
-from spanloom.engine.records import Claim, NodeKey, Outcome, Record, StartRequest
-from spanloom.engine.states import ExecutionStatus, WaitKind
-from spanloom.engine.views import ExecutionFilter
+from spanloom.engine.operations.bulk import find
+from spanloom.engine.store.models import ExecutionFilter
+from spanloom.engine.store.requests import Claim, NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from support.cli import NEWER, OLDER, Control, at, in_terminal
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -136,7 +136,7 @@ def test_one_that_changed_since_it_was_found_is_refused_and_the_others_are_done(
         store.cancel_execution(FIRST)
         return found
 
-    monkeypatch.setattr("spanloom.cli.bulk.find", find_too_early)
+    monkeypatch.setattr("spanloom.cli.commands.bulk.find", find_too_early)
     code, lines, complaints = control("pause", "--all", "--yes")
     assert (code, [line[0] for line in lines]) == (FAILED, [NEWER, SECOND, THIRD])
     assert complaints == f"spanloom: execution {FIRST} is cancelled and can't become paused\n"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from spanloom.cli.failures import DONE, FAILED, MISTAKE
+from spanloom.cli.exit_codes import DONE, FAILED, MISTAKE
 from spanloom.engine import ExecutionStore
-from spanloom.engine.definitions import MapOver, Node, Workflow
-from spanloom.engine.records import Claim, FanOut, NodeKey, Outcome, Record, StartRequest
-from spanloom.engine.states import WaitKind
-from spanloom.engine.views import Execution, NodeRun
+from spanloom.engine.store.models import Execution, NodeRun
+from spanloom.engine.store.requests import Claim, FanOut, NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.states import WaitKind
+from spanloom.engine.workflow.definitions import MapOver, Node, Workflow
 from spanloom.testing.workflows import graph
 from support.cli import NEWER, OLDER, Control, at, in_terminal
 

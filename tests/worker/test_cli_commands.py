@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from spanloom.cli.failures import DONE, FAILED, MISTAKE, run
+from spanloom.cli.exit_codes import DONE, FAILED, MISTAKE, run
 from spanloom.engine import ExecutionStore
-from spanloom.engine.views import Execution
+from spanloom.engine.store.models import Execution
 from spanloom.stores import open_store
 from support.cli import APP, Control, Invoke
 
@@ -115,7 +115,7 @@ class TestRunning:
         sqlite_url: str,
         redis_url: str,
     ) -> None:
-        from spanloom.cli.loading import load_engine
+        from spanloom.cli.options.loading import load_engine
         from spanloom.engine import WorkflowEngine
 
         settings = {"SPANLOOM_STORE_URL": sqlite_url, "SPANLOOM_REDIS_URL": redis_url}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from spanloom.cli.failures import DONE, FAILED, MISTAKE, run
+from spanloom.cli.exit_codes import DONE, FAILED, MISTAKE, run
 from spanloom.engine import ExecutionStore
 from support.cli import APP, NEWER, OLDER, Control, in_terminal
 

@@ -8,9 +8,9 @@ import re
 import pytest
 
 from spanloom.engine import ExecutionStore
-from spanloom.engine.records import Claim, NodeKey, Outcome, Record, StartRequest
-from spanloom.engine.states import WaitKind
-from spanloom.engine.views import Execution
+from spanloom.engine.store.models import Execution
+from spanloom.engine.store.requests import Claim, NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.states import WaitKind
 from support.cli import NEWER, OLDER, Invoke, at, in_terminal
 
 pytestmark = pytest.mark.usefixtures("clean_environment", "store")

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from spanloom.cli.failures import DONE, FAILED, MISTAKE, run
-from spanloom.cli.log_tail import LogTail
+from spanloom.cli.commands.log_tail import LogTail
+from spanloom.cli.exit_codes import DONE, FAILED, MISTAKE, run
 from spanloom.cli.rendering import event_text
 from spanloom.engine import Event, ExecutionStore, NodeContext, NodeRegistry, Workflow, WorkflowEngine
-from spanloom.engine.records import LogLine, StartRequest
+from spanloom.engine.store.requests import LogLine, StartRequest
 from spanloom.stores import open_store
 from spanloom.testing.workflows import single
 from support.cli import APP, NEWER, NINE, OLDER, Invoke, in_terminal
@@ -157,7 +157,7 @@ class TestLogs:
     def test_what_is_recorded_is_printed_at_once(
         self, sqlite_url: str, redis_url: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("spanloom.cli.telemetry._FOLLOW_SECONDS", 60.0)
+        monkeypatch.setattr("spanloom.cli.commands.logs._FOLLOW_SECONDS", 60.0)
         opened = threading.Event()
         registry = NodeRegistry()
 

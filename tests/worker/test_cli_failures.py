@@ -9,8 +9,8 @@ from collections.abc import Callable
 import click
 import pytest
 
-from spanloom.cli.commands import SUBCOMMANDS, root
-from spanloom.cli.failures import DONE, FAILED, INTERRUPTED, MISTAKE, run
+from spanloom.cli.app import SUBCOMMANDS, root
+from spanloom.cli.exit_codes import DONE, FAILED, INTERRUPTED, MISTAKE, run
 from spanloom.engine.errors import SpanloomError, StoreUnavailable, WaitTimeout, WorkflowInvalid
 
 
@@ -24,14 +24,14 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         def stats() -> None:
             raise error
 
-        monkeypatch.setattr("spanloom.cli.admin.stats", stats)
+        monkeypatch.setattr("spanloom.cli.commands.admin.stats", stats)
 
     return make
 
 
 def test_help_imports_neither_the_engine_nor_what_draws() -> None:
     code = (
-        "import sys, spanloom.cli.failures as f; code = f.run(['--help']); "
+        "import sys, spanloom.cli.exit_codes as f; code = f.run(['--help']); "
         "print([name for name in ('spanloom.engine', 'pydantic', 'redis', 'rq', 'rich', 'sqlalchemy') "
         "if name in sys.modules], file=sys.stderr); sys.exit(code)"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spanloom.cli.loading import load_engine
+from spanloom.cli.options.loading import load_engine
 from spanloom.engine.errors import ConfigurationError
 
 ENGINE = """

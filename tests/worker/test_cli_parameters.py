@@ -12,10 +12,10 @@ from typing import Any
 import click
 import pytest
 
-from spanloom.cli.parameters import duration, find_execution, json_value, moment, node_and_item, pair
+from spanloom.cli.options.parameters import duration, find_execution, json_value, moment, node_and_item, pair
 from spanloom.engine.errors import UnknownExecution, UserError
-from spanloom.engine.records import StartRequest
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import StartRequest
 from spanloom.stores import open_store
 from spanloom.testing.workflows import single
 

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from spanloom.cli.failures import DONE, FAILED, MISTAKE
+from spanloom.cli.exit_codes import DONE, FAILED, MISTAKE
 from spanloom.engine import ExecutionStore
-from spanloom.engine.records import Claim, NodeKey, Outcome, Record, StartRequest
-from spanloom.engine.states import WaitKind
+from spanloom.engine.store.requests import Claim, NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.states import WaitKind
 from spanloom.stores import open_store
 from spanloom.testing.workflows import single
 from support.cli import Control, in_terminal

@@ -12,10 +12,19 @@ from typing import Any
 
 import pytest
 
-from spanloom.cli.failures import DONE, MISTAKE, run
+from spanloom.cli.exit_codes import DONE, MISTAKE, run
 from spanloom.engine import ExecutionStore
-from spanloom.engine.definitions import MapOver, Node, Workflow
-from spanloom.engine.records import (
+from spanloom.engine.store.models import (
+    Attempt,
+    Execution,
+    LogRecord,
+    NodeRun,
+    SpanRecord,
+    StoreStats,
+    WorkflowSummary,
+    WorkflowVersion,
+)
+from spanloom.engine.store.requests import (
     Claim,
     FanOut,
     LogLine,
@@ -27,17 +36,8 @@ from spanloom.engine.records import (
     Started,
     StartRequest,
 )
-from spanloom.engine.states import WaitKind
-from spanloom.engine.views import (
-    Attempt,
-    Execution,
-    LogRecord,
-    NodeRun,
-    SpanRecord,
-    StoreStats,
-    WorkflowSummary,
-    WorkflowVersion,
-)
+from spanloom.engine.store.states import WaitKind
+from spanloom.engine.workflow.definitions import MapOver, Node, Workflow
 from spanloom.stores import open_store
 from spanloom.testing.workflows import single
 from support.cli import NEWER, NINE, NINE_NS, OLDER, ROOT_SPAN, TRACE_ID, Invoke, at, in_terminal
@@ -115,7 +115,7 @@ class TestReading:
             store.add_log(NEWER, LogLine("info", "late", NINE))
             store.cancel_execution(NEWER)
 
-        monkeypatch.setattr("spanloom.cli.telemetry.time.sleep", meanwhile)
+        monkeypatch.setattr("spanloom.cli.commands.logs.time.sleep", meanwhile)
         assert [line.split("\t")[5] for line in invoke("logs", NEWER, "-f").splitlines()] == ["early", "late"]
 
     def test_trace_puts_nodes_below_the_executions_own_span(self, invoke: Invoke) -> None:

@@ -22,8 +22,8 @@ from spanloom.cli.rendering import (
 )
 from spanloom.cli.rendering.layout import lay_out
 from spanloom.cli.rendering.values import instant
-from spanloom.engine.definitions import Input, Workflow
-from spanloom.engine.views import Attempt, NodeRun
+from spanloom.engine.store.models import Attempt, NodeRun
+from spanloom.engine.workflow.definitions import Input, Workflow
 from spanloom.testing.workflows import after_any_end, after_failure, chain, fan, graph, single
 from support.read_models import CHILD_ID, ID, NINE, NOW, at, drawn, execution, run, text
 

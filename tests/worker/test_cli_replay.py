@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from spanloom.cli.failures import DONE, MISTAKE
+from spanloom.cli.exit_codes import DONE, MISTAKE
 from spanloom.engine import ExecutionStore
-from spanloom.engine.views import Execution
+from spanloom.engine.store.models import Execution
 from support.cli import NEWER, OLDER, Control, Invoke
 
 pytestmark = pytest.mark.usefixtures("clean_environment", "store")

@@ -25,10 +25,10 @@ from spanloom.cli.rendering import (
     workflows_table,
 )
 from spanloom.cli.rendering.values import ago, cell, duration, printable
-from spanloom.engine.definitions import Node, Workflow
-from spanloom.engine.records import WorkerLease
-from spanloom.engine.states import ExecutionStatus, NodeStatus
-from spanloom.engine.views import LogRecord, SpanRecord, StoreStats, WorkflowSummary, WorkflowVersion
+from spanloom.engine.store.models import LogRecord, SpanRecord, StoreStats, WorkflowSummary, WorkflowVersion
+from spanloom.engine.store.requests import WorkerLease
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus
+from spanloom.engine.workflow.definitions import Node, Workflow
 from support.read_models import CHILD_ID, ID, NINE, NOW, ROOT_SPAN, TRACE_ID, at, drawn, execution, span, text
 
 

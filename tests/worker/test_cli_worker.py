@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from spanloom.cli.failures import DONE, MISTAKE, run
+from spanloom.cli.exit_codes import DONE, MISTAKE, run
 from spanloom.engine import NodeRegistry, WorkflowEngine
 from spanloom.worker import Listen, WorkerOptions
 
@@ -37,8 +37,8 @@ def served(
         return DONE
 
     engine = WorkflowEngine(NodeRegistry(), sqlite_url, redis_url)
-    monkeypatch.setattr("spanloom.cli.worker.load_engine", lambda _name: engine)
-    monkeypatch.setattr("spanloom.cli.worker.serve", serve)
+    monkeypatch.setattr("spanloom.cli.commands.worker.load_engine", lambda _name: engine)
+    monkeypatch.setattr("spanloom.cli.commands.worker.serve", serve)
     return found
 
 
@@ -71,8 +71,8 @@ def test_several_processes_are_each_told_the_same(served: list[WorkerOptions], m
         commands.extend([list(command)] * processes)
         return DONE
 
-    monkeypatch.setattr("spanloom.cli.worker.supervise", supervise)
-    monkeypatch.setattr("spanloom.cli.worker.configure_logging", lambda _format: None)
+    monkeypatch.setattr("spanloom.cli.commands.worker.supervise", supervise)
+    monkeypatch.setattr("spanloom.cli.commands.worker.configure_logging", lambda _format: None)
     assert run(["worker", "shop:engine", "--processes", "2", *TOLD]) == DONE
     for command in commands:
         assert run(command) == DONE

@@ -11,12 +11,12 @@ from opentelemetry.context import Context
 
 from spanloom.engine import ExecutionStore, StoreUnavailable
 from spanloom.engine.errors import StoreRefused
-from spanloom.engine.records import Claim, NodeKey, NodeLines
+from spanloom.engine.store.requests import Claim, NodeKey, NodeLines
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import fan
-from spanloom.worker.flusher import Flusher
-from spanloom.worker.lines import MAX_LINES, Lines
+from spanloom.worker.telemetry.log_buffer import MAX_LINES, Lines
+from spanloom.worker.telemetry.log_flusher import Flusher
 
 
 class Unreliable:

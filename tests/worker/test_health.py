@@ -12,7 +12,7 @@ from fakeredis import FakeRedis, FakeServer
 
 from spanloom.engine import Node, NodeRegistry, StoreUnavailable, Workflow, WorkflowEngine
 from spanloom.stores import InMemoryExecutionStore
-from spanloom.worker.health import Health
+from spanloom.worker.process.health import Health
 
 
 class Gated(InMemoryExecutionStore):
@@ -75,7 +75,7 @@ def start(health: Health) -> None:
 
 def test_a_loop_that_does_not_go_round_is_stuck(health: Health, store: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
     assert health.liveness() == {}
-    monkeypatch.setattr("spanloom.worker.health._STUCK_SECONDS", 0.3)
+    monkeypatch.setattr("spanloom.worker.process.health._STUCK_SECONDS", 0.3)
     store.claims.clear()
     start(health)
 
@@ -88,7 +88,7 @@ def test_a_loop_that_does_not_go_round_is_stuck(health: Health, store: Gated, mo
 def test_a_loop_that_waits_for_a_store_that_hangs_is_not_stuck(
     health: Health, store: Gated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spanloom.worker.health._STUCK_SECONDS", 0.3)
+    monkeypatch.setattr("spanloom.worker.process.health._STUCK_SECONDS", 0.3)
     store.claims.clear()
     store.answers.clear()
     start(health)

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from rq.registry import StartedJobRegistry
 
-from spanloom.engine.queue import NodeQueue
-from spanloom.engine.records import NodeJob
-from spanloom.worker import inbox as inbox_module
-from spanloom.worker.inbox import Inbox
+from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.store.requests import NodeJob
+from spanloom.worker.queue import consumer as inbox_module
+from spanloom.worker.queue.consumer import Inbox
 
 LIST = "spanloom.default"
 NODE = NodeJob("01890000-0000-7000-8000-000000000000", "a", 0, "work", "default", "normal", 1, datetime.now(UTC))

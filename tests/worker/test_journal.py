@@ -21,10 +21,10 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
 from spanloom.engine import Node, NodeContext, NodeRegistry, Workflow, WorkflowEngine
-from spanloom.engine.views import LogRecord
+from spanloom.engine.store.models import LogRecord
 from spanloom.stores import InMemoryExecutionStore
-from spanloom.worker.lines import MAX_CHARACTERS
-from spanloom.worker.process_log import configure_logging
+from spanloom.worker.process.log_setup import configure_logging
+from spanloom.worker.telemetry.log_buffer import MAX_CHARACTERS
 
 library = logging.getLogger("some.library")
 Run = Callable[..., list[LogRecord]]

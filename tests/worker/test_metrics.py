@@ -24,8 +24,8 @@ from spanloom.engine import (
     Workflow,
     WorkflowEngine,
 )
-from spanloom.engine.instruments import instruments
-from spanloom.engine.metrics import METRICS, Kind
+from spanloom.engine.telemetry.instruments import instruments
+from spanloom.engine.telemetry.metrics import METRICS, Kind
 from spanloom.testing.servers import RedisServer
 
 LISTS = {"messaging.system": "rq", "messaging.destination.name": "spanloom.default"}

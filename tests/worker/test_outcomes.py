@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from spanloom.engine import Node, NodeResult, PermanentError, RetryPolicy, Workflow
-from spanloom.engine.builtin import LONGEST_SECONDS
 from spanloom.engine.errors import LeaseLost
-from spanloom.engine.plan import plan
-from spanloom.engine.records import Outcome
-from spanloom.worker.outcomes import left, of_error, of_load_error, of_result, retry_delay
+from spanloom.engine.handlers.builtin import LONGEST_SECONDS
+from spanloom.engine.store.requests import Outcome
+from spanloom.engine.workflow.compiled import plan
+from spanloom.worker.node.outcomes import left, of_error, of_load_error, of_result, retry_delay
 
 PLAN = plan(Workflow(id="w", nodes=(Node(id="a", type="t"), Node(id="b", type="t", inputs=["a"]))))
 NODE = PLAN.nodes["a"]

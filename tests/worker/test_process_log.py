@@ -10,7 +10,7 @@ import sys
 import pytest
 import structlog
 
-from spanloom.worker.process_log import configure_logging
+from spanloom.worker.process.log_setup import configure_logging
 
 library = logging.getLogger("some.library")
 Captured = pytest.CaptureFixture[str]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from spanloom.engine.errors import StoreUnavailable
-from spanloom.engine.records import Outcome, Record, Recorded
-from spanloom.worker.recorder import Recorder
+from spanloom.engine.store.requests import Outcome, Record, Recorded
+from spanloom.worker.node.recorder import Recorder
 
 
 class Store:

@@ -9,7 +9,7 @@ import pytest
 
 BLOCKED = """
 import os, signal, sys, threading
-from spanloom.worker import signals
+from spanloom.worker.process import signals
 
 def stop():
     print("heard", flush=True)
@@ -24,7 +24,7 @@ os.read(os.pipe()[0], 1)
 
 FORKED = """
 import os, signal, sys
-from spanloom.worker import signals
+from spanloom.worker.process import signals
 
 signals.hear(lambda: os._exit(3))
 number = signal.Signals[sys.argv[1]]

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 
 from spanloom.engine import Node, NodeContext, NodeRegistry, Workflow, WorkflowEngine
-from spanloom.engine.states import ExecutionStatus
+from spanloom.engine.store.states import ExecutionStatus
 
 
 class Exported(InMemorySpanExporter):

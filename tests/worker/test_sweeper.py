@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from spanloom.engine.epoch import Epoch
 from spanloom.engine.errors import QueueUnavailable
-from spanloom.engine.queue import NodeQueue
-from spanloom.engine.records import NodeKey, Outcome, Swept
-from spanloom.engine.states import ExecutionStatus
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.queue.epoch import Epoch
+from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import NodeKey, Outcome, Swept
+from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores import InMemoryExecutionStore, open_store
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.servers import RedisServer

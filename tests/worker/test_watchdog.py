@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import pytest
 
 from spanloom.engine.errors import NodeTimeout
-from spanloom.worker.watchdog import Watchdog
+from spanloom.worker.node.timeouts import Watchdog
 
 
 @pytest.fixture
 def watchdog(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watchdog]:
-    monkeypatch.setattr("spanloom.worker.watchdog._AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("spanloom.worker.node.timeouts._AGAIN_SECONDS", 0.1)
     made = Watchdog()
     yield made
     made.close()

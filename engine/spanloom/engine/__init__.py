@@ -1,9 +1,5 @@
 """The engine: definitions, the registry of handlers, the store port, the queue, and the engine that joins them."""
 
-from spanloom.engine.builder import NodeRef, WorkflowBuilder
-from spanloom.engine.cache import CacheOptions
-from spanloom.engine.context import NodeContext
-from spanloom.engine.definitions import Input, MapOver, Node, RetryPolicy, Workflow
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import (
     ChildFailed,
@@ -34,16 +30,20 @@ from spanloom.engine.errors import (
     WorkerLost,
     WorkflowInvalid,
 )
-from spanloom.engine.events import AsyncEventStream, EventStream
-from spanloom.engine.files import dump_workflow, load_workflow, workflow_json_schema
-from spanloom.engine.handle import ExecutionHandle
-from spanloom.engine.records import Priority
-from spanloom.engine.registry import NodeRegistry
-from spanloom.engine.results import NodeResult
+from spanloom.engine.events.handle import ExecutionHandle
+from spanloom.engine.events.stream import AsyncEventStream, EventStream
+from spanloom.engine.handlers.builder import NodeRef, WorkflowBuilder
+from spanloom.engine.handlers.context import NodeContext
+from spanloom.engine.handlers.registry import NodeRegistry
+from spanloom.engine.handlers.results import NodeResult
 from spanloom.engine.settings import Settings
-from spanloom.engine.states import ExecutionStatus, NodeStatus
-from spanloom.engine.store import ExecutionStore
-from spanloom.engine.views import Attempt, Event, Execution, ExecutionFilter, NodeRun, Page
+from spanloom.engine.store.models import Attempt, Event, Execution, ExecutionFilter, NodeRun, Page
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import Priority
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus
+from spanloom.engine.workflow.cache import CacheOptions
+from spanloom.engine.workflow.definitions import Input, MapOver, Node, RetryPolicy, Workflow
+from spanloom.engine.workflow.files import dump_workflow, load_workflow, workflow_json_schema
 
 __all__ = [
     "AsyncEventStream",

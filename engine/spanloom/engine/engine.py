@@ -11,34 +11,34 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from spanloom.engine.builder import WorkflowBuilder
-from spanloom.engine.cache import CacheOptions, DefinitionCache
-from spanloom.engine.clocks import put_clocks
-from spanloom.engine.control import ExecutionControl
-from spanloom.engine.definitions import Workflow
-from spanloom.engine.epoch import Epoch
 from spanloom.engine.errors import (
     ConfigurationError,
     QueueUnavailable,
     SpanloomError,
     StoreUnavailable,
 )
-from spanloom.engine.following import ExecutionFollowing
-from spanloom.engine.graph import check
-from spanloom.engine.handle import ExecutionHandle
+from spanloom.engine.events.following import ExecutionFollowing
+from spanloom.engine.events.handle import ExecutionHandle
+from spanloom.engine.handlers.builder import WorkflowBuilder
+from spanloom.engine.handlers.registry import NodeRegistry
 from spanloom.engine.ids import uuid7
-from spanloom.engine.instruments import count_started
 from spanloom.engine.logs import Logger
-from spanloom.engine.options import Duration, start_options
+from spanloom.engine.operations.control import ExecutionControl
+from spanloom.engine.operations.replay import ExecutionReplays
+from spanloom.engine.operations.start_options import Duration, start_options
 from spanloom.engine.payload import encode
-from spanloom.engine.queue import NodeQueue
-from spanloom.engine.records import NodeJob, StartAnswer, Started, StartRequest
-from spanloom.engine.registry import NodeRegistry
-from spanloom.engine.replaying import ExecutionReplays
+from spanloom.engine.queue.epoch import Epoch
+from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.settings import Settings
-from spanloom.engine.spans import export_start
-from spanloom.engine.store import ExecutionStore
-from spanloom.engine.tracing import sdk, start_trace
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import NodeJob, StartAnswer, Started, StartRequest
+from spanloom.engine.telemetry.call_metrics import put_clocks
+from spanloom.engine.telemetry.instruments import count_started
+from spanloom.engine.telemetry.spans import export_start
+from spanloom.engine.telemetry.tracing import sdk, start_trace
+from spanloom.engine.workflow.cache import CacheOptions, DefinitionCache
+from spanloom.engine.workflow.definitions import Workflow
+from spanloom.engine.workflow.validation import check
 
 __all__ = ["WorkflowEngine"]
 

@@ -6,17 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spanloom.stores.memory import InMemoryExecutionStore
     from spanloom.stores.opening import open_store
-    from spanloom.stores.postgres import PostgresExecutionStore
-    from spanloom.stores.sqlite import SqliteExecutionStore
+    from spanloom.stores.postgres.store import PostgresExecutionStore
+    from spanloom.stores.sqlite.memory import InMemoryExecutionStore
+    from spanloom.stores.sqlite.store import SqliteExecutionStore
 
 __all__ = ["InMemoryExecutionStore", "PostgresExecutionStore", "SqliteExecutionStore", "open_store"]
 
 _MODULES = {
-    "InMemoryExecutionStore": "spanloom.stores.memory",
-    "PostgresExecutionStore": "spanloom.stores.postgres",
-    "SqliteExecutionStore": "spanloom.stores.sqlite",
+    "InMemoryExecutionStore": "spanloom.stores.sqlite.memory",
+    "PostgresExecutionStore": "spanloom.stores.postgres.store",
+    "SqliteExecutionStore": "spanloom.stores.sqlite.store",
     "open_store": "spanloom.stores.opening",
 }
 

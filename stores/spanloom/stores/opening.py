@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 from urllib.parse import urlsplit
 
 from spanloom.engine.errors import ConfigurationError
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
 
 __all__ = ["open_store"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from spanloom.cli.failures import run
+from spanloom.cli.exit_codes import run
 
 __all__ = ["main"]
 

@@ -12,10 +12,9 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from spanloom.engine.definitions import Workflow
 from spanloom.engine.errors import SpanloomError
-from spanloom.engine.graph import edges
-from spanloom.engine.records import (
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import (
     END,
     Claim,
     ClaimAnswer,
@@ -31,8 +30,9 @@ from spanloom.engine.records import (
     StartRequest,
     Swept,
 )
-from spanloom.engine.states import WaitKind
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.states import WaitKind
+from spanloom.engine.workflow.definitions import Workflow
+from spanloom.engine.workflow.validation import edges
 from spanloom.testing.clock import ManualClock
 
 __all__ = ["StoreDriver", "Work", "request"]

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from spanloom.engine.errors import ConfigurationError
-from spanloom.testing.process import ServerProcess
+from spanloom.testing.server_process import ServerProcess
 
 __all__ = ["PostgresServer", "RedisServer", "postgres_server", "redis_server"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spanloom.engine.definitions import Input, Node, Workflow
+from spanloom.engine.workflow.definitions import Input, Node, Workflow
 
 __all__ = ["after_any_end", "after_failure", "chain", "diamond", "fan", "graph", "single"]
 

@@ -1,10 +1,10 @@
 """Workers: claim node runs, run their handlers, record what came of it, and sweep up whatever is due or lost."""
 
-from spanloom.worker.endpoints import Listen
 from spanloom.worker.local import start_workers, worker_options
 from spanloom.worker.options import WorkerOptions
-from spanloom.worker.serve import serve
-from spanloom.worker.supervisor import supervise
+from spanloom.worker.process.endpoints import Listen
+from spanloom.worker.process.serve import serve
+from spanloom.worker.process.supervisor import supervise
 from spanloom.worker.worker import Worker
 
 __all__ = ["Listen", "Worker", "WorkerOptions", "serve", "start_workers", "supervise", "worker_options"]

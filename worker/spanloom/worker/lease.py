@@ -11,8 +11,8 @@ from collections.abc import Callable
 import structlog
 
 from spanloom.engine.errors import StoreUnavailable
-from spanloom.engine.instruments import instruments
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.telemetry.instruments import instruments
 
 __all__ = ["Lease"]
 

@@ -11,16 +11,16 @@ from datetime import datetime
 
 import structlog
 
-from spanloom.engine.epoch import NO_EPOCH, Epoch
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
-from spanloom.engine.instruments import count_ended, instruments
-from spanloom.engine.queue import NodeQueue
-from spanloom.engine.records import Swept
-from spanloom.engine.states import ExecutionStatus
-from spanloom.engine.store import ExecutionStore
-from spanloom.worker.backlog import Backlog
-from spanloom.worker.books import Books
+from spanloom.engine.queue.epoch import NO_EPOCH, Epoch
+from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import Swept
+from spanloom.engine.store.states import ExecutionStatus
+from spanloom.engine.telemetry.instruments import count_ended, instruments
 from spanloom.worker.options import WorkerOptions
+from spanloom.worker.queue.depth import Backlog
+from spanloom.worker.queue.started_jobs import Books
 
 __all__ = ["Sweeper"]
 

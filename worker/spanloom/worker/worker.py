@@ -12,32 +12,32 @@ from functools import partial
 
 import structlog
 
-from spanloom.engine.clocks import clock_calls, put_clocks
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
-from spanloom.engine.instruments import instruments
-from spanloom.engine.queue import NodeMessage
-from spanloom.engine.records import Claim, Refusal
-from spanloom.worker.announcer import Announcer
-from spanloom.worker.call import Caller
-from spanloom.worker.claims import Claims
-from spanloom.worker.exports import Exports
-from spanloom.worker.flusher import Flusher
-from spanloom.worker.inbox import Inbox
-from spanloom.worker.journal import Journal
-from spanloom.worker.lane import Lane
+from spanloom.engine.queue.node_queue import NodeMessage
+from spanloom.engine.store.requests import Claim, Refusal
+from spanloom.engine.telemetry.call_metrics import clock_calls, put_clocks
+from spanloom.engine.telemetry.instruments import instruments
 from spanloom.worker.lease import Lease
-from spanloom.worker.lifespan import Lifespan
+from spanloom.worker.node.caller import Caller
+from spanloom.worker.node.claim_monitor import Claims
+from spanloom.worker.node.event_loop import Lane
+from spanloom.worker.node.lifespan import Lifespan
+from spanloom.worker.node.recorder import Recorder
+from spanloom.worker.node.runner import NodeRunner
+from spanloom.worker.node.timeouts import Watchdog
 from spanloom.worker.options import WorkerOptions
-from spanloom.worker.presence import Presence
-from spanloom.worker.quarantine import Quarantine
-from spanloom.worker.recorder import Recorder
-from spanloom.worker.run import NodeRunner
+from spanloom.worker.queue.consumer import Inbox
+from spanloom.worker.queue.isolation import Quarantine
+from spanloom.worker.queue.notifier import Announcer
+from spanloom.worker.queue.registration import Presence
+from spanloom.worker.queue.unknown_types import Strangers
 from spanloom.worker.slots import Slots
-from spanloom.worker.strangers import Strangers
 from spanloom.worker.sweeper import Sweeper
-from spanloom.worker.tally import Tally
-from spanloom.worker.watchdog import Watchdog
+from spanloom.worker.telemetry.log_capture import Journal
+from spanloom.worker.telemetry.log_flusher import Flusher
+from spanloom.worker.telemetry.span_exporter import Exports
+from spanloom.worker.telemetry.worker_metrics import Tally
 
 __all__ = ["Worker"]
 

@@ -47,7 +47,7 @@ def current(connection: sa.Connection, schema: str | None) -> str | None:
 
 def create_functions(connection: sa.Connection, schema: str, names: tuple[str, ...]) -> None:
     """Create the Postgres functions of these files in `schema`, in this order."""
-    folder = resources.files("spanloom.stores").joinpath("functions")
+    folder = resources.files("spanloom.stores.postgres").joinpath("functions")
     for name in names:
         text = folder.joinpath(f"{name}.sql").read_text(encoding="utf-8")
         statement = text.replace("{schema}", schema)

@@ -18,7 +18,7 @@ from spanloom.cli.rendering.values import (
     printable,
     seconds_between,
 )
-from spanloom.engine.views import Attempt
+from spanloom.engine.store.models import Attempt
 
 __all__ = ["attempt_lines", "attempts_text"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.text import Text
 
 from spanloom.cli.rendering.values import GLYPHS, STYLES, cell, error_sentence, printable
-from spanloom.engine.views import Event
+from spanloom.engine.store.models import Event
 
 __all__ = ["event_line", "event_text"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spanloom.engine.spans import nanoseconds
-from spanloom.engine.store import ExecutionStore
-from spanloom.engine.tracing import parse_trace_parent
-from spanloom.engine.views import Execution, SpanRecord
+from spanloom.engine.store.models import Execution, SpanRecord
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.telemetry.spans import nanoseconds
+from spanloom.engine.telemetry.tracing import parse_trace_parent
 
 __all__ = ["EXECUTIONS", "Family", "read_family", "rooted"]
 

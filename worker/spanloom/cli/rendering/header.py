@@ -18,7 +18,7 @@ from spanloom.cli.rendering.values import (
     printable,
     seconds_between,
 )
-from spanloom.engine.views import Execution
+from spanloom.engine.store.models import Execution
 
 __all__ = ["execution_header", "header_lines", "node_name"]
 

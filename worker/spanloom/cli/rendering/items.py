@@ -13,7 +13,7 @@ from rich.text import Text
 
 from spanloom.cli.rendering.notes import READY, Note, counted, drawn, run_notes
 from spanloom.cli.rendering.values import GLYPHS, STYLES, cell, duration, error_sentence, seconds_between
-from spanloom.engine.views import Execution, NodeRun
+from spanloom.engine.store.models import Execution, NodeRun
 
 __all__ = ["Items", "items_lines", "items_table"]
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from spanloom.engine.definitions import Node, Workflow
+from spanloom.engine.workflow.definitions import Node, Workflow
 
 __all__ = ["Row", "lay_out"]
 

@@ -9,9 +9,9 @@ from datetime import datetime
 from rich.text import Text
 
 from spanloom.cli.rendering.values import ago, error_sentence, instant, printable
-from spanloom.engine.definitions import Input, Node
-from spanloom.engine.states import NodeStatus, WaitKind
-from spanloom.engine.views import NodeRun
+from spanloom.engine.store.models import NodeRun
+from spanloom.engine.store.states import NodeStatus, WaitKind
+from spanloom.engine.workflow.definitions import Input, Node
 
 __all__ = ["READY", "Note", "counted", "drawn", "is_handled", "routing_notes", "run_notes"]
 

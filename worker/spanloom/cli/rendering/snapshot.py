@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from spanloom.engine.definitions import Workflow
 from spanloom.engine.errors import UnknownWorkflow
-from spanloom.engine.states import NodeStatus
-from spanloom.engine.store import ExecutionStore
-from spanloom.engine.views import Execution, NodeRun
+from spanloom.engine.store.models import Execution, NodeRun
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.states import NodeStatus
+from spanloom.engine.workflow.definitions import Workflow
 
 __all__ = ["CHILDREN", "LEVELS", "Snapshot", "read_snapshot"]
 

@@ -20,8 +20,8 @@ from spanloom.cli.rendering.values import (
     printable,
     seconds_between,
 )
-from spanloom.engine.records import WorkerLease
-from spanloom.engine.views import Execution, LogRecord, StoreStats, WorkflowSummary, WorkflowVersion
+from spanloom.engine.store.models import Execution, LogRecord, StoreStats, WorkflowSummary, WorkflowVersion
+from spanloom.engine.store.requests import WorkerLease
 
 __all__ = [
     "dead_lines",

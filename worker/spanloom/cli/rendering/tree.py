@@ -24,9 +24,9 @@ from spanloom.cli.rendering.values import (
     printable,
     seconds_between,
 )
-from spanloom.engine.definitions import Node
-from spanloom.engine.states import NodeStatus
-from spanloom.engine.views import Execution, NodeRun
+from spanloom.engine.store.models import Execution, NodeRun
+from spanloom.engine.store.states import NodeStatus
+from spanloom.engine.workflow.definitions import Node
 
 __all__ = ["FOLD", "execution_lines", "execution_tree"]
 

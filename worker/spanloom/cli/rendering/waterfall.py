@@ -14,7 +14,7 @@ from rich.text import Text
 
 from spanloom.cli.rendering.family import rooted
 from spanloom.cli.rendering.values import STYLES, cell, duration, printable
-from spanloom.engine.views import Execution, SpanRecord
+from spanloom.engine.store.models import Execution, SpanRecord
 
 __all__ = ["SIBLINGS", "waterfall", "waterfall_lines"]
 

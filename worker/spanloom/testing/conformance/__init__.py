@@ -15,60 +15,23 @@ Each subject is a nested class, so `pytest -k TestJoinRaces` runs one. Nothing a
 
 from __future__ import annotations
 
-from pkgutil import iter_modules
+import inspect
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import walk_packages
 
 import pytest
 
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver
 
-# Before the modules are imported: only then do their assertions say what they compared.
-pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in iter_modules(__path__)))
-
-from spanloom.testing.conformance import (  # noqa: E402 (the rewriting comes first)
-    attempts,
-    by_hand,
-    cancels,
-    child_ends,
-    children,
-    claims,
-    concurrency,
-    control_rules,
-    exports,
-    failures,
-    families,
-    fences,
-    holds,
-    item_control,
-    item_failures,
-    items,
-    join_races,
-    joins,
-    leases,
-    lines,
-    nested_retries,
-    pauses,
-    payloads,
-    purges,
-    random_families,
-    random_graphs,
-    reads,
-    records,
-    replays,
-    resets,
-    retries,
-    routing,
-    starts,
-    suspects,
-    sweeps,
-    telemetry,
-    transactions,
-    versions,
-    waits,
-)
-
 __all__ = ["StoreConformance"]
+
+_SUBJECTS = [found.name for found in walk_packages(__path__, f"{__name__}.") if not found.ispkg]
+
+# Before the modules are imported: only then do their assertions show what they compared.
+pytest.register_assert_rewrite(*_SUBJECTS)
 
 
 class StoreConformance:
@@ -89,66 +52,19 @@ class StoreConformance:
         """A worker played by hand, on the tests' time."""
         return StoreDriver(store, clock=clock)
 
-    TestVersions = versions.Versions
-    TestStarts = starts.Starts
-    TestIdempotencyKeys = starts.IdempotencyKeys
-    TestClaims = claims.Claims
-    TestRecords = records.Records
-    TestFences = fences.Fences
-    TestReplays = fences.Replays
-    TestJoins = joins.Joins
-    TestSkips = joins.Skips
-    TestRandomGraphs = random_graphs.RandomGraphs
-    TestFailures = failures.Failures
-    TestRetries = failures.Retries
-    TestRouting = routing.Routing
-    TestHandledFailures = routing.HandledFailures
-    TestChildStarts = children.ChildStarts
-    TestChildDeadlines = children.ChildDeadlines
-    TestChildEnds = child_ends.ChildEnds
-    TestItems = items.Items
-    TestItemFailures = item_failures.ItemFailures
-    TestItemControl = item_control.ItemControl
-    TestItemRounds = item_control.ItemRounds
-    TestItemReplays = item_control.ItemReplays
-    TestWaits = waits.Waits
-    TestWaitRules = waits.WaitRules
-    TestCancels = cancels.Cancels
-    TestAttempts = attempts.Attempts
-    TestControls = control_rules.Controls
-    TestFamilies = families.Families
-    TestRandomFamilies = random_families.RandomFamilies
-    TestPauses = pauses.Pauses
-    TestHolds = holds.Holds
-    TestResumes = pauses.Resumes
-    TestExecutionRetries = retries.ExecutionRetries
-    TestNestedRetries = nested_retries.NestedRetries
-    TestResets = resets.Resets
-    TestReplayedStarts = replays.ReplayedStarts
-    TestFailuresByHand = by_hand.FailuresByHand
-    TestDiscards = by_hand.Discards
-    TestEndsByHand = by_hand.EndsByHand
-    TestPurges = purges.Purges
-    TestLeases = leases.Leases
-    TestHeldClaims = by_hand.HeldClaims
-    TestLostWorkers = sweeps.LostWorkers
-    TestDueRows = sweeps.DueRows
-    TestEpochs = sweeps.Epochs
-    TestSuspects = suspects.Suspects
-    TestReads = reads.Reads
-    TestPages = reads.Pages
-    TestLogs = telemetry.Logs
-    TestLinesOfRunningNodes = lines.LinesOfRunningNodes
-    TestSpans = telemetry.Spans
-    TestRunSpans = exports.RunSpans
-    TestSpansToExport = exports.SpansToExport
-    TestEvents = telemetry.Events
-    TestPayloads = payloads.Payloads
-    TestAliasing = payloads.Aliasing
-    TestTransactions = transactions.Transactions
-    TestAtomicity = transactions.Atomicity
-    TestLifecycles = transactions.Lifecycles
-    TestJoinRaces = join_races.JoinRaces
-    TestItemRaces = item_control.ItemRaces
-    TestChildEndRaces = child_ends.ChildEndRaces
-    TestConcurrency = concurrency.Concurrency
+
+def _test_classes() -> Iterator[type]:
+    """List the classes with tests that the modules of this package define."""
+    for name in _SUBJECTS:
+        for found in vars(import_module(name)).values():
+            if inspect.isclass(found) and found.__module__ == name and any(map(_is_test, vars(found))):
+                yield found
+
+
+def _is_test(name: str) -> bool:
+    return name.startswith("test_")
+
+
+for _subject in _test_classes():
+    assert not hasattr(StoreConformance, f"Test{_subject.__name__}"), f"two test classes are named {_subject.__name__}"
+    setattr(StoreConformance, f"Test{_subject.__name__}", _subject)

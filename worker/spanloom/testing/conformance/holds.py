@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from spanloom.engine.records import Outcome
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import Outcome
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import chain, fan

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from spanloom.engine.records import Outcome
-from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
-from spanloom.engine.store import ExecutionStore
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import Outcome
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.clock import ManualClock
-from spanloom.testing.conformance.seen import status_of
+from spanloom.testing.conformance.reading.seen import status_of
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import graph, single
 

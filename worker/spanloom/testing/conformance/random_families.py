@@ -9,13 +9,13 @@ from contextlib import suppress
 
 import pytest
 
-from spanloom.engine.definitions import Input, Node, Workflow
 from spanloom.engine.errors import InvalidTransition
-from spanloom.engine.graph import edges
-from spanloom.engine.records import Claim, ExecutionHeader, NodeClaim, NodeKey, Outcome, Record
-from spanloom.engine.states import ExecutionStatus, NodeStatus, WaitKind
-from spanloom.engine.store import ExecutionStore
-from spanloom.engine.views import Execution, NodeRun
+from spanloom.engine.store.models import Execution, NodeRun
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import Claim, ExecutionHeader, NodeClaim, NodeKey, Outcome, Record
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.engine.workflow.definitions import Input, Node, Workflow
+from spanloom.engine.workflow.validation import edges
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 

@@ -1,0 +1,1 @@
+"""Following executions: waiting for their end, streams of their events."""

@@ -1,0 +1,257 @@
+"""Following the events of an execution as they are recorded. Redis makes it prompt, the store makes it complete."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
+
+from spanloom.engine.errors import StoreUnavailable, UnknownExecution, WaitTimeout
+from spanloom.engine.events.listener import Listener, waker
+from spanloom.engine.events.waiter import look_at_first
+from spanloom.engine.logs import Logger
+from spanloom.engine.store.models import Event, Execution
+from spanloom.engine.store.port import ExecutionStore
+
+__all__ = ["AsyncEventStream", "EventStream", "Follower"]
+
+_log = Logger("spanloom.engine")
+_PAGE = 1000
+_POLL_SECONDS = (0.05, 1.0)  #: first and longest pause between looks at the store when no signal comes
+_GATHER_SECONDS = 0.02  #: the least between two looks: an execution that changes all the time is read in portions
+_ENDS = frozenset({"execution.completed", "execution.failed", "execution.cancelled"})
+_BESIDE = frozenset({"execution.discarded"})  # says nothing of whether it runs
+
+
+class EventStream(Iterator[Event]):
+    """Iterate over the events of one execution, those to come too; ends after its end. Not for several threads.
+
+    `close()`, leaving a `with` block, or dropping it gives up its subscription; `cursor` is that of the latest event
+    that was yielded.
+    """
+
+    def __init__(self, events: Generator[Event], after: str | None) -> None:
+        self._events = events
+        self.cursor = after
+
+    def __iter__(self) -> EventStream:
+        return self
+
+    def __next__(self) -> Event:
+        event = next(self._events)
+        self.cursor = event.cursor
+        return event
+
+    def close(self) -> None:
+        """Stop following; twice is no error."""
+        self._events.close()
+
+    def __enter__(self) -> EventStream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class AsyncEventStream(AsyncIterator[Event]):
+    """Like EventStream, on an event loop, which it never blocks."""
+
+    def __init__(self, events: AsyncGenerator[Event], after: str | None) -> None:
+        self._events = events
+        self.cursor = after
+
+    def __aiter__(self) -> AsyncEventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await anext(self._events)
+        self.cursor = event.cursor
+        return event
+
+    async def aclose(self) -> None:
+        """Stop following; twice is no error."""
+        await self._events.aclose()
+
+    async def __aenter__(self) -> AsyncEventStream:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+
+class Follower:
+    """Follow executions in one store; without a listener it looks at the store from time to time."""
+
+    def __init__(self, store: ExecutionStore, listener: Listener | None) -> None:
+        self._store = store
+        self._listener = listener
+
+    def events(self, execution_id: str, after: str | None, timeout: float | None) -> EventStream:
+        """Return its events after the cursor, live. Raises what WorkflowEngine.events does."""
+        reading = _Reading(self._store, execution_id, after, timeout)
+        return EventStream(self._follow(reading, reading.look_first()), after)
+
+    def aevents(
+        self, execution_id: str, after: str | None, timeout: float | None, begin: Callable[[], object]
+    ) -> AsyncEventStream:
+        """Like events(), on an event loop; calls `begin` first. Raises from the first `anext`."""
+        reading = _Reading(self._store, execution_id, after, timeout)
+        return AsyncEventStream(self._afollow(reading, begin), after)
+
+    def changes(self, execution_id: str, every: float) -> Generator[None]:
+        """Yield at once, and then whenever something of the execution may have changed, at least `every` seconds."""
+        signal = threading.Event()
+        with self._watch(execution_id, signal.set):
+            while True:
+                signal.clear()
+                yield
+                time.sleep(min(_GATHER_SECONDS, every))
+                signal.wait(every)
+
+    def _follow(self, reading: _Reading, found: list[Event]) -> Generator[Event]:
+        yield from found
+        if reading.over:
+            return
+        signal = threading.Event()
+        with self._watch(reading.execution_id, signal.set):
+            while True:
+                signal.clear()
+                yield from reading.look()
+                if reading.over:
+                    return
+                time.sleep(reading.gather_seconds())
+                reading.signalled(signal.wait(reading.pause_seconds()))
+
+    async def _afollow(self, reading: _Reading, begin: Callable[[], object]) -> AsyncGenerator[Event]:
+        await asyncio.to_thread(begin)
+        for event in await asyncio.to_thread(reading.look_first):
+            yield event
+        if reading.over:
+            return
+        signal = asyncio.Event()
+        async with self._awatch(reading.execution_id, waker(signal)):
+            while True:
+                signal.clear()
+                for event in await asyncio.to_thread(reading.look):
+                    yield event
+                if reading.over:
+                    return
+                await asyncio.sleep(reading.gather_seconds())
+                try:
+                    await asyncio.wait_for(signal.wait(), reading.pause_seconds())
+                    reading.signalled(True)
+                except TimeoutError:
+                    reading.signalled(False)
+
+    def _watch(self, execution_id: str, notify: Callable[[], None]) -> AbstractContextManager[None]:
+        return self._listener.watch(execution_id, notify, changes=True) if self._listener else nullcontext()
+
+    def _awatch(self, execution_id: str, notify: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        return self._listener.awatch(execution_id, notify, changes=True) if self._listener else nullcontext()
+
+
+class _Reading:
+    """How far the events of one execution have been read, whether more may come, and when to look again."""
+
+    def __init__(self, store: ExecutionStore, execution_id: str, after: str | None, timeout: float | None) -> None:
+        self._store = store
+        self.execution_id = execution_id
+        self._after = self._cursor = after
+        self._timeout = timeout
+        self._deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        self._last_look = False  # the one after the deadline
+        self._pause, self._longest = _POLL_SECONDS
+        self._more = False  # a full page: the next one is there already
+        self._away = False  # the store did not answer
+        self._status = ""
+        self._had_ended = False  # at the first look
+        # Whether the latest of its starts, ends, pauses … that were read is an end; None: those read say nothing of it.
+        self._ended: bool | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether the end was read, and all that is there."""
+        return self._ended is True and not self._more
+
+    def look_first(self) -> list[Event]:
+        """Return the first page. Raises UnknownExecution, ConfigurationError for a bad cursor, StoreUnavailable."""
+        return look_at_first(self._first_page)
+
+    def look(self) -> list[Event]:
+        """Return the next page, empty if there is none yet or the store is away.
+
+        Raises UnknownExecution if the execution was purged meanwhile, WaitTimeout once the time is over.
+        """
+        if self._last_look and not self._more:
+            raise WaitTimeout(self.execution_id, self._timeout or 0.0, self._status)
+        self._last_look = time.monotonic() >= self._deadline
+        try:
+            quiet = self._last_look or self._pause == self._longest
+            if quiet:  # nothing comes any more of an execution that is gone
+                self._status = self._execution().status
+            events = self._page()
+        except StoreUnavailable as error:
+            _log.warning("events_wait_for_store", execution_id=self.execution_id, error=str(error))
+            events = []
+            self._away = True
+        else:
+            self._away = False
+        return events
+
+    def gather_seconds(self) -> float:
+        """How long to let changes gather before the next look."""
+        return 0.0 if self._more and not self._away else _GATHER_SECONDS
+
+    def pause_seconds(self) -> float:
+        """How long to wait for a signal before the next look."""
+        if self._more and not self._away:
+            return 0.0
+        return max(0.0, min(self._pause, self._deadline - time.monotonic()))
+
+    def signalled(self, came: bool) -> None:
+        """Note whether a signal came. What it tells of may show a moment later: an older transaction hides it."""
+        self._pause = _POLL_SECONDS[0] if came else min(self._pause * 2, self._longest)
+
+    def _first_page(self) -> list[Event]:
+        execution = self._execution()  # before the events: what it tells of is then among them, or before the cursor
+        self._status, self._had_ended = execution.status, execution.status.ended
+        return self._page()
+
+    def _page(self) -> list[Event]:
+        events = self._store.get_events(self.execution_id, after=self._cursor, limit=_PAGE)
+        self._more = len(events) == _PAGE
+        if events:
+            self._cursor = events[-1].cursor
+            self._pause = _POLL_SECONDS[0]
+            self._ended = _is_end(events, self._ended)
+        if self._ended is None and self._after is not None and not self._more:
+            self._ended = self._had_ended and self._ended_at(self._after)
+        return events
+
+    def _ended_at(self, cursor: str) -> bool:
+        """Whether the execution had ended at a cursor. Read from the start: rare, and a cursor is opaque."""
+        ended: bool | None = None
+        at: str | None = None
+        while events := self._store.get_events(self.execution_id, after=at, limit=_PAGE):
+            at = events[-1].cursor
+            upto = next((index for index, event in enumerate(events) if event.cursor == cursor), _PAGE) + 1
+            ended = _is_end(events[:upto], ended)
+            if upto <= len(events):
+                break
+        return ended is True
+
+    def _execution(self) -> Execution:
+        execution = self._store.get_execution(self.execution_id)
+        if execution is None:
+            raise UnknownExecution(self.execution_id)
+        return execution
+
+
+def _is_end(events: list[Event], before: bool | None) -> bool | None:
+    """Whether an execution has ended after these events; `before`, if they say nothing of it."""
+    for event in reversed(events):
+        if event.node_id is None and event.kind not in _BESIDE:
+            return event.kind in _ENDS
+    return before

@@ -1,0 +1,112 @@
+"""Waiting for executions to end. Redis makes it prompt, the store makes it true."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from spanloom.engine.errors import StoreUnavailable, UnknownExecution, WaitTimeout
+from spanloom.engine.events.listener import Listener, waker
+from spanloom.engine.logs import Logger
+from spanloom.engine.store.models import Execution
+from spanloom.engine.store.port import ExecutionStore
+
+__all__ = ["Waiter", "look_at_first"]
+
+_log = Logger("spanloom.engine")
+_FIRST_LOOKS = (0.05, 0.2, 0.75)  #: pauses after first looks that failed
+_POLL_SECONDS = (0.1, 1.0)  #: first and longest pause between looks at the store when no signal comes
+
+T = TypeVar("T")
+
+
+class Waiter:
+    """Wait for the end of executions, blocking or on an event loop."""
+
+    def __init__(self, store: ExecutionStore, listener: Listener) -> None:
+        self._store = store
+        self._listener = listener
+
+    def wait(self, execution_id: str, timeout: float | None) -> Execution:
+        """Return the ended execution. Raises WaitTimeout after `timeout` seconds (None: never), UnknownExecution.
+
+        Raises StoreUnavailable if the store does not answer at first, for a second; an outage after that is waited out.
+        """
+        if (execution := self._look_first(execution_id)).status.ended:
+            return execution
+        signal = threading.Event()
+        pauses = _Pauses(execution_id, timeout)
+        with self._listener.watch(execution_id, signal.set):
+            while True:
+                execution = self._look_again(execution)
+                if execution.status.ended:
+                    return execution
+                signal.wait(pauses.next(execution))
+                signal.clear()
+
+    async def await_end(self, execution_id: str, timeout: float | None) -> Execution:
+        """Like wait(), without blocking the event loop and without a thread of its own."""
+        if (execution := await asyncio.to_thread(self._look_first, execution_id)).status.ended:
+            return execution
+        signal = asyncio.Event()
+        pauses = _Pauses(execution_id, timeout)
+        async with self._listener.awatch(execution_id, waker(signal)):
+            while True:
+                execution = await asyncio.to_thread(self._look_again, execution)
+                if execution.status.ended:
+                    return execution
+                pause = pauses.next(execution)
+                try:
+                    await asyncio.wait_for(signal.wait(), pause)
+                except TimeoutError:
+                    continue
+                signal.clear()
+
+    def _look(self, execution_id: str) -> Execution:
+        execution = self._store.get_execution(execution_id)
+        if execution is None:
+            raise UnknownExecution(execution_id)
+        return execution
+
+    def _look_first(self, execution_id: str) -> Execution:
+        return look_at_first(lambda: self._look(execution_id))
+
+    def _look_again(self, seen: Execution) -> Execution:
+        try:
+            return self._look(seen.id)
+        except StoreUnavailable as error:
+            _log.warning("wait_goes_on_without_store", execution_id=seen.id, error=str(error))
+            return seen
+
+
+def look_at_first(look: Callable[[], T]) -> T:
+    """Return what a first look at the store finds; one that does not answer is asked again, for a second."""
+    for pause in _FIRST_LOOKS:
+        try:
+            return look()
+        except StoreUnavailable:
+            time.sleep(pause)  # a connection that broke is no outage
+    return look()
+
+
+class _Pauses:
+    """How long to wait for a signal before the next look at the store."""
+
+    def __init__(self, execution_id: str, timeout: float | None) -> None:
+        self._execution_id = execution_id
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._pause, self._longest = _POLL_SECONDS
+
+    def next(self, execution: Execution) -> float:
+        pause = self._pause
+        self._pause = min(pause * 2, self._longest)
+        if self._deadline is None:
+            return pause
+        remaining = self._deadline - time.monotonic()
+        if remaining <= 0:
+            raise WaitTimeout(self._execution_id, self._timeout or 0.0, execution.status)
+        return min(pause, remaining)

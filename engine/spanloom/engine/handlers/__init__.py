@@ -1,0 +1,1 @@
+"""Node handlers: how they are written, registered, called and answered."""

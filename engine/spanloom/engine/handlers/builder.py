@@ -1,0 +1,266 @@
+"""Writes a workflow as decorated functions: the same frozen models that one may write by hand or load from a file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack, overload
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from spanloom.engine.errors import PayloadRejected, WorkflowInvalid
+from spanloom.engine.handlers.builtin import DELAY, WORKFLOW
+from spanloom.engine.handlers.registry import NodeRegistry
+from spanloom.engine.messages import did_you_mean, sentences
+from spanloom.engine.workflow.definitions import INITIAL, Input, MapOver, Node, On, RetryPolicy, Workflow
+
+__all__ = ["Edge", "NodeOptions", "NodeRef", "Source", "WorkflowBuilder"]
+
+InputT = TypeVar("InputT")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Source:
+    """Something that a node's inputs may come from: another node, or the execution's initial data."""
+
+    def __init__(self, builder: WorkflowBuilder[Any], id: str) -> None:
+        self.builder = builder
+        self.id = id
+
+    def when(self, expression: str) -> Edge:
+        """The edge that is taken when it completed and `expression`, JMESPath over its data, holds."""
+        return Edge(self, "success", expression)
+
+    def on_failure(self, when: str | None = None) -> Edge:
+        """The edge that is taken when it failed for good, which handles the failure; its data is `{"error": {…}}`."""
+        return Edge(self, "failure", when)
+
+    def always(self, when: str | None = None) -> Edge:
+        """The edge that is taken when it completed and when it failed for good, but not when it was skipped."""
+        return Edge(self, "always", when)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id!r} of workflow {self.builder.id!r}>"
+
+
+class Edge(NamedTuple):
+    """A source together with when the edge from it is taken."""
+
+    source: Source
+    on: On
+    when: str | None
+
+
+class NodeRef(Source, Generic[P, R]):
+    """A node of a builder that is still its function: call it in a unit test, name it as another node's input."""
+
+    def __init__(self, builder: WorkflowBuilder[Any], id: str, function: Callable[P, R]) -> None:
+        functools.update_wrapper(self, function)
+        super().__init__(builder, id)
+        self.function = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+
+#: The last: parameter -> node or builder.input.
+Inputs = Source | Edge | Sequence[Source | Edge] | Mapping[str, Source | Edge]
+
+
+class NodeOptions(TypedDict, total=False):
+    """How a node is fed and run; what is left out is as in Node and RetryPolicy."""
+
+    inputs: Inputs | None
+    mapping: str | Mapping[str, str] | None  # JMESPath over {input, nodes}: makes the node's data
+    map: str | MapOver | Source | None  # run once for each element: of an expression's list, a node's, the input's
+    continue_on_fail: bool
+    max_attempts: int | None  # short for, and stronger than, that of `retry`
+    retry: RetryPolicy | None
+    timeout: float | timedelta | None  # seconds
+    queue: str
+
+
+class WorkflowBuilder(Generic[InputT]):
+    """Collect the nodes of one workflow, with their functions as handlers, in the order they are written."""
+
+    @overload
+    def __init__(self, id: str, *, input: type[InputT], name: str | None = None) -> None: ...
+    @overload
+    def __init__(self: WorkflowBuilder[Any], id: str, *, input: None = None, name: str | None = None) -> None: ...
+    def __init__(self, id: str, *, input: Any = None, name: str | None = None) -> None:
+        """Begin a workflow; `input` is the type of its initial data: a pydantic model, or what else pydantic knows."""
+        self.id = id
+        self.name = name or ""
+        self.registry = NodeRegistry()  #: the functions, under the types `{workflow id}.{node id}`
+        self.input = Source(self, INITIAL)  #: stands for the execution's initial data among named inputs
+        self._input_type: TypeAdapter[InputT] | None = None if input is None else TypeAdapter(input)
+        self._nodes: dict[str, Node] = {}
+
+    @overload
+    def node(self, function: Callable[P, R], /) -> NodeRef[P, R]: ...
+    @overload
+    def node(
+        self,
+        /,
+        *,
+        id: str | None = None,
+        config: Mapping[str, Any] | BaseModel | None = None,
+        **options: Unpack[NodeOptions],
+    ) -> Callable[[Callable[P, R]], NodeRef[P, R]]: ...
+    def node(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        id: str | None = None,
+        config: Mapping[str, Any] | BaseModel | None = None,
+        **options: Unpack[NodeOptions],
+    ) -> Any:
+        """Make the decorated function a node; with or without options.
+
+        Its id is the function's name unless given. Without `inputs` it gets the execution's initial data; they are
+        another node, a list of nodes, or `{parameter: node or builder.input}`. `config`, a dict or a model instance,
+        is what the function finds in `ctx.config`. See NodeOptions for the rest.
+
+        Raises WorkflowInvalid for an id that is taken, another builder's node or a wrong option, and
+        ConfigurationError for a signature that a node can't have.
+        """
+
+        def decorate(decorated: Callable[..., Any]) -> NodeRef[..., Any]:
+            plain = decorated.function if isinstance(decorated, NodeRef) else decorated
+            node_id = id if id is not None else getattr(plain, "__name__", type(plain).__name__)
+            model = config if isinstance(config, BaseModel) else None
+            values = config.model_dump(mode="json", by_alias=True) if isinstance(config, BaseModel) else config
+            node = self._new_node(node_id, f"{self.id}.{node_id}", values, options)
+            self.registry.register(node.type, plain, type(model) if model else None)
+            self._nodes[node_id] = node
+            return NodeRef(self, node_id, plain)
+
+        return decorate if function is None else decorate(function)
+
+    def add(
+        self, id: str, type: str, *, config: Mapping[str, Any] | None = None, **options: Unpack[NodeOptions]
+    ) -> Source:
+        """Add a node of a type that is registered elsewhere, and return what later nodes name as their input.
+
+        Raises WorkflowInvalid as `node` does.
+        """
+        self._nodes[id] = self._new_node(id, type, config, options)
+        return Source(self, id)
+
+    def delay(
+        self,
+        id: str,
+        seconds: float | timedelta | None = None,
+        *,
+        until: datetime | None = None,
+        expression: str | None = None,
+        **options: Unpack[NodeOptions],
+    ) -> Source:
+        """Add a node that waits, and passes its data on: for `seconds`, `until` a time, or as an expression says.
+
+        Raises WorkflowInvalid as `node` does. See DelayConfig.
+        """
+        wait = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        given = {"seconds": wait, "until": until and until.isoformat(), "expression": expression}
+        config = {name: value for name, value in given.items() if value is not None}
+        return self.add(id, DELAY, config=config, **options)
+
+    def child(
+        self,
+        id: str,
+        workflow: str | WorkflowBuilder[Any] | Workflow,
+        *,
+        version: int | None = None,
+        output: str | None = None,
+        **options: Unpack[NodeOptions],
+    ) -> Source:
+        """Add a node that starts an execution of another workflow, or of this one, and waits for its output.
+
+        Raises WorkflowInvalid as `node` does. See WorkflowConfig.
+        """
+        given = {
+            "workflow": workflow if isinstance(workflow, str) else workflow.id,
+            "version": version,
+            "output": output,
+        }
+        config = {name: value for name, value in given.items() if value is not None}
+        return self.add(id, WORKFLOW, config=config, **options)
+
+    @property
+    def workflow(self) -> Workflow:
+        """The definition as it stands; registering it, or `graph.problems`, checks the whole."""
+        return Workflow(id=self.id, name=self.name, nodes=tuple(self._nodes.values()))
+
+    def validate_input(self, value: Any) -> Any:
+        """Return initial data as the input type makes it (a model of a dict); without a type, as it is.
+
+        Raises PayloadRejected, which names the workflow and the fields and does not show the data.
+        """
+        if self._input_type is None:
+            return value
+        try:
+            return self._input_type.validate_python(value)
+        except ValidationError as error:
+            misfits = "; ".join(sentences(error))
+            raise PayloadRejected(
+                f"the input of workflow {self.id!r} does not fit: {misfits}"
+            ) from None  # shows no data
+
+    def _new_node(self, id: str, type: str, config: Mapping[str, Any] | None, options: NodeOptions) -> Node:
+        if id in self._nodes:
+            self._refuse(id, "another node has that id; give one of them another by id=")
+        for option in options.keys() - NodeOptions.__annotations__.keys():
+            self._refuse(id, f"there is no option {option!r}{did_you_mean(option, NodeOptions.__annotations__)}")
+        retry = options.get("retry") or RetryPolicy()
+        max_attempts = options.get("max_attempts")
+        try:
+            if max_attempts is not None:
+                retry = RetryPolicy.model_validate({**retry.model_dump(), "max_attempts": max_attempts})
+            return Node(
+                id=id,
+                type=type,
+                config=config or {},
+                inputs=self._edges(id, options),
+                mapping=options.get("mapping"),
+                map=self._map(id, options.get("map")),
+                continue_on_fail=options.get("continue_on_fail", False),
+                queue=options.get("queue", "default"),
+                retry=retry,
+                timeout=options.get("timeout"),
+            )
+        except ValidationError as error:
+            raise WorkflowInvalid(self.id, [f"node {id!r}: {sentence}" for sentence in sentences(error)]) from error
+
+    def _edges(self, id: str, options: NodeOptions) -> list[Input]:
+        inputs, over = options.get("inputs"), options.get("map")
+        if inputs is None and isinstance(over, Source) and over.id != INITIAL:
+            inputs = over
+        if inputs is None:
+            return []
+        if isinstance(inputs, Mapping):
+            return [self._input(id, one, name) for name, one in inputs.items()]
+        several = inputs if isinstance(inputs, list | tuple) and not isinstance(inputs, Edge) else [inputs]
+        return [self._input(id, one) for one in several]
+
+    def _input(self, id: str, one: object, name: str | None = None) -> Input:
+        source, on, when = one if isinstance(one, Edge) else Edge(one, "success", None)  # type: ignore[arg-type]  # told below
+        return Input(node=self._source_id(id, source), name=name, on=on, when=when)
+
+    def _map(self, id: str, over: str | MapOver | Source | None) -> str | MapOver | None:
+        if not isinstance(over, Source):
+            return over
+        source = self._source_id(id, over)
+        return "input" if source == INITIAL else f'nodes."{source}"'
+
+    def _source_id(self, id: str, source: object) -> str:
+        if not isinstance(source, Source):
+            self._refuse(id, f"its input {source!r} is no node of this builder; name the decorated function itself")
+        if source.builder is not self:
+            self._refuse(id, f"its input {source.id!r} belongs to another builder, of workflow {source.builder.id!r}")
+        return source.id
+
+    def _refuse(self, id: str, why: str) -> NoReturn:
+        raise WorkflowInvalid(self.id, [f"node {id!r}: {why}"])

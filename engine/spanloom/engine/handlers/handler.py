@@ -1,0 +1,288 @@
+"""Compiles a handler's signature once, and from then on fits data to it: which arguments, of which type."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, NoReturn, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from spanloom.engine.errors import ConfigurationError, PermanentError
+from spanloom.engine.handlers.context import NodeContext
+from spanloom.engine.messages import did_you_mean, listed, sentences
+from spanloom.engine.payload import copied, decode, find_faults
+from spanloom.engine.workflow.definitions import INITIAL, Node
+
+__all__ = ["Handler", "data_text"]
+
+_CONTEXT_ANNOTATION = re.compile(r"(\w+\.)*NodeContext").fullmatch
+_STRICT = ConfigDict(strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameter:
+    name: str
+    annotation: Any
+    required: bool
+    positional: bool
+
+    @property
+    def is_context(self) -> bool:
+        annotation = self.annotation
+        named_so = isinstance(annotation, str) and _CONTEXT_ANNOTATION(annotation) is not None
+        return self.name == "ctx" or annotation is NodeContext or named_so
+
+
+class Handler:
+    """A registered function and what its signature says. It calls nothing by itself.
+
+    The function takes `(ctx)`, `(data)`, `(data, ctx)` or nothing; or named inputs, a parameter each. The context goes
+    to the parameter that is named `ctx` or annotated NodeContext; data to the first other one (to a keyword-only
+    one only if it has no default). All others keep their defaults.
+
+    Data is fitted to an annotation from its JSON text, by pydantic's strict JSON mode: 1 is a float, "1" no int,
+    "2026-01-01" a date; pydantic models, also nested ones, follow their own config. Any, or no annotation, costs
+    nothing.
+    """
+
+    __slots__ = (
+        "_adapters",
+        "_context",
+        "_data",
+        "_parameters",
+        "_required",
+        "config_model",
+        "function",
+        "is_async",
+        "name",
+        "node_type",
+    )
+
+    def __init__(
+        self, node_type: str, function: Callable[..., Any], config_model: type[BaseModel] | None = None
+    ) -> None:
+        """Read the signature. Raises ConfigurationError for one that nodes can't be called with."""
+        if not callable(function):
+            raise ConfigurationError(f"the handler of node type {node_type!r} must be a function, not {function!r}")
+        self.node_type = node_type
+        self.function = function
+        self.config_model = config_model
+        self.name = _describe(function)
+        self.is_async = inspect.iscoroutinefunction(_plain(function))
+        parameters = _parameters(function, self.name)
+        contexts = [one.name for one in parameters if one.is_context]
+        if len(contexts) > 1:
+            raise ConfigurationError(f"handler {self.name} takes its context twice: {listed(contexts)}")
+        self._context = contexts[0] if contexts else None
+        self._parameters = {one.name: one for one in parameters if not one.is_context}
+        self._data = next((one.name for one in self._parameters.values() if one.positional or one.required), None)
+        self._required = frozenset(one.name for one in self._parameters.values() if one.required)
+        self._adapters: dict[str, TypeAdapter[Any] | None] = {}  # at first use: annotations may name what comes later
+
+    def __repr__(self) -> str:
+        return f"<Handler {self.name} of node type {self.node_type!r}>"
+
+    def arguments(self, node: Node, ctx: NodeContext) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what to call `function` with: positional and keyword arguments.
+
+        Raises PermanentError, which names the node and the parameter and does not show the data, if it does not fit.
+        """
+        values: dict[str, Any] = {}
+        if ctx.data_json is None and node.inputs and node.inputs[0].name is not None:
+            self._name_inputs(values, node, ctx)
+        elif self._data is not None:
+            values[self._data] = self._value(self._data, data_text(node, ctx), node)
+        if not self._required <= values.keys():
+            self._refuse(node)
+        if self._context is not None:
+            values[self._context] = ctx
+        return (), values
+
+    def config(self, node: Node) -> Any:
+        """Return what `ctx.config` is: an instance of the type's config model, else a dict for this call alone.
+
+        Raises PermanentError if the config does not fit the model (it was registered with another one).
+        """
+        if self.config_model is None:
+            return copied(node.config)
+        try:
+            return _config(self.config_model, node)
+        except ValidationError as error:
+            misfits = "; ".join(sentences(error))
+            raise PermanentError(f"node {node.id!r}: its config does not fit {self.name}: {misfits}") from None
+
+    def problems(self, node: Node) -> Iterator[str]:
+        """Yield what keeps this handler from running `node`: its config, its inputs, annotations that name nothing."""
+        if self.config_model is not None and next(find_faults(node.config), None) is None:
+            try:
+                _config(self.config_model, node)
+            except ValidationError as error:
+                yield from (f"its config does not fit: {sentence}" for sentence in sentences(error))
+        yield from self._misfits(node)
+        for name in self._fed(node):
+            try:
+                self._adapter(name)
+            except ConfigurationError as error:
+                yield str(error)
+
+    def _fed(self, node: Node) -> list[str]:
+        """Name the parameters that get data."""
+        named = [edge.name for edge in node.inputs if edge.name is not None]
+        if named:
+            return [name for name in named if name in self._parameters]
+        return [] if self._data is None else [self._data]
+
+    def _misfits(self, node: Node) -> Iterator[str]:
+        names = [edge.name for edge in node.inputs if edge.name is not None]
+        for name in names:
+            if name == self._context:
+                yield f"its input can't be named {name!r}: that is the context of its handler {self.name}"
+            elif name not in self._parameters:
+                hint = did_you_mean(name, self._parameters) or f" (it takes {listed(self._parameters) or 'none'})"
+                yield f"its handler {self.name} has no parameter {name!r}{hint}"
+        fed = self._fed(node)
+        starved = [one.name for one in self._parameters.values() if one.required and one.name not in fed]
+        if starved:
+            yield f"its handler {self.name} also needs {listed(starved)}; write its inputs as {{parameter: node id}}"
+
+    def _name_inputs(self, values: dict[str, Any], node: Node, ctx: NodeContext) -> None:
+        for edge in node.inputs:
+            parameter = self._parameters.get(edge.name or "")
+            if parameter is None:
+                self._refuse(node)
+            if edge.node == INITIAL or edge.node in ctx.results_json:
+                text = ctx.input_json if edge.node == INITIAL else ctx.results_json[edge.node]
+                values[parameter.name] = self._value(parameter.name, text, node)
+            elif parameter.required:  # that parent was not taken
+                values[parameter.name] = None
+
+    def _value(self, parameter: str, text: str, node: Node) -> Any:
+        try:
+            adapter = self._adapter(parameter)
+            return decode(text) if adapter is None else _fitted(adapter, text)
+        except ConfigurationError as error:
+            raise PermanentError(f"node {node.id!r}: {error}") from error
+        except ValidationError as error:
+            misfits = "; ".join(sentences(error))
+            raise PermanentError(  # from None: pydantic's own error, in a stored traceback, would show the data
+                f"node {node.id!r}: data does not fit parameter {parameter!r} of {self.name}: {misfits}"
+            ) from None
+
+    def _refuse(self, node: Node) -> NoReturn:
+        # Registration lets no such node pass: the function has changed since.
+        raise PermanentError(f"node {node.id!r}: {'; '.join(self._misfits(node))}")
+
+    def _adapter(self, name: str) -> TypeAdapter[Any] | None:
+        try:
+            return self._adapters[name]
+        except KeyError:
+            made = self._adapters[name] = _new_adapter(self._parameters[name], self.function, self.name)
+            return made
+
+
+def data_text(node: Node, ctx: NodeContext) -> str:
+    """Return a node's data as JSON text.
+
+    What its mapping or its item gives, else the initial data for an entry node, the only parent's data, or of
+    several parents those that were taken, `{parent id: data}`.
+    """
+    if ctx.data_json is not None:
+        return ctx.data_json
+    inputs = node.inputs
+    if not inputs:
+        return ctx.input_json
+    if len(inputs) == 1:
+        return ctx.results_json[inputs[0].node]
+    taken = [parent for parent in node.parents if parent in ctx.results_json]
+    return "{" + ",".join([f'"{parent}":{ctx.results_json[parent]}' for parent in taken]) + "}"  # ids need no escape
+
+
+def _fitted(adapter: TypeAdapter[Any], text: str) -> Any:
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] != "json_invalid" or first["loc"]:
+            raise
+    return adapter.validate_python(decode(text))  # lone surrogates and deep nesting are too much for pydantic's parser
+
+
+def _config(model: type[BaseModel], node: Node) -> BaseModel:
+    return model.model_validate_json(json.dumps(node.config))
+
+
+def _new_adapter(parameter: _Parameter, function: Callable[..., Any], handler: str) -> TypeAdapter[Any] | None:
+    """Build what validates one parameter; None if nothing is to be validated."""
+    if parameter.annotation is inspect.Parameter.empty:
+        return None
+    names = getattr(inspect.unwrap(_plain(function)), "__globals__", {})
+    alone = SimpleNamespace(__annotations__={"it": parameter.annotation})  # the others may name what can't be resolved
+    try:
+        hint = get_type_hints(alone, globalns=names, include_extras=True)["it"]
+        if hint is Any or hint is object:
+            return None
+        adapter = _strict_adapter(hint)
+        adapter.rebuild(raise_errors=True)  # a model may name what was not there yet when it was defined
+    except (NameError, AttributeError, TypeError, SyntaxError, PydanticUserError) as error:
+        why = str(error).partition("\n")[0]
+        raise ConfigurationError(
+            f"the annotation of parameter {parameter.name!r} of {handler} can't be used ({why}); "
+            f"name a type that pydantic knows and that is defined or imported at module level"
+        ) from error
+    return adapter
+
+
+def _strict_adapter(hint: Any) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(hint, config=_STRICT)
+    except PydanticUserError as error:
+        if error.code != "type-adapter-config-unused":  # models, dataclasses and typed dicts bring their own config
+            raise
+    return TypeAdapter(hint)
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with code behind partials, wrappers, methods and callable objects."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif inspect.ismethod(function):
+            function = function.__func__
+        elif inspect.isroutine(function) or isinstance(function, type):
+            return function
+        else:
+            function = type(function).__call__
+
+
+def _describe(function: Callable[..., Any]) -> str:
+    plain = _plain(function)
+    return f"{plain.__module__}.{plain.__qualname__}"
+
+
+def _parameters(function: Callable[..., Any], name: str) -> list[_Parameter]:
+    plain = _plain(function)
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        raise ConfigurationError(f"handler {name} is a generator; return the data instead of yielding it")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"the signature of handler {name} can't be read ({error}); wrap it in a function"
+        ) from error
+    found: list[_Parameter] = []
+    for one in signature.parameters.values():
+        if one.kind not in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
+            raise ConfigurationError(
+                f"parameter {str(one).partition(':')[0]!r} of handler {name} is {one.kind.description}; "
+                f"data is passed by name, so write (data, ctx) or a parameter for each input"
+            )
+        positional = one.kind is one.POSITIONAL_OR_KEYWORD
+        found.append(_Parameter(one.name, one.annotation, one.default is one.empty, positional))
+    return found

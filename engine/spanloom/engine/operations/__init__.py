@@ -1,0 +1,1 @@
+"""Operations on executions: start options, control, bulk, manual results, replay."""

@@ -1,0 +1,80 @@
+"""Doing to many executions what is done to one: all that a filter finds, each in a transition of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from spanloom.engine.errors import InvalidTransition, UserError
+from spanloom.engine.store.models import ExecutionFilter
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.states import ExecutionStatus
+
+__all__ = ["ENDED", "Bulk", "carry_out", "control_each", "find"]
+
+ENDED = tuple(status for status in ExecutionStatus if status.ended)
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Bulk:
+    """What came of a transition for each of many executions, by their ids."""
+
+    done: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)  # it was so before, or came with its parent
+    refused: dict[str, UserError] = field(default_factory=dict)  # it changed since it was found, for example
+    started: dict[str, str] = field(default_factory=dict)  # what replays each of those done
+
+
+def find(
+    store: ExecutionStore, wanted: ExecutionFilter, statuses: Collection[ExecutionStatus], limit: int | None
+) -> list[str]:
+    """Return the ids of the oldest `limit` that a filter finds in one of these statuses, parents before children."""
+    found: list[tuple[str, str]] = []
+    for status in statuses:
+        if wanted.status not in (None, status):
+            continue
+        cursor: str | None = None
+        while True:
+            one = wanted.model_copy(update={"status": status})
+            page = store.list_executions(one, limit=_PAGE, cursor=cursor)
+            found.extend((execution.created_at.isoformat(), execution.id) for execution in page.items)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+    # Whatever reaches a parent reaches its children with it; a child cancelled by itself would fail its parent.
+    return [execution_id for _, execution_id in sorted(found)[:limit]]
+
+
+def carry_out(
+    store: ExecutionStore, ids: Iterable[str], step: Callable[[str], object]
+) -> Iterator[tuple[str, bool | UserError]]:
+    """Do `step`, which answers whether it did something, for each, and yield what came of it: that, or its refusal.
+
+    A child that `step` refuses because it came with its parent, as in a retry, is not refused but unchanged.
+    """
+    reached: set[str | None] = set()
+    for execution_id in ids:
+        answer: bool | UserError
+        try:
+            answer = bool(step(execution_id))
+        except InvalidTransition as error:
+            execution = store.get_execution(execution_id)
+            came_along = execution is not None and execution.parent_execution_id in reached
+            answer = False if came_along else error
+        except UserError as error:
+            answer = error
+        if not isinstance(answer, UserError):
+            reached.add(execution_id)
+        yield execution_id, answer
+
+
+def control_each(store: ExecutionStore, ids: Iterable[str], step: Callable[[str], object]) -> Bulk:
+    """Do `step` for each, as carry_out does; what is refused is noted, and the rest goes on."""
+    bulk = Bulk()
+    for execution_id, answer in carry_out(store, ids, step):
+        if isinstance(answer, UserError):
+            bulk.refused[execution_id] = answer
+        else:
+            (bulk.done if answer else bulk.unchanged).append(execution_id)
+    return bulk

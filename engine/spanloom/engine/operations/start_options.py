@@ -1,0 +1,62 @@
+"""The options of a start, checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.store.requests import Priority
+
+__all__ = ["Duration", "as_seconds", "start_options"]
+
+Duration = float | timedelta  #: seconds, or a timedelta
+
+
+def start_options(
+    version: int | None = None,
+    priority: str = "normal",
+    delay: Duration | None = None,
+    deadline: Duration | None = None,
+    idempotency_key: str | None = None,
+    key_ttl: Duration | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Check the options of a start and return them as StartRequest's fields. Raises ConfigurationError."""
+    if priority not in list(Priority):
+        raise ConfigurationError(f"priority must be one of {', '.join(Priority)}, not {priority!r}")
+    if version is not None and (not isinstance(version, int) or isinstance(version, bool) or version < 1):
+        raise ConfigurationError(f"version must be a whole number from 1, not {version!r}")
+    if idempotency_key is not None and not (isinstance(idempotency_key, str) and 0 < len(idempotency_key) <= 500):
+        raise ConfigurationError("idempotency_key must be a text of 1 to 500 characters")
+    labels = dict(metadata or {})
+    if not all(_is_label(key, 100) and _is_label(value, 500) for key, value in labels.items()):
+        raise ConfigurationError(
+            "metadata must be texts by text, such as {'customer': '17'}; keys of at most 100 characters, values of 500"
+        )
+    return {
+        "version": version,
+        "priority": Priority(priority),
+        "delay_seconds": _seconds("delay", delay) or 0.0,
+        "deadline_seconds": _seconds("deadline", deadline),
+        "idempotency_key": idempotency_key,
+        "key_ttl_seconds": _seconds("key_ttl", key_ttl),
+        "metadata": labels,
+    }
+
+
+def _is_label(value: Any, longest: int) -> bool:
+    return isinstance(value, str) and len(value) <= longest and "\x00" not in value
+
+
+def _seconds(name: str, value: Duration | None) -> float | None:
+    return None if value is None else as_seconds(name, value)
+
+
+def as_seconds(name: str, value: Duration) -> float:
+    """Return a duration in seconds. Raises ConfigurationError, which names it."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e10:
+        raise ConfigurationError(f"{name} must be seconds or a timedelta, not negative; got {value!r}")
+    return float(seconds)

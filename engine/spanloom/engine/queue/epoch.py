@@ -1,0 +1,118 @@
+"""The epoch: which life of Redis we are in. A flushed or replaced Redis raises it, and the sweep re-queues by it."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from redis.exceptions import ResponseError
+
+from spanloom.engine.errors import ConfigurationError, QueueUnavailable
+from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.queue.redis_client import check_version
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import EpochState
+
+__all__ = ["NO_EPOCH", "Epoch"]
+
+NO_EPOCH = 0  #: of what is queued while Redis is away: any life of Redis is later, so the next sweep in one pushes it
+RECENT_SECONDS = 5.0
+PRIVATE_SECONDS = 60  #: how long Redis remembers a store that lived in one process, once nobody checks any more
+_PAUSES = (0.1, 0.1, 0.2, 0.4, 0.0)  #: between looks while others raise the epoch; the last look is not waited for
+
+
+class Epoch:
+    """Watch for a Redis that lost its data: the key is missing, or the server's run id is another one."""
+
+    def __init__(self, store: ExecutionStore, queue: NodeQueue) -> None:
+        self._store = store
+        self._queue = queue
+        self._state: EpochState | None = None
+        self._checked = float("-inf")
+        self._lock = threading.Lock()
+
+    @property
+    def number(self) -> int:
+        """The epoch as last seen, none while Redis is away.
+
+        Never ahead of the store's, so that a push made in doubt is repeated, not lost.
+        """
+        return NO_EPOCH if self._state is None or self._queue.breaker.away else self._state.epoch
+
+    def recent(self) -> int:
+        """Return the epoch, looked at anew every few seconds while Redis answers. Raises what check() does else."""
+        if time.monotonic() - self._checked > RECENT_SECONDS:
+            try:
+                return self.check()
+            except QueueUnavailable:
+                self._checked = time.monotonic()  # not before every start
+        return self.number
+
+    def check(self) -> int:
+        """Look at Redis, raise the store's epoch if Redis was lost, and return the epoch.
+
+        Raises QueueUnavailable, StoreUnavailable, and ConfigurationError if the namespace in this Redis belongs to
+        another store, or if this Redis is too old.
+        """
+        with self._lock:
+            state = self._state or self._store.get_epoch()
+            for pause in _PAUSES:
+                number, run_id = self._look(state.store_id)
+                if number is not None and number > state.epoch:
+                    state = self._store.get_epoch()
+                # A number below the store's is of someone who wrote late, after another loss, or of an old snapshot.
+                found = number is not None and number >= state.epoch
+                if found and run_id == state.redis_run_id:
+                    if not self._store.shared:
+                        self._write(state)  # anew: it expires
+                    break
+                state = self._store.raise_epoch(state.epoch, run_id)
+                if state.raised:
+                    self._write(state)
+                    break
+                # Someone else raised it, for this loss or for one before it: what they write will tell.
+                time.sleep(pause)
+            self._state = state
+            self._checked = time.monotonic()
+            return state.epoch
+
+    def release(self) -> None:
+        """Let another store have the namespace if ours ends with this process. Raises QueueUnavailable."""
+        state = self._state
+        if state is None or self._store.shared:
+            return
+        with self._queue.breaker.asking():
+            mark = self._queue.redis.get(self._queue.keys.epoch)
+            if mark is not None and mark.decode().startswith(state.store_id):
+                self._queue.redis.delete(self._queue.keys.epoch)
+
+    def _look(self, store_id: str) -> tuple[int | None, str | None]:
+        """Return the epoch that Redis knows, None if it lost it, and the run id of the server."""
+        with self._queue.breaker.asking():
+            mark = self._queue.redis.get(self._queue.keys.epoch)
+            run_id = self._run_id()
+        if mark is None:
+            return None, run_id
+        owner, _, number = mark.decode().partition(" ")
+        if owner != store_id:
+            raise ConfigurationError(
+                f"namespace {self._queue.namespace!r} in {self._queue.location} belongs to another store than "
+                f"{self._store.url}; use one store for all its engines and workers, or another SPANLOOM_NAMESPACE, "
+                f"or, if that store is gone for good, delete the key {self._queue.keys.epoch!r} from Redis"
+            )
+        return int(number), run_id
+
+    def _write(self, state: EpochState) -> None:
+        lasts = None if self._store.shared else PRIVATE_SECONDS
+        with self._queue.breaker.asking():
+            self._queue.redis.set(self._queue.keys.epoch, f"{state.store_id} {state.epoch}", ex=lasts)
+
+    def _run_id(self) -> str | None:
+        """Return the server's run id, None if it keeps that to itself. Raises ConfigurationError for one too old."""
+        try:
+            server = self._queue.redis.info("server")
+        except ResponseError:
+            return None  # fakeredis, and some managed services, have no INFO; the key alone has to do
+        check_version(self._queue.redis, server.get("redis_version"))
+        run_id = server.get("run_id")
+        return None if run_id is None else str(run_id)

@@ -1,0 +1,186 @@
+"""What the reads of the store port return: frozen models, with payloads decoded and times in UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from spanloom.engine.store.requests import Priority
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.engine.workflow.definitions import Workflow
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)  # built at first use
+
+
+class Execution(_Read):
+    """One run of one version of a workflow."""
+
+    id: str
+    workflow_id: str
+    version: int
+    status: ExecutionStatus
+    revision: int  # raised by control transitions only
+    priority: Priority
+    input: Any
+    output: Any = None  # the only sink's data, or {node_id: data} of several; None until completed
+    error: dict[str, Any] | None = None  # {node_id, type, message, …} of the node that failed it
+    metadata: dict[str, str] = {}
+    parent_execution_id: str | None = None
+    parent_node_id: str | None = None
+    parent_item: int | None = None
+    depth: int = 0
+    deadline_seconds: float | None = None  # from its start, or its latest retry
+    replay_of: str | None = None  # the execution that it replays
+    trace_parent: str | None = None  # W3C; its span id is the execution's own span's
+    trace_state: str | None = None
+    caller_span_id: str | None = None  # the parent of its own span
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    discarded_at: datetime | None = None  # of a failed one: when an operator let it rest
+
+
+class NodeRun(_Read):
+    """One node of one execution, open or ended."""
+
+    execution_id: str
+    node_id: str
+    item: int = 0
+    node_type: str
+    status: NodeStatus
+    attempt: int = 1
+    losses: int = 0
+    data: Any = None
+    error: dict[str, Any] | None = None
+    taken: tuple[str, ...] | None = None
+    worker_id: str | None = None
+    span: str | None = None  # of its latest recorded attempt: the span's id, and ":" and its start while it goes on
+    wait_kind: WaitKind | None = None
+    wait_key: str | None = None
+    due_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class Attempt(_Read):
+    """One claim of a node run, and how it ended.
+
+    `ended_as`: completed, failed, skipped, retrying, waiting, released, lost, reset or cancelled; None while it runs.
+    `error` is {type, message, traceback, permanent} of one that failed or is retried.
+    """
+
+    attempt: int
+    worker_id: str | None
+    started_at: datetime
+    ended_at: datetime | None = None
+    ended_as: str | None = None
+    error: dict[str, Any] | None = None
+
+
+class LogRecord(_Read):
+    """One stored log line; `id` rises in the order of storing."""
+
+    id: int
+    execution_id: str
+    node_id: str | None
+    item: int = 0
+    attempt: int = 1
+    level: str
+    message: str
+    fields: dict[str, Any] = {}
+    at: datetime
+    trace_id: str | None = None
+    span_id: str | None = None
+
+
+class SpanRecord(_Read):
+    """One stored span; ids are lower-case hex, times Unix nanoseconds."""
+
+    execution_id: str
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None
+    node_id: str | None
+    item: int = 0
+    attempt: int = 1
+    name: str
+    kind: str
+    status: str
+    start_ns: int
+    end_ns: int | None
+    attributes: dict[str, Any] = {}
+    links: list[dict[str, str]] = []
+
+
+class Event(_Read):
+    """One line of an execution's history. `cursor` is opaque and grows; hand it to get_events(after=…)."""
+
+    cursor: str
+    execution_id: str
+    kind: str
+    node_id: str | None
+    item: int = 0
+    attempt: int | None = None
+    worker_id: str | None = None
+    data: dict[str, Any] = {}
+    at: datetime
+
+
+class WorkflowVersion(_Read):
+    """One registered version."""
+
+    workflow_id: str
+    version: int
+    name: str
+    change_notes: str | None
+    created_by: str | None
+    created_at: datetime
+    definition: Workflow
+
+
+class WorkflowSummary(_Read):
+    """One workflow as a list shows it."""
+
+    id: str
+    name: str
+    latest_version: int
+    active: bool
+    created_at: datetime
+    updated_at: datetime
+
+
+class StoreStats(_Read):
+    """Counts of a store, by status."""
+
+    workflows: int
+    executions: dict[ExecutionStatus, int]
+    open_node_runs: dict[NodeStatus, int]
+    workers: int
+    oldest_queued_seconds: float | None
+
+
+T = TypeVar("T")
+
+
+class Page(_Read, Generic[T]):
+    """One page of a list; pass `next_cursor` to get the one after it. None: this was the last."""
+
+    items: list[T]
+    next_cursor: str | None = None
+
+
+class ExecutionFilter(_Read):
+    """Which executions to list or count. Every field that is set must match."""
+
+    workflow_id: str | None = None
+    status: ExecutionStatus | None = None
+    parent_execution_id: str | None = None
+    root: bool | None = None  # True: only those that have no parent
+    discarded: bool | None = None  # False: without those that an operator let rest
+    created_after: datetime | None = None  # inclusive
+    created_before: datetime | None = None  # exclusive
+    metadata: dict[str, str] = {}  # every pair must match exactly

@@ -1,0 +1,341 @@
+"""What transitions ask of the store port and what it answers.
+
+Payloads cross as JSON text, so that every store keeps them to the letter. Times are aware datetimes in UTC, durations
+seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from spanloom.engine.errors import SpanloomError, UnknownWorkflow
+from spanloom.engine.store.states import ExecutionStatus, WaitKind
+
+END = "$end"  #: the virtual node whose inputs are the sinks; its row carries the deadline
+START = "$start"  #: the virtual node whose successors are the entry nodes; its row carries a delayed start
+PARENT = "$parent"  #: the virtual node of an ended child; its row is due until the end has reached the parent's run
+
+
+class Priority(StrEnum):
+    """How urgent an execution's node jobs are; each has a list of its own in Redis."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class Outcome(StrEnum):
+    """What running a claim produced."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"  # for good
+    SKIPPED = "skipped"  # the handler said so
+    RETRY = "retry"  # due again after delay_seconds
+    WAITING = "waiting"  # for a timer, a child or its items
+    RELEASED = "released"  # given back unrun, or cut short by a shutdown; costs no attempt
+
+
+# ---- transitions: requests and answers. Plain slotted dataclasses: they are made several times a node ----
+
+
+class NodeKey(NamedTuple):
+    """Name one node run."""
+
+    execution_id: str
+    node_id: str
+    item: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJob:
+    """One push that is owed to Redis: which node run, on which list, and the store's clock when it was decided."""
+
+    execution_id: str
+    node_id: str
+    item: int
+    node_type: str
+    queue: str
+    priority: str
+    push: int
+    pushed_at: datetime
+    losses: int = 0  # how often its worker was lost with it
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Ask that an execution begins where an earlier one, of the same workflow, had got to.
+
+    `carried` and `skipped` together are closed towards the entry nodes, and hold neither all nodes nor `$end`.
+    """
+
+    source: str  # its execution id
+    carried: Sequence[str] = ()  # nodes whose results are taken over, those of their items too
+    skipped: Sequence[str] = ()  # nodes to which no taken edge leads, in a version that differs from the source's
+
+
+@dataclass(frozen=True, slots=True)
+class StartRequest:
+    """Ask for one execution. `execution_id` is proposed by the caller (UUIDv7)."""
+
+    execution_id: str
+    workflow_id: str
+    input: str  # JSON text
+    version: int | None = None  # None: the latest, resolved inside the statement
+    priority: Priority = Priority.NORMAL
+    delay_seconds: float = 0.0
+    deadline_seconds: float | None = None
+    idempotency_key: str | None = None
+    input_hash: str = ""
+    key_ttl_seconds: float | None = None  # None: the key never expires
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    trace_parent: str | None = None  # W3C; its span id is the execution's own, pre-allocated span
+    trace_state: str | None = None
+    caller_span_id: str | None = None  # the parent of the execution's own span, 16 hex digits
+    parent: NodeKey | None = None  # the node run that this execution is a child of
+    parent_fence: int | None = None
+    depth: int = 0
+    replay: Replay | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Answer a start: the id (an earlier one where the idempotency key was used), and what to push."""
+
+    execution_id: str
+    version: int
+    created: bool
+    jobs: Sequence[NodeJob] = ()
+    created_at: datetime | None = None  # on the store's clock, if this call created it
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionHeader:
+    """What a handler may know of the execution it runs in."""
+
+    execution_id: str
+    workflow_id: str
+    version: int
+    input: str  # JSON text
+    priority: str
+    depth: int
+    parent_execution_id: str | None
+    metadata: Mapping[str, str]
+    trace_parent: str | None
+    trace_state: str | None
+    caller_span_id: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NodeClaim:
+    """One exclusive, leased, fenced right to run a node run, with the data of its taken parents as JSON text.
+
+    An item of a mapped node (item > 0) comes with its own `data` and without `results`. `woken` tells what the run
+    waited for, and `wait_key` under which key, if it waited for a timer, a child or its items and goes on from there.
+    `span` is the latest that was recorded of this run, `parent_spans` those of the parents in `results`, by node id.
+    """
+
+    node_id: str
+    item: int
+    node_type: str
+    queue: str
+    fence: int
+    attempt: int  # from 1
+    losses: int
+    results: Mapping[str, str]
+    data: str | None = None  # JSON text
+    woken: WaitKind | None = None
+    wait_key: str | None = None
+    span: str | None = None
+    parent_spans: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Answer a successful claim."""
+
+    header: ExecutionHeader
+    node: NodeClaim
+
+
+class Refusal(StrEnum):
+    """Why a claim was not given; none of them is an error."""
+
+    GONE = "gone"  # ended, or never was: a duplicate, late or foreign job
+    TAKEN = "taken"  # someone runs it
+    NOT_READY = "not ready"  # waiting or held: the sweep or a resume will push it
+    RETIRED = "retired"  # this worker's own lease lapsed; register anew
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One log line of a node run."""
+
+    level: str
+    message: str
+    at: datetime
+    fields: str = "{}"  # JSON text
+    attempt: int = 1
+    trace_id: str | None = None
+    span_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLines:
+    """Ask for lines of a claimed node run to be kept while it runs: its record will not bring them."""
+
+    execution_id: str
+    node_id: str
+    item: int
+    fence: int
+    lines: Sequence[LogLine]  # of one attempt, at least one
+    after: int = 0  # the id that was answered for its lines before these; 0: they are the first
+    again: bool = False  # they were sent before, and no answer came
+
+
+@dataclass(frozen=True, slots=True)
+class SpanLine:
+    """One finished or running span; ids are lower-case hex (32 and 16 digits), times Unix nanoseconds."""
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None
+    name: str
+    kind: str  # OTel's: internal, consumer, …
+    status: str  # unset | ok | error
+    start_ns: int
+    end_ns: int | None
+    node_id: str | None = None
+    item: int = 0
+    attempt: int = 1
+    attributes: str = "{}"  # JSON text
+    links: str = "[]"  # JSON text: [{trace_id, span_id}]
+
+
+@dataclass(frozen=True, slots=True)
+class FanOut:
+    """Ask for a node to be run once for each item. `items` is not empty; its data crosses as JSON text."""
+
+    items: Sequence[str]
+    at_once: int  # how many may be open at the same time
+    tolerate: int  # how many may fail before no further one is started
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Ask for one node run's outcome to be recorded, in one atomic step with everything that follows from it."""
+
+    execution_id: str
+    node_id: str
+    item: int
+    fence: int
+    worker_id: str
+    outcome: Outcome
+    data: str | None = None  # JSON text
+    error: str | None = None  # JSON text: {type, message, traceback, permanent}
+    taken: tuple[str, ...] | None = None  # successors whose edge is taken; None: by each edge's `on`
+    handled: bool = False  # of FAILED: the execution goes on even if no edge is taken
+    delay_seconds: float = 0.0  # of RETRY, and of WAITING for a timer
+    due_at: datetime | None = None  # of WAITING for a timer: until then, in place of delay_seconds
+    wait_kind: WaitKind | None = None  # of WAITING: timer, child or items
+    wait_key: str | None = None  # of a child: its execution id
+    child: StartRequest | None = None  # of WAITING for a child
+    fan_out: FanOut | None = None  # of WAITING for items
+    spends_attempt: bool = True
+    span: str | None = None  # of its attempt, kept with the run: what the next attempt and the successors are told
+    exported_ns: int | None = None  # when its spans went to an exporter that this worker holds, in Unix nanoseconds
+    logs: Sequence[LogLine] = ()
+    spans: Sequence[SpanLine] = ()
+    successors: tuple[str, ...] = ()  # those this worker would run next, in order of preference
+
+    @property
+    def key(self) -> NodeKey:
+        """The node run that it is about; records of one call count in the order of their keys."""
+        return NodeKey(self.execution_id, self.node_id, self.item)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Answer a record: what follows from it. `recorded` False: the fence is stale, nothing was written.
+
+    With `refused` (and `recorded` True) the fence holds, but its child can't be started: nothing was written either.
+    """
+
+    recorded: bool
+    jobs: Sequence[NodeJob] = ()  # ready successors to push, without the claimed one
+    next: NodeClaim | None = None  # claimed for this worker, to run at once
+    ended: ExecutionStatus | None = None  # the execution's status, if this record ended it
+    ended_at: datetime | None = None  # and when, on the store's clock
+    refused: UnknownWorkflow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Controlled:
+    """Answer a control transition. `done` False: it was so before, nothing was written."""
+
+    done: bool
+    revision: int
+    executions: Sequence[str] = ()  # of the family, whose status it changed: the one asked for first
+    jobs: Sequence[NodeJob] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """Answer a purge: how much went. `more`: the limit was reached, call again."""
+
+    executions: int
+    keys: int  # idempotency keys, those that had expired too
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLease:
+    """One worker process as the store knows it."""
+
+    worker_id: str
+    name: str
+    host: str
+    pid: int
+    queues: Sequence[str]
+    started_at: datetime
+    lease_until: datetime
+    running: int = 0  # claims held
+
+
+class SpanExport(NamedTuple):
+    """Spans that a worker, now gone, had recorded in an execution up to `until_ns` and may not have exported."""
+
+    worker_id: str
+    execution_id: str
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochState:
+    """Which life of Redis the store believes in."""
+
+    store_id: str
+    epoch: int
+    redis_run_id: str | None
+    raised: bool = field(default=False, compare=False)  # by the very call that answers it
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Answer one pass of the sweep: what to push, and how much it moved by cause.
+
+    Causes: lost_job, lost_redis, lost_worker, retry, timer, child, start, deadline.
+    """
+
+    jobs: Sequence[NodeJob]
+    moved: Mapping[str, int]
+    more: bool = False  # the limit was reached and rows were moved or looked at: call again
+    ended: Sequence[str] = ()  # executions that ended in this pass (deadline)
+
+
+ClaimAnswer = Claim | Refusal
+StartAnswer = Started | SpanloomError

@@ -1,0 +1,1 @@
+"""OpenTelemetry of the engine: traces, spans, metrics and their instruments."""

@@ -1,0 +1,82 @@
+"""Clocks around the calls of a store and of a queue, put on from outside once a MeterProvider is set up."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.telemetry.instruments import instruments
+
+__all__ = ["clock_calls", "put_clocks"]
+
+# What opens and closes is no call to be compared with others; a transaction lasts as long as the block that it is for.
+_LEFT_OUT = frozenset({"open", "close", "migrate", "transaction"})
+_OPERATIONS = tuple(
+    name
+    for name in sorted(ExecutionStore.__abstractmethods__ - _LEFT_OUT)
+    if not isinstance(inspect.getattr_static(ExecutionStore, name), property)
+)
+
+Record = Callable[[str, float, BaseException | None], None]
+
+
+def put_clocks(store: ExecutionStore, queue: NodeQueue) -> None:
+    """Time the methods of the port on this store, and the queue's, if a MeterProvider is set up; twice is no error.
+
+    They stay the objects that they are, so that whoever holds them is measured, too.
+    """
+    if instruments() is None:
+        return
+    _clock_store(store)
+    clock_calls(queue, ("push", "heads", "ping"))
+
+
+def _clock_store(store: ExecutionStore) -> None:
+    scheme = store.url.partition(":")[0]
+    database = "postgresql" if scheme == "postgres" else scheme
+
+    def record(operation: str, seconds: float, error: BaseException | None) -> None:
+        if (found := instruments()) is not None:
+            found.store_called(database, operation, seconds, error)
+
+    _clock(store, {name: name for name in _OPERATIONS}, record)
+
+
+def clock_calls(owner: Any, operations: Iterable[str] | Mapping[str, str]) -> None:
+    """Time methods that exchange something with Redis; a mapping says as which operation. Twice is no error."""
+
+    def record(operation: str, seconds: float, error: BaseException | None) -> None:
+        if (found := instruments()) is not None:
+            found.queue_called(operation, seconds, error)
+
+    named = operations if isinstance(operations, Mapping) else {name: name for name in operations}
+    _clock(owner, named, record)
+
+
+def _clock(owner: Any, operations: Mapping[str, str], record: Record) -> None:
+    if instruments() is None or not hasattr(owner, "__dict__"):
+        return
+    for name, operation in operations.items():
+        if name not in vars(owner):
+            setattr(owner, name, _clocked(getattr(owner, name), operation, record))
+
+
+def _clocked(call: Callable[..., Any], operation: str, record: Record) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def clocked(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        failed: BaseException | None = None
+        try:
+            return call(*args, **kwargs)
+        except BaseException as error:
+            failed = error
+            raise
+        finally:
+            record(operation, time.perf_counter() - began, failed)
+
+    return clocked

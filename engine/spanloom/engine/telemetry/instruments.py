@@ -1,0 +1,193 @@
+"""The OpenTelemetry instruments of the metrics' table, made once an SDK is set up.
+
+Written against the OpenTelemetry API alone. Without a MeterProvider `instruments()` answers None, and whoever has
+something to count stops there: no attributes are put together, no instrument is called.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+
+from spanloom.engine.errors import SpanloomError
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import StartAnswer, Started, StartRequest
+from spanloom.engine.telemetry.metrics import (
+    CAUSE,
+    DATABASE,
+    ERROR,
+    EXECUTIONS_ENDED,
+    EXECUTIONS_STARTED,
+    LEASES_LOST,
+    LIST,
+    METRICS,
+    NODE_DURATION,
+    NODE_RUNS,
+    NODE_TYPE,
+    OTHER,
+    OUTCOME,
+    QUEUE_CALL,
+    QUEUE_CALLS,
+    QUEUE_WAIT,
+    STATUS,
+    STORE_CALL,
+    STORE_CALLS,
+    SWEEP_MOVED,
+    SWEEPS,
+    SYSTEM,
+    WORKFLOW,
+    Kind,
+    Metric,
+)
+from spanloom.engine.telemetry.tracing import SCOPE
+
+__all__ = ["Instruments", "Reading", "count_ended", "count_started", "instruments", "unwatch", "watch"]
+
+_LOOK_UPS = 100  #: of ended executions, whose workflow has to be read from the store, in one transition
+
+Reading = tuple[float, Mapping[str, str]]  #: a value and its attributes
+
+
+class Instruments:
+    """Count and time, each call with the attributes of its row in the table."""
+
+    def __init__(self, provider: MeterProvider) -> None:
+        meter = provider.get_meter(SCOPE)
+        self.provider = provider
+        made: dict[str, Any] = {}  # Any: of six classes without a common method
+        for one in METRICS:
+            if one.kind is Kind.COUNTER:
+                made[one.name] = meter.create_counter(one.name, one.unit, one.description)
+            elif one.kind is Kind.HISTOGRAM:
+                made[one.name] = meter.create_histogram(
+                    one.name, one.unit, one.description, explicit_bucket_boundaries_advisory=one.bounds
+                )
+            else:
+                create = {
+                    Kind.GAUGE: meter.create_observable_gauge,
+                    Kind.UP_DOWN_COUNTER: meter.create_observable_up_down_counter,
+                    Kind.OBSERVED_COUNTER: meter.create_observable_counter,
+                }[one.kind]
+                create(one.name, [_observer(one)], one.unit, one.description)
+        self._started = made[EXECUTIONS_STARTED.name]
+        self._ended = made[EXECUTIONS_ENDED.name]
+        self._runs = made[NODE_RUNS.name]
+        self._run_seconds = made[NODE_DURATION.name]
+        self._waits = made[QUEUE_WAIT.name]
+        self._leases_lost = made[LEASES_LOST.name]
+        self._sweeps = made[SWEEPS.name]
+        self._moved = made[SWEEP_MOVED.name]
+        self._store_calls = made[STORE_CALLS.name]
+        self._queue_calls = made[QUEUE_CALLS.name]
+
+    def execution_started(self, workflow_id: str) -> None:
+        """Count an execution that was created."""
+        self._started.add(1, {WORKFLOW: workflow_id})
+
+    def execution_ended(self, workflow_id: str, status: str) -> None:
+        """Count an execution that this process ended."""
+        self._ended.add(1, {WORKFLOW: workflow_id, STATUS: status})
+
+    def node_ran(self, node_type: str, outcome: str, seconds: float, error: str | None) -> None:
+        """Count and time a run; `error` is the class of what its handler raised, if anything."""
+        attributes = {NODE_TYPE: node_type, OUTCOME: outcome}
+        self._run_seconds.record(seconds, attributes)
+        self._runs.add(1, attributes if error is None else {**attributes, ERROR: error})
+
+    def job_waited(self, list_name: str, seconds: float) -> None:
+        """Time how long a job was on its list; clocks that differ make it no less than 0."""
+        self._waits.record(max(0.0, seconds), {SYSTEM: "rq", LIST: list_name})
+
+    def lease_lost(self) -> None:
+        """Count a lease that lapsed."""
+        self._leases_lost.add(1)
+
+    def swept(self, moved: Mapping[str, int], error: BaseException | None = None) -> None:
+        """Count a whole pass of the sweep and what it moved, or one that failed."""
+        self._sweeps.add(1, {} if error is None else {ERROR: type(error).__name__})
+        for cause, count in moved.items():
+            if count:
+                self._moved.add(count, {CAUSE: cause})
+
+    def store_called(self, database: str, operation: str, seconds: float, error: BaseException | None) -> None:
+        """Time a call of the store."""
+        attributes = {DATABASE: database, STORE_CALL: operation}
+        self._store_calls.record(seconds, attributes if error is None else attributes | {ERROR: type(error).__name__})
+
+    def queue_called(self, operation: str, seconds: float, error: BaseException | None) -> None:
+        """Time an exchange with Redis."""
+        attributes = {SYSTEM: "rq", QUEUE_CALL: operation}
+        self._queue_calls.record(seconds, attributes if error is None else attributes | {ERROR: type(error).__name__})
+
+
+_made: Instruments | None = None  # of the process, as OpenTelemetry's providers are
+_making = threading.Lock()
+_watched: dict[str, list[Callable[[], Iterable[Reading]]]] = {}
+
+
+def instruments() -> Instruments | None:
+    """Return the instruments of the MeterProvider that is set up; None while there is none. Takes about 1 µs."""
+    global _made
+    provider = metrics.get_meter_provider()
+    if _made is not None and _made.provider is provider:
+        return _made
+    if type(provider).__module__.startswith("opentelemetry.metrics"):  # the API's own, which do nothing
+        return None
+    with _making:
+        if _made is None or _made.provider is not provider:
+            _made = Instruments(provider)
+        return _made
+
+
+def watch(metric: Metric, read: Callable[[], Iterable[Reading]]) -> None:
+    """Have `read` asked for an observed metric at each collection; it must neither block nor fail."""
+    _watched.setdefault(metric.name, []).append(read)
+
+
+def unwatch(metric: Metric, read: Callable[[], Iterable[Reading]]) -> None:
+    """Ask no more; no error if it was never asked."""
+    if read in (reads := _watched.get(metric.name, [])):
+        reads.remove(read)
+
+
+def count_started(requests: Sequence[StartRequest], answers: Sequence[StartAnswer]) -> None:
+    """Count the executions that were created of those asked for."""
+    found = instruments()
+    if found is None:
+        return
+    for request, answer in zip(requests, answers, strict=True):
+        # By the id that was proposed: a start that was sent again is answered as one that was there.
+        if isinstance(answer, Started) and answer.execution_id == request.execution_id:
+            found.execution_started(request.workflow_id)
+
+
+def count_ended(store: ExecutionStore, execution_ids: Sequence[str], status: str) -> None:
+    """Count executions that were ended otherwise than by a node's record, whose workflows only the store knows."""
+    found = instruments()
+    if found is None:
+        return
+    for number, execution_id in enumerate(execution_ids):
+        try:
+            execution = store.get_execution(execution_id) if number < _LOOK_UPS else None
+        except SpanloomError:  # counting must not fail what was done
+            execution = None
+        found.execution_ended(OTHER if execution is None else execution.workflow_id, status)
+
+
+def _observer(metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    adds = metric.kind is not Kind.GAUGE
+
+    def observe(_options: CallbackOptions) -> Iterable[Observation]:
+        found: dict[tuple[tuple[str, str], ...], float] = {}
+        for read in dict.fromkeys(_watched.get(metric.name, ())):  # one definition cache, several workers
+            for value, attributes in read():
+                key = tuple(attributes.items())
+                # Several workers of one process have claims each, but tell of the same lists.
+                found[key] = value + (found.get(key, 0) if adds else 0)
+        return [Observation(value, dict(key)) for key, value in found.items()]
+
+    return observe

@@ -1,0 +1,1 @@
+"""Definitions of workflows: models, validation, expressions, routing, files, the cache."""

@@ -1,0 +1,111 @@
+"""A definition made ready to run by: what leads where, with its expressions compiled."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from spanloom.engine.errors import ExpressionFailed
+from spanloom.engine.workflow.definitions import Node, On, Workflow
+from spanloom.engine.workflow.expressions import Expression
+
+__all__ = ["DataMapping", "Plan", "Route", "expression_problems", "plan"]
+
+
+class Route(NamedTuple):
+    """One edge as a node that ends judges it."""
+
+    target: str
+    on: On
+    when: Expression | None
+
+
+class DataMapping:
+    """What makes a node's data: one expression, or an object of them."""
+
+    def __init__(self, written: str | Mapping[str, str]) -> None:
+        """Compile. Raises ExpressionFailed."""
+        self._whole = Expression(written) if isinstance(written, str) else None
+        self._parts = {} if isinstance(written, str) else {name: Expression(text) for name, text in written.items()}
+
+    def evaluate(self, scope: Mapping[str, Any]) -> Any:
+        """Return the data. Raises ExpressionFailed."""
+        if self._whole is not None:
+            return self._whole.evaluate(scope)
+        return {name: expression.evaluate(scope) for name, expression in self._parts.items()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A valid definition, indexed: what workers cache. Treat it as read-only."""
+
+    workflow: Workflow
+    nodes: dict[str, Node]
+    routes: dict[str, tuple[Route, ...]]  # of every node, in the order of the definition
+    conditional: frozenset[str]  # nodes with a `when` on an edge that leaves them
+
+    def successors(self, node_id: str) -> tuple[str, ...]:
+        """Return the ids of the nodes that wait for this one, in the order of the definition."""
+        return tuple(route.target for route in self.routes[node_id])
+
+    @functools.cached_property
+    def mappings(self) -> dict[str, DataMapping]:
+        """What makes the data of each node that says so."""
+        return {node.id: DataMapping(node.mapping) for node in self.workflow.nodes if node.mapping is not None}
+
+    @functools.cached_property
+    def maps(self) -> dict[str, Expression]:
+        """What gives the list of each mapped node."""
+        return {node.id: Expression(node.map.over) for node in self.workflow.nodes if node.map is not None}
+
+
+def plan(workflow: Workflow) -> Plan:
+    """Index a valid workflow."""
+    routes: dict[str, list[Route]] = {node.id: [] for node in workflow.nodes}
+    for node in workflow.nodes:
+        for edge in {edge.node: edge for edge in node.inputs if edge.node in routes}.values():
+            when = None if edge.when is None else Expression(edge.when)
+            routes[edge.node].append(Route(node.id, edge.on, when))
+    return Plan(
+        workflow=workflow,
+        nodes={node.id: node for node in workflow.nodes},
+        routes={node_id: tuple(found) for node_id, found in routes.items()},
+        conditional=frozenset(node_id for node_id, found in routes.items() if any(route.when for route in found)),
+    )
+
+
+def expression_problems(node: Node) -> Iterator[str]:
+    """Yield what is wrong with a node's expressions, and with what they look up where that is known beforehand."""
+    for edge in node.inputs:
+        if edge.when is not None:
+            yield from _faults(f"the `when` of its input {edge.node!r}", edge.when)
+    mapping = node.mapping
+    if mapping is not None:
+        parts = (
+            {"its mapping": mapping}
+            if isinstance(mapping, str)
+            else {f"its mapping of {name!r}": text for name, text in mapping.items()}
+        )
+        names = ("input", "nodes", "item", "index") if node.map is not None else ("input", "nodes")
+        for what, text in parts.items():
+            yield from _faults(what, text, names, node.parents)
+    if node.map is not None:
+        yield from _faults("its map", node.map.over, ("input", "nodes"), node.parents)
+    if (mapping is not None or node.map is not None) and any(edge.name is not None for edge in node.inputs):
+        which = "mapping" if mapping is not None else "map"
+        yield f"it has named inputs and a {which}; list its inputs without names, and write a mapping for the rest"
+
+
+def _faults(what: str, text: str, names: tuple[str, ...] | None = None, parents: tuple[str, ...] = ()) -> Iterator[str]:
+    try:
+        expression = Expression(text)
+    except ExpressionFailed as error:
+        yield f"{what}: {error}"
+        return
+    for name, below in expression.roots() if names is not None else ():
+        if name not in (names or ()):
+            yield f"{what} looks up {name!r}; it sees {', '.join(names or ())}"
+        elif name == "nodes" and below is not None and below not in parents:
+            yield f"{what} looks up node {below!r}, which is not among its inputs"

@@ -1,0 +1,260 @@
+"""What a team writes: workflows, nodes, their inputs and retry policies, as frozen models with a JSON form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from spanloom.engine.errors import WorkflowInvalid
+from spanloom.engine.messages import sentences
+from spanloom.engine.payload import copied, decode
+
+__all__ = [
+    "DEFINITION_FORMAT",
+    "INITIAL",
+    "MAX_ITEMS",
+    "Input",
+    "MapOver",
+    "Node",
+    "On",
+    "RetryPolicy",
+    "Seconds",
+    "Workflow",
+]
+
+DEFINITION_FORMAT = 1  #: the format number that stored definitions and files carry
+
+MAX_ITEMS = 10_000  #: the most elements that a node can be mapped over
+
+#: After which end of its source an edge is taken.
+On = Literal["success", "failure", "always"]
+
+INITIAL = "$input"  #: as the source of a named input: the execution's initial data
+
+NODE_ID = r"[A-Za-z0-9_-]{1,200}"
+WORKFLOW_ID = r"[A-Za-z0-9_.-]{1,200}"
+QUEUE_NAME = r"[A-Za-z0-9_-]{1,100}"  # a dot would be read as a priority
+
+
+def _seconds(value: Any) -> Any:
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+#: A duration: seconds as a number, or a timedelta; kept as seconds.
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_seconds)]
+_PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_seconds)]
+
+
+def _pattern(expression: str) -> Any:
+    # For editors only: graph.problems reports an odd name together with all else that is wrong.
+    return Field(json_schema_extra={"pattern": f"^{expression}$"})
+
+
+class _Definition(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RetryPolicy(_Definition):
+    """Say how often and when a failed node runs again.
+
+    `max_attempts` counts the first run. The n-th retry waits `delay` seconds, times 2^(n-1) if exponential, at most
+    `max_delay`, then shifted at random by up to ± `jitter` of itself (0 to 1). An exception is retried if its class or
+    a base of it is named in `retry_on` (empty: all) and not in `no_retry_on`; names are `module.Class` or `Class`.
+    """
+
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
+    backoff: Literal["fixed", "exponential"] = "exponential"
+    delay: Seconds = 1.0
+    max_delay: Seconds = 300.0
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
+    retry_on: tuple[str, ...] = ()
+    no_retry_on: tuple[str, ...] = ()
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            max_attempts: int = 1,
+            backoff: Literal["fixed", "exponential"] = "exponential",
+            delay: float | timedelta = 1.0,
+            max_delay: float | timedelta = 300.0,
+            jitter: float = 0.1,
+            retry_on: Sequence[str] = (),
+            no_retry_on: Sequence[str] = (),
+        ) -> None: ...
+
+
+class Input(_Definition):
+    """One edge: the node it comes from (`$input`: the execution's initial data) and the parameter it feeds, if any.
+
+    The edge is taken if its source ended as `on` says and `when`, a JMESPath expression over the source's data (after
+    a failure `{"error": {…}}`), holds: in JMESPath's sense, in which false, null and what is empty are false.
+    """
+
+    node: str
+    name: str | None = None
+    on: On = "success"
+    when: str | None = None
+
+
+def _as_edges(given: Any) -> Any:
+    if isinstance(given, str):
+        return ({"node": given},)
+    if isinstance(given, Mapping):
+        return tuple({**_as_edge(one), "name": name} for name, one in given.items())
+    if isinstance(given, list | tuple):
+        return tuple(_as_edge(one) if isinstance(one, str) else one for one in given)
+    return given
+
+
+def _as_edge(given: Any) -> dict[str, Any]:
+    if isinstance(given, Input):
+        return given.model_dump()
+    return dict(given) if isinstance(given, Mapping) else {"node": given}
+
+
+#: The edges that lead to a node: one node id, a list of them, or `{parameter: node id}`; kept as a tuple of Input.
+Inputs = Annotated[
+    tuple[Input, ...],
+    BeforeValidator(_as_edges, json_schema_input_type=str | list[str | Input] | dict[str, str | Input]),
+]
+
+
+class MapOver(_Definition):
+    """Run a node once for each element of a list; its data is then the list of their results, in order.
+
+    `over` is a JMESPath expression over `{input, nodes}` that gives the list, of at most 10,000 elements. At most
+    `at_once` items run at the same time. Up to `tolerate` items may fail for good, and stand in the list as
+    `{"error": {…}}`; one more, and no further item starts and the node fails.
+    """
+
+    over: str
+    at_once: Annotated[int, Field(ge=1, le=MAX_ITEMS)] = 100
+    tolerate: Annotated[int, Field(ge=0, le=MAX_ITEMS)] = 0
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *, over: str, at_once: int = 100, tolerate: int = 0) -> None: ...
+
+
+def _as_map(given: Any) -> Any:
+    return {"over": given} if isinstance(given, str) else given
+
+
+def _own_copy(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        return {name: copied(value) for name, value in config.items()}
+    except RecursionError:
+        raise ValueError("is nested too deep, or holds itself") from None
+
+
+class Node(_Definition):
+    """One step of a workflow.
+
+    `inputs` is written as a list of node ids, or as `{parameter: node id}`, where an Input in place of an id says more
+    of its edge; `config` holds JSON values, of which the node keeps its own copy; `timeout` is in seconds (None: none);
+    `queue` is the RQ queue its jobs go to. `mapping` makes the node's data with JMESPath instead: of `{input, nodes}`,
+    and in a mapped node also `item` and `index` (from 0). With `map` the node runs once for each element of a list.
+    With `continue_on_fail` its failure is data, `{"error": {…}}`, for those that its success edges lead to.
+    """
+
+    id: Annotated[str, _pattern(NODE_ID)]
+    type: str
+    config: Annotated[Mapping[str, Any], AfterValidator(_own_copy)] = {}
+    inputs: Inputs = ()
+    mapping: str | dict[str, str] | None = None
+    map: Annotated[MapOver | None, BeforeValidator(_as_map, json_schema_input_type=str | MapOver | None)] = None
+    queue: Annotated[str, _pattern(QUEUE_NAME)] = "default"
+    retry: RetryPolicy = RetryPolicy()
+    timeout: _PositiveSeconds | None = None
+    continue_on_fail: bool = False
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            id: str,
+            type: str,
+            config: Mapping[str, Any] = ...,
+            inputs: str | Sequence[str | Input] | Mapping[str, str | Input] = (),
+            mapping: str | Mapping[str, str] | None = None,
+            map: str | MapOver | None = None,
+            queue: str = "default",
+            retry: RetryPolicy = ...,
+            timeout: float | timedelta | None = None,
+            continue_on_fail: bool = False,
+        ) -> None: ...
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The ids of the nodes this one waits for, each once, in the order written."""
+        return tuple(dict.fromkeys([edge.node for edge in self.inputs if edge.node != INITIAL]))
+
+
+class Workflow(_Definition):
+    """A definition: immutable once registered; each change is a new integer version.
+
+    Building one checks types only; `graph.problems` tells, in one list, what makes it unfit to run.
+    """
+
+    id: Annotated[str, _pattern(WORKFLOW_ID)]
+    name: str = ""
+    nodes: tuple[Node, ...]
+    format: Annotated[int, Field(ge=1)] = DEFINITION_FORMAT
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, *, id: str, name: str = "", nodes: Sequence[Node], format: int = DEFINITION_FORMAT
+        ) -> None: ...
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_format(cls, values: Any) -> Any:
+        # Before all else: in a newer format other keys are right, and complaints about them would mislead.
+        found = values.get("format") if isinstance(values, Mapping) else None
+        if isinstance(found, int) and found > DEFINITION_FORMAT:
+            raise ValueError(
+                f"it is written in format {found} and this release reads up to {DEFINITION_FORMAT}: upgrade spanloom"
+            )
+        return values
+
+    @classmethod
+    def read(cls, content: Any) -> Workflow:
+        """Build a workflow from decoded JSON or YAML. Raises WorkflowInvalid with a sentence for each misfit."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            named = content.get("id") if isinstance(content, Mapping) else None
+            raise WorkflowInvalid(named if isinstance(named, str) else "?", sentences(error)) from error
+
+    @classmethod
+    def from_json(cls, text: str) -> Workflow:
+        """Read what `to_json` wrote. Raises WorkflowInvalid, also for a format newer than this release reads."""
+        try:
+            content = decode(text)
+        except (ValueError, RecursionError) as error:
+            raise WorkflowInvalid("?", [f"its definition is not JSON ({error})"]) from error
+        return cls.read(content)
+
+    def to_json(self) -> str:
+        """Return the canonical JSON text: keys sorted, defaults left out, the format number always in."""
+        return _canonical(self._content() | {"format": self.format})
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the content in hex; equal for equal content, also across releases and formats."""
+        return hashlib.sha256(_canonical(self._content()).encode()).hexdigest()
+
+    def _content(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"format"})
+
+
+def _canonical(content: dict[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

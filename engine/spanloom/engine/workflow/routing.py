@@ -1,0 +1,65 @@
+"""Where a node that has ended leads: which of its edges are taken, and whether its failure is handled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from spanloom.engine.errors import ExpressionFailed, RoutingFailed
+from spanloom.engine.messages import listed
+from spanloom.engine.workflow.compiled import Plan, Route
+
+__all__ = ["Departure", "after_failure", "after_success"]
+
+
+class Departure(NamedTuple):
+    """The targets whose edges are taken, and whether a failure is handled by that."""
+
+    taken: tuple[str, ...]
+    handled: bool = False
+
+
+def after_success(plan: Plan, node_id: str, data: Any, next_nodes: Sequence[str] | None) -> Departure:
+    """Follow a completed node: `on: success` and `on: always` edges whose `when` holds on its data.
+
+    With `next_nodes` of the success edges only those to the nodes it names. Raises RoutingFailed for a name that is
+    no such edge's target, and for a `when` that can't be evaluated.
+    """
+    routes = plan.routes[node_id]
+    leading = [route for route in routes if route.on != "failure"]
+    wanted = None if next_nodes is None else frozenset(next_nodes)
+    if wanted is not None and (unknown := wanted.difference(route.target for route in leading)):
+        raise RoutingFailed(
+            f"node {node_id!r} routed to {listed(sorted(unknown))}, which it does not lead to when it completes "
+            f"(it leads to: {listed([route.target for route in leading]) or 'none'})"
+        )
+    named = [route for route in leading if wanted is None or route.on == "always" or route.target in wanted]
+    try:
+        return Departure(tuple(_holding(named, data)))
+    except ExpressionFailed as error:
+        raise RoutingFailed(f"node {node_id!r} completed, but can't be left: {error}") from error
+
+
+def after_failure(plan: Plan, node_id: str, data: Any) -> Departure:
+    """Follow a node that failed for good: its failure is handled by an edge that is taken, or by continue_on_fail.
+
+    `data` is its `{"error": {…}}`. A `when` that can't be evaluated does not hold: the node has failed already.
+    """
+    routes = plan.routes[node_id]
+    if taken := tuple(_holding((route for route in routes if route.on != "success"), data, lenient=True)):
+        return Departure(taken, handled=True)
+    if plan.nodes[node_id].continue_on_fail:
+        return Departure(
+            tuple(_holding((route for route in routes if route.on == "success"), data, lenient=True)), handled=True
+        )
+    return Departure(())
+
+
+def _holding(routes: Iterable[Route], data: Any, *, lenient: bool = False) -> Iterable[str]:
+    for route in routes:
+        try:
+            if route.when is None or route.when.holds(data):
+                yield route.target
+        except ExpressionFailed:
+            if not lenient:
+                raise

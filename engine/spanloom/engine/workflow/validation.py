@@ -1,0 +1,235 @@
+"""What follows from a definition's inputs: edges, entry nodes, sinks, and every problem that makes it unfit to run."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spanloom.engine.errors import WorkflowInvalid
+from spanloom.engine.messages import did_you_mean, listed
+from spanloom.engine.payload import find_faults
+from spanloom.engine.workflow.compiled import expression_problems
+from spanloom.engine.workflow.definitions import INITIAL, NODE_ID, QUEUE_NAME, WORKFLOW_ID, Node, Workflow
+
+if TYPE_CHECKING:
+    from spanloom.engine.handlers.registry import NodeRegistry
+
+__all__ = ["Edge", "check", "edges", "problems"]
+
+_NODE_ID = re.compile(NODE_ID).fullmatch
+_QUEUE_NAME = re.compile(QUEUE_NAME).fullmatch
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]").search  # what some store's text can't hold
+_SHOWN_OF_A_CYCLE = 10
+_SUGGESTIONS = 20_000  # how many names "did you mean" may look at in one workflow: it is slow
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """One edge as transitions follow it, with what they need of its target. `on`: success, failure or always."""
+
+    source: str
+    target: str
+    on: str
+    target_type: str
+    target_queue: str
+    target_inputs: int  # how many edges lead to the target
+
+
+def edges(workflow: Workflow) -> list[Edge]:
+    """List all edges, with the virtual ones: `$start` to each entry node, and each sink to `$end`."""
+    found: list[Edge] = []
+    has_successor: set[str] = set()
+    for node in workflow.nodes:
+        parents = node.parents
+        has_successor.update(parents)
+        if not parents:
+            found.append(Edge("$start", node.id, "success", node.type, node.queue, 1))
+        kinds = {edge.node: edge.on for edge in node.inputs}
+        found.extend(Edge(parent, node.id, kinds[parent], node.type, node.queue, len(parents)) for parent in parents)
+    sinks = [node.id for node in workflow.nodes if node.id not in has_successor]
+    found.extend(Edge(sink, "$end", "always", "$end", "", len(sinks)) for sink in sinks)
+    return found
+
+
+def check(workflow: Workflow, registry: NodeRegistry | None = None) -> None:
+    """Raise WorkflowInvalid with every problem, if there is one."""
+    found = problems(workflow, registry)
+    if found:
+        raise WorkflowInvalid(workflow.id, found)
+
+
+def problems(workflow: Workflow, registry: NodeRegistry | None = None) -> list[str]:
+    """Return one sentence for everything that makes `workflow` unfit to run, each naming its node; empty if it is fit.
+
+    With a registry also node types, their config and the fit of inputs to handlers are looked at.
+    Takes time linear in nodes and edges.
+    """
+    found: list[str] = []
+    if not re.fullmatch(WORKFLOW_ID, workflow.id):
+        found.append(f"the workflow id {workflow.id[:250]!r} must be 1 to 200 of the characters A-Z a-z 0-9 _ - .")
+    if _UNPRINTABLE(workflow.name):
+        found.append("the workflow name holds a control character")
+    if not workflow.nodes:
+        found.append("there is no node; give it at least one")
+    suggest = _Suggestions()
+    unknown_types = _unknown_types(workflow, registry, suggest) if registry is not None else {}
+    counts = Counter(node.id for node in workflow.nodes)
+    found += (f"node id {node_id!r} is used {count} times" for node_id, count in counts.items() if count > 1)
+    for node in workflow.nodes:
+        told = [*_own_problems(node), *_input_problems(node, counts, suggest), *expression_problems(node)]
+        if node.type in unknown_types:
+            told.append(unknown_types[node.type])
+        elif registry is not None and node.type:
+            told += registry.handler(node.type).problems(node)
+        found += (f"node {node.id[:250]!r}: {problem}" for problem in told)
+    found += (f"nodes wait for each other in a cycle: {_path(cycle)}" for cycle in _cycles(workflow))
+    return found
+
+
+def _own_problems(node: Node) -> Iterator[str]:
+    if not _NODE_ID(node.id):
+        yield "its id must be 1 to 200 of the characters A-Z a-z 0-9 _ -"
+    if not _QUEUE_NAME(node.queue):
+        yield f"its queue {node.queue!r} must be 1 to 100 of the characters A-Z a-z 0-9 _ -"
+    for path, what in find_faults(node.config) if node.config else ():
+        yield f"its config can't be kept as JSON: {path} is {what}"
+    if not node.type or _UNPRINTABLE(node.type):
+        yield f"its type {node.type!r} {'holds a control character' if node.type else 'is empty'}"
+
+
+def _unknown_types(workflow: Workflow, registry: NodeRegistry, suggest: _Suggestions) -> dict[str, str]:
+    known = registry.types
+    registered = f" (registered: {listed(sorted(known)) or 'none'})"
+    used = dict.fromkeys(node.type for node in workflow.nodes)
+    unknown = [node_type for node_type in used if node_type not in registry]
+    return {
+        node_type: f"no handler is registered for its type {node_type!r}{suggest.like(node_type, known) or registered}"
+        for node_type in unknown
+        if node_type
+    }
+
+
+def _input_problems(node: Node, ids: Counter[str], suggest: _Suggestions) -> Iterator[str]:
+    names = [edge.name for edge in node.inputs]
+    named = [name for name in names if name is not None]
+    if named and len(named) < len(names):
+        yield "it mixes named and unnamed inputs; name all of them or none"
+    if len(set(named)) < len(named):
+        twice = [name for name, count in Counter(named).items() if count > 1]
+        yield f"it has more than one input named {listed(twice)}"
+    sources = Counter([edge.node for edge in node.inputs])
+    conditions: dict[str, set[tuple[str, str | None]]] = {}
+    for edge in node.inputs:
+        conditions.setdefault(edge.node, set()).add((edge.on, edge.when))
+    for source, count in sources.items():
+        if source == node.id:
+            yield "it is an input of itself"
+        elif source == INITIAL:
+            if not named:
+                yield f"its input {INITIAL!r} needs a parameter name; a node without inputs gets it anyway"
+        elif source not in ids:
+            yield f"its input {source!r} is not a node of this workflow{suggest.like(source, ids)}"
+        if count > 1 and not named:
+            yield f"its input {source!r} is listed {count} times"
+        if len(conditions[source]) > 1:
+            yield f"its inputs from {source!r} differ in `on` or `when`; they are one edge, so write the same for each"
+        if source == INITIAL and conditions[source] != {("success", None)}:
+            yield f"its input {INITIAL!r} can't have `on` or `when`: the initial data is always there"
+
+
+class _Suggestions:
+    """Finds what was meant, until it has looked at enough names."""
+
+    def __init__(self) -> None:
+        self.left = _SUGGESTIONS
+
+    def like(self, word: str, known: Counter[str] | frozenset[str]) -> str:
+        self.left -= len(known)
+        return did_you_mean(word, known) if self.left >= 0 else ""
+
+
+def _cycles(workflow: Workflow) -> list[list[str]]:
+    """Return one cycle of every knot of nodes that wait for each other; self loops are told elsewhere."""
+    parents: dict[str, list[str]] = {}
+    for node in workflow.nodes:
+        parents.setdefault(node.id, []).extend(parent for parent in node.parents if parent != node.id)
+    tangled = _without_order(parents)
+    return [_one_cycle(knot, tangled) for knot in _knots(tangled)] if tangled else []
+
+
+def _without_order(parents: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Take away, again and again, what waits for nothing; return what is left: cycles and all that comes after them."""
+    children: dict[str, list[str]] = {node_id: [] for node_id in parents}
+    waiting: dict[str, int] = {}
+    for node_id, found in parents.items():
+        known = [parent for parent in found if parent in children]
+        waiting[node_id] = len(known)
+        for parent in known:
+            children[parent].append(node_id)
+    ready = [node_id for node_id, count in waiting.items() if count == 0]
+    while ready:
+        done = ready.pop()
+        del waiting[done]
+        for child in children[done]:
+            waiting[child] -= 1
+            if waiting[child] == 0:
+                ready.append(child)
+    return {node_id: [parent for parent in parents[node_id] if parent in waiting] for node_id in waiting}
+
+
+def _knots(parents: dict[str, list[str]]) -> Iterator[set[str]]:
+    """Yield the strongly connected components of more than one node (Tarjan, with a stack of its own: no recursion)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    trail: list[str] = []
+    on_trail: set[str] = set()
+    for root in parents:
+        if root in order:
+            continue
+        work: list[tuple[str, Iterator[str]]] = [(root, iter(parents[root]))]
+        order[root] = low[root] = len(order)
+        trail.append(root)
+        on_trail.add(root)
+        while work:
+            node_id, rest = work[-1]
+            for parent in rest:
+                if parent not in order:
+                    order[parent] = low[parent] = len(order)
+                    trail.append(parent)
+                    on_trail.add(parent)
+                    work.append((parent, iter(parents[parent])))
+                    break
+                if parent in on_trail:
+                    low[node_id] = min(low[node_id], order[parent])
+            else:
+                work.pop()
+                if work:
+                    low[work[-1][0]] = min(low[work[-1][0]], low[node_id])
+                if low[node_id] == order[node_id]:
+                    knot: set[str] = set()
+                    while node_id not in knot:
+                        knot.add(trail.pop())
+                    on_trail -= knot
+                    if len(knot) > 1:
+                        yield knot
+
+
+def _one_cycle(knot: set[str], parents: dict[str, list[str]]) -> list[str]:
+    """Walk from input to input inside the knot until a node comes again; return the cycle as the data would go."""
+    here = min(knot)
+    walked: dict[str, int] = {}
+    while here not in walked:
+        walked[here] = len(walked)
+        here = next(parent for parent in parents[here] if parent in knot)
+    cycle = list(walked)[walked[here] :]
+    return [cycle[0], *cycle[:0:-1]]
+
+
+def _path(cycle: list[str]) -> str:
+    shown = [*cycle, cycle[0]]
+    if len(cycle) > _SHOWN_OF_A_CYCLE:
+        shown = [*cycle[:5], "…", *cycle[-3:], cycle[0]]
+    return " → ".join(shown) + (f" ({len(cycle):,} nodes)" if len(cycle) > _SHOWN_OF_A_CYCLE else "")

@@ -1,0 +1,257 @@
+"""Lends connections to Postgres from its pools, joins a thread's transaction, and turns driver errors into ours."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import threading
+import time
+import weakref
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import errors
+from psycopg.rows import tuple_row
+from sqlalchemy import event, exc
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from spanloom.engine.errors import (
+    ConfigurationError,
+    PayloadRejected,
+    SpanloomError,
+    StoreNotMigrated,
+    StoreRefused,
+    StoreUnavailable,
+)
+from spanloom.stores.postgres.url import Location
+from spanloom.stores.schema import SCHEMA_VERSION
+
+__all__ = ["PostgresConnections"]
+
+CHECKOUT_SECONDS = 10.0
+CONFLICT_RETRIES = 8
+
+_VERSION = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.Text)).c.version_num
+_TOO_LARGE = errors.ProgramLimitExceeded.sqlstate
+_CONFLICTS = (errors.SerializationFailure, errors.DeadlockDetected)
+_NOT_MIGRATED = (
+    errors.UndefinedTable,
+    errors.UndefinedFunction,
+    errors.UndefinedColumn,
+    errors.UndefinedObject,
+    errors.InvalidSchemaName,
+)
+
+
+class PostgresConnections:
+    """One process' connections to one Postgres, made when they are needed.
+
+    Outside a transaction each statement commits by itself: one round trip. Nothing is set on a session, so PgBouncer
+    may stand between. A connection that the server closed while it lay idle is replaced at its next use; a failure in
+    use empties the pool. After a fork the child begins with pools of its own. One connection more is kept for what may
+    not wait until one of the pool is free: the renewal of leases.
+    """
+
+    def __init__(self, location: Location, *, pool_size: int, prepare: bool) -> None:
+        self.location = location
+        self._prepare = prepare
+        self._thread = threading.local()
+        self.engine = self._pool(pool_size)
+        self._reserved = self._pool(1)
+        _every.add(self)
+
+    def _pool(self, size: int) -> sa.Engine:
+        engine = sa.create_engine(
+            "postgresql+psycopg://",
+            creator=self._connect,
+            isolation_level="AUTOCOMMIT",
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=CHECKOUT_SECONDS,
+            pool_use_lifo=True,
+            pool_reset_on_return=None,  # outside `writing` there is no transaction to roll back
+            use_native_hstore=False,
+            execution_options={"schema_translate_map": {None: self.location.namespace}},
+            hide_parameters=True,  # no payload in an error
+        )
+        event.listen(engine, "checkout", _refuse_dead)
+        return engine
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        prepare_after = 5 if self._prepare else None
+        return psycopg.connect(autocommit=True, prepare_threshold=prepare_after, **self.location.parameters)
+
+    @contextmanager
+    def reading(self) -> Generator[sa.Connection]:
+        """Lend a connection whose statements commit one by one; inside `writing` its own."""
+        joined = self.joined
+        with self._translated():
+            if joined is not None:
+                yield joined
+                return
+            with self.engine.connect() as connection:
+                yield connection
+
+    @contextmanager
+    def writing(self) -> Generator[sa.Connection]:
+        """Lend a connection inside a transaction; an inner block, and `call`, in this thread join it."""
+        joined = self.joined
+        with self._translated():
+            if joined is not None:
+                yield joined
+                return
+            lent = self.engine.connect().execution_options(isolation_level="READ COMMITTED")
+            with lent as connection, connection.begin():
+                self._thread.joined = connection
+                try:
+                    yield connection
+                finally:
+                    self._thread.joined = None
+
+    def call(self, statement: str, parameters: Sequence[Any], *, reserved: bool = False) -> Any:
+        """Run a statement that answers one value, in this thread's transaction or one of its own.
+
+        One of its own is repeated when Postgres breaks a deadlock at its expense. With `reserved` it goes over the
+        connection that is kept for it, whoever holds those of the pool.
+        """
+        engine = self._reserved if reserved else self.engine
+        joined = self.joined
+        if joined is not None:
+            with self._translated():
+                return self._value(joined.connection.driver_connection, statement, parameters)
+        for attempt in range(CONFLICT_RETRIES):
+            try:
+                return self._call(engine, statement, parameters)
+            except _CONFLICTS:
+                time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - only to fall out of step
+        with self._translated():
+            return self._call(engine, statement, parameters)
+
+    def call_within(self, given: object, statement: str, parameters: Sequence[Any]) -> Any:
+        """Run a statement that answers one value in the transaction of a caller's psycopg or SQLAlchemy connection.
+
+        Raises ConfigurationError for anything else.
+        """
+        with self._translated():
+            if isinstance(given, psycopg.Connection):
+                return _first(given.cursor(row_factory=tuple_row).execute(statement.encode(), parameters))
+            if isinstance(given, sa.Connection) and given.dialect.driver == "psycopg":
+                # Through SQLAlchemy, which otherwise would not know that there is something to commit.
+                return given.exec_driver_sql(statement, tuple(parameters)).scalar_one()
+        raise ConfigurationError(
+            f"connection is a {type(given).__module__}.{type(given).__qualname__}; pass a psycopg.Connection, or a "
+            f"SQLAlchemy Connection on postgresql+psycopg, to the Postgres that holds the store"
+        )
+
+    def forget_parent(self) -> None:
+        """Begin anew in a forked child. The parent's connections are kept, unused: they are the parent's to close."""
+        for engine in (self.engine, self._reserved):
+            _inherited.append(engine.pool)
+            engine.dispose(close=False)
+        self._thread = threading.local()
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed when they come back."""
+        self.engine.dispose()
+        self._reserved.dispose()
+
+    @property
+    def joined(self) -> sa.Connection | None:
+        """This thread's transaction, if it is inside `writing`."""
+        return getattr(self._thread, "joined", None)
+
+    def _call(self, engine: sa.Engine, statement: str, parameters: Sequence[Any]) -> Any:
+        with self._translated(but=_CONFLICTS):
+            lent = engine.raw_connection()
+            try:
+                return self._value(lent.driver_connection, statement, parameters)
+            except psycopg.OperationalError as error:
+                connection = lent.driver_connection
+                if connection is not None and connection.broken:
+                    lent.invalidate(error)
+                    engine.dispose()  # what broke this one has broken the idle ones too
+                raise
+            finally:
+                lent.close()
+
+    def _value(self, connection: Any, statement: str, parameters: Sequence[Any]) -> Any:
+        # None leaves it to the connection, which then prepares nothing.
+        return _first(connection.execute(statement, parameters, prepare=self._prepare or None))
+
+    @contextmanager
+    def _translated(self, but: tuple[type[Exception], ...] = ()) -> Generator[None]:
+        try:
+            yield
+        except (psycopg.Error, exc.SQLAlchemyError) as error:
+            ours = None if isinstance(error, but) else self._ours(error)
+            if ours is None:
+                raise
+            raise ours from error
+
+    def _ours(self, error: Exception) -> SpanloomError | None:
+        """Say a driver's error in our words; None if it is a mistake of this library, to be shown as it is."""
+        where = self.location.shown
+        if isinstance(error, exc.TimeoutError):
+            return StoreUnavailable(
+                f"all connections to {where} stayed in use for {CHECKOUT_SECONDS:g} s; raise the store's pool_size"
+            )
+        cause: BaseException | None = error.orig if isinstance(error, exc.DBAPIError) else error
+        said = str(cause).strip().partition("\n")[0]
+        if isinstance(cause, _NOT_MIGRATED):
+            try:
+                found = self.found_version()
+            except StoreUnavailable as gone:
+                return gone
+            return None if found == SCHEMA_VERSION else StoreNotMigrated(where, found, SCHEMA_VERSION)
+        if isinstance(cause, errors.InsufficientPrivilege):
+            return ConfigurationError(f"the user of {where} lacks a right that Spanloom needs: {said}")
+        if isinstance(cause, psycopg.DataError) or getattr(cause, "sqlstate", None) == _TOO_LARGE:
+            return PayloadRejected(f"Postgres can't keep a value that it was given: {said}")
+        if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | errors.ReadOnlySqlTransaction):
+            return StoreUnavailable(f"Postgres at {where} did not answer: {said}")
+        if isinstance(error, exc.InvalidRequestError):  # connections went away faster than the pool could replace them
+            return StoreUnavailable(f"Postgres at {where} keeps closing its connections: {said}")
+        if isinstance(cause, psycopg.DatabaseError):
+            return StoreRefused(f"Postgres at {where} refused a statement: {said}")
+        return None
+
+    def found_version(self) -> str | None:
+        """Return the schema version that the database holds, None if it has none. Raises StoreUnavailable."""
+        with self._translated(), self.engine.connect() as connection:
+            try:
+                return connection.scalar(sa.select(_VERSION))
+            except exc.ProgrammingError as error:
+                if isinstance(error.orig, _NOT_MIGRATED):
+                    return None
+                raise
+
+
+def _first(cursor: psycopg.Cursor[Any]) -> Any:
+    row = cursor.fetchone()
+    return None if row is None else row[0]
+
+
+def _refuse_dead(connection: psycopg.Connection[Any], entry: ConnectionPoolEntry, lent: object) -> None:
+    """Replace all idle connections when this one has something to read: only a server that goes away writes unasked."""
+    if not connection.closed:
+        waiting = select.poll()
+        waiting.register(connection.fileno(), select.POLLIN)
+        if not waiting.poll(0):
+            return
+    raise exc.InvalidatePoolError
+
+
+_every: weakref.WeakSet[PostgresConnections] = weakref.WeakSet()
+_inherited: list[object] = []
+
+
+def _after_fork() -> None:
+    for one in _every:
+        one.forget_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)

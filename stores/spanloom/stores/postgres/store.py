@@ -1,0 +1,144 @@
+"""The Postgres store: one schema of a database, any number of processes and machines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from spanloom.engine.errors import ConfigurationError, StoreNotMigrated
+from spanloom.engine.store.models import Event
+from spanloom.stores.postgres.connections import PostgresConnections
+from spanloom.stores.postgres.transitions import PostgresTransitions
+from spanloom.stores.postgres.url import DEFAULT_NAMESPACE, Location
+from spanloom.stores.schema import SCHEMA_VERSION, events
+from spanloom.stores.sql.base import Upsert, canonical_id
+from spanloom.stores.sql.paging import bad_cursor
+
+__all__ = ["PostgresExecutionStore"]
+
+SETTLE_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.03, 0.05)  #: the pauses of a reader of events, while some may come late
+
+
+class PostgresExecutionStore(PostgresTransitions):
+    """Keep executions in one schema of a Postgres database, version 14 or newer.
+
+    `url` is libpq's, and may name the schema: `postgresql://user:password@host/database?namespace=orders`. At most
+    `pool_size` connections are open in a process, and one more that renews leases. With `prepare=False` no statement is
+    prepared, for a PgBouncer that pools transactions and does not know prepared statements; nothing is ever set on a
+    session. `spanloom migrate` makes the schema. Events show once no older transaction of the database server is still
+    at work.
+    """
+
+    def __init__(
+        self, url: str, *, namespace: str = DEFAULT_NAMESPACE, pool_size: int = 10, prepare: bool = True
+    ) -> None:
+        if pool_size < 1:
+            raise ConfigurationError(f"pool_size is {pool_size}; a store needs at least one connection")
+        self._location = Location.parse(url, namespace)
+        super().__init__(PostgresConnections(self._location, pool_size=pool_size, prepare=prepare))
+        self._opened = False
+
+    @classmethod
+    def from_url(cls, url: str, namespace: str = DEFAULT_NAMESPACE) -> PostgresExecutionStore:
+        """Make the store of `postgresql://…` or `postgres://…`. Raises ConfigurationError for a malformed URL."""
+        return cls(url, namespace=namespace)
+
+    @property
+    def url(self) -> str:
+        """See Lifecycle.url."""
+        return self._location.shown
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes can open the same store: they can."""
+        return True
+
+    def open(self) -> None:
+        """See Lifecycle.open."""
+        if not self._opened:
+            self.health()
+            self._opened = True
+
+    def close(self) -> None:
+        """See Lifecycle.close."""
+        self._opened = False
+        self._connections.close()
+
+    def migrate(self) -> None:
+        """See Lifecycle.migrate."""
+        from spanloom.stores.migrations import upgrade  # Alembic is slow to import
+
+        with self._connections.writing() as connection:
+            upgrade(connection, self._location.namespace)
+
+    def health(self) -> None:
+        """See Lifecycle.health."""
+        found = self._connections.found_version()
+        if found != SCHEMA_VERSION:
+            raise StoreNotMigrated(self.url, found, SCHEMA_VERSION)
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """See Lifecycle.transaction. A transaction inside another joins it; driver errors end it as a whole."""
+        with self._writing():
+            yield
+
+    def get_events(self, execution_id: str, *, after: str | None = None, limit: int = 1000) -> list[Event]:
+        """See ExecutionReads.get_events. Waits up to a tenth of a second for older transactions to end."""
+        if not self._connections.joined:
+            for pause_seconds in SETTLE_SECONDS:
+                if not self._unsettled(execution_id):
+                    break
+                time.sleep(pause_seconds)
+        return super().get_events(execution_id, after=after, limit=limit)
+
+    def _unsettled(self, execution_id: str) -> bool:
+        spelled = canonical_id(execution_id)
+        late = sa.exists().where(events.c.execution_id == spelled, events.c.xid >= _oldest_at_work())
+        with self._reading() as connection:
+            return spelled is not None and bool(connection.scalar(sa.select(late)))
+
+    def _reading(self) -> AbstractContextManager[sa.Connection]:
+        self.open()
+        return self._connections.reading()
+
+    def _writing(self) -> AbstractContextManager[sa.Connection]:
+        self.open()
+        return self._connections.writing()
+
+    def _clock(self, connection: sa.Connection) -> datetime:
+        return connection.scalars(sa.select(sa.func.statement_timestamp(type_=sa.DateTime(timezone=True)))).one()
+
+    def _insert(self, table: sa.Table) -> Upsert:
+        return postgresql.insert(table)
+
+    def _log_id(self, execution_id: str) -> None:
+        return None
+
+    def _event_query(self, execution_id: str, after: str | None) -> sa.Select[Any]:
+        columns = events.c
+        cursor = sa.func.concat(columns.xid, ":", columns.seq).label("cursor")
+        query = (
+            sa.select(events, cursor)
+            # What an older transaction may yet write would be passed over by a cursor beyond it: such events wait.
+            .where(columns.execution_id == execution_id, columns.xid < _oldest_at_work())
+            .order_by(columns.xid, columns.seq)
+        )
+        if after is None:
+            return query
+        parts = after.split(":")
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts):
+            raise bad_cursor(after)
+        return query.where(sa.tuple_(columns.xid, columns.seq) > sa.tuple_(*map(int, parts)))
+
+
+def _oldest_at_work() -> sa.ColumnElement[int]:
+    """Return the number below which every transaction of the server has ended, as an expression."""
+    oldest = sa.func.pg_snapshot_xmin(sa.func.pg_current_snapshot())
+    return sa.cast(sa.cast(oldest, sa.Text), sa.BigInteger)

@@ -1,0 +1,1 @@
+"""What all SQL stores share: reads and infrequent writes in SQLAlchemy Core."""

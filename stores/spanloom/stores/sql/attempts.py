@@ -1,0 +1,63 @@
+"""The attempts of one node run, drawn from its execution's events, shared by every SQL store."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+
+from spanloom.engine.store.models import Attempt
+from spanloom.stores.schema import events
+from spanloom.stores.sql.base import SqlCore, canonical_id
+
+__all__ = ["SqlAttempts"]
+
+_BEGINS = "node.started"
+_ENDS = {
+    f"node.{word}": word
+    for word in ("completed", "failed", "skipped", "retrying", "waiting", "released", "reset", "cancelled")
+}
+_MOVED = ("node.queued", "node.held")  # an end as well, if its worker was lost
+
+
+class SqlAttempts(SqlCore):
+    """Read who ran a node, when and how that ended."""
+
+    @abstractmethod
+    def _event_query(self, execution_id: str, after: str | None) -> sa.Select[Any]:
+        """Select the columns of `events` and a text column `cursor`, in commit order, without those up to `after`.
+
+        Raises ConfigurationError for an `after` that is no cursor.
+        """
+
+    def get_attempts(self, execution_id: str, node_id: str, item: int = 0) -> list[Attempt]:
+        """See ExecutionReads.get_attempts."""
+        spelled = canonical_id(execution_id)
+        if spelled is None:
+            return []
+        query = self._event_query(spelled, None).where(
+            events.c.node_id == node_id, events.c.item == item, events.c.kind.in_((_BEGINS, *_ENDS, *_MOVED))
+        )
+        with self._reading() as connection:
+            return _drawn_from(connection.execute(query).all())
+
+
+def _drawn_from(rows: Iterable[sa.Row[Any]]) -> list[Attempt]:
+    """Pair each start with what ended it; of several events about one end the first counts."""
+    found: list[Attempt] = []
+    open_one = False
+    for row in rows:
+        if row.kind == _BEGINS:
+            found.append(Attempt(attempt=row.attempt, worker_id=row.worker_id, started_at=row.at))
+            open_one = True
+            continue
+        told = json.loads(row.data) if row.data else {}
+        ended_as = _ENDS.get(row.kind) or ("lost" if told.get("because") == "lost_worker" else None)
+        if open_one and ended_as is not None:
+            ended = {"ended_at": row.at, "ended_as": ended_as, "error": told.get("error")}
+            found[-1] = found[-1].model_copy(update=ended)
+            open_one = False
+    return found

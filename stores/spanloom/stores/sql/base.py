@@ -1,0 +1,97 @@
+"""What the shared parts of every SQL store stand on: a connection to read, one to write, the clock, and an upsert."""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from spanloom.engine.errors import StoreRefused, UnknownExecution
+from spanloom.engine.store.requests import Outcome, Record
+from spanloom.engine.store.states import ExecutionStatus, WaitKind
+from spanloom.stores.schema import executions
+
+__all__ = ["SqlCore", "Upsert", "canonical_id", "check_by_hand", "check_ended", "check_wait", "known_id"]
+
+Upsert = sqlite.Insert | postgresql.Insert  #: an insert that knows `on conflict`
+
+
+class SqlCore(ABC):
+    """Be implemented once per database; reads and cold writes of all of them are built on these four."""
+
+    @abstractmethod
+    def _reading(self) -> AbstractContextManager[sa.Connection]:
+        """Lend a connection for statements that read; inside `transaction()` that transaction's.
+
+        Driver errors leave the block as StoreUnavailable. No statement of the shared reads relies on seeing
+        the same snapshot as the one before it.
+        """
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[sa.Connection]:
+        """Lend a connection inside a write transaction: committed at the end of the block, rolled back by an exception.
+
+        Inside `transaction()` it joins that one. Driver errors leave the block as StoreUnavailable.
+        """
+
+    @abstractmethod
+    def _clock(self, connection: sa.Connection) -> datetime:
+        """Return the store's time: the database's where it has one."""
+
+    @abstractmethod
+    def _insert(self, table: sa.Table) -> Upsert:
+        """Make the dialect's own insert, which knows `on conflict`."""
+
+    def _at(self, connection: sa.Connection, now: datetime | None) -> datetime:
+        return self._clock(connection) if now is None else now
+
+
+def known_id(connection: sa.Connection, execution_id: str) -> str:
+    """Return the execution's id in its stored spelling, or raise UnknownExecution."""
+    spelled = canonical_id(execution_id)
+    if spelled is not None and connection.scalar(sa.select(sa.literal(1)).where(executions.c.id == spelled)):
+        return spelled
+    raise UnknownExecution(execution_id)
+
+
+def canonical_id(execution_id: str) -> str | None:
+    """Return a UUID's usual spelling, None for any other text: Postgres would refuse to compare that."""
+    try:
+        return str(uuid.UUID(execution_id))
+    except ValueError:
+        return None
+
+
+def check_ended(statuses: Sequence[ExecutionStatus]) -> list[str]:
+    """Return statuses as a query takes them. Raises ValueError for one in which an execution is still open."""
+    if not all(status.ended for status in statuses):
+        raise ValueError(f"only executions that have ended are purged, not those that are {', '.join(statuses)}")
+    return [status.value for status in statuses]
+
+
+def check_by_hand(record: Record) -> None:
+    """Raise ValueError for an outcome that does not end a run."""
+    if record.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED):
+        raise ValueError(f"a node run is ended by hand as completed, failed or skipped, not as {record.outcome}")
+
+
+def check_wait(record: Record) -> None:
+    """Raise StoreRefused for a wait that nothing could end."""
+    kind, fan_out = record.wait_kind or WaitKind.TIMER, record.fan_out
+    if (
+        record.outcome is not Outcome.WAITING
+        or kind is WaitKind.TIMER
+        or (kind is WaitKind.CHILD and record.child is not None)
+        or (kind is WaitKind.ITEMS and fan_out is not None and fan_out.items and not record.item)
+    ):
+        return
+    raise StoreRefused(
+        f"node {record.node_id!r}, item {record.item}, of execution {record.execution_id} can't wait for {kind.value}: "
+        "a record of WAITING for a child needs `child`, one for items needs a `fan_out` that is not empty and comes "
+        "from item 0, and a retry is an outcome of its own"
+    )

@@ -1,0 +1,164 @@
+"""Logs and spans outside the hot path, and their reads, shared by every SQL store."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from spanloom.engine.store.models import LogRecord, SpanRecord
+from spanloom.engine.store.port import Telemetry
+from spanloom.engine.store.requests import LogLine, NodeLines, SpanLine
+from spanloom.engine.store.states import NodeStatus
+from spanloom.stores.schema import logs, node_runs, spans
+from spanloom.stores.sql.base import SqlCore, canonical_id, known_id
+from spanloom.stores.sql.paging import check_limit
+
+__all__ = ["SqlTelemetry"]
+
+
+class SqlTelemetry(SqlCore, Telemetry):
+    """Implement the port's Telemetry in SQLAlchemy Core."""
+
+    @abstractmethod
+    def _log_id(self, execution_id: str) -> sa.ColumnElement[int] | None:
+        """Return the next log line's id as an expression, None where the database numbers rows itself."""
+
+    def add_log(self, execution_id: str, line: LogLine, *, node_id: str | None = None, item: int = 0) -> int:
+        """See Telemetry.add_log."""
+        with self._writing() as connection:
+            return self._append(connection, known_id(connection, execution_id), node_id, item, [line])
+
+    def add_logs(self, asked: Sequence[NodeLines]) -> list[int | None]:
+        """See Telemetry.add_logs."""
+        with self._writing() as connection:
+            return [self._add_lines(connection, one) for one in asked]
+
+    def _add_lines(self, connection: sa.Connection, asked: NodeLines) -> int | None:
+        spelled = canonical_id(asked.execution_id)
+        if spelled is None:
+            return None
+        if asked.again and (last := _kept_before(connection, spelled, asked)) is not None:
+            return last
+        claimed = sa.select(sa.literal(1)).where(
+            node_runs.c.execution_id == spelled,
+            node_runs.c.node_id == asked.node_id,
+            node_runs.c.item == asked.item,
+            node_runs.c.status == NodeStatus.RUNNING.value,
+            node_runs.c.fence == asked.fence,
+        )
+        if not connection.scalar(claimed):
+            return None
+        return self._append(connection, spelled, asked.node_id, asked.item, asked.lines)
+
+    def _append(
+        self, connection: sa.Connection, execution_id: str, node_id: str | None, item: int, lines: Sequence[LogLine]
+    ) -> int:
+        rows: list[dict[str, Any]] = [
+            {
+                "execution_id": execution_id,
+                "node_id": node_id,
+                "item": item,
+                "attempt": line.attempt,
+                "level": line.level,
+                "message": line.message,
+                "fields": line.fields,
+                "at": line.at,
+                "trace_id": line.trace_id,
+                "span_id": line.span_id,
+            }
+            for line in lines
+        ]
+        if (next_id := self._log_id(execution_id)) is not None:
+            first = connection.scalars(sa.select(next_id)).one()
+            for number, row in enumerate(rows, first):
+                row["id"] = number
+            connection.execute(sa.insert(logs), rows)
+            return first + len(rows) - 1
+        numbered = sa.insert(logs).returning(logs.c.id, sort_by_parameter_order=True)
+        return int(connection.scalars(numbered, rows).all()[-1])
+
+    def get_logs(
+        self, execution_id: str, *, node_id: str | None = None, after: int = 0, limit: int = 1000
+    ) -> list[LogRecord]:
+        """See Telemetry.get_logs."""
+        check_limit(limit)
+        spelled = canonical_id(execution_id)
+        if spelled is None:
+            return []
+        query = sa.select(logs).where(logs.c.execution_id == spelled, logs.c.id > after)
+        if node_id is not None:
+            query = query.where(logs.c.node_id == node_id)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(logs.c.id).limit(limit)).mappings().all()
+        return [LogRecord(**{**row, "fields": json.loads(row["fields"])}) for row in rows]
+
+    def add_span(self, execution_id: str, span: SpanLine) -> None:
+        """See Telemetry.add_span."""
+        values = {
+            "trace_id": span.trace_id,
+            "parent_span_id": span.parent_span_id,
+            "node_id": span.node_id,
+            "item": span.item,
+            "attempt": span.attempt,
+            "name": span.name,
+            "kind": span.kind,
+            "status": span.status,
+            "start_ns": span.start_ns,
+            "end_ns": span.end_ns,
+            "attributes": span.attributes,
+            "links": span.links,
+        }
+        with self._writing() as connection:
+            spelled = known_id(connection, execution_id)
+            new = self._insert(spans).values(execution_id=spelled, span_id=span.span_id, **values)
+            connection.execute(
+                new.on_conflict_do_update(index_elements=[spans.c.execution_id, spans.c.span_id], set_=values)
+            )
+
+    def update_span(self, execution_id: str, span_id: str, *, end_ns: int, status: str) -> bool:
+        """See Telemetry.update_span."""
+        spelled = canonical_id(execution_id)
+        if spelled is None:
+            return False
+        with self._writing() as connection:
+            changed = connection.execute(
+                sa.update(spans)
+                .where(spans.c.execution_id == spelled, spans.c.span_id == span_id)
+                .values(end_ns=end_ns, status=status)
+            )
+            return changed.rowcount == 1
+
+    def get_trace(self, execution_id: str) -> list[SpanRecord]:
+        """See Telemetry.get_trace."""
+        spelled = canonical_id(execution_id)
+        if spelled is None:
+            return []
+        query = sa.select(spans).where(spans.c.execution_id == spelled).order_by(spans.c.start_ns, spans.c.span_id)
+        with self._reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        return [
+            SpanRecord(**{**row, "attributes": json.loads(row["attributes"]), "links": json.loads(row["links"])})
+            for row in rows
+        ]
+
+
+def _kept_before(connection: sa.Connection, execution_id: str, asked: NodeLines) -> int | None:
+    """Return the id of the last of these lines if they were kept when they were sent before, together as they are."""
+    first = asked.lines[0]
+    of_attempt = sa.select(logs.c.id).where(
+        logs.c.execution_id == execution_id,
+        logs.c.id > asked.after,
+        logs.c.node_id == asked.node_id,
+        logs.c.item == asked.item,
+        logs.c.attempt == first.attempt,
+    )
+    same = of_attempt.where(logs.c.at == first.at, logs.c.message == first.message)
+    found: int | None = connection.scalar(same.order_by(logs.c.id).limit(1))
+    if found is None:
+        return None
+    later = of_attempt.where(logs.c.id >= found).order_by(logs.c.id).limit(len(asked.lines))
+    return max(connection.scalars(later).all(), default=found)

@@ -1,0 +1,127 @@
+"""The SQLite store: one file, any number of processes on one machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable
+from spanloom.stores.schema import SCHEMA_VERSION
+from spanloom.stores.sqlite.connections import SqliteConnections
+from spanloom.stores.sqlite.transitions import SqliteTransitions
+
+__all__ = ["SqliteExecutionStore"]
+
+
+class SqliteExecutionStore(SqliteTransitions):
+    """Keep executions in one SQLite file, in write-ahead mode, for several processes of one machine.
+
+    The file and its parent directories are made, and its schema is brought to this release's version, by opening it;
+    that is done at the first use. `synchronous="full"` survives a power cut with every commit; with `"normal"`, about
+    three times as fast, the last commits may be lost to one, never the file. A process stopped inside its write
+    transaction (SIGSTOP, a debugger) stops all other writers. Use a local disk: write-ahead mode needs shared memory.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, synchronous: Literal["full", "normal"] = "full") -> None:
+        super().__init__()
+        if synchronous not in ("full", "normal"):
+            raise ConfigurationError(f"synchronous is {synchronous!r}; SQLite stores know 'full' and 'normal'")
+        if str(path) in ("", ":memory:"):
+            raise ConfigurationError("a SQLite store needs the path of a file; memory:// keeps executions in memory")
+        self._path = Path(os.path.abspath(path))
+        self._connections = SqliteConnections(str(self._path), synchronous=synchronous)
+        self._opened = False
+
+    @classmethod
+    def from_url(cls, url: str, namespace: str = "") -> SqliteExecutionStore:
+        """Make the store of `sqlite:///relative.db` or `sqlite:////absolute.db`, with `?synchronous=normal` if wanted.
+
+        A file has one namespace, whatever its name. Raises ConfigurationError for any other URL.
+        """
+        parts = urlsplit(url)
+        path = unquote(parts.path[1:])
+        if parts.netloc or not path:
+            raise ConfigurationError(
+                f"{url!r} names no file; write sqlite:///relative/path.db or, with four slashes, sqlite:////absolute/path.db"
+            )
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        synchronous = options.pop("synchronous", "full")
+        if options or parts.fragment:
+            raise ConfigurationError(
+                f"{url!r} has more than a path; the only option of sqlite URLs is ?synchronous=normal"
+            )
+        if synchronous not in ("full", "normal"):
+            raise ConfigurationError(f"{url!r} sets synchronous to {synchronous!r}; it is full or normal")
+        return cls(path, synchronous=synchronous)  # type: ignore[arg-type]  # checked above
+
+    @property
+    def url(self) -> str:
+        """See Lifecycle.url."""
+        return f"sqlite:///{quote(str(self._path))}"
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes can open the same store: they can."""
+        return True
+
+    def open(self) -> None:
+        """See Lifecycle.open. Makes the file, and migrates an older one."""
+        self._live()
+
+    def close(self) -> None:
+        """See Lifecycle.close."""
+        self._opened = False
+        self._connections.close()
+
+    def migrate(self) -> None:
+        """See Lifecycle.migrate. Opening does the same."""
+        self._live()
+
+    def health(self) -> None:
+        """See Lifecycle.health. A file that was removed under an open store is told as well."""
+        super().health()
+        if not self._path.exists():
+            raise StoreUnavailable(f"SQLite store {self._path}: the file was removed while it was open; restart")
+
+    def _live(self) -> SqliteConnections:
+        if not self._opened:
+            self._open()
+        return self._connections
+
+    def _open(self) -> None:
+        # Several threads may do this at once, as several processes may: the write transaction sorts them out.
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailable(f"SQLite store {self._path}: {error}; choose another path") from error
+        try:
+            if self._version() != SCHEMA_VERSION:
+                self._migrate()
+        except BaseException:
+            self._connections.close()
+            raise
+        self._opened = True
+
+    def _migrate(self) -> None:
+        with self._connections.translated(), self._connections.writing():
+            if self._version() != SCHEMA_VERSION:  # no other process was first
+                from spanloom.stores.migrations import upgrade  # Alembic is slow to import
+
+                upgrade(self._connections.writer, None)
+
+    def _version(self) -> str | None:
+        """Return the schema's version, None for an empty file; refuse a newer one and another application's file."""
+        with self._connections.reading() as connection:
+            tables = set(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars())
+            if not tables:
+                return None
+            if not {"alembic_version", "store_state"} <= tables:
+                raise ConfigurationError(
+                    f"{self._path} holds tables of another application; give the store a file of its own"
+                )
+            found: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        if found is not None and found > SCHEMA_VERSION:  # revisions are numbered in order
+            raise StoreNotMigrated(self.url, found, SCHEMA_VERSION)
+        return found

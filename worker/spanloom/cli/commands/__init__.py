@@ -1,0 +1,1 @@
+"""The commands of `spanloom`, one module for each group."""

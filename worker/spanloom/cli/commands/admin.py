@@ -1,0 +1,56 @@
+"""`spanloom migrate` and `spanloom stats`: a store's schema, and its counts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+import click
+
+from spanloom.cli.options.parameters import json_option
+from spanloom.cli.options.target import Target, target_options
+from spanloom.cli.output import print_json, show
+from spanloom.cli.rendering import stats_lines, stats_table
+
+__all__ = ["migrate", "stats"]
+
+
+@click.command()
+@target_options()
+@json_option
+def migrate(target: Target, as_json: bool) -> None:
+    """Bring a store's schema to this release's version.
+
+    Does nothing if it is there already; several at once are safe. SQLite stores are migrated by opening them, too.
+    """
+    store = target.find_store()
+    try:
+        store.migrate()
+        store.health()
+    finally:
+        store.close()
+    if as_json:
+        print_json({"url": store.url, "migrated": True})
+    else:
+        click.echo(f"{store.url} has the schema of this release")
+
+
+@click.command()
+@target_options()
+@json_option
+def stats(target: Target, as_json: bool) -> None:
+    """Count executions, open node runs and workers.
+
+    In a pipe a line is a tab-separated name and count, then for each worker `worker`, name, host, pid, queues, running
+    node runs. With --json: the store's counts, and "live_workers".
+    """
+    with target.store() as store:
+        counts, workers = store.stats(), store.list_workers()
+    if as_json:
+        leases = [
+            asdict(one) | {"started_at": one.started_at.isoformat(), "lease_until": one.lease_until.isoformat()}
+            for one in workers
+        ]
+        print_json(counts.model_dump(mode="json") | {"live_workers": leases})
+        return
+    show(lambda screen: stats_table(counts, workers, datetime.now(UTC)), lambda: stats_lines(counts, workers))

@@ -1,0 +1,56 @@
+"""`spanloom dead`: the dead letters, failed executions that nobody has dealt with yet."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from spanloom.cli.options.filters import Selection, selection_options
+from spanloom.cli.options.parameters import json_option, page_options
+from spanloom.cli.options.target import Target, target_options
+from spanloom.cli.output import in_terminal, print_json, show
+from spanloom.cli.rendering import dead_lines, dead_table
+from spanloom.engine.store.states import ExecutionStatus
+
+__all__ = ["dead"]
+
+
+@click.command()
+@selection_options()
+@click.option("--discarded", is_flag=True, help="Those that were discarded instead.")
+@page_options(20)
+@target_options()
+@json_option
+def dead(target: Target, selection: Selection, discarded: bool, limit: int, cursor: str | None, as_json: bool) -> None:
+    """List failed executions that wait for someone, newest first.
+
+    The first of each family only: its children hang below it in `spanloom show`, and are retried with it.
+
+    \b
+    What to do with one:
+      spanloom show ID          what became of its nodes
+      spanloom logs ID          what they said; show --attempts NODE has the tracebacks
+      spanloom retry ID         run it on from where it failed, once the cause is mended
+      spanloom replay ID        start anew with its data, in a mended version: --version latest --from NODE
+      spanloom discard ID       let it rest: it is listed here no more
+
+    retry and discard take the same filters as this, to deal with many at once.
+
+    In a pipe each is a line of tab-separated id, workflow, version, failed, node, type of error, message, metadata,
+    discarded. With --json it is one document, {"items": […], "next_cursor": …}; --cursor takes the latter.
+    """
+    with target.store() as store:
+        root = None if selection.parent else True  # who asks for an execution's children means children
+        wanted = selection.filter(store, status=ExecutionStatus.FAILED, root=root, discarded=discarded)
+        page = store.list_executions(wanted, limit=limit, cursor=cursor)
+        url = store.url
+    if as_json:
+        print_json(page)
+        return
+    if in_terminal() and not page.items:
+        click.secho(f"no {'discarded' if discarded else 'dead'} executions in {url}", fg="bright_black")
+        return
+    show(lambda screen: dead_table(page.items, datetime.now(UTC)), lambda: dead_lines(page.items))
+    if in_terminal() and page.next_cursor:
+        click.secho(f"there are more: --cursor {page.next_cursor}", fg="bright_black")

@@ -1,0 +1,110 @@
+"""`spanloom logs` and `spanloom trace`: what an execution said, and where its time went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+
+import click
+
+from spanloom.cli.commands.log_tail import LogTail
+from spanloom.cli.options.parameters import find_execution, json_option
+from spanloom.cli.options.target import Target, target_options
+from spanloom.cli.output import console, in_terminal, print_json, show
+from spanloom.cli.rendering import log_line, log_text, read_family, waterfall, waterfall_lines
+from spanloom.engine.errors import StoreUnavailable, UnknownExecution
+from spanloom.engine.events.stream import Follower
+from spanloom.engine.logs import Logger
+from spanloom.engine.store.models import LogRecord
+from spanloom.engine.store.port import ExecutionStore
+
+__all__ = ["logs", "trace"]
+
+_log = Logger("spanloom.cli")
+_FOLLOW_SECONDS = 0.5  #: how often --follow looks for lines of a node that runs, which nobody announces
+
+
+@click.command()
+@click.argument("execution")
+@click.option("--node", metavar="ID", help="Of this node only.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they come, until the execution has ended.")
+@target_options(redis=True)
+@json_option
+def logs(target: Target, execution: str, node: str | None, follow: bool, as_json: bool) -> None:
+    """Print an execution's log lines.
+
+    EXECUTION is its id, or the first or last six or more characters of a recent one's. With --follow, Redis makes new
+    lines show at once; without it they show within half a second.
+
+    In a pipe a line is tab-separated time, level, node, item, attempt, message, fields; line breaks and tabs in a
+    message are escaped. With --json each line is one JSON object.
+    """
+    if not follow:
+        with target.store() as store:
+            _print_logs(LogTail(store, find_execution(store, execution).id, node).read(), as_json=as_json)
+        return
+    with target.follower() as (store, follower):
+        _print_logs(_followed(store, follower, find_execution(store, execution).id, node), as_json=as_json)
+
+
+@click.command()
+@click.argument("execution")
+@target_options()
+@json_option
+def trace(target: Target, execution: str, as_json: bool) -> None:
+    """Show the spans of an execution and its children as a waterfall.
+
+    EXECUTION is its id, or the first or last six or more characters of a recent one's. Spans stand below their
+    parents, each with a bar where its time lies in the whole; a child's below the attempt that started it. In a
+    terminal, the shortest of many siblings share a line.
+
+    In a pipe a line is tab-separated name (indented), seconds since the trace began, seconds it took, status, kind,
+    node, item, attempt, span id, parent's span id, execution. With --json: {"execution_id": …, "spans": […]}.
+    """
+    with target.store() as store:
+        found = find_execution(store, execution)
+        family = read_family(store, found)
+    spans, executions = family.spans, family.executions
+    if as_json:
+        print_json({"execution_id": found.id, "spans": [span.model_dump(mode="json") for span in spans]})
+    else:
+        show(
+            lambda screen: waterfall(spans, width=screen.width, now_ns=time.time_ns(), family=executions),
+            lambda: waterfall_lines(spans, family=executions),
+        )
+    if not family.whole:
+        click.echo(f"of its family the {len(executions):,} executions nearest to it are shown", err=True)
+
+
+def _print_logs(records: Iterable[LogRecord], *, as_json: bool) -> None:
+    screen = console() if in_terminal() and not as_json else None
+    for record in records:
+        if as_json:
+            print_json(record)
+        elif screen is not None:
+            screen.print(log_text(record), soft_wrap=True)
+        else:
+            click.echo(log_line(record))
+
+
+def _followed(store: ExecutionStore, follower: Follower, execution_id: str, node: str | None) -> Iterator[LogRecord]:
+    tail = LogTail(store, execution_id, node)
+    with closing(follower.changes(execution_id, every=_FOLLOW_SECONDS)) as changes:
+        for _ in changes:
+            try:
+                # Read before the lines are: what comes with the end is then among them.
+                ended = _ended(store, execution_id)
+                yield from tail.read()
+            except StoreUnavailable as error:
+                _log.warning("logs_wait_for_store", execution_id=execution_id, error=str(error))
+                continue
+            if ended:
+                return
+
+
+def _ended(store: ExecutionStore, execution_id: str) -> bool:
+    execution = store.get_execution(execution_id)
+    if execution is None:
+        raise UnknownExecution(execution_id)
+    return execution.status.ended

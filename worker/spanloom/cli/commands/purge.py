@@ -1,0 +1,130 @@
+"""`spanloom purge`: deleting what ended long ago, and counting beforehand how much that would be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime, timedelta
+
+import click
+
+from spanloom.cli.exit_codes import DONE, FAILED
+from spanloom.cli.options.confirmation import agreed, check_consent, consent_options
+from spanloom.cli.options.parameters import duration, json_option
+from spanloom.cli.options.target import Target, target_options
+from spanloom.cli.output import in_terminal, print_json
+from spanloom.engine.store.models import Execution
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.states import ExecutionStatus
+
+__all__ = ["purge"]
+
+_ENDED = [one.value for one in ExecutionStatus if one.ended]
+_PAGE = 1000
+
+
+@click.command()
+@click.option(
+    "--older-than", type=duration, required=True, metavar="DURATION", help="That ended longer ago: 12h, 30d, 365d."
+)
+@click.option(
+    "--status",
+    "statuses",
+    default="completed,cancelled",
+    show_default=True,
+    callback=lambda ctx, param, value: _statuses(value),
+    metavar="STATUS,…",
+    help="Whose first execution ended so; failed is the third.",
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="End after about so many.")
+@consent_options
+@target_options(redis=True)
+@json_option
+def purge(
+    target: Target,
+    older_than: float,
+    statuses: tuple[ExecutionStatus, ...],
+    limit: int | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Delete executions that ended long ago.
+
+    With their nodes, results, logs, spans, events and idempotency keys. Whole families go, by the status of their first
+    execution, the oldest first; one that still has something open, or that ended later, stays whole. In a terminal
+    you are told how many they are, and asked; in a pipe --yes is needed.
+
+    Prints how many went, or with --dry-run would go; with --json {"executions": …, "dry_run": …}.
+
+    \b
+      spanloom purge --older-than 30d --yes
+      spanloom purge --older-than 365d --status failed --dry-run
+    """
+    check_consent("purge", yes=yes, dry_run=dry_run)
+    count = 0
+    with target.operator() as engine:
+        if dry_run or not yes:
+            count = _would_go(engine.store, datetime.now(UTC) - timedelta(seconds=older_than), statuses, limit)
+        if count and not dry_run and not agreed(f"{_told(count)} found; delete them for good?", yes=yes):
+            return FAILED
+        if not dry_run:
+            count = engine.purge_executions(older_than, statuses=statuses, limit=limit)
+    if as_json:
+        print_json({"executions": count, "dry_run": dry_run})
+    elif in_terminal():
+        click.echo(f"{_told(count)} {'would be' if dry_run else 'were' if count != 1 else 'was'} deleted")
+    else:
+        click.echo(count)
+    return DONE
+
+
+def _would_go(
+    store: ExecutionStore, ended_before: datetime, statuses: Collection[ExecutionStatus], limit: int | None
+) -> int:
+    """Count what a purge would delete, by the rules of the store port's purge_executions."""
+    families: dict[str, datetime] = {}  # by their roots: when that ended
+    children: dict[str, tuple[str, bool]] = {}  # each with its parent, and whether it keeps its family
+    for one in _all(store):
+        stays = one.ended_at is None or one.ended_at >= ended_before
+        if one.parent_execution_id:
+            children[one.id] = one.parent_execution_id, stays
+        elif one.ended_at is not None and not stays and one.status in statuses:
+            families[one.id] = one.ended_at
+    sizes = Counter(dict.fromkeys(families, 1))
+    for parent, stays in children.values():
+        root = parent
+        while root in children:
+            root = children[root][0]
+        if stays:
+            families.pop(root, None)
+        sizes[root] += 1
+    count = 0
+    for root in sorted(families, key=families.__getitem__):
+        if limit is not None and count >= limit:
+            break
+        count += sizes[root]
+    return count
+
+
+def _all(store: ExecutionStore) -> Iterator[Execution]:
+    cursor: str | None = None
+    while True:
+        page = store.list_executions(limit=_PAGE, cursor=cursor)
+        yield from page.items
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _statuses(text: str) -> tuple[ExecutionStatus, ...]:
+    given = [one.strip() for one in text.split(",")]
+    if wrong := [one for one in given if one not in _ENDED]:
+        raise click.BadParameter(
+            f"{wrong[0]!r} is no status that executions end with; write some of {','.join(_ENDED)}"
+        )
+    return tuple(map(ExecutionStatus, given))
+
+
+def _told(count: int) -> str:
+    return f"{count:,} execution{'' if count == 1 else 's'}"

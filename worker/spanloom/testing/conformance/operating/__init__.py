@@ -1,0 +1,1 @@
+"""Control, retries, replays, manual results and purges."""

@@ -1,0 +1,1 @@
+"""Reads, versions, telemetry, payloads and transactions."""

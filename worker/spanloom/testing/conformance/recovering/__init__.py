@@ -1,0 +1,1 @@
+"""Leases, sweeps and lost jobs."""

@@ -1,0 +1,1 @@
+"""Starts, claims, records and joins."""

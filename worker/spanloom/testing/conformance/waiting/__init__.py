@@ -1,0 +1,1 @@
+"""Timers, children and mapped items."""

@@ -1,0 +1,1 @@
+"""The pipeline of one node run: call, time limit, outcome, record."""

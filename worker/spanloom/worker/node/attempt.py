@@ -1,0 +1,163 @@
+"""One attempt at one node run: its span, and the lines and spans its handler makes, kept until they are recorded."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
+
+from spanloom.engine.errors import LeaseLost
+from spanloom.engine.store.requests import Claim, Outcome, SpanLine
+from spanloom.engine.telemetry.tracing import SCOPE, new_span_id
+from spanloom.worker.telemetry.log_buffer import MAX_LINES, Lines, as_json, text_of
+from spanloom.worker.telemetry.log_capture import Journal
+from spanloom.worker.telemetry.node_span import NodeSpan, tell_error
+
+__all__ = ["Attempt"]
+
+
+class Attempt:
+    """What a handler's `ctx` reaches into while it runs (NodeRuntime), and what is recorded of it afterwards."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        worker_name: str,
+        destination: str,
+        message_id: str | None,
+        is_lost: Callable[[], bool],
+        is_stopping: Callable[[], bool],
+        journal: Journal | None = None,
+    ) -> None:
+        self.claim = claim
+        self.spans: list[SpanLine] = []
+        self.reference: str | None = None  #: what the store keeps of its span, once it is closed
+        self._is_lost = is_lost
+        self._is_stopping = is_stopping
+        self._revoking = threading.Lock()
+        self._revoked = False
+        self._interrupt: Callable[[], object] | None = None
+        self.own = NodeSpan(claim, worker=worker_name, destination=destination, message_id=message_id)
+        export = None if journal is None else journal.export
+        self.lines = Lines(claim, self.own.trace_id, self.own.span_id, self.own.identity, export, journal)
+
+    @property
+    def log(self) -> Any:
+        """A structlog logger whose lines are stored with the node run as well."""
+        return self.lines.logger
+
+    @contextmanager
+    def span(self, name: str, attributes: Mapping[str, Any]) -> Generator[Span]:
+        """Open a span below the innermost open one, in OTel and in the store."""
+        opened = _OpenSpan(text_of(name), trace.get_current_span(), dict(attributes))
+        token = otel_context.attach(opened.context)
+        error: BaseException | None = None
+        try:
+            yield opened.span
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            otel_context.detach(token)
+            node = self.claim.node
+            line = opened.close(error)
+            self._keep_span(replace(line, node_id=node.node_id, item=node.item, attempt=node.attempt))
+
+    def heartbeat(self) -> None:
+        """Raise LeaseLost if this claim is no longer this worker's, or the worker stops and its grace is over."""
+        if self.cancelled:
+            node = self.claim.node
+            raise LeaseLost(self.claim.header.execution_id, node.node_id, node.fence)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the handler should end early: its claim is gone, or the worker stops and its grace is over."""
+        return self._revoked or self._is_lost() or self._is_stopping()
+
+    def on_revoke(self, interrupt: Callable[[], object]) -> None:
+        """Have `interrupt` called once if the claim goes while the handler runs, at once if it has gone already."""
+        with self._revoking:
+            self._interrupt = interrupt
+            revoked = self._revoked
+        if revoked:
+            interrupt()
+
+    def revoke(self) -> bool:
+        """Tell the handler that its claim is gone; False if it was told before."""
+        with self._revoking:
+            if self._revoked:
+                return False
+            self._revoked = True
+            interrupt = self._interrupt
+        if interrupt is not None:
+            interrupt()
+        return True
+
+    def close(self, outcome: Outcome, error: BaseException | None) -> None:
+        """End the attempt; an error becomes its last log line, a warning unless it failed for good.
+
+        A run that waits goes on with the same span, also one that was woken and is given back as it was.
+        """
+        waits = outcome is Outcome.WAITING or (outcome is Outcome.RELEASED and self.own.goes_on)
+        self.reference = self.own.reference if waits else self.own.span_id
+        self._keep_span(self.own.wait() if waits else self.own.end(outcome, error))
+        self.lines.end(error, final=outcome is Outcome.FAILED)
+
+    def _keep_span(self, line: SpanLine) -> None:
+        if len(self.spans) >= MAX_LINES and line.span_id != self.own.span_id:
+            self.lines.leave_out()
+            return
+        self.spans.append(line)
+
+
+class _OpenSpan:
+    """A span that a handler opens: OTel knows it if an SDK is set up, and it has ids of its own if not."""
+
+    __slots__ = ("_attributes", "_name", "_parent_id", "_start_ns", "context", "span", "span_id", "trace_id")
+
+    def __init__(self, name: str, parent: Span, attributes: dict[str, Any]) -> None:
+        self._name = name
+        self._attributes = attributes
+        self._start_ns = time.time_ns()
+        above = parent.get_span_context()
+        span = trace.get_tracer(SCOPE).start_span(name, attributes=attributes, start_time=self._start_ns)
+        own = span.get_span_context()
+        if own.span_id == above.span_id:  # the API alone hands the parent back: no SDK is set up
+            own = SpanContext(
+                above.trace_id or secrets.randbits(128),
+                int(new_span_id(), 16),
+                False,
+                TraceFlags(above.trace_flags),
+                above.trace_state,
+            )
+            span = NonRecordingSpan(own)
+        self.span = span
+        self.trace_id = f"{own.trace_id:032x}"
+        self.span_id = f"{own.span_id:016x}"
+        self._parent_id = f"{above.span_id:016x}" if above.is_valid else None
+        self.context = trace.set_span_in_context(span, otel_context.get_current())
+
+    def close(self, error: BaseException | None) -> SpanLine:
+        end_ns = time.time_ns()
+        if error is not None and self.span.is_recording():
+            tell_error(self.span, error)
+        self.span.end(end_ns)
+        return SpanLine(
+            trace_id=self.trace_id,
+            span_id=self.span_id,
+            parent_span_id=self._parent_id,
+            name=self._name,
+            kind="internal",
+            status="unset" if error is None else "error",
+            start_ns=self._start_ns,
+            end_ns=end_ns,
+            attributes=as_json(self._attributes),
+        )

@@ -1,0 +1,122 @@
+"""From a claim to what came of it: the definition it needs, the context its handler gets, and the call."""
+
+from __future__ import annotations
+
+import contextvars
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from opentelemetry import context as otel_context
+
+from spanloom.engine.engine import WorkflowEngine
+from spanloom.engine.errors import NodeTimeout, PermanentError, WorkerLost
+from spanloom.engine.handlers.context import NodeContext
+from spanloom.engine.handlers.handler import Handler
+from spanloom.engine.payload import encode
+from spanloom.engine.store.requests import Claim
+from spanloom.engine.workflow.compiled import Plan
+from spanloom.engine.workflow.definitions import Node
+from spanloom.worker.node.attempt import Attempt
+from spanloom.worker.node.builtin import BUILT_IN, evaluated, scope_of
+from spanloom.worker.node.event_loop import Lane
+from spanloom.worker.node.mapped import run_mapped
+from spanloom.worker.node.outcomes import Ending, of_result
+from spanloom.worker.node.timeouts import Watchdog
+from spanloom.worker.telemetry.log_buffer import CURRENT
+
+__all__ = ["Caller", "Loaded"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a claimed node is, and what runs it."""
+
+    plan: Plan
+    node: Node
+    handler: Handler
+
+
+class Caller:
+    """Load and call nodes, for all slots of a worker."""
+
+    def __init__(self, engine: WorkflowEngine, lane: Lane, watchdog: Watchdog, *, state: Any, max_losses: int) -> None:
+        self._engine = engine
+        self._lane = lane
+        self._watchdog = watchdog
+        self._state = state
+        self._max_losses = max_losses
+
+    def load(self, claim: Claim) -> Loaded:
+        """Find the claimed node's definition and handler. Raises whatever keeps this worker from running it."""
+        plan = self._engine.definitions.get(claim.header.workflow_id, claim.header.version)
+        node = plan.nodes[claim.node.node_id]
+        return Loaded(plan, node, self._engine.registry.handler(node.type))
+
+    def call(self, loaded: Loaded, claim: Claim, attempt: Attempt) -> Ending:
+        """Run a claimed node and classify what it returns. Raises whatever its handler raises."""
+        node = loaded.node
+        if claim.node.losses >= self._max_losses:
+            raise WorkerLost(node.id, claim.node.losses)
+        context = self._context(loaded, claim, attempt)
+        if node.map is not None and claim.node.item == 0:
+            return run_mapped(self._engine, loaded.plan, node, node.map, claim, context, attempt)
+        if node.type in BUILT_IN:
+            return BUILT_IN[node.type](self._engine, node, claim, context, attempt)
+        result = self._call(loaded.handler, node, context, attempt)
+        return of_result(result, node, claim.header.execution_id, self._engine.settings.payload_limit_bytes)
+
+    def _context(self, loaded: Loaded, claim: Claim, attempt: Attempt) -> NodeContext:
+        header, node, settings = claim.header, loaded.node, self._engine.settings
+        if (size := sum(map(len, claim.node.results.values()))) > settings.join_limit_bytes:
+            raise PermanentError(
+                f"the data that reaches node {node.id!r} takes {size:,} bytes, more than the limit of "
+                f"{settings.join_limit_bytes:,} (SPANLOOM_JOIN_LIMIT_BYTES); pass references instead"
+            )
+        context = NodeContext(
+            execution_id=header.execution_id,
+            workflow_id=header.workflow_id,
+            version=header.version,
+            node_id=node.id,
+            item=claim.node.item,
+            attempt=claim.node.attempt,
+            config=loaded.handler.config(node),
+            input_json=header.input,
+            results_json={
+                parent: claim.node.results[parent] for parent in node.parents if parent in claim.node.results
+            },
+            data_json=claim.node.data,
+            depth=header.depth,
+            metadata=header.metadata,
+            parent_execution_id=header.parent_execution_id,
+            state=self._state,
+            runtime=attempt,
+        )
+        if node.mapping is not None and node.map is None:
+            value = evaluated(node, "its mapping", loaded.plan.mappings[node.id].evaluate, scope_of(context))
+            context.data_json = encode(value, f"the mapped data of node {node.id!r}", settings.payload_limit_bytes)
+        return context
+
+    def _call(self, handler: Handler, node: Node, context: NodeContext, attempt: Attempt) -> Any:
+        args, kwargs = handler.arguments(node, context)
+        token, said = otel_context.attach(attempt.own.begin()), CURRENT.set(attempt.lines)
+        try:
+            if handler.is_async:
+                return self._call_async(partial(handler.function, *args, **kwargs), node, attempt)
+            if node.timeout is None:
+                return handler.function(*args, **kwargs)
+            return self._watchdog.call(partial(handler.function, *args, **kwargs), node.id, node.timeout)
+        finally:
+            CURRENT.reset(said)
+            otel_context.detach(token)
+
+    def _call_async(self, function: Callable[[], Coroutine[Any, Any, Any]], node: Node, attempt: Attempt) -> Any:
+        clock, context = time.monotonic(), contextvars.copy_context()
+        try:
+            return self._lane.run(function(), context, node.timeout, begun=attempt.on_revoke)
+        except TimeoutError as error:
+            if node.timeout is not None and time.monotonic() - clock >= node.timeout:
+                raise NodeTimeout(node.id, node.timeout) from error
+            raise  # the handler's own

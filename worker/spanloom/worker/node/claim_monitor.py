@@ -1,0 +1,74 @@
+"""What this worker runs now, and the look at which of it is still its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import structlog
+
+from spanloom.engine.errors import StoreUnavailable
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import NodeKey
+from spanloom.worker.node.attempt import Attempt
+from spanloom.worker.telemetry.log_buffer import Lines
+
+__all__ = ["Claims"]
+
+_log = structlog.get_logger("spanloom.worker")
+
+
+class Claims:
+    """Tell running handlers that nobody waits for them any more: their execution was cancelled, or their run reset.
+
+    The store is asked once in `look_seconds`, and only while something runs for longer than that.
+    """
+
+    look_seconds = 1.0
+
+    def __init__(self, store: ExecutionStore) -> None:
+        self._store = store
+        self._running: dict[Attempt, tuple[str, float]] = {}  # by attempt: the worker id it was claimed under, since
+
+    @contextmanager
+    def running(self, attempt: Attempt, worker_id: str) -> Generator[None]:
+        """Look after an attempt while the block lasts."""
+        self._running[attempt] = (worker_id, time.monotonic())
+        try:
+            yield
+        finally:
+            del self._running[attempt]
+
+    def watch(self, ended: threading.Event) -> None:
+        """Look again and again until `ended` is set."""
+        while not ended.wait(self.look_seconds):
+            try:
+                self.look()
+            except StoreUnavailable as error:
+                _log.warning("claims_not_seen", error=str(error))
+            except Exception:
+                _log.exception("claims_not_seen")  # the next look must still come
+
+    def lasting(self) -> list[tuple[Attempt, str]]:
+        """Return what runs for longer than `look_seconds`, each with the worker id it was claimed under."""
+        long_ago = time.monotonic() - self.look_seconds
+        return [
+            (attempt, worker_id) for attempt, (worker_id, since) in tuple(self._running.items()) if since <= long_ago
+        ]
+
+    def lasting_lines(self) -> list[Lines]:
+        """Return what those have said."""
+        return [attempt.lines for attempt, _ in self.lasting()]
+
+    def look(self) -> None:
+        """Revoke the attempts whose claims are gone. Raises StoreUnavailable."""
+        lasting = self.lasting()
+        for worker_id in {worker_id for _, worker_id in lasting}:
+            held = self._store.list_claims(worker_id)
+            for attempt in (attempt for attempt, claimed_by in lasting if claimed_by == worker_id):
+                header, node = attempt.claim.header, attempt.claim.node
+                key = NodeKey(header.execution_id, node.node_id, node.item)
+                if held.get(key) != node.fence and attempt in self._running and attempt.revoke():
+                    _log.info("claim_revoked", **attempt.lines.ids(), span_id=attempt.own.span_id)

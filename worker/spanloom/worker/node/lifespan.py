@@ -1,0 +1,60 @@
+"""The lifespan: builds `ctx.state` once per worker process, and takes it down at the end."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from types import SimpleNamespace
+from typing import Any
+
+from spanloom.engine.errors import ConfigurationError
+from spanloom.worker.node.event_loop import Lane
+
+__all__ = ["Lifespan"]
+
+_LEAVE_SECONDS = 10.0
+
+
+class Lifespan:
+    """Enter and leave what the engine was given as `lifespan`; async ones live on the lane."""
+
+    def __init__(self, factory: Any, engine: Any, lane: Lane) -> None:
+        self._factory = factory
+        self._engine = engine
+        self._lane = lane
+        self._entered: Any = None
+
+    def enter(self) -> Any:
+        """Return `ctx.state`: what the context manager yields, a mapping as attributes; empty without a lifespan.
+
+        Raises ConfigurationError if it is no context manager, and whatever it raises itself.
+        """
+        if self._factory is None:
+            return SimpleNamespace()
+        manager = self._factory
+        if callable(manager):
+            manager = manager(self._engine) if inspect.signature(manager).parameters else manager()
+        if isinstance(manager, AbstractAsyncContextManager):
+            state = self._lane.run(_await(manager.__aenter__()))
+        elif isinstance(manager, AbstractContextManager):
+            state = manager.__enter__()
+        else:
+            raise ConfigurationError(
+                "lifespan= takes a function that returns a context manager; decorate it with @contextmanager or "
+                "@asynccontextmanager"
+            )
+        self._entered = manager
+        return SimpleNamespace(**state) if isinstance(state, Mapping) else state
+
+    def leave(self) -> None:
+        """Leave the context manager, once. Raises TimeoutError if the loop is kept by a handler that does not end."""
+        manager, self._entered = self._entered, None
+        if isinstance(manager, AbstractAsyncContextManager):
+            self._lane.run(_await(manager.__aexit__(None, None, None)), patience=_LEAVE_SECONDS)
+        elif manager is not None:
+            manager.__exit__(None, None, None)
+
+
+async def _await(awaitable: Any) -> Any:
+    return await awaitable

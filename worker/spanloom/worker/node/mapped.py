@@ -1,0 +1,79 @@
+"""Mapped nodes: what makes their items, and what gathers the results when all have ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spanloom.engine.engine import WorkflowEngine
+from spanloom.engine.errors import ItemsFailed, PermanentError, StoreUnavailable
+from spanloom.engine.handlers.context import NodeContext
+from spanloom.engine.payload import encode
+from spanloom.engine.store.models import NodeRun
+from spanloom.engine.store.requests import Claim, FanOut, Outcome
+from spanloom.engine.store.states import NodeStatus, WaitKind
+from spanloom.engine.workflow.compiled import Plan
+from spanloom.engine.workflow.definitions import MAX_ITEMS, MapOver, Node
+from spanloom.worker.node.attempt import Attempt
+from spanloom.worker.node.builtin import evaluated, scope_of
+from spanloom.worker.node.outcomes import Ending, as_data, of_load_error
+
+__all__ = ["run_mapped"]
+
+
+def run_mapped(
+    engine: WorkflowEngine, plan: Plan, node: Node, over: MapOver, claim: Claim, ctx: NodeContext, attempt: Attempt
+) -> Ending:
+    """Run the node that stands for all its items: make them, or, once they have ended, gather their results."""
+    if claim.node.woken is WaitKind.ITEMS:
+        return _gathered(engine, node, over, claim.header.execution_id, attempt)
+    scope = scope_of(ctx)
+    elements = evaluated(node, "its map", plan.maps[node.id].evaluate, scope)
+    if not isinstance(elements, list):
+        raise PermanentError(f"node {node.id!r}: its map gave {_kind(elements)}, not a list")
+    if len(elements) > MAX_ITEMS:
+        raise PermanentError(
+            f"node {node.id!r}: its map gave {len(elements):,} elements, more than {MAX_ITEMS:,}; map over pages"
+        )
+    if not elements:
+        return Ending(Outcome.COMPLETED, data="[]")
+    mapping = plan.mappings.get(node.id)
+    if mapping is not None:
+        elements = [
+            evaluated(node, f"its mapping of element {index}", mapping.evaluate, {**scope, "item": one, "index": index})
+            for index, one in enumerate(elements)
+        ]
+    limit = engine.settings.payload_limit_bytes
+    items = [encode(one, f"element {index} of node {node.id!r}", limit) for index, one in enumerate(elements)]
+    if (size := sum(map(len, items))) > engine.settings.join_limit_bytes:
+        raise PermanentError(
+            f"node {node.id!r}: the elements of its map take {size:,} bytes, more than the limit of "
+            f"{engine.settings.join_limit_bytes:,} (SPANLOOM_JOIN_LIMIT_BYTES); pass references instead"
+        )
+    return Ending(
+        Outcome.WAITING, wait_kind=WaitKind.ITEMS, fan_out=FanOut(items, min(over.at_once, len(items)), over.tolerate)
+    )
+
+
+def _gathered(engine: WorkflowEngine, node: Node, over: MapOver, execution_id: str, attempt: Attempt) -> Ending:
+    try:
+        runs = engine.store.get_node_results(execution_id, [node.id])
+    except StoreUnavailable as error:
+        return of_load_error(error)
+    items = [run for run in runs if run.item > 0]
+    attempt.own.link_items(run.span for run in items if run.span is not None)
+    failed = [run for run in items if run.status is NodeStatus.FAILED]
+    if len(failed) > over.tolerate:
+        first = failed[0].error or {}
+        told = f"item {failed[0].item}: {first.get('type')}: {first.get('message')}"
+        raise ItemsFailed(node.id, len(failed), len(items), over.tolerate, told)
+    results = [_result(run) for run in items]
+    data = encode(results, f"the results of node {node.id!r}", engine.settings.join_limit_bytes)
+    return Ending(Outcome.COMPLETED, data=data)
+
+
+def _result(run: NodeRun) -> Any:
+    return as_data(run.error or {}, run.node_id) if run.status is NodeStatus.FAILED else run.data
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"

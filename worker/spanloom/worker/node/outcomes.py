@@ -1,0 +1,185 @@
+"""What a handler's return or raise means: the closed set of outcomes, decided by its node's retry policy."""
+
+from __future__ import annotations
+
+import json
+import random
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from spanloom.engine.errors import (
+    PayloadRejected,
+    PermanentError,
+    RoutingFailed,
+    SpanloomError,
+    StoreUnavailable,
+)
+from spanloom.engine.handlers.builtin import LONGEST_SECONDS
+from spanloom.engine.handlers.results import NodeResult
+from spanloom.engine.payload import decode, encode
+from spanloom.engine.store.requests import FanOut, Outcome, StartRequest
+from spanloom.engine.store.states import WaitKind
+from spanloom.engine.workflow.compiled import Plan
+from spanloom.engine.workflow.definitions import Node, RetryPolicy
+from spanloom.engine.workflow.routing import after_failure, after_success
+
+__all__ = [
+    "Ending",
+    "as_data",
+    "left",
+    "message_of",
+    "of_error",
+    "of_load_error",
+    "of_refusal",
+    "of_result",
+    "retry_delay",
+    "type_of",
+]
+
+_MAX_MESSAGE = 4_000
+_MAX_TRACEBACK = 16_000
+_LOAD_AGAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ended, in the words of the store port."""
+
+    outcome: Outcome
+    data: str | None = None
+    error: str | None = None
+    next_nodes: tuple[str, ...] | None = None  # what the handler named
+    taken: tuple[str, ...] | None = None
+    handled: bool = False
+    delay_seconds: float = 0.0
+    spends_attempt: bool = True
+    due_at: datetime | None = None
+    wait_kind: WaitKind | None = None
+    wait_key: str | None = None
+    child: StartRequest | None = None
+    fan_out: FanOut | None = None
+
+
+def of_result(result: Any, node: Node, execution_id: str, limit: int) -> Ending:
+    """Classify what a handler returned. Data that JSON can't carry is a failure."""
+    data = result.data if isinstance(result, NodeResult) else result
+    try:
+        text = encode(data, f"the result of node {node.id!r} ({node.type}) of execution {execution_id}", limit)
+    except PayloadRejected as error:
+        return Ending(Outcome.FAILED, error=_describe(error, permanent=True))
+    if not isinstance(result, NodeResult):
+        return Ending(Outcome.COMPLETED, data=text)
+    if result.outcome is Outcome.FAILED:
+        told = {"type": result.error_type, "message": (result.error_message or "")[:_MAX_MESSAGE]}
+        failure = {**told, "permanent": True}
+        return Ending(Outcome.FAILED, error=json.dumps(failure))
+    if result.outcome is Outcome.RETRY:
+        delay = min(result.delay_seconds, LONGEST_SECONDS)
+        return Ending(Outcome.RETRY, delay_seconds=delay, spends_attempt=False)
+    if result.outcome is Outcome.SKIPPED:
+        return Ending(Outcome.SKIPPED, data=text)
+    return Ending(Outcome.COMPLETED, data=text, next_nodes=result.next_nodes)
+
+
+def left(ending: Ending, plan: Plan, node: Node, item: int) -> Ending:
+    """Decide where an ended run leads. Routing that can't be done fails it for good; an item leads nowhere."""
+    if item:
+        if ending.next_nodes is None:
+            return ending
+        wrong = RoutingFailed(
+            f"an item of node {node.id!r} named next_nodes; the node goes on when all items have ended"
+        )
+        return Ending(Outcome.FAILED, error=_describe(wrong, permanent=True))
+    if ending.outcome is Outcome.COMPLETED:
+        if ending.next_nodes is None and node.id not in plan.conditional:
+            return ending  # by each edge's `on`, as the store does it
+        try:
+            departure = after_success(plan, node.id, decode(ending.data or "null"), ending.next_nodes)
+            return replace(ending, taken=departure.taken)
+        except RoutingFailed as error:
+            ending = Ending(Outcome.FAILED, error=_describe(error, permanent=True))
+    if ending.outcome is not Outcome.FAILED:
+        return ending
+    told = as_data(json.loads(ending.error or "{}"), node.id)
+    departure = after_failure(plan, node.id, told)
+    data = json.dumps(told) if departure.handled else None
+    return replace(ending, data=data, taken=departure.taken, handled=departure.handled)
+
+
+def as_data(error: Mapping[str, Any], node_id: str) -> dict[str, Any]:
+    """Return what stands for the data of a node that failed."""
+    return {"error": {"type": error.get("type"), "message": error.get("message"), "node_id": node_id}}
+
+
+def of_error(error: BaseException, node: Node, attempt: int) -> Ending:
+    """Classify what a handler raised: retried while its policy says so and attempts are left, else failed for good."""
+    permanent = isinstance(error, PermanentError) or not _retries(node.retry, error)
+    described = _describe(error, permanent=permanent)
+    if permanent or attempt >= node.retry.max_attempts:
+        return Ending(Outcome.FAILED, error=described)
+    return Ending(Outcome.RETRY, error=described, delay_seconds=retry_delay(node.retry, attempt))
+
+
+def of_load_error(error: BaseException) -> Ending:
+    """Give the run back, for a while: this worker can't load its definition, a newer one may. Costs no attempt.
+
+    If only the store did not answer it is given back as it was: a run that was woken by its child or its items must not
+    ask for them again, as after a retry.
+    """
+    if isinstance(error, StoreUnavailable):
+        return Ending(Outcome.RELEASED)
+    described = _describe(error, permanent=False)
+    return Ending(Outcome.RETRY, error=described, delay_seconds=_LOAD_AGAIN_SECONDS, spends_attempt=False)
+
+
+def of_refusal(error: BaseException) -> Ending:
+    """Fail a node whose outcome the store refused to keep: it would refuse it again."""
+    return Ending(Outcome.FAILED, error=_describe(error, permanent=True))
+
+
+def retry_delay(policy: RetryPolicy, attempt: int, fraction: float | None = None) -> float:
+    """Return the seconds before the retry after `attempt` (from 1); `fraction` in [0, 1) replaces the random one."""
+    growth = 2.0 ** min(attempt - 1, 64) if policy.backoff == "exponential" else 1.0
+    delay = min(policy.delay * growth, policy.max_delay, LONGEST_SECONDS)
+    shift = random.random() if fraction is None else fraction  # noqa: S311  no secret
+    return delay * (1 + policy.jitter * (2 * shift - 1))
+
+
+def _retries(policy: RetryPolicy, error: BaseException) -> bool:
+    names = {name for kind in type(error).__mro__ for name in (kind.__qualname__, _full_name(kind))}
+    return not names.intersection(policy.no_retry_on) and (
+        not policy.retry_on or bool(names.intersection(policy.retry_on))
+    )
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an exception says; one whose own `__str__` fails must not take its node with it."""
+    try:
+        return str(error)
+    except BaseException as failed:  # it may raise SystemExit as well, which would end the slot
+        return f"(its message can't be read: {type(failed).__name__})"
+
+
+def type_of(error: BaseException) -> str:
+    """Return what an error record, and a span's `error.type`, call the class of an exception."""
+    return _full_name(type(error))
+
+
+def _describe(error: BaseException, *, permanent: bool) -> str:
+    lines = "".join(traceback.format_exception(error, limit=-50))
+    return json.dumps(
+        {
+            "type": _full_name(type(error)),
+            "message": message_of(error)[:_MAX_MESSAGE],
+            "traceback": lines[-_MAX_TRACEBACK:],
+            "permanent": permanent,
+        }
+    )
+
+
+def _full_name(kind: type) -> str:
+    plain = kind.__module__ in ("builtins", SpanloomError.__module__)
+    return kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"

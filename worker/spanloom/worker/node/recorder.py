@@ -1,0 +1,83 @@
+"""The recorder: outcomes that end together are committed together, and none is lost while the store is away."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from spanloom.engine.errors import StoreUnavailable
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import Record, Recorded
+
+__all__ = ["Recorder"]
+
+_log = structlog.get_logger("spanloom.worker")
+_BATCH = 100
+_PAUSES = (0.05, 1.0)  #: short: a store that keeps going away may be back for seconds only
+
+
+class _Entry:
+    __slots__ = ("answer", "record")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.answer: Recorded | Exception | None = None
+
+
+class Recorder:
+    """Record for all slots of a worker. Who finds nobody committing commits for everyone who waits (group commit)."""
+
+    def __init__(self, store: ExecutionStore, epoch: Callable[[], int], given_up: threading.Event) -> None:
+        self._store = store
+        self._epoch = epoch
+        self._given_up = given_up
+        self._waiting: deque[_Entry] = deque()
+        self._commit = threading.Lock()
+
+    def record(self, record: Record) -> Recorded:
+        """Record one outcome and return what follows from it.
+
+        While the store is away it tries again, with growing pauses: a record sent twice counts once. Raises
+        StoreUnavailable only after the worker gave up (`given_up`), and what the store raises for a bad record.
+        """
+        entry = _Entry(record)
+        self._waiting.append(entry)
+        with self._commit:
+            while entry.answer is None:  # more may wait than one batch holds
+                self._commit_waiting()
+        if isinstance(entry.answer, Recorded):
+            return entry.answer
+        raise entry.answer
+
+    def _commit_waiting(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
+        try:
+            for entry, answer in zip(batch, self._record([entry.record for entry in batch]), strict=True):
+                entry.answer = answer
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].answer = error
+                return
+            self._record_singly(batch)  # one bad record fails itself, not its neighbours
+
+    def _record_singly(self, batch: list[_Entry]) -> None:
+        for entry in batch:
+            try:
+                (entry.answer,) = self._record([entry.record])
+            except Exception as error:
+                entry.answer = error
+
+    def _record(self, records: list[Record]) -> list[Recorded]:
+        pause, longest = _PAUSES
+        while True:
+            try:
+                return self._store.record(records, epoch=self._epoch())
+            except StoreUnavailable as error:
+                if self._given_up.is_set():
+                    raise
+                _log.warning("record_waits_for_store", records=len(records), error=str(error))
+                self._given_up.wait(pause)
+                pause = min(pause * 2, longest)

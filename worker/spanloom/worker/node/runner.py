@@ -1,0 +1,292 @@
+"""The way of one node job inside a worker: claim → load → call → classify → record → continue."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextvars
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from functools import partial
+from typing import NoReturn
+
+import structlog
+
+from spanloom.engine.engine import WorkflowEngine
+from spanloom.engine.errors import LeaseLost, PermanentError, QueueUnavailable, StoreUnavailable
+from spanloom.engine.queue.node_queue import NodeMessage
+from spanloom.engine.store.requests import Claim, Outcome, Record, Recorded
+from spanloom.engine.store.states import ExecutionStatus, WaitKind
+from spanloom.engine.telemetry.instruments import instruments
+from spanloom.worker.lease import Lease
+from spanloom.worker.node.attempt import Attempt
+from spanloom.worker.node.caller import Caller, Loaded
+from spanloom.worker.node.claim_monitor import Claims
+from spanloom.worker.node.outcomes import Ending, left, of_error, of_load_error, of_refusal
+from spanloom.worker.node.recorder import Recorder
+from spanloom.worker.options import WorkerOptions
+from spanloom.worker.queue.consumer import Inbox
+from spanloom.worker.queue.isolation import is_suspect
+from spanloom.worker.telemetry.log_capture import Journal
+from spanloom.worker.telemetry.log_flusher import Flusher
+from spanloom.worker.telemetry.span_exporter import Exports
+from spanloom.worker.telemetry.worker_metrics import count_run
+
+__all__ = ["NodeRunner"]
+
+_log = structlog.get_logger("spanloom.worker")
+_LEADING = (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED)
+
+
+class NodeRunner:
+    """Run claims in slots. Everything that differs between nodes is in the claim; everything shared is here."""
+
+    def __init__(
+        self,
+        engine: WorkflowEngine,
+        *,
+        name: str,
+        options: WorkerOptions,
+        inbox: Inbox,
+        lease: Lease,
+        recorder: Recorder,
+        caller: Caller,
+        claims: Claims,
+        journal: Journal,
+        flusher: Flusher,
+        exports: Exports,
+        draining: threading.Event,
+        given_up: threading.Event,
+        due_in: Callable[[float], None],
+        changed: Callable[[Iterable[str]], None],
+    ) -> None:
+        self._engine = engine
+        self._name = name
+        self._pid = os.getpid()
+        self._options = options
+        self._inbox = inbox
+        self._lease = lease
+        self._recorder = recorder
+        self._caller = caller
+        self._claims = claims
+        self._journal = journal
+        self._flusher = flusher
+        self._exports = exports
+        self._draining = draining
+        self._given_up = given_up
+        self._due_in = due_in
+        self._changed = changed
+
+    def run(self, message: NodeMessage, claim: Claim, worker_id: str) -> None:
+        """Run a claimed node, and then what follows from it as long as work first allows. Never raises."""
+        alone = is_suspect(claim.node.losses, self._options.max_losses)
+        nodes_left, until = 1 if alone else self._options.slice_nodes, time.monotonic() + self._options.slice_seconds
+        following: Claim | None = claim
+        job: NodeMessage | None = message  # None: work first goes on without one
+        try:
+            while following is not None:
+                nodes_left -= 1
+                more = nodes_left > 0 and time.monotonic() < until
+                # In a context of its own: what a handler leaves in it does not reach the next node.
+                following = contextvars.copy_context().run(self._run_one, job, following, worker_id, more)
+                job = None
+        except StoreUnavailable as error:  # given up at a stop: the lease lapses, and the sweep moves the run on
+            _log.warning("node_not_recorded", **_ids(following or claim), error=str(error))
+        except BaseException as error:  # whatever it is, the slot goes on, and nothing stays claimed that nobody runs
+            _log.exception("node_not_recorded", **_ids(following or claim))
+            if following is not None:
+                self._fail(following, worker_id, error)
+        try:
+            self._inbox.flush_if_idle()
+        except QueueUnavailable as error:
+            say = _log.debug if error.known else _log.warning
+            say("queue_unavailable", error=str(error))
+
+    def _run_one(self, job: NodeMessage | None, claim: Claim, worker_id: str, more: bool) -> Claim | None:
+        began = time.monotonic()
+        is_lost = partial(self._lease.is_lost, worker_id)
+        destination = self._engine.queue.list_name(claim.node.queue, claim.header.priority)
+        message_id = None if job is None else job.job_id
+        attempt = Attempt(claim, self._name, destination, message_id, is_lost, self._given_up.is_set, self._journal)
+        attempt.lines.bind()
+        error: BaseException | None = None
+        loaded: Loaded | None = None
+        try:
+            loaded = self._caller.load(claim)
+            with self._claims.running(attempt, worker_id):
+                ending = self._caller.call(loaded, claim, attempt)
+        except BaseException as raised:  # whatever a handler raises, SystemExit too, is its node's failure and no more
+            error = raised
+            if isinstance(raised, concurrent.futures.CancelledError | LeaseLost) and attempt.cancelled:
+                ending = Ending(Outcome.RELEASED)  # the worker stops and the grace is over, or the claim is gone
+            else:
+                ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)
+        if os.getpid() != self._pid:
+            _leave_process(error)
+        ending = self._leave(loaded, claim, ending)
+        seconds = time.monotonic() - began
+        self._close(attempt, claim, ending, error)
+        try:
+            successors = self._successors(loaded, claim, ending) if more else ()
+            answer = self._record(claim, worker_id, ending, attempt, successors)
+            if answer.refused is not None:  # its child can't be started
+                ending = self._leave(loaded, claim, of_refusal(answer.refused))
+                self._close(attempt, claim, ending, answer.refused)
+                answer = self._record(claim, worker_id, ending, attempt, self._successors(loaded, claim, ending))
+        except StoreUnavailable:
+            raise
+        except Exception as refused:
+            _log.exception("result_not_recorded")
+            ending = self._leave(loaded, claim, of_refusal(refused))
+            # Without its lines: whatever the store can't keep, it can keep that this failed.
+            answer = self._record(claim, worker_id, ending, None, ())
+        if (measured := instruments()) is not None:
+            count_run(measured, claim, ending, answer, error, seconds)
+        return self._continue(job, claim, ending, answer)
+
+    def _leave(self, loaded: Loaded | None, claim: Claim, ending: Ending) -> Ending:
+        return ending if loaded is None else left(ending, loaded.plan, loaded.node, claim.node.item)
+
+    def _close(self, attempt: Attempt, claim: Claim, ending: Ending, error: BaseException | None) -> None:
+        failed = error or (
+            PermanentError("the handler returned a failure") if ending.outcome is Outcome.FAILED else None
+        )
+        attempt.close(ending.outcome, failed)
+        if failed is not None:
+            _log.warning("attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=type(failed).__name__)
+        self._flusher.settle(attempt.lines)
+
+    def _fail(self, claim: Claim, worker_id: str, error: BaseException) -> None:
+        """End a claim that our own code could not: nothing may stay running that nobody runs."""
+        try:
+            ending = of_refusal(error)
+            answer = self._recorder.record(
+                Record(
+                    execution_id=claim.header.execution_id,
+                    node_id=claim.node.node_id,
+                    item=claim.node.item,
+                    fence=claim.node.fence,
+                    worker_id=worker_id,
+                    outcome=ending.outcome,
+                    error=ending.error,
+                )
+            )
+            self._engine.push(answer.jobs, ended=[claim.header.execution_id] if answer.ended else [])
+            self._changed((claim.header.execution_id,))
+        except Exception:
+            _log.exception("claim_given_up", **_ids(claim))
+            self._lease.replace(worker_id)  # with its lease go all claims of this worker: the sweep runs them elsewhere
+
+    def _successors(self, loaded: Loaded | None, claim: Claim, ending: Ending) -> tuple[str, ...]:
+        """Work first: name what this worker may run next, if nothing more urgent waits and it is not told to stop."""
+        leads_on = ending.outcome in _LEADING or ending.fan_out is not None
+        if loaded is None or not leads_on or self._draining.is_set():
+            return ()
+        node, nodes = loaded.node, loaded.plan.nodes
+        if claim.node.item or ending.fan_out is not None:
+            found: tuple[str, ...] = (node.id,)  # another item, or the node itself once all have ended
+        else:
+            found = tuple(
+                successor
+                for successor in loaded.plan.successors(node.id)
+                if nodes[successor].queue == node.queue and nodes[successor].type in self._engine.registry
+            )
+        if not found:
+            return ()
+        try:
+            return () if self._inbox.urgent_waits(node.queue, claim.header.priority) else found
+        except QueueUnavailable:
+            return found  # nothing can be handed over through Redis: the more reason to go on here
+
+    def _record(
+        self, claim: Claim, worker_id: str, ending: Ending, attempt: Attempt | None, successors: tuple[str, ...]
+    ) -> Recorded:
+        return self._recorder.record(
+            Record(
+                execution_id=claim.header.execution_id,
+                node_id=claim.node.node_id,
+                item=claim.node.item,
+                fence=claim.node.fence,
+                worker_id=worker_id,
+                outcome=ending.outcome,
+                data=ending.data,
+                error=ending.error,
+                taken=ending.taken,
+                handled=ending.handled,
+                delay_seconds=ending.delay_seconds,
+                due_at=ending.due_at,
+                wait_kind=ending.wait_kind,
+                wait_key=ending.wait_key,
+                child=ending.child,
+                fan_out=ending.fan_out,
+                spends_attempt=ending.spends_attempt,
+                span=None if attempt is None else attempt.reference,
+                exported_ns=self._exports.held(attempt, worker_id),
+                logs=() if attempt is None else attempt.lines.rest,
+                spans=() if attempt is None else attempt.spans,
+                successors=successors,
+            )
+        )
+
+    def _continue(self, job: NodeMessage | None, claim: Claim, ending: Ending, answer: Recorded) -> Claim | None:
+        self._changed((claim.header.execution_id,))
+        if not answer.recorded:
+            _log.warning("claim_lost", **_ids(claim))
+        if ending.outcome is Outcome.FAILED and answer.recorded:
+            self._inbox.failed(job or _inline(claim, self._engine), ending.error or "")
+        else:
+            self._inbox.done(job)
+        if answer.ended is not None and answer.ended_at is not None:
+            self._ended(claim, ending, answer.ended, answer.ended_at)
+        if ending.child is not None and answer.recorded:
+            self._exports.child_started(ending.child, answer)
+        if ending.outcome is Outcome.RETRY or ending.wait_kind is WaitKind.TIMER:
+            self._due_in(ending.delay_seconds)
+        if answer.jobs:
+            self._engine.push(answer.jobs)
+        return Claim(claim.header, answer.next) if answer.next is not None else None
+
+    def _ended(self, claim: Claim, ending: Ending, status: ExecutionStatus, ended_at: datetime) -> None:
+        """Tell who waits for the execution that it has ended: callers, and the node that it is a child of."""
+        execution_id = claim.header.execution_id
+        self._exports.execution_ended(claim, ending.error, status, ended_at)
+        self._inbox.announce(execution_id)
+        if claim.header.parent_execution_id is None:
+            return
+        try:
+            self._engine.push(self._engine.store.wake_parents([execution_id], epoch=self._engine.epoch.number))
+            self._changed((claim.header.parent_execution_id,))
+        except StoreUnavailable as error:
+            _log.warning("parent_not_woken", execution_id=execution_id, error=str(error))  # the sweep will
+
+
+def _ids(claim: Claim) -> dict[str, object]:
+    """Name what a line is about, for logs that know no context: an application may have configured structlog itself."""
+    node = claim.node
+    ids: dict[str, object] = {"execution_id": claim.header.execution_id, "node_id": node.node_id}
+    if node.item:
+        ids["item"] = node.item
+    return {**ids, "attempt": node.attempt}
+
+
+def _leave_process(error: BaseException | None) -> NoReturn:
+    """End a process that a handler forked and did not end: it shares the worker's connections, and must not record."""
+    code = error.code if isinstance(error, SystemExit) else 1
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def _inline(claim: Claim, engine: WorkflowEngine) -> NodeMessage:
+    """Name a failed run that work first went on with: it is shown among RQ's failed jobs, though none stood for it."""
+    node = claim.node
+    return NodeMessage(
+        job_id=f"{claim.header.execution_id}-{node.node_id}-{node.item}-0",
+        execution_id=claim.header.execution_id,
+        node_id=node.node_id,
+        item=node.item,
+        node_type=node.node_type,
+        push=0,
+        pushed_at=time.time(),
+        list_name=engine.queue.list_name(node.queue, claim.header.priority),
+    )

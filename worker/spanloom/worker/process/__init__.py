@@ -1,0 +1,1 @@
+"""The worker as a process: signals, supervision, health, logging and SDK set-up."""

@@ -1,0 +1,130 @@
+"""The log of a worker process: structlog's lines and those of the standard `logging`, to stderr in one format."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from opentelemetry import trace
+
+from spanloom.engine.errors import NodeTimeout
+from spanloom.worker.telemetry.log_buffer import text_of
+from spanloom.worker.telemetry.log_capture import keep_event
+from spanloom.worker.telemetry.stdout_capture import beneath
+
+__all__ = ["configure_logging"]
+
+
+def configure_logging(log_format: str, level: int = logging.INFO) -> None:
+    """Log to stderr: JSON lines, or readable ones in a terminal (`auto` looks whether it is one).
+
+    Lines that are written within a node carry its ids. Handlers that the application has put on the root logger stay,
+    but for those that write to the same terminal; its level is set if the application has not put any there.
+    """
+    as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    renderer = _Renderer(structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer())
+    exceptions: list[Any] = [structlog.processors.format_exc_info] if as_json else []
+    told: list[Any] = [
+        _innermost_span,
+        structlog.contextvars.merge_contextvars,
+    ]
+    stamped: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*told, keep_event, *stamped, *exceptions, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=_StderrLogger,
+        cache_logger_on_first_use=False,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), *told, *stamped],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *exceptions, renderer],
+    )
+    root = logging.getLogger()
+    stay = [handler for handler in root.handlers if not _is_replaced(handler)]
+    if all(isinstance(handler, _StderrHandler) for handler in root.handlers):
+        root.setLevel(level)
+    root.handlers[:] = [*stay, _StderrHandler(formatter)]
+
+
+def _innermost_span(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Name the span that is open, which may lie below the node's own."""
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid and "span_id" not in event:
+        event["trace_id"], event["span_id"] = f"{span.trace_id:032x}", f"{span.span_id:016x}"
+    return event
+
+
+def _is_replaced(handler: logging.Handler) -> bool:
+    if isinstance(handler, _StderrHandler):
+        return True
+    return type(handler) is logging.StreamHandler and handler.stream in (
+        sys.stderr,
+        sys.stdout,
+        sys.__stderr__,
+        sys.__stdout__,
+    )
+
+
+def _write(text: str) -> None:
+    """Write a line in one piece, without a lock: the watchdog may interrupt who holds one."""
+    try:
+        stream = beneath(sys.stderr)
+        stream.write(text + "\n")
+        stream.flush()
+    except (OSError, ValueError):  # nobody reads it any more: that must end neither a handler nor its worker
+        pass
+
+
+class _Renderer:
+    """Render a line in any case: what a renderer can't write, such as a circle in a field, is told as printed."""
+
+    def __init__(self, renderer: Any) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: Any, method: str, event: Any) -> Any:
+        try:
+            return self._renderer(logger, method, event)
+        except NodeTimeout:
+            raise
+        except Exception:
+            return self._renderer(logger, method, {text_of(key): text_of(value) for key, value in event.items()})
+
+
+class _StderrLogger:
+    """What structlog hands rendered lines to."""
+
+    def __init__(self, name: str = "", *_: Any) -> None:
+        self.name = name
+
+    def msg(self, message: str) -> None:
+        _write(message)
+
+    debug = info = warning = warn = error = err = critical = fatal = exception = failure = log = msg
+
+
+class _StderrHandler(logging.Handler):
+    """What `logging` hands its records to. It has no lock."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.formatter = formatter
+
+    def createLock(self) -> None:
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        if not self.filter(record):
+            return False
+        try:
+            _write(self.format(record))
+        except NodeTimeout:
+            raise
+        except Exception:
+            self.handleError(record)
+        return True

@@ -1,0 +1,119 @@
+"""The supervisor: several worker processes, a dead one restarted, all of them ended together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+import structlog
+
+from spanloom.worker.options import WorkerOptions
+from spanloom.worker.process.serve import PARENT_PIPE
+
+__all__ = ["supervise"]
+
+_log = structlog.get_logger("spanloom.worker")
+_STABLE_SECONDS = 10.0  #: a process that lived this long restarts at once
+_SETTLED_SECONDS = 3.0
+_MAX_PAUSE = 30.0
+_USER_ERROR = 2  #: the exit code of a worker that can't start; a restart would not help
+
+
+class _Child:
+    """One worker process and when to start it again."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.command = command
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+        self.pause = 0.5
+        self.start_at = 0.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has lived long enough to have started."""
+        return self.process is not None and time.monotonic() - self.started > _SETTLED_SECONDS
+
+
+def supervise(
+    command: Sequence[str], processes: int, options: WorkerOptions, *, metrics_port: int | None = None
+) -> int:
+    """Run `processes` copies of `command` until SIGTERM or SIGINT, and return the exit code.
+
+    A copy that dies is restarted, with growing pauses if it dies young. If the first ones exit with 2 they can't start,
+    which ends them all with 2. Copies whose supervisor is gone, however it went, stop by themselves. The first is told
+    `metrics_port`, the next ones those that follow, and who replaces one gets its port.
+    """
+    signals: list[int] = []
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)  # takes no lock: it may come in the middle of anything
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    read_end, write_end = os.pipe()
+    ports = [
+        [] if metrics_port is None else ["--metrics-port", str(metrics_port + number)] for number in range(processes)
+    ]
+    children = [_Child([*command, *port]) for port in ports]
+    code = 0
+    settled = False  # once one has worked, a start that fails is an outage and no mistake
+    try:
+        while not signals:
+            for child in children:
+                ended = _look_after(child, read_end)
+                settled = settled or child.settled
+                if (ended == _USER_ERROR and not settled) or (ended == 0 and options.burst):
+                    code = max(code, ended)
+                    children = [other for other in children if other is not child]
+            if code or not children:
+                break
+            time.sleep(0.1)
+    finally:
+        _stop(children, options.grace_seconds)
+        os.close(write_end)
+        os.close(read_end)
+    return code
+
+
+def _look_after(child: _Child, pipe: int) -> int | None:
+    """Start what should run, and return the exit code of what has just ended."""
+    now = time.monotonic()
+    if child.process is None:
+        if now >= child.start_at:
+            child.process = subprocess.Popen(  # noqa: S603  our own command line
+                [sys.executable, "-m", "spanloom.cli", *child.command],
+                pass_fds=(pipe,),
+                env={**os.environ, PARENT_PIPE: str(pipe)},
+                start_new_session=True,  # Ctrl-C is for us alone: a second signal would end the children's grace
+            )
+            child.started = now
+        return None
+    ended = child.process.poll()
+    if ended is None:
+        return None
+    child.process = None
+    child.pause = 0.5 if now - child.started > _STABLE_SECONDS else min(child.pause * 2, _MAX_PAUSE)
+    child.start_at = now if now - child.started > _STABLE_SECONDS else now + child.pause
+    if ended != 0:
+        _log.warning("worker_died", exit_code=ended, restart_in=round(max(0.0, child.start_at - now), 1))
+    return ended
+
+
+def _stop(children: Sequence[_Child], grace_seconds: float) -> None:
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + grace_seconds + 10.0
+    for process in running:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _log.warning("worker_killed", pid=process.pid)
+            process.kill()
+            process.wait()

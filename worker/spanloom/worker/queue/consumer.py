@@ -1,0 +1,306 @@
+"""The worker's side of the queue: takes node jobs off Redis and does RQ's bookkeeping, one round trip for many jobs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import structlog
+from redis.exceptions import NoScriptError
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry
+from rq.results import Result
+from rq.serializers import JSONSerializer
+from rq.utils import utcformat
+
+from spanloom.engine.queue.node_queue import FAILURE_TTL_SECONDS, JOB_FUNCTION, NodeMessage, NodeQueue
+from spanloom.engine.store.port import queue_key
+
+__all__ = ["Inbox"]
+
+_log = structlog.get_logger("spanloom.worker")
+_URGENT_SECONDS = 0.02  #: how old a look at more urgent lists may be
+_WIP_SECONDS = 120  #: after which RQ's tools call a started job abandoned, unless its worker renewed it, …
+_HASH_SECONDS = 10  #: … so long before that it is gone, and they have nothing to call abandoned
+_MOST_OWED = 10_000
+
+# KEYS: the lists, most urgent first; for each of them the set of its started jobs; the mark of followed executions.
+# Pops up to ARGV[1] jobs, marks them started and lists them as RQ does. ARGV[5] and ARGV[6] are the number of a list
+# and a job that a blocking pop took from it. A started job expires ARGV[7] seconds after its worker renewed it last;
+# one that waits never does. Returns the mark, 0 without one, and of each job the number of its list, its id and its
+# data. The keys of the jobs' hashes can't be among KEYS: which jobs they are is known once they are popped. ARGV[8] is
+# what these keys begin with; a hash tag in RQ's prefix keeps them in the slot of the lists.
+_FETCH = """
+local lists = (#KEYS - 1) / 2
+local fetched = {}
+local function start(number, id)
+  local key = ARGV[8] .. id
+  local data = redis.call('HGET', key, 'data')
+  if data then
+    redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[3], 'worker_name', ARGV[2])
+    redis.call('EXPIRE', key, ARGV[7])
+    redis.call('ZADD', KEYS[lists + number], ARGV[4], id .. ':' .. ARGV[2])
+    fetched[#fetched + 1] = {number, id, data}
+  else
+    redis.call('DEL', key)
+  end
+end
+local want = tonumber(ARGV[1])
+if tonumber(ARGV[5]) > 0 then
+  start(tonumber(ARGV[5]), ARGV[6])
+  want = want - 1
+end
+for number = 1, lists do
+  while want > 0 do
+    local id = redis.call('LPOP', KEYS[number])
+    if not id then break end
+    start(number, id)
+    want = want - 1
+  end
+end
+return {tonumber(redis.call('GET', KEYS[#KEYS]) or 0) or 0, fetched}
+"""
+
+# KEYS: pairs of the set of a list's started jobs and a job's hash; ARGV from 4 on: the ids of these jobs, in order.
+# Renews them; what was put back or failed in between is left as it is.
+_RENEW = """
+for number = 1, #KEYS, 2 do
+  redis.call('ZADD', KEYS[number], 'XX', ARGV[2], ARGV[3 + (number + 1) / 2] .. ':' .. ARGV[1])
+  local job = redis.call('HMGET', KEYS[number + 1], 'status', 'worker_name')
+  if job[1] == 'started' and job[2] == ARGV[1] then
+    redis.call('EXPIRE', KEYS[number + 1], ARGV[3])
+  end
+end
+"""
+_RENEW_BATCH = 500
+
+
+class Inbox:
+    """Fetch node jobs for one worker, and tell Redis how they ended."""
+
+    def __init__(
+        self, queue: NodeQueue, queues: Sequence[str], worker_name: str, *, renew_seconds: float = 5.0
+    ) -> None:
+        self._queue = queue
+        self._redis = queue.redis
+        self._keys = queue.keys
+        self._worker_name = worker_name
+        self.list_names = [queue.list_name(name, level) for name in queues for level in ("high", "normal", "low")]
+        self._lists = [self._keys.queue(name) for name in self.list_names]
+        self._script_keys = [*self._lists, *map(self._keys.started, self.list_names), self._keys.followed]
+        self._wake_key = self._keys.wake(worker_name)
+        self._script: str | None = None
+        self._wip_seconds = max(_WIP_SECONDS, int(3 * renew_seconds))
+        self._lock = threading.Lock()
+        # What Redis is to be told with the next round trip: jobs that are over, by list; how many nodes ran; the rest.
+        self._over: dict[str, list[str]] = {}
+        self._ran = 0
+        self._owed: list[Callable[[Any], None]] = []
+        self._blocked = False
+        self._started: dict[str, str] = {}  # job id -> list name, of jobs that run here now
+        self._urgent: dict[str, tuple[float, bool]] = {}
+        self.on_fetch: Callable[[int], object] = lambda _: None  #: called with the mark of followed executions, or 0
+
+    def fetch(self, count: int, block_seconds: float) -> list[NodeMessage]:
+        """Take up to `count` node jobs, most urgent first; wait for the first one up to `block_seconds`.
+
+        What is no node job of ours is refused: RQ's tools show it as failed. Raises QueueUnavailable.
+        """
+        self._forget_much()
+        with self._queue.breaker.asking():
+            fetched = self._pop(count, 0, "")
+            if not fetched and block_seconds > 0 and self._may_block():
+                try:
+                    popped = self._queue.blocking.blpop([self._wake_key, *self._lists], timeout=block_seconds)
+                finally:
+                    self._blocked = False
+                if popped is not None and (key := popped[0].decode()) != self._wake_key:
+                    fetched = self._pop(count, self._lists.index(key) + 1, popped[1].decode(errors="replace"))
+        messages: list[NodeMessage] = []
+        for list_number, raw_id, data in fetched:
+            list_name, job_id = self.list_names[list_number - 1], raw_id.decode(errors="replace")
+            try:
+                messages.append(NodeMessage.parse(job_id, data, list_name))
+                self._started[job_id] = list_name
+            except ValueError as error:
+                _log.warning("job_refused", job_id=job_id, queue=list_name, reason=str(error))
+                self._owe(partial(self._refuse, job_id=job_id, list_name=list_name, reason=str(error)))
+        return messages
+
+    def done(self, message: NodeMessage | None) -> None:
+        """Count a node whose run was recorded, and take its job off RQ's books; None: it ran without one."""
+        if message is not None:
+            self.drop(message)
+        with self._lock:
+            self._ran += 1
+
+    def drop(self, message: NodeMessage) -> None:
+        """Take a job off RQ's books that was not run here: a duplicate, or of a type that others know."""
+        self._started.pop(message.job_id, None)
+        with self._lock:
+            self._over.setdefault(message.list_name, []).append(message.job_id)
+
+    def failed(self, message: NodeMessage, reason: str) -> None:
+        """Show a node that failed for good among RQ's failed jobs; the store drives everything else."""
+        self._started.pop(message.job_id, None)
+        self._owe(lambda pipe: self._show_failed(pipe, message, reason))
+
+    def put_back(self, messages: Sequence[NodeMessage]) -> None:
+        """Return fetched jobs to the front of their lists, in order. Raises QueueUnavailable."""
+        self._return("lpush", messages[::-1])
+
+    def put_last(self, messages: Sequence[NodeMessage]) -> None:
+        """Return fetched jobs to the ends of their lists, for other workers. Raises QueueUnavailable."""
+        self._return("rpush", messages)
+
+    def _return(self, push: str, messages: Sequence[NodeMessage]) -> None:
+        with self._queue.breaker.asking():
+            pipeline = self._redis.pipeline(transaction=False)
+            for message in messages:
+                self._started.pop(message.job_id, None)
+                key = self._keys.job(message.job_id)
+                pipeline.zrem(self._keys.started(message.list_name), f"{message.job_id}:{self._worker_name}")
+                pipeline.hset(key, "status", "queued")
+                pipeline.persist(key)
+                getattr(pipeline, push)(self._keys.queue(message.list_name), message.job_id)
+            pipeline.execute()
+
+    def announce(self, execution_id: str) -> None:
+        """Tell those who wait that an execution ended."""
+        self._owe(lambda pipe: pipe.publish(self._keys.ended_channel(execution_id), "ended"))
+
+    def flush(self) -> None:
+        """Tell Redis what it is owed. Raises QueueUnavailable; what it is not told then is in the store."""
+        with self._queue.breaker.asking():
+            pipeline = self._redis.pipeline(transaction=False)
+            self._pay(pipeline)
+            if len(pipeline):
+                pipeline.execute()
+
+    def flush_if_idle(self) -> None:
+        """Flush if the fetching thread is blocked and will not do it soon."""
+        if self._blocked:
+            self.flush()
+
+    def wake(self) -> None:
+        """End a blocked fetch. Raises QueueUnavailable."""
+        with self._queue.breaker.asking():
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.rpush(self._wake_key, "wake")
+            pipeline.expire(self._wake_key, 10)
+            pipeline.execute()
+
+    def renew(self) -> None:
+        """Keep `rq info` from calling the jobs that run here abandoned. Raises QueueUnavailable."""
+        running = list(self._started.items())
+        until = time.time() + self._wip_seconds
+        for first in range(0, len(running), _RENEW_BATCH):
+            batch = running[first : first + _RENEW_BATCH]
+            keys = [key for job_id, name in batch for key in (self._keys.started(name), self._keys.job(job_id))]
+            arguments = (self._worker_name, until, self._wip_seconds - _HASH_SECONDS, *(job_id for job_id, _ in batch))
+            with self._queue.breaker.asking():
+                self._redis.eval(_RENEW, len(keys), *keys, *arguments)
+
+    def urgent_waits(self, queue: str, priority: str) -> bool:
+        """Whether a job waits on a list before this one, as of 20 ms ago at most. Raises QueueUnavailable."""
+        name = f"{self._queue.namespace}.{queue_key(queue, priority)}"
+        before = self._lists[: self.list_names.index(name)] if name in self.list_names else []
+        if not before:
+            return False
+        looked, answer = self._urgent.get(name, (0.0, False))
+        if time.monotonic() - looked > _URGENT_SECONDS:
+            with self._queue.breaker.asking():
+                pipeline = self._redis.pipeline(transaction=False)
+                for key in before:
+                    pipeline.llen(key)
+                answer = any(pipeline.execute())
+            self._urgent[name] = (time.monotonic(), answer)
+        return answer
+
+    def _pop(self, count: int, list_number: int, job_id: str) -> list[Any]:
+        arguments = (
+            count,
+            self._worker_name,
+            utcformat(datetime.now(UTC)),
+            time.time() + self._wip_seconds,
+            list_number,
+            job_id,
+            self._wip_seconds - _HASH_SECONDS,
+            self._keys.job(""),
+        )
+        pipeline = self._redis.pipeline(transaction=False)
+        self._pay(pipeline)
+        if self._script is None:
+            self._script = self._redis.script_load(_FETCH)
+        pipeline.evalsha(self._script, len(self._script_keys), *self._script_keys, *arguments)
+        answer = pipeline.execute(raise_on_error=False)[-1]
+        if isinstance(answer, NoScriptError):
+            self._script = self._redis.script_load(_FETCH)
+            answer = self._redis.evalsha(self._script, len(self._script_keys), *self._script_keys, *arguments)
+        if isinstance(answer, Exception):
+            raise answer
+        mark, fetched = answer
+        self.on_fetch(mark)
+        return fetched  # type: ignore[no-any-return]  # what the script returns
+
+    def _forget_much(self) -> None:
+        """Drop what is owed to a Redis that is away for long; nothing but RQ's books needs it."""
+        with self._lock:
+            if len(self._owed) + sum(map(len, self._over.values())) > _MOST_OWED:
+                self._over, self._owed = {}, []
+
+    def _may_block(self) -> bool:
+        with self._lock:
+            self._blocked = not (self._over or self._ran or self._owed)
+            return self._blocked
+
+    def _owe(self, tell: Callable[[Any], None]) -> None:
+        with self._lock:
+            self._owed.append(tell)
+
+    def _pay(self, pipeline: Any) -> None:
+        with self._lock:
+            over, self._over = self._over, {}
+            ran, self._ran = self._ran, 0
+            owed, self._owed = self._owed, []
+        for list_name, job_ids in over.items():
+            pipeline.zrem(self._keys.started(list_name), *(f"{job_id}:{self._worker_name}" for job_id in job_ids))
+            pipeline.delete(*map(self._keys.job, job_ids))
+        if ran:
+            pipeline.hincrby(self._keys.worker(self._worker_name), "successful_job_count", ran)
+        for tell in owed:
+            tell(pipeline)
+
+    def _refuse(self, pipe: Any, job_id: str, list_name: str, reason: str) -> None:
+        now = datetime.now(UTC)
+        key = self._keys.job(job_id)
+        pipe.zrem(self._keys.started(list_name), f"{job_id}:{self._worker_name}")
+        pipe.hset(key, mapping={"status": "failed", "ended_at": utcformat(now), "exc_info": reason})
+        pipe.expire(key, FAILURE_TTL_SECONDS)
+        pipe.zadd(self._keys.failed(list_name), {job_id: now.timestamp() + FAILURE_TTL_SECONDS})
+
+    def _show_failed(self, pipe: Any, message: NodeMessage, reason: str) -> None:
+        job = Job.create(
+            JOB_FUNCTION,
+            args=[message.as_dict()],
+            id=message.job_id,
+            connection=self._redis,
+            serializer=JSONSerializer,
+            origin=message.list_name,
+            description=f"{message.node_type} for node {message.node_id} of execution {message.execution_id}",
+            status=JobStatus.FAILED,
+            result_ttl=0,
+            failure_ttl=FAILURE_TTL_SECONDS,
+        )
+        job.worker_name = self._worker_name
+        job.ended_at = datetime.now(UTC)
+        FailedJobRegistry(message.list_name, connection=self._redis, serializer=JSONSerializer).add(
+            job, ttl=FAILURE_TTL_SECONDS, exc_string=reason, pipeline=pipe
+        )
+        Result.create_failure(job, FAILURE_TTL_SECONDS, exc_string=reason, worker_name=self._worker_name, pipeline=pipe)
+        pipe.zrem(self._keys.started(message.list_name), f"{message.job_id}:{self._worker_name}")
+        pipe.hincrby(self._keys.worker(self._worker_name), "failed_job_count", 1)

@@ -1,0 +1,72 @@
+"""The quarantine: a node that may be what kills its workers runs alone, so that it takes no other node with it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import structlog
+
+from spanloom.engine.queue.node_queue import NodeMessage
+from spanloom.worker.options import WorkerOptions
+from spanloom.worker.slots import Slots
+
+__all__ = ["Quarantine", "is_suspect"]
+
+_log = structlog.get_logger("spanloom.worker")
+
+
+def is_suspect(losses: int, max_losses: int) -> bool:
+    """Whether one more loss fails a run that was lost so often: whatever runs beside it might fail it, or it them."""
+    return losses >= max(1, max_losses - 1)
+
+
+class Quarantine:
+    """Keep suspects apart: one runs when the slots are empty, and they stay empty until it has ended.
+
+    Either waits for `alone_seconds` at most, so that nodes that take long can't bring a worker to a halt. For the
+    thread that fetches.
+    """
+
+    def __init__(self, slots: Slots, options: WorkerOptions) -> None:
+        self._slots = slots
+        self._max_losses = options.max_losses
+        self._seconds = options.alone_seconds
+        self._waiting: deque[NodeMessage] = deque()
+        self._until = 0.0  # then whoever waits need no longer be alone, nor who runs
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing else may start: a suspect waits for its turn, or runs alone."""
+        return bool(self._waiting) or (self._slots.busy > 0 and time.monotonic() < self._until)
+
+    def admit(self, messages: Sequence[NodeMessage]) -> list[NodeMessage]:
+        """Keep the suspects of these for later, and return the rest."""
+        suspects = [message for message in messages if is_suspect(message.losses, self._max_losses)]
+        self._until = time.monotonic() + self._seconds if suspects else 0.0
+        self._waiting.extend(suspects)
+        return [message for message in messages if message not in suspects]
+
+    def next(self, timeout: float) -> NodeMessage | None:
+        """Wait up to `timeout` seconds for the turn of one that waits, and return it."""
+        idle = self._slots.wait_idle(min(timeout, max(0.0, self._until - time.monotonic())))
+        late = time.monotonic() >= self._until
+        if not self._waiting or not (idle or (late and self._slots.wait_free(0.0))):
+            return None
+        self._until = time.monotonic() + self._seconds
+        suspect = self._waiting.popleft()
+        _log.warning(
+            "suspect_runs_alone" if idle else "suspect_runs",
+            execution_id=suspect.execution_id,
+            node_id=suspect.node_id,
+            item=suspect.item,
+            losses=suspect.losses,
+        )
+        return suspect
+
+    def leave(self) -> list[NodeMessage]:
+        """Give up those that still wait."""
+        left = list(self._waiting)
+        self._waiting.clear()
+        return left

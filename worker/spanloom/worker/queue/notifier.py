@@ -1,0 +1,94 @@
+"""The announcer: tells those who follow executions that something of them was recorded, and nobody if nobody does."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+
+import structlog
+
+from spanloom.engine.errors import QueueUnavailable
+from spanloom.engine.queue.node_queue import NodeQueue
+
+__all__ = ["Announcer"]
+
+_log = structlog.get_logger("spanloom.worker")
+_GATHER_SECONDS = 0.01  #: the least between two round trips: changes of a busy execution are announced together
+
+
+class Announcer:
+    """Announce changes of followed executions, on a thread of its own that starts when it is first needed.
+
+    Redis keeps a mark while anybody follows: every fetch brings it, and the sweeper looks twice a second. When it is
+    another one, Redis is asked which executions are followed. Until a worker knows, and without Redis, followers find
+    out from the store.
+    """
+
+    def __init__(self, queue: NodeQueue, worker_name: str) -> None:
+        self._queue = queue
+        self._worker_name = worker_name
+        self._mark = 0  # 0: nobody follows
+        self._followed: frozenset[str] | None = frozenset()  # None: others than before, not yet known which
+        self._lock = threading.Lock()
+        self._changed: set[str] = set()
+        self._wake = threading.Event()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Ask Redis whether anybody follows, and what. Raises QueueUnavailable."""
+        mark = self._queue.followed_mark()
+        followed = self._queue.followed_executions() if mark else frozenset[str]()
+        with self._lock:
+            self._mark, self._followed = mark, followed
+
+    def heard(self, mark: int) -> None:
+        """Note the mark that came with a fetch."""
+        if mark != self._mark:
+            with self._lock:
+                self._mark = mark
+                self._followed = None if mark else frozenset()
+
+    def changed(self, execution_ids: Iterable[str]) -> None:
+        """Note that something of these executions was committed; costs next to nothing while nobody follows."""
+        if not self._mark:
+            return
+        with self._lock:
+            if self._followed is not None:
+                execution_ids = self._followed.intersection(execution_ids)
+                if not execution_ids:
+                    return
+            self._changed.update(execution_ids)
+            if self._thread is None and not self._closed.is_set():
+                name = f"spanloom-announcer-{self._worker_name}"
+                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Announce what is left, and end the thread."""
+        with self._lock:
+            self._closed.set()
+            thread = self._thread
+        self._wake.set()
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        while self._wake.wait():
+            self._wake.clear()
+            try:
+                if self._followed is None:
+                    self.look()
+                with self._lock:
+                    changed, self._changed = self._changed, set()
+                    if self._followed is not None:
+                        changed &= self._followed
+                if changed:
+                    self._queue.announce(changed)
+            except QueueUnavailable as error:
+                _log.debug("changes_not_announced", error=str(error))
+                with self._lock:
+                    self._changed.clear()  # followers look at the store; nothing gathers while Redis is away
+            if self._closed.wait(_GATHER_SECONDS):
+                return

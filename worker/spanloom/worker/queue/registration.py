@@ -1,0 +1,67 @@
+"""What RQ's own tools see of a worker: its registration, state and heartbeat in Redis. Nothing here drives any work."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from rq.serializers import JSONSerializer
+from rq.suspension import WORKERS_SUSPENDED
+from rq.worker import WorkerStatus
+from rq.worker.base import BaseWorker
+
+from spanloom.engine.queue.node_queue import NodeQueue
+
+__all__ = ["Presence"]
+
+
+class Presence(BaseWorker):
+    """Stand in RQ's registry of workers for one of ours. Its calls raise QueueUnavailable."""
+
+    def __init__(self, queue: NodeQueue, list_names: list[str], name: str, ttl_seconds: float) -> None:
+        super().__init__(
+            [queue.rq_queue(list_name) for list_name in list_names],
+            name=name,
+            connection=queue.redis,
+            serializer=JSONSerializer,
+            worker_ttl=int(ttl_seconds) + 60,
+            prepare_for_work=False,  # it would ask Redis for all its clients, only to learn our address
+        )
+        self._breaker = queue.breaker
+        self.hostname, self.pid = socket.gethostname(), os.getpid()
+
+    @property
+    def connection_timeout(self) -> int:
+        """Leave the client's time limits as they are; RQ would raise them to minutes."""
+        return 0
+
+    def execute_job(self, job: Any, queue: Any) -> None:
+        """Never called: the inbox fetches, and only node jobs run."""
+        raise RuntimeError("Spanloom's worker runs node jobs from its own loop")
+
+    def arrive(self) -> None:
+        """Register."""
+        with self._breaker.asking():
+            self.connection.delete(self.key)  # a namesake that was killed would keep us out; leases have their own ids
+            self.register_birth()  # type: ignore[no-untyped-call]
+            self.set_state(WorkerStatus.IDLE)
+
+    def beat(self, *, busy: bool) -> bool:
+        """Renew the registration, also one that a flush removed; return whether `rq suspend` asks workers to pause."""
+        with self._breaker.asking():
+            if not self.connection.hexists(self.key, "birth"):
+                self.connection.hset(
+                    self.key, "death", ""
+                )  # what counted after a flush is no namesake, as RQ would think
+                self.register_birth()  # type: ignore[no-untyped-call]  # RQ leaves it untyped, as the two below
+            with self.connection.pipeline(transaction=False) as pipeline:
+                self.heartbeat(self.worker_ttl, pipeline=pipeline)
+                self.set_state(WorkerStatus.BUSY if busy else WorkerStatus.IDLE, pipeline=pipeline)
+                pipeline.exists(WORKERS_SUSPENDED)
+                return bool(pipeline.execute()[-1])
+
+    def leave(self) -> None:
+        """Unregister."""
+        with self._breaker.asking():
+            self.register_death()  # type: ignore[no-untyped-call]

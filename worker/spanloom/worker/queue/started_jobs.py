@@ -1,0 +1,82 @@
+"""RQ's books of dead workers: what they had started is struck off, so that RQ's tools don't show or fail it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.store.port import ExecutionStore
+
+__all__ = ["Books"]
+
+_LAPSED_SECONDS = 60  #: how long after its time a job is nobody's, though its worker lives: Redis may have been away
+
+# Strikes off ARGV's pairs of job and worker from KEYS[1]; the other keys are those of the jobs, in the same order.
+# A job that someone else has started by now, or that failed, is kept.
+_STRIKE_OFF = """
+for number = 2, #KEYS do
+  local id, worker = ARGV[2 * number - 3], ARGV[2 * number - 2]
+  redis.call('ZREM', KEYS[1], id .. ':' .. worker)
+  local job = redis.call('HMGET', KEYS[number], 'status', 'worker_name')
+  if job[1] == 'started' and job[2] == worker then
+    redis.call('DEL', KEYS[number])
+  end
+end
+"""
+_BATCH = 500
+
+
+class _Started(NamedTuple):
+    job_id: str
+    worker: str
+    until: float  # Unix seconds
+
+
+class Books:
+    """Look after the jobs that RQ holds for started, on all lists of a namespace."""
+
+    def __init__(self, store: ExecutionStore, queue: NodeQueue, list_names: Sequence[str]) -> None:
+        self._store = store
+        self._queue = queue
+        self._list_names = list_names
+
+    def strike_off(self, *dead: str) -> int:
+        """Take off the jobs of workers that hold no lease, or are named; return how many.
+
+        What their node runs need the store has seen to. Raises QueueUnavailable, StoreUnavailable.
+        """
+        started = self._started()  # looked at first: whoever has started a job holds a lease already
+        if not any(started.values()):
+            return 0
+        live = {lease.name for lease in self._store.list_workers()} - set(dead)
+        lapsed = time.time() - _LAPSED_SECONDS
+        count = 0
+        for list_name, jobs in started.items():
+            left = [job for job in jobs if job.worker not in live or job.until < lapsed]
+            count += len(left)
+            for first in range(0, len(left), _BATCH):
+                batch = left[first : first + _BATCH]
+                keys = [self._queue.keys.started(list_name), *(self._queue.keys.job(job.job_id) for job in batch)]
+                pairs = [text for job in batch for text in (job.job_id, job.worker)]
+                with self._queue.breaker.asking():
+                    self._queue.redis.eval(_STRIKE_OFF, len(keys), *keys, *pairs)
+        return count
+
+    def _started(self) -> dict[str, list[_Started]]:
+        names = self._queue.known_lists(self._list_names)
+        with self._queue.breaker.asking():
+            pipeline = self._queue.redis.pipeline(transaction=False)
+            for name in names:
+                pipeline.zrange(self._queue.keys.started(name), 0, -1, withscores=True)
+            answers = pipeline.execute()
+        return {
+            name: [_Started(*_names(member), until) for member, until in answer]
+            for name, answer in zip(names, answers, strict=True)
+        }
+
+
+def _names(member: bytes) -> tuple[str, str]:
+    job_id, _, worker = member.decode(errors="replace").rpartition(":")
+    return job_id, worker

@@ -1,0 +1,62 @@
+"""Strangers: fetched jobs of node types that this worker lacks, as while a new version is rolled out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Container, Sequence
+
+import structlog
+
+from spanloom.engine.queue.node_queue import NodeMessage
+from spanloom.worker.queue.consumer import Inbox
+
+__all__ = ["Strangers"]
+
+_log = structlog.get_logger("spanloom.worker")
+_PAUSES = (0.02, 0.25)  #: first and longest, while nothing but strangers is fetched
+_LEFT_TO_THE_SWEEP = 600.0  #: seconds after its push: nobody has known it for long, and each look makes another push
+
+
+class Strangers:
+    """Give jobs back that others may know, to the ends of their lists, without spinning on them."""
+
+    def __init__(self, inbox: Inbox, types: Container[str], stopping: threading.Event, *, keep: bool) -> None:
+        """Without `keep` they are dropped, for the sweep to push again: a worker in burst mode comes to an end."""
+        self._inbox = inbox
+        self._types = types
+        self._stopping = stopping
+        self._keep = keep
+        self._pause = _PAUSES[0]
+        self._named: set[str] = set()
+
+    def turn_away(self, fetched: Sequence[NodeMessage]) -> list[NodeMessage]:
+        """Return those that this worker can run. Waits a moment if there is none among them.
+
+        Raises QueueUnavailable; what could not be given back is pushed again by the sweep.
+        """
+        known = [message for message in fetched if message.node_type in self._types]
+        if len(known) == len(fetched):
+            self._pause = _PAUSES[0]
+            return known
+        strange = [message for message in fetched if message.node_type not in self._types]
+        for message in strange:
+            self._tell(message)
+        now = time.time()
+        returned = [one for one in strange if self._keep and now - one.pushed_at < _LEFT_TO_THE_SWEEP]
+        for message in strange:
+            if message not in returned:
+                self._inbox.drop(message)
+        if returned:
+            self._inbox.put_last(returned)
+        if known or not self._keep:
+            self._pause = _PAUSES[0]
+        else:
+            self._stopping.wait(self._pause)
+            self._pause = min(self._pause * 2, _PAUSES[1])
+        return known
+
+    def _tell(self, message: NodeMessage) -> None:
+        say = _log.debug if message.node_type in self._named else _log.warning
+        self._named.add(message.node_type)
+        say("node_type_unknown", node_type=message.node_type, execution_id=message.execution_id)

@@ -1,0 +1,284 @@
+"""The log lines of one attempt: made of what its handler says, bounded, and kept until they are stored."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar, copy_context
+from datetime import UTC, datetime
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import structlog
+from opentelemetry import trace
+from opentelemetry.context import Context
+from structlog.contextvars import bind_contextvars
+
+from spanloom.engine.errors import NodeTimeout
+from spanloom.engine.store.requests import Claim, LogLine, NodeLines
+from spanloom.worker.node.outcomes import message_of
+from spanloom.worker.telemetry.log_export import LogExport
+
+__all__ = ["CURRENT", "MAX_CHARACTERS", "MAX_LINES", "Lines", "as_json", "exception_text", "text_of"]
+
+MAX_LINES = 5_000  #: of one attempt; the same number of its spans is kept
+MAX_CHARACTERS = 10_000  #: of one line's message, and of its fields as JSON
+_MAX_TRACEBACK = 8_000
+_BATCH = 500  #: lines that are sent at once
+
+#: The lines of the attempt whose handler is at work in this context; None outside of handlers.
+CURRENT: ContextVar[Lines | None] = ContextVar("spanloom_lines", default=None)
+# What structlog.contextvars binds under these names: to set them costs a third of bind_contextvars() for each node.
+_IDS: dict[str, ContextVar[Any]] = {
+    name: token.var
+    for name, token in copy_context()
+    .run(bind_contextvars, **dict.fromkeys(("execution_id", "node_id", "item", "attempt", "trace_id", "span_id")))
+    .items()
+}
+
+
+class Lines:
+    """Collect what an attempt says, and know how much of that is stored.
+
+    Adding takes no lock and never waits: the watchdog may interrupt a handler between any two bytecodes. It raises
+    nothing but what interrupts the handler itself. `owner` is the journal of the worker that runs the attempt.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        trace_id: str,
+        span_id: str,
+        context: Callable[[], Context],
+        export: LogExport | None = None,
+        owner: object = None,
+    ) -> None:
+        self.owner = owner
+        self.unended: dict[tuple[str, int], str] = {}  # what was printed of a line so far, by stream and thread
+        self._claim = claim
+        self._trace_id = trace_id
+        self._span_id = span_id
+        self._context = context
+        self._export = export
+        self._lines: list[LogLine] = []  # not stored yet, as far as is known
+        self._stored = 0
+        self._left_out = 0
+        self._ended = False
+        self._sent = 0  # how many of the first were sent to the store, and no answer came yet
+        self._last_id = 0  # of those that are stored
+        self._refused = self._closed = False
+        self._logger: Any = None
+
+    @property
+    def logger(self) -> Any:
+        """A structlog logger, as it is configured in this process, whose lines are kept as well."""
+        if self._logger is None:
+            config = structlog.get_config()
+            self._logger = structlog.wrap_logger(
+                config["logger_factory"]("spanloom.node"),
+                processors=[partial(self._process, config["processors"])],
+                wrapper_class=config["wrapper_class"],
+                **self.ids(),
+            )
+        return self._logger
+
+    def ids(self) -> dict[str, Any]:
+        """Return what every line of this attempt carries, but its span."""
+        node = self._claim.node
+        ids: dict[str, Any] = {"execution_id": self._claim.header.execution_id, "node_id": node.node_id}
+        if node.item:
+            ids["item"] = node.item
+        return {**ids, "attempt": node.attempt, "trace_id": self._trace_id}
+
+    def bind(self) -> None:
+        """Let every line that is written in this context carry the attempt's ids, its own span's too."""
+        node = self._claim.node
+        _IDS["execution_id"].set(self._claim.header.execution_id)
+        _IDS["node_id"].set(node.node_id)
+        if node.item:
+            _IDS["item"].set(node.item)
+        _IDS["attempt"].set(node.attempt)
+        _IDS["trace_id"].set(self._trace_id)
+        _IDS["span_id"].set(self._span_id)
+
+    @property
+    def rest(self) -> Sequence[LogLine]:
+        """The lines that are not stored yet, in order."""
+        return self._lines
+
+    def add(self, level: str, message: str, fields: Mapping[str, Any] | None = None, *, exported: bool = False) -> None:
+        """Keep one line and export it, unless it is `exported` already; nothing once the attempt has ended."""
+        if self._ended:
+            return
+        if self._stored + len(self._lines) >= MAX_LINES:
+            self._left_out += 1
+            return
+        self._append(level, message, fields, exported=exported)
+
+    def add_event(self, method: str, event: Mapping[str, Any]) -> None:
+        """Keep a line as structlog has it: the name of the method that was called, and the event's fields."""
+        own = self.ids()  # a field of the handler's may have such a name, too: an order's item
+        fields = {
+            key: value
+            for key, value in event.items()
+            if key not in _STAMPS and not (key in own and type(value) is type(own[key]) and value == own[key])
+        }
+        if raised := fields.pop("exc_info", None):
+            fields["exception"] = exception_text(raised)
+        self.add(_LEVELS.get(method, method), text_of(fields.pop("event", "")), fields)
+
+    def leave_out(self) -> None:
+        """Count a span of this attempt that was one too many."""
+        self._left_out += 1
+
+    def end(self, error: BaseException | None, *, final: bool) -> None:
+        """Add what the attempt failed of, a warning if it is not `final`, and what was left out. Nothing follows."""
+        if self.unended:
+            for (stream, _), text in tuple(self.unended.items()):
+                self.add("warning" if stream == "stderr" else "info", text, {"stream": stream})
+        self._ended = True
+        if error is not None:
+            told = {"exception": traceback_of(error, limit=20)}
+            self._append("error" if final else "warning", f"{type(error).__name__}: {message_of(error)}", told)
+        if self._left_out:
+            self._append("warning", f"{self._left_out} more lines or spans of this attempt were not kept", None)
+
+    # ---- only the flusher calls these, under locks of its own ----
+
+    def offer(self) -> NodeLines | None:
+        """Return what is to be sent to the store now; it may be there until `kept` is told what became of it."""
+        again = self._sent > 0
+        if not again and not self._refused and not self._closed:
+            self._sent = min(len(self._lines), _BATCH)
+        if not self._sent:
+            return None
+        node, execution_id = self._claim.node, self._claim.header.execution_id
+        lines = self._lines[: self._sent]
+        return NodeLines(execution_id, node.node_id, node.item, node.fence, lines, self._last_id, again)
+
+    def kept(self, last_id: int | None) -> bool:
+        """Take note of the store's answer (None: it refused them) and return whether more may be sent at once."""
+        if last_id is None:
+            self._refused = True  # the claim is gone: whether the lines are kept is up to the record
+            more = False
+        else:
+            more = self._sent == _BATCH
+            self._stored += self._sent
+            self._last_id = last_id
+            del self._lines[: self._sent]
+        self._sent = 0
+        return more
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether lines were sent of which nobody knows yet if they are stored."""
+        return self._sent > 0
+
+    def close(self) -> bool:
+        """Offer nothing new from now on; return whether lines are in doubt."""
+        self._closed = True
+        return self._sent > 0
+
+    # ---- one line ----
+
+    def _append(self, level: str, message: str, fields: Mapping[str, Any] | None, *, exported: bool = False) -> None:
+        line = self._line(level, message, fields)
+        self._lines.append(line)
+        if self._export is None or exported:
+            return
+        said = CURRENT.set(None)  # what is said by whatever exports it is not the handler's
+        try:
+            inner = None if line.span_id == self._span_id else trace.get_current_span()
+            context = self._context() if inner is None else trace.set_span_in_context(inner)
+            self._export.emit(self._claim, line, fields or {}, context)
+        except NodeTimeout:
+            raise
+        except Exception:  # noqa: S110  an exporter's trouble is not the handler's, and the store has the line
+            pass
+        finally:
+            CURRENT.reset(said)
+
+    def _line(self, level: str, message: str, fields: Mapping[str, Any] | None) -> LogLine:
+        return LogLine(
+            level=level,
+            message=storable(message),
+            at=datetime.now(UTC),
+            fields=as_json(fields) if fields else "{}",
+            attempt=self._claim.node.attempt,
+            trace_id=self._trace_id,
+            span_id=self._open_span_id(),
+        )
+
+    def _process(self, processors: Sequence[Any], logger: Any, method: str, event: Any) -> Any:
+        """Keep a line of ctx.log, and let the processors that are configured make of it what the logger writes."""
+        self.add_event(method, event)
+        event["span_id"] = self._open_span_id()
+        try:
+            for processor in processors:
+                event = processor(logger, method, event)
+        except (structlog.DropEvent, NodeTimeout):
+            raise
+        except Exception:  # the line is stored; that it can't be shown must not fail its node
+            raise structlog.DropEvent from None
+        return event
+
+    def _open_span_id(self) -> str:
+        inner = trace.get_current_span().get_span_context()
+        # Otherwise in a thread that the handler started by itself, and in a trace of the handler's own.
+        return f"{inner.span_id:016x}" if f"{inner.trace_id:032x}" == self._trace_id else self._span_id
+
+
+_STAMPS = frozenset({"span_id", "level", "timestamp"})
+_LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
+
+
+def text_of(value: Any) -> str:
+    """Return a value as text, also one whose own `__str__` fails."""
+    try:
+        return str(value)
+    except NodeTimeout:  # the watchdog's, which came just then
+        raise
+    except Exception as failed:
+        return f"(it can't be read: {type(failed).__name__})"
+
+
+def storable(text: str) -> str:
+    """Cut a text to its bound, without what no database keeps as text."""
+    text = text[:MAX_CHARACTERS].replace("\x00", "\ufffd")
+    return text if text.isascii() else text.encode(errors="replace").decode()
+
+
+def exception_text(
+    raised: bool | BaseException | tuple[type[BaseException] | None, BaseException | None, TracebackType | None],
+) -> str:
+    """Return the traceback that an `exc_info` stands for."""
+    if isinstance(raised, BaseException):
+        return traceback_of(raised)
+    if isinstance(raised, tuple):
+        return "" if raised[1] is None else traceback_of(raised[1])
+    return text_of(traceback.format_exc(limit=-50))[-_MAX_TRACEBACK:]
+
+
+def traceback_of(error: BaseException, *, limit: int = 50) -> str:
+    """Return an exception's traceback, bounded at its older end."""
+    try:
+        return "".join(traceback.format_exception(error, limit=-limit))[-_MAX_TRACEBACK:]
+    except NodeTimeout:
+        raise
+    except Exception as failed:
+        return f"{type(error).__name__} (its traceback can't be read: {type(failed).__name__})"
+
+
+def as_json(fields: Mapping[str, Any]) -> str:
+    """Write what a handler tells of itself, bounded; what JSON can't carry is told as printed."""
+    try:
+        text = json.dumps(fields, default=text_of)
+    except (TypeError, ValueError, RecursionError):  # keys that are no text, a value that holds itself
+        text = json.dumps({text_of(key): text_of(value) for key, value in fields.items()})
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    told = {"left_out": [text_of(name)[:100] for name in list(fields)[:50]], "bytes": len(text)}
+    with_trace = json.dumps({**told, "exception": fields.get("exception")}, default=text_of)
+    return with_trace if "exception" in fields and len(with_trace) <= MAX_CHARACTERS else json.dumps(told)

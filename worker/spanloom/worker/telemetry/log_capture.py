@@ -1,0 +1,145 @@
+"""The journal: what a worker's handlers say other than by `ctx.log`, kept with their nodes.
+
+That is the standard `logging`, structlog as worker processes configure it, and what is printed if that is wanted. Whose
+line it is, the context tells: what is said outside of a handler, or in a thread that a handler started by itself, is
+nobody's.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import MutableMapping
+from typing import Any
+
+from spanloom.engine.errors import NodeTimeout
+from spanloom.worker.telemetry.log_buffer import CURRENT, Lines, exception_text, text_of
+from spanloom.worker.telemetry.log_export import LogExport
+from spanloom.worker.telemetry.stdout_capture import Output
+
+__all__ = ["Journal", "keep_event"]
+
+_NOT_OF_HANDLERS = ("spanloom", "rq", "opentelemetry")  #: loggers, with all below them
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_installing = threading.Lock()  # the root logger and the streams belong to the whole process
+
+
+class Journal:
+    """Listen, while one worker works. Several workers of a process each listen to their own handlers."""
+
+    def __init__(self, level: str, *, capture_output: bool) -> None:
+        self.export: LogExport | None = None
+        self._handler = _NodeHandler(self, logging.getLevelNamesMapping()[level.upper()])
+        self._output = Output(self) if capture_output else None
+
+    def open(self) -> None:
+        """Begin to listen, and look whether lines are to be exported."""
+        self.export = LogExport.configured()
+        with _installing:
+            logging.getLogger().addHandler(self._handler)
+            if self._output is not None:
+                self._output.open()
+
+    def close(self) -> None:
+        """Stop listening; twice is no error."""
+        with _installing:
+            logging.getLogger().removeHandler(self._handler)
+            if self._output is not None:
+                self._output.close()
+
+
+class _NodeHandler(logging.Handler):
+    """Keep records that are made within handlers. It has no lock: the watchdog may interrupt who holds one."""
+
+    def __init__(self, journal: Journal, lowest: int) -> None:
+        super().__init__()
+        self._journal = journal
+        self._lowest = lowest
+
+    def createLock(self) -> None:
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        lines = CURRENT.get()
+        ours = lines is not None and lines.owner is self._journal
+        if lines is not None and ours and record.levelno >= self._lowest and not _is_ours(record.name):
+            said = CURRENT.set(None)  # what a value says while it is read is not kept: it might have no end
+            try:
+                _keep(lines, record)
+            except NodeTimeout:
+                raise
+            except Exception:
+                self.handleError(record)
+            finally:
+                CURRENT.reset(said)
+        if record.levelno >= logging.WARNING and self._is_the_only_one(record.name):
+            _last_resort(record)
+        return True
+
+    def _is_the_only_one(self, name: str) -> bool:
+        """Whether nobody but journals hears that logger, of which this is the first."""
+        heard_by = _handlers_of(name)
+        return heard_by[:1] == [self] and all(isinstance(handler, _NodeHandler) for handler in heard_by)
+
+
+def keep_event(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep a line of structlog's that is written within a handler (a processor)."""
+    lines = CURRENT.get()
+    if lines is not None and not _is_ours(getattr(logger, "name", None) or ""):
+        lines.add_event(method, event)
+    return event
+
+
+def _keep(lines: Lines, record: logging.LogRecord) -> None:
+    fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    fields["logger"] = record.name
+    if record.exc_info and record.exc_info[1] is not None:
+        fields["exception"] = exception_text(record.exc_info)
+    elif record.exc_text:
+        fields["exception"] = record.exc_text[-8_000:]
+    message = text_of(_Message(record))
+    lines.add(_level(record.levelno), message, fields, exported=_is_exported(record.name))
+
+
+class _Message:
+    """A record's message, whose arguments may not fit."""
+
+    def __init__(self, record: logging.LogRecord) -> None:
+        self._record = record
+
+    def __str__(self) -> str:
+        try:
+            return self._record.getMessage()
+        except (TypeError, ValueError, KeyError):
+            return f"{self._record.msg} {self._record.args}"
+
+
+def _level(number: int) -> str:
+    for name in ("critical", "error", "warning", "info"):
+        if number >= logging.getLevelNamesMapping()[name.upper()]:
+            return name
+    return "debug"
+
+
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] in _NOT_OF_HANDLERS
+
+
+def _is_exported(name: str) -> bool:
+    """Whether OpenTelemetry's own handler hears that logger: what it hears, it exports."""
+    return any(type(handler).__module__.startswith("opentelemetry.") for handler in _handlers_of(name))
+
+
+def _handlers_of(name: str) -> list[logging.Handler]:
+    logger: logging.Logger | None = logging.getLogger(name)
+    found: list[logging.Handler] = []
+    while logger is not None:
+        found += logger.handlers
+        logger = logger.parent if logger.propagate else None
+    return found
+
+
+def _last_resort(record: logging.LogRecord) -> None:
+    """Do what `logging` does with a record that nobody hears: it must not be silent because a journal listens."""
+    if logging.lastResort is not None:
+        logging.lastResort.handle(record)

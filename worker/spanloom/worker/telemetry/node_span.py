@@ -1,0 +1,182 @@
+"""The span of one attempt at a node run, with the links that lead to what it stands on; see docs/observability.md."""
+
+from __future__ import annotations
+
+import functools
+import json
+import secrets
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
+
+from spanloom.engine.store.requests import Claim, Outcome, SpanLine
+from spanloom.engine.telemetry.spans import PROCESSING, links_to
+from spanloom.engine.telemetry.tracing import below, execution_span, new_span_id, sdk
+from spanloom.worker.node.outcomes import message_of, type_of
+from spanloom.worker.telemetry.log_buffer import traceback_of
+
+__all__ = ["NodeSpan", "tell_error"]
+
+_MAX_STATUS = 500
+_MAX_MESSAGE = 4_000
+_encoded = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class NodeSpan:
+    """Have an id and a beginning from the start; be an SDK's span once a handler runs in it, or when it ends.
+
+    The span of a run that waits stays the same until it goes on: it is not open in between, it is exported once, at its
+    end, with the time at which it began. What ended in another way is linked to by the next attempt.
+    """
+
+    def __init__(self, claim: Claim, *, worker: str, destination: str, message_id: str | None) -> None:
+        header, node = claim.header, claim.node
+        self._claim = claim
+        own = self._own = execution_span(header.trace_parent, header.trace_state)
+        self._trace_id = secrets.randbits(128) if own is None else own.span.trace_id
+        latest, _, begun = (node.span or "").partition(":")
+        self.goes_on = bool(begun) and node.woken is not None  #: it is the span of what the run waited for
+        self.span_id = latest if self.goes_on else new_span_id()
+        self.start_ns = int(begun) if self.goes_on else time.time_ns()
+        self.exported = False  #: an SDK has it and will export it
+        self._span: Span | None = None
+        self._links = [("parent", span_id) for span_id in node.parent_spans.values()]
+        if latest and not self.goes_on:
+            self._links.append(("attempt", latest))
+        self._constant = _constant(
+            header.workflow_id, header.version, node.node_id, node.node_type, worker, destination
+        )
+        self._varying: dict[str, Any] = {
+            "spanloom.execution.id": header.execution_id,
+            "spanloom.node.attempt": node.attempt,
+        }
+        if node.item:
+            self._varying["spanloom.node.item"] = node.item
+        if message_id is not None:
+            self._varying["messaging.message.id"] = message_id
+        self._identity: Context | None = None
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that it is part of, 32 hex digits."""
+        return f"{self._trace_id:032x}"
+
+    @property
+    def reference(self) -> str:
+        """What is recorded with the run: its id, and its beginning too if the run may go on with it."""
+        return f"{self.span_id}:{self.start_ns}"
+
+    def identity(self) -> Context:
+        """Return a context that names this span to whoever needs no more than its ids."""
+        if self._identity is None:
+            above = None if self._own is None else self._own.span
+            own = SpanContext(
+                self._trace_id,
+                int(self.span_id, 16),
+                is_remote=False,
+                trace_flags=trace.DEFAULT_TRACE_OPTIONS if above is None else above.trace_flags,
+                trace_state=trace.DEFAULT_TRACE_STATE if above is None else above.trace_state,
+            )
+            self._identity = trace.set_span_in_context(NonRecordingSpan(own), otel_context.get_current())
+        return self._identity
+
+    def begin(self) -> Context:
+        """Return the context for a handler: its spans, and its libraries', are this one's children."""
+        span = self._begun()
+        return self.identity() if span is None else trace.set_span_in_context(span, otel_context.get_current())
+
+    def link_items(self, span_ids: Iterable[str]) -> None:
+        """Link to the spans of the items that a mapped node has gathered. Call it before the span has begun."""
+        self._links += [("item", span_id) for span_id in span_ids]
+
+    def wait(self) -> SpanLine:
+        """Return the span as it is stored while its run waits."""
+        return self._line("unset", None)
+
+    def end(self, outcome: Outcome, error: BaseException | None) -> SpanLine:
+        """End the span, and return it as it is stored."""
+        ended: dict[str, Any] = {"spanloom.node.outcome": outcome.value}
+        if error is not None:
+            ended["error.type"] = type_of(error)
+        self._varying |= ended
+        end_ns = time.time_ns()
+        span = self._begun()
+        if span is not None:
+            if self.exported:
+                span.set_attributes(ended)
+                if error is not None:
+                    tell_error(span, error)
+            span.end(end_ns)
+        return self._line("unset" if error is None else "error", end_ns)
+
+    def _begun(self) -> Span | None:
+        here = sdk() if self._span is None else None
+        if here is not None:
+            kept = self._links[: here.max_links]
+            if left_out := len(self._links) - len(kept):
+                self._varying["spanloom.links.left_out"] = left_out
+            self._span = here.start(
+                self._constant.name,
+                SpanKind.CONSUMER,
+                trace_id=self._trace_id,
+                span_id=int(self.span_id, 16),
+                above=below(None) if self._own is None else self._own.context,
+                attributes={**self._constant.attributes, **self._varying},
+                start_ns=self.start_ns,
+                links=links_to((self.trace_id, span_id, kind) for kind, span_id in kept),
+            )
+            self.exported = self._span.is_recording()
+        return self._span
+
+    def _line(self, status: str, end_ns: int | None) -> SpanLine:
+        node, trace_id = self._claim.node, self.trace_id
+        links = ",".join(f'{{"trace_id":"{trace_id}","span_id":"{one}","kind":"{kind}"}}' for kind, one in self._links)
+        return SpanLine(
+            trace_id=trace_id,
+            span_id=self.span_id,
+            parent_span_id=None if self._own is None else f"{self._own.span.span_id:016x}",
+            name=self._constant.name,
+            kind="consumer",
+            status=status,
+            start_ns=self.start_ns,
+            end_ns=end_ns,
+            node_id=node.node_id,
+            item=node.item,
+            attempt=node.attempt,
+            attributes=self._constant.json + _encoded(self._varying)[1:],
+            links=f"[{links}]",
+        )
+
+
+def tell_error(span: Span, error: BaseException) -> None:
+    """Mark a recording span as failed; what it tells of the exception is bounded."""
+    said = message_of(error)[:_MAX_MESSAGE]
+    told = {"exception.message": said, "exception.stacktrace": traceback_of(error)}
+    span.record_exception(error, told)
+    span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {said}"[:_MAX_STATUS]))
+
+
+class _Constant(NamedTuple):
+    """What every run of a node has in common in one worker: as an SDK takes it, and the beginning of what is stored."""
+
+    name: str
+    attributes: dict[str, Any]
+    json: str
+
+
+@functools.lru_cache(maxsize=4096)
+def _constant(workflow_id: str, version: int, node_id: str, node_type: str, worker: str, destination: str) -> _Constant:
+    stored = {
+        "spanloom.workflow.id": workflow_id,
+        "spanloom.workflow.version": version,
+        "spanloom.node.id": node_id,
+        "spanloom.node.type": node_type,
+        "spanloom.worker": worker,
+        "messaging.destination.name": destination,
+    }
+    return _Constant(f"run {node_id}", {**PROCESSING, **stored}, json.dumps(stored)[:-1] + ",")

@@ -1,0 +1,95 @@
+"""What handlers print: written where it is meant to go, and kept with the node line by line."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from typing import Any, TextIO
+
+from spanloom.worker.telemetry.log_buffer import CURRENT, MAX_CHARACTERS, Lines
+
+__all__ = ["Output", "beneath"]
+
+_LEVELS = {"stdout": "info", "stderr": "warning"}
+_LOGGING = ("logging", "structlog._output", "structlog._native")  #: what these write was kept as the line it is
+
+
+class Output:
+    """Stand before sys.stdout and sys.stderr while a worker works. `owner` is whose handlers are listened to."""
+
+    def __init__(self, owner: object) -> None:
+        self._owner = owner
+        self._tees: list[_Tee] = []
+
+    def open(self) -> None:
+        """Begin to listen."""
+        for name in _LEVELS:
+            tee = _Tee(self._owner, name, getattr(sys, name))
+            self._tees.append(tee)
+            setattr(sys, name, tee)
+
+    def close(self) -> None:
+        """Stop, and put back what was there before as far as nobody else has put something on top."""
+        for tee in self._tees:
+            tee.closed_by_worker = True
+            stream = getattr(sys, tee.stream_name)
+            while isinstance(stream, _Tee) and stream.closed_by_worker:
+                stream = stream.beneath
+            setattr(sys, tee.stream_name, stream)
+        self._tees.clear()
+
+
+class _Tee:
+    """A stream that keeps what is written by handlers of one worker; all else it leaves to the stream beneath."""
+
+    def __init__(self, owner: object, name: str, stream: TextIO) -> None:
+        self.stream_name = name
+        self.beneath = stream
+        self.closed_by_worker = False
+        self._owner = owner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.beneath, name)
+
+    def write(self, text: str) -> int:
+        written = self.beneath.write(text)
+        lines = CURRENT.get()
+        if lines is not None and lines.owner is self._owner and not self.closed_by_worker and not _is_logging():
+            self._keep(lines, text)
+        return written
+
+    def writelines(self, texts: Any) -> None:
+        for text in texts:
+            self.write(text)
+
+    def _keep(self, lines: Lines, text: str) -> None:
+        key = (self.stream_name, threading.get_ident())  # print() writes a line's end by itself: threads would mix
+        *whole, rest = (lines.unended.pop(key, "") + text).split("\n")
+        for line in whole:
+            self._add(lines, line)
+        while len(rest) >= MAX_CHARACTERS:
+            self._add(lines, rest[:MAX_CHARACTERS])
+            rest = rest[MAX_CHARACTERS:]
+        if rest:
+            lines.unended[key] = rest
+
+    def _add(self, lines: Lines, line: str) -> None:
+        shown = line.rstrip("\r").rpartition("\r")[2]  # a progress bar writes over itself
+        if shown.strip():
+            lines.add(_LEVELS[self.stream_name], shown, {"stream": self.stream_name})
+
+
+def beneath(stream: TextIO) -> TextIO:
+    """Return the stream that stands behind those that listen: what is logged goes there, and is not kept as printed."""
+    while isinstance(stream, _Tee):
+        stream = stream.beneath
+    return stream
+
+
+def _is_logging() -> bool:
+    """Whether a logging library called write(): the frames tell, and nothing else."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") in _LOGGING
