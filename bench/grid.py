@@ -76,7 +76,7 @@ def measure(engine: WorkflowEngine, grid: Grid) -> float:
     expected = {(NodeStatus.COMPLETED, 1, 0): grid.side**2}
     for execution_id in ids:
         runs = engine.store.get_node_results(execution_id)
-        found = Counter((run.status, run.attempt, run.losses) for run in runs)
+        found = Counter((run.status, run.attempt, run.recovery_attempts) for run in runs)
         if found != expected:
             raise BenchFailed(f"{grid.title}: execution {execution_id} did not run each node once: {dict(found)}")
     return seconds / grid.nodes * 1e6

@@ -99,7 +99,7 @@ class _SpanloomPlayer(Player):
         ends = {node.id: 1 for node in graph.nodes}
         for execution_id in self._ids:
             runs = store.get_node_results(execution_id)
-            found = Counter((run.node_id, run.status, run.attempt, run.losses) for run in runs)
+            found = Counter((run.node_id, run.status, run.attempt, run.recovery_attempts) for run in runs)
             ended = Counter(event.node_id for event in store.get_events(execution_id) if event.kind == "node.completed")
             if found != expected or ended != ends:
                 raise BenchFailed(

@@ -45,7 +45,7 @@ class Function(BaseModel):
     lines: int
 
 
-class Tally(BaseModel):
+class WorkerGauges(BaseModel):
     """What was counted in one package, or in all of them."""
 
     name: str
@@ -59,12 +59,12 @@ class Tally(BaseModel):
 
 
 class Census(BaseModel):
-    total: Tally
-    packages: list[Tally]
+    total: WorkerGauges
+    packages: list[WorkerGauges]
 
 
 class Ranking(BaseModel):
-    packages: list[Tally]  # by lines
+    packages: list[WorkerGauges]  # by lines
     functions: list[Function]  # the longest of each package, by lines
     imports: list[tuple[str, int]]  # by how often they are imported
 
@@ -85,11 +85,11 @@ def packages(library: Library) -> list[Package]:
 
 @census.node(
     inputs=packages,
-    map=MapOver(over="nodes.packages", at_once=8),
+    map=MapOver(over="nodes.packages", max_concurrency=8),
     mapping={"root": "input.root", "package": "item"},
     retry=RetryPolicy(max_attempts=3, delay=0.3),
 )
-def count(parcel: Parcel, ctx: NodeContext) -> Tally:
+def count(parcel: Parcel, ctx: NodeContext) -> WorkerGauges:
     """Parse the files of one package, and count what is in them."""
     name = parcel.package.name
     if name == FLAKY and ctx.attempt <= 2:
@@ -115,7 +115,7 @@ def count(parcel: Parcel, ctx: NodeContext) -> Tally:
                     if longest is None or lines > longest.lines:
                         longest = Function(name=f"{path.stem}.{node.name}", lines=lines)
     ctx.log.info("counted", package=name, files=counted["files"], lines=counted["lines"])
-    return Tally(
+    return WorkerGauges(
         name=name,
         files=counted["files"],
         lines=counted["lines"],
@@ -135,15 +135,15 @@ def _imported(node: ast.AST) -> Iterator[str]:
 
 
 @census.node(inputs=count)
-def merge(tallies: list[Tally]) -> Census:
+def merge(tallies: list[WorkerGauges]) -> Census:
     imports = Counter[str]()
-    for tally in tallies:
-        imports.update(tally.imports)
+    for gauges in tallies:
+        imports.update(gauges.imports)
     sums = {
-        field: sum(getattr(tally, field) for tally in tallies)
+        field: sum(getattr(gauges, field) for gauges in tallies)
         for field in ("files", "lines", "classes", "functions", "coroutines")
     }
-    return Census(total=Tally.model_validate({"name": "all", **sums, "imports": imports}), packages=tallies)
+    return Census(total=WorkerGauges.model_validate({"name": "all", **sums, "imports": imports}), packages=tallies)
 
 
 @census.node(inputs=merge.when("total.files == `0`"))
@@ -153,16 +153,16 @@ def nothing_found(merged: Census) -> str:
 
 
 @ranking.node
-def largest(merged: Census) -> list[Tally]:
-    return sorted(merged.packages, key=lambda tally: tally.lines, reverse=True)
+def largest(merged: Census) -> list[WorkerGauges]:
+    return sorted(merged.packages, key=lambda gauges: gauges.lines, reverse=True)
 
 
 @ranking.node
 def longest(merged: Census) -> list[Function]:
     found = [
-        Function(name=f"{tally.name}: {tally.longest.name}", lines=tally.longest.lines)
-        for tally in merged.packages
-        if tally.longest
+        Function(name=f"{gauges.name}: {gauges.longest.name}", lines=gauges.longest.lines)
+        for gauges in merged.packages
+        if gauges.longest
     ]
     return sorted(found, key=lambda function: function.lines, reverse=True)
 
@@ -186,8 +186,8 @@ def report(library: Library, merged: Census, ranking: Ranking) -> str:
     total = merged.total
     columns = ("files", "lines", "classes", "functions", "coroutines")
     rows = [
-        f"| {tally.name} | {' | '.join(f'{getattr(tally, column):,}' for column in columns)} |"
-        for tally in ranking.packages
+        f"| {gauges.name} | {' | '.join(f'{getattr(gauges, column):,}' for column in columns)} |"
+        for gauges in ranking.packages
     ]
     longest = [f"- {function.name}, {function.lines:,} lines" for function in ranking.functions[:5]]
     imported = [f"- {module}, {times:,} times" for module, times in ranking.imports[:10]]

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spanloom.engine import Node, Workflow, WorkflowInvalid
-from spanloom.engine.workflow.validation import check
+from spanloom.engine.workflow.validation import validate
 
 _SHOWN = 5  # of what is wrong
 _FITTING = re.compile(r"[A-Za-z0-9_-]{1,200}").fullmatch
@@ -143,7 +143,7 @@ def instance_from(content: Any, name: str) -> Instance:
     runtimes = {task.id: task.runtime for task in recorded if task.runtime is not None}
     tasks = _tasks(specified, runtimes)
     try:
-        check(_bare_workflow(tasks))
+        validate(_bare_workflow(tasks))
     except WorkflowInvalid as error:  # a cycle: all else was seen to
         raise InstanceInvalid(few(error.problems)) from error
     return Instance(file.name or name, _in_order(tasks))

@@ -22,7 +22,7 @@ from spanloom.engine import Settings, Workflow, WorkflowEngine
 from spanloom.engine.store.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
 from spanloom.engine.telemetry.metrics import METRICS
 from spanloom.engine.workflow.files import load_workflow
-from spanloom.engine.workflow.validation import problems
+from spanloom.engine.workflow.validation import find_problems
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING, CHANGELOG = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
@@ -114,7 +114,7 @@ def test_the_workflow_files_that_are_shown_are_the_same_one_and_fit_to_run(tmp_p
     (shown,), (as_yaml,) = blocks(WORKFLOWS, "json"), blocks(WORKFLOWS, "yaml")
     (tmp_path / "everything.yaml").write_text(as_yaml)
 
-    assert problems(Workflow.from_json(shown)) == []
+    assert find_problems(Workflow.from_json(shown)) == []
     assert load_workflow(tmp_path / "everything.yaml") == Workflow.from_json(shown)
 
 

@@ -80,7 +80,7 @@ _DELAYS = _workflow(
 _MAPS = _workflow(
     "maps",
     {"id": "list", "type": "spread"},
-    _add("each", 1, inputs=["list"], map={"over": "nodes.list.items", "at_once": 2}),
+    _add("each", 1, inputs=["list"], map={"over": "nodes.list.items", "max_concurrency": 2}),
     _add("sum", inputs=["each"]),
 )
 _HANDLED = _workflow(

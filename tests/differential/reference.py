@@ -101,12 +101,12 @@ class _Telling:
             return Run("skipped", older=begun.older)
         scope = {"input": self.data, "nodes": results}
         if node.map is not None:
-            return self._leave(node, self._mapped(node, node.map.over, node.map.tolerate, scope, begun))
+            return self._leave(node, self._mapped(node, node.map.over, node.map.tolerated_failures, scope, begun))
         data = next(iter(results.values())) if len(node.inputs) == 1 else results or self.data
         run = Run(attempt=begun.attempt, older=begun.older)
         return self._leave(node, run, self._attempts(node, 0, run, data, scope, begun))
 
-    def _mapped(self, node: Node, over: str, tolerate: int, scope: Mapping[str, Any], begun: Run) -> Run:
+    def _mapped(self, node: Node, over: str, tolerated_failures: int, scope: Mapping[str, Any], begun: Run) -> Run:
         run = Run("completed")
         try:
             elements = self.reference.search(over, scope)
@@ -124,7 +124,7 @@ class _Telling:
                 self._attempts(node, number, run.items[number], element, {**scope, "nodes": {}}, item)
         run.data = [item.data for item in run.items.values()]
         failures = sum(item.status == "failed" for item in run.items.values())
-        return _fail(run, Fails("ItemsFailed"), node) if failures > tolerate else run
+        return _fail(run, Fails("ItemsFailed"), node) if failures > tolerated_failures else run
 
     def _attempts(self, node: Node, item: int, run: Run, data: Any, scope: Any, begun: Run) -> Sequence[str] | None:
         """Run a node, or one of its items, attempt after attempt; return where its handler routes to."""

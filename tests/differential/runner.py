@@ -166,7 +166,7 @@ def runner(store_url: str, redis_url: str, timeout: float = 20.0) -> Iterator[Ru
         for crew, (workers, slots) in _CREWS.items():
             stack.enter_context(
                 engine.start_workers(
-                    workers, queues=(crew,), concurrency=slots, sweep_seconds=_SWEEP_SECONDS[crew], slice_nodes=7
+                    workers, queues=(crew,), concurrency=slots, sweep_seconds=_SWEEP_SECONDS[crew], max_inline_nodes=7
                 )
             )
         yield Runner(engine, board, timeout, store.changed)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from differential.runner import Differs, Runner, runner
 from differential.workflows import cases
 from spanloom.engine.store.requests import END
-from spanloom.engine.workflow.routing import Departure, after_failure
+from spanloom.engine.workflow.routing import RoutingDecision, route_failure
 from spanloom.stores import sqlite_ends, sqlite_resets
 from spanloom.stores.sqlite.memory import InMemoryExecutionStore
 from spanloom.worker.node import outcomes
@@ -60,9 +60,9 @@ def skip_that_stops_after_one(patch: pytest.MonkeyPatch) -> None:
 def failure_edge_ignored(patch: pytest.MonkeyPatch) -> None:
     """After a failure no edge for failures is taken."""
 
-    def ignoring(plan: Any, node_id: str, data: Any) -> Departure:
+    def ignoring(plan: Any, node_id: str, data: Any) -> RoutingDecision:
         routes = {name: tuple(one for one in found if one.on != "failure") for name, found in plan.routes.items()}
-        return after_failure(dataclasses.replace(plan, routes=routes), node_id, data)
+        return route_failure(dataclasses.replace(plan, routes=routes), node_id, data)
 
     patch.setattr(outcomes, "after_failure", ignoring)
 

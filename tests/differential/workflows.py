@@ -111,7 +111,7 @@ def _node(
     if draw(_one_in(6)):
         node["mapping"] = draw(_mapping(parents, mapped=mapped, trouble=trouble))
     if mapped and kind.endswith("workflow") and nested:  # children of children of children: a few will do
-        node["map"] = {"over": draw(_any("`[2, 1]`", "`[]`")), "at_once": draw(st.integers(1, 2))}
+        node["map"] = {"over": draw(_any("`[2, 1]`", "`[]`")), "max_concurrency": draw(st.integers(1, 2))}
     elif mapped:
         overs = ["input.list", "`[3, 1, 2]`", "`[]`", "`[5, 4, 3, 2, 1, 0, 1, 2, 3, 4, 5, 6]`"]
         overs += [f"nodes.{parents[0]}.list || `[7, 8]`"] if parents else []
@@ -120,8 +120,8 @@ def _node(
         )
         node["map"] = {
             "over": draw(_any(*overs)),
-            "at_once": draw(st.integers(1, 5)),
-            "tolerate": draw(_any(0, 0, 1, 2, 12)),
+            "max_concurrency": draw(st.integers(1, 5)),
+            "tolerated_failures": draw(_any(0, 0, 1, 2, 12)),
         }
     return node
 

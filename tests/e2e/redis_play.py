@@ -18,7 +18,7 @@ from rq.registry import FailedJobRegistry, StartedJobRegistry
 from spanloom.engine import Node, NodeContext, NodeRegistry, Workflow, WorkflowEngine
 from spanloom.engine.ids import uuid7
 from spanloom.engine.store.requests import NodeJob
-from spanloom.worker.queue.consumer import Inbox
+from spanloom.worker.queue.consumer import JobConsumer
 
 LIST = "spanloom.default"
 registry = NodeRegistry()
@@ -95,9 +95,9 @@ def _leave_a_started_job(engine: WorkflowEngine) -> None:
     engine.queue.push(
         [NodeJob(execution_id, node, 0, "echo", "default", "normal", 1, datetime.now(UTC)) for node in ("a", "b")]
     )
-    dead = Inbox(engine.queue, ["default"], "dead")
+    dead = JobConsumer(engine.queue, ["default"], "dead")
     back, left = dead.fetch(2, 0.0)
-    dead.put_back([back])
+    dead.requeue([back])
     dead.renew()
     assert left.node_id == "b"
     (again,) = dead.fetch(1, 0.0)

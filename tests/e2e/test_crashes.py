@@ -60,7 +60,7 @@ def test_a_node_whose_worker_is_killed_twice_completes(idle_system: System) -> N
 
     assert execution.output == "after"
     runs = {run.node_id: run for run in system.engine.store.get_node_results(execution.id)}
-    assert (runs["kills"].losses, runs["kills"].attempt) == (2, 1)
+    assert (runs["kills"].recovery_attempts, runs["kills"].attempt) == (2, 1)
     assert system.ran(execution.id) == ["kills", "kills", "kills", "after"]
 
 
@@ -84,10 +84,10 @@ def test_a_node_that_always_kills_its_worker_fails_and_takes_no_other_with_it(id
     assert runs["kills"].status is NodeStatus.FAILED
     assert runs["kills"].error is not None
     assert runs["kills"].error["type"] == "WorkerLost"
-    assert runs["kills"].losses == 3
+    assert runs["kills"].recovery_attempts == 3
     assert {runs[node["id"]].status for node in innocent} == {NodeStatus.COMPLETED}
     assert (
-        max(runs[node["id"]].losses for node in innocent) == 2
+        max(runs[node["id"]].recovery_attempts for node in innocent) == 2
     )  # they were with it, until one more would have failed them
 
 
@@ -113,7 +113,7 @@ def test_a_worker_that_slept_past_its_lease_is_refused_and_the_other_ones_result
     assert events.count(("node.completed", "slow")) == 1
     assert system.ran(execution_id).count("after") == 1
     (run,) = system.engine.store.get_node_results(execution_id, ["slow"])
-    assert run.losses == 1
+    assert run.recovery_attempts == 1
 
 
 @pytest.mark.stores("postgres")
@@ -140,8 +140,8 @@ class TestPostgresAway:
             executions = [system.engine.wait(one, timeout=60) for one in ids]
 
         assert {execution.output for execution in executions} == {2}
-        losses = {run.losses for one in ids for run in system.engine.store.get_node_results(one)}
-        assert losses == {0}  # the workers outlived it: whoever sweeps first gives them time to say so
+        recovery_attempts = {run.recovery_attempts for one in ids for run in system.engine.store.get_node_results(one)}
+        assert recovery_attempts == {0}  # the workers outlived it: whoever sweeps first gives them time to say so
         for one in ids:
             kinds = [event.kind for event in system.engine.store.get_events(one)]
             assert (kinds.count("node.completed"), kinds.count("execution.completed")) == (4, 1)

@@ -106,7 +106,7 @@ def test_sigterm_under_load_ends_what_ends_in_its_grace_and_gives_back_the_rest(
     assert late == []
     assert [system.statuses(one) for one in held] == [{"a": "completed", "b": "queued"}] * 2
     runs = system.engine.store.get_node_results(endless)
-    assert {(run.status, run.losses, run.attempt) for run in runs} == {(NodeStatus.QUEUED, 0, 1)}
+    assert {(run.status, run.recovery_attempts, run.attempt) for run in runs} == {(NodeStatus.QUEUED, 0, 1)}
     open_runs = system.engine.store.stats().open_node_runs
     assert open_runs.get(NodeStatus.RUNNING, 0) == 0
     assert open_runs[NodeStatus.QUEUED] > 20
@@ -144,7 +144,7 @@ def test_a_killed_worker_loses_nothing(idle_system: System) -> None:
 
     assert execution.output == "a"
     (run,) = system.engine.store.get_node_results(execution_id)
-    assert (run.losses, run.attempt) == (1, 1)
+    assert (run.recovery_attempts, run.attempt) == (1, 1)
 
 
 def test_a_flushed_redis_loses_nothing(system: System) -> None:

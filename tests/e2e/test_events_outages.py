@@ -79,7 +79,7 @@ def test_a_redis_that_is_emptied_costs_no_event_and_is_told_again_that_somebody_
         with followed(system, execution_id):
             system.arrived("middle")
             system.redis.flushall()
-            until(system.engine.queue.followed_mark)
+            until(system.engine.queue.watched_mark)
             system.open_gate("middle", times=9)
 
 

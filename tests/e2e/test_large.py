@@ -31,7 +31,7 @@ def grid(side: int) -> list[dict[str, Any]]:
 
 def assert_each_ran_once_and_in_order(system: System, execution_id: str, nodes: list[dict[str, Any]]) -> None:
     runs: dict[str, NodeRun] = {run.node_id: run for run in system.engine.store.get_node_results(execution_id)}
-    assert Counter((run.status, run.attempt, run.losses) for run in runs.values()) == {
+    assert Counter((run.status, run.attempt, run.recovery_attempts) for run in runs.values()) == {
         (NodeStatus.COMPLETED, 1, 0): len(nodes)
     }
     assert Counter(system.ran(execution_id)) == {node["id"]: 1 for node in nodes}

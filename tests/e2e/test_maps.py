@@ -12,7 +12,7 @@ from spanloom.engine import ExecutionStatus, NodeStatus
 
 
 def mapped(over: str = "input", *inputs: str, config: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    how = {name: more.pop(name) for name in ("at_once", "tolerate") if name in more}
+    how = {name: more.pop(name) for name in ("max_concurrency", "tolerated_failures") if name in more}
     return {
         "id": "each",
         "type": "tenfold",
@@ -39,7 +39,7 @@ def test_results_come_in_the_order_of_the_list(system: System, items: int) -> No
 
 
 def test_no_more_than_at_once_run_at_the_same_time(system: System) -> None:
-    execution = system.run(system.register(mapped(at_once=3)), list(range(60)))
+    execution = system.run(system.register(mapped(max_concurrency=3)), list(range(60)))
 
     assert execution.output == [number * 10 for number in range(60)]
     seen = [int(entry) for entry in system.redis.lrange(f"at-once:{execution.id}:seen", 0, -1)]
@@ -57,7 +57,9 @@ def test_each_item_has_its_own_retries(system: System) -> None:
 
 
 def test_a_failed_item_fails_the_node_and_no_further_one_starts(system: System) -> None:
-    execution = system.run(system.register(mapped(at_once=1, config={"fails": [2]}), after("each")), list(range(50)))
+    execution = system.run(
+        system.register(mapped(max_concurrency=1, config={"fails": [2]}), after("each")), list(range(50))
+    )
 
     assert execution.status is ExecutionStatus.FAILED
     assert execution.error is not None
@@ -67,7 +69,7 @@ def test_a_failed_item_fails_the_node_and_no_further_one_starts(system: System) 
 
 
 def test_tolerated_failures_stand_in_the_list(system: System) -> None:
-    flow = [mapped(tolerate=2, config={"fails": [0, 3]}), after("each")]
+    flow = [mapped(tolerated_failures=2, config={"fails": [0, 3]}), after("each")]
     execution = system.run(system.register(*flow), [0, 1, 2, 3])
 
     assert execution.status is ExecutionStatus.COMPLETED
@@ -110,7 +112,7 @@ def test_an_item_that_routes_is_refused(system: System) -> None:
 
 def test_a_failed_map_goes_on_with_its_failed_items_when_it_is_retried(system: System) -> None:
     test = f"map-{system.kind}"
-    flow = [mapped(at_once=2, config={"fails": [3, 4]}), after("each")]
+    flow = [mapped(max_concurrency=2, config={"fails": [3, 4]}), after("each")]
     execution = system.run(system.register(*flow), list(range(20)), metadata={"test": test})
     assert execution.status is ExecutionStatus.FAILED
     before = Counter(system.ran(execution.id))["each"]

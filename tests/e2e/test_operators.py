@@ -174,16 +174,16 @@ class TestByHand:
 
     def test_a_discarded_failure_is_no_dead_letter_until_it_is_retried(self, system: System) -> None:
         workflow_id = system.register({"id": "bad", "type": "boom"})
-        dead = ExecutionFilter(workflow_id=workflow_id, status=ExecutionStatus.FAILED, discarded=False)
+        dead = ExecutionFilter(workflow_id=workflow_id, status=ExecutionStatus.FAILED, acknowledged=False)
         ids = [system.run(workflow_id, metadata={"test": f"rest-{system.kind}"}).id for _ in range(3)]
 
-        def listed() -> set[str]:
+        def quoted_list() -> set[str]:
             return {execution.id for execution in system.engine.store.list_executions(dead).items}
 
-        assert listed() == set(ids)
-        assert system.engine.discard_execution(ids[0])
-        assert not system.engine.discard_execution(ids[0])
-        assert listed() == set(ids[1:])
+        assert quoted_list() == set(ids)
+        assert system.engine.acknowledge_execution(ids[0])
+        assert not system.engine.acknowledge_execution(ids[0])
+        assert quoted_list() == set(ids[1:])
         system.redis.set(f"mended:rest-{system.kind}", 1)
         retried = system.engine.retry_executions(ExecutionFilter(workflow_id=workflow_id))
         assert set(retried.done) == set(ids[1:])
@@ -191,7 +191,7 @@ class TestByHand:
         for execution_id in ids:
             assert system.engine.wait(execution_id, timeout=30).status is ExecutionStatus.COMPLETED
         with pytest.raises(InvalidTransition):
-            system.engine.discard_execution(ids[0])
+            system.engine.acknowledge_execution(ids[0])
 
 
 def test_many_are_replayed_by_what_they_have_in_common(system: System) -> None:

@@ -142,7 +142,7 @@ def test_a_redis_that_is_killed_and_comes_back_loses_nothing_and_runs_nothing_tw
     assert system.engine.store.get_epoch().epoch > epoch
     for execution_id in expected:
         assert system.ran(execution_id) == (["a", "a", "b"] if execution_id == list(waiting)[1] else ["a", "b"])
-        assert {run.losses for run in system.engine.store.get_node_results(execution_id)} == {0}
+        assert {run.recovery_attempts for run in system.engine.store.get_node_results(execution_id)} == {0}
 
 
 def _traces(system: System) -> str:

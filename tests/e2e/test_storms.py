@@ -21,7 +21,7 @@ FAULTS = 6
 def workflow_of_everything(system: System) -> str:
     """A map, children of a map that map themselves, a delay, a skipped branch, a handled failure and a retry."""
     inner = system.register(
-        {"id": "each", "type": "plain", "map": {"over": "input", "at_once": 2}},
+        {"id": "each", "type": "plain", "map": {"over": "input", "max_concurrency": 2}},
         {"id": "wait", "type": "delay", "config": {"seconds": 0.2}, "inputs": ["each"]},
         name="inner",
     )

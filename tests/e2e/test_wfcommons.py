@@ -1,4 +1,4 @@
-"""Recorded scientific workflows on real workers: every edge respected, the data of every parent received.
+"""RecordResult scientific workflows on real workers: every edge respected, the data of every parent received.
 
 The recorded instances are not part of the project: SPANLOOM_WFCOMMONS_DIR says where they are. Where they are missing,
 generated ones of their shapes are run in their place; generated ones of more than a thousand tasks are run anyway.

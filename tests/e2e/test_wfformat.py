@@ -16,7 +16,7 @@ import wfcommons
 import wfformat
 from wfformat import InstanceInvalid
 
-from spanloom.engine.workflow.validation import check
+from spanloom.engine.workflow.validation import validate
 
 
 @pytest.mark.parametrize("told_by", ["both", "child", "parent"])
@@ -51,7 +51,7 @@ def test_ids_that_differ_only_in_odd_characters_or_far_behind_become_different_n
     assert found["x" * 200] == "x" * 200
     assert found[taken] == taken
     instance = wfformat.instance_from(written({task: [] for task in [*odd, taken]}), "odd")
-    check(wfcommons.to_workflow(instance, 1.0))  # the engine takes all of them
+    validate(wfcommons.to_workflow(instance, 1.0))  # the engine takes all of them
     assert {node.config["task"] for node in wfcommons.to_workflow(instance, 1.0).nodes} == {*odd, taken}
 
 

@@ -54,7 +54,7 @@ def test_the_workflow_is_what_one_would_write_by_hand() -> None:
             Node(id="audit", type="orders.audit"),
         ],
     )
-    assert graph.problems(orders.workflow, orders.registry) == []
+    assert graph.find_problems(orders.workflow, orders.registry) == []
 
 
 def test_the_functions_are_registered_as_they_were_written() -> None:
@@ -246,7 +246,7 @@ def test_a_signature_that_nodes_cannot_call_is_refused() -> None:
 def test_an_odd_id_is_left_to_the_graph_checks() -> None:
     builder = WorkflowBuilder("w")
     builder.node(lambda: None)
-    assert graph.problems(builder.workflow, builder.registry) == [
+    assert graph.find_problems(builder.workflow, builder.registry) == [
         "node '<lambda>': its id must be 1 to 200 of the characters A-Z a-z 0-9 _ -"
     ]
 

@@ -69,7 +69,7 @@ def test_yaml_words_and_dates_stay_what_they_look_like(tmp_path: Path) -> None:
     assert [node.id for node in workflow.nodes] == ["a", "no", "c"]
     assert workflow.nodes[2].parents == ("a", "no")
     assert workflow.nodes[1].retry.max_attempts == 3
-    assert graph.problems(workflow) == []
+    assert graph.find_problems(workflow) == []
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:

@@ -51,86 +51,86 @@ def registry_of(**functions: Any) -> NodeRegistry:
     ids=["one", "chain", "diamond", "any order", "isolated", "named", "ids"],
 )
 def test_a_sound_graph_has_no_problems(inputs: dict[str, Any]) -> None:
-    assert graph.problems(workflow_of(inputs)) == []
-    graph.check(workflow_of(inputs))
+    assert graph.find_problems(workflow_of(inputs)) == []
+    graph.validate(workflow_of(inputs))
 
 
 # ---- problems, one by one ----
 
 
 def test_a_workflow_without_nodes_is_a_problem() -> None:
-    assert graph.problems(workflow_of({})) == ["there is no node; give it at least one"]
+    assert graph.find_problems(workflow_of({})) == ["there is no node; give it at least one"]
 
 
 def test_an_id_that_is_used_twice_is_a_problem() -> None:
     workflow = Workflow(id="w", nodes=[Node(id="a", type="t"), Node(id="a", type="u"), Node(id="a", type="t")])
-    assert graph.problems(workflow) == ["node id 'a' is used 3 times"]
+    assert graph.find_problems(workflow) == ["node id 'a' is used 3 times"]
 
 
 @pytest.mark.parametrize("odd", ["", "a b", "a.b", "ä", "a\n", "$end", "x" * 201, "a/b", "\x00", "\ud800"])
 def test_a_node_id_with_an_odd_character_is_a_problem(odd: str) -> None:
-    (problem,) = graph.problems(workflow_of({odd: []}))
+    (problem,) = graph.find_problems(workflow_of({odd: []}))
     assert problem == f"node {odd!r}: its id must be 1 to 200 of the characters A-Z a-z 0-9 _ -"
 
 
 @pytest.mark.parametrize("odd", ["", "a b", "ä", "x" * 201, "a/b", "a:b"])
 def test_a_workflow_id_with_an_odd_character_is_a_problem(odd: str) -> None:
-    (problem,) = graph.problems(Workflow(id=odd, nodes=[Node(id="a", type="t")]))
+    (problem,) = graph.find_problems(Workflow(id=odd, nodes=[Node(id="a", type="t")]))
     assert problem.startswith(f"the workflow id {odd!r} must be")
-    assert graph.problems(Workflow(id="a.b-c_1", nodes=[Node(id="a", type="t")])) == []
+    assert graph.find_problems(Workflow(id="a.b-c_1", nodes=[Node(id="a", type="t")])) == []
 
 
 @pytest.mark.parametrize("odd", ["", "high.first", "a b", "x" * 101])
 def test_an_odd_queue_name_is_a_problem(odd: str) -> None:
-    (problem,) = graph.problems(workflow_of({"a": []}, queue=odd))
+    (problem,) = graph.find_problems(workflow_of({"a": []}, queue=odd))
     assert problem == f"node 'a': its queue {odd!r} must be 1 to 100 of the characters A-Z a-z 0-9 _ -"
 
 
 def test_an_unknown_input_is_a_problem_and_a_typo_is_recognised() -> None:
-    assert graph.problems(workflow_of({"charge": [], "email": ["chrage"], "log": ["nothing-like-it"]})) == [
+    assert graph.find_problems(workflow_of({"charge": [], "email": ["chrage"], "log": ["nothing-like-it"]})) == [
         "node 'email': its input 'chrage' is not a node of this workflow (did you mean 'charge'?)",
         "node 'log': its input 'nothing-like-it' is not a node of this workflow",
     ]
 
 
 def test_an_input_that_is_listed_twice_is_a_problem() -> None:
-    assert graph.problems(workflow_of({"a": [], "b": ["a", "a"]})) == ["node 'b': its input 'a' is listed 2 times"]
+    assert graph.find_problems(workflow_of({"a": [], "b": ["a", "a"]})) == ["node 'b': its input 'a' is listed 2 times"]
 
 
 def test_the_initial_data_needs_a_name_among_inputs() -> None:
-    (problem,) = graph.problems(workflow_of({"a": ["$input"]}))
+    (problem,) = graph.find_problems(workflow_of({"a": ["$input"]}))
     assert problem == "node 'a': its input '$input' needs a parameter name; a node without inputs gets it anyway"
 
 
 def test_named_and_unnamed_inputs_do_not_mix() -> None:
     mixed = [{"node": "a"}, {"node": "b", "name": "x"}]
-    assert graph.problems(workflow_of({"a": [], "b": [], "c": mixed})) == [
+    assert graph.find_problems(workflow_of({"a": [], "b": [], "c": mixed})) == [
         "node 'c': it mixes named and unnamed inputs; name all of them or none"
     ]
 
 
 def test_a_name_that_two_inputs_have_is_a_problem() -> None:
     twice = [{"node": "a", "name": "x"}, {"node": "b", "name": "x"}]
-    assert graph.problems(workflow_of({"a": [], "b": [], "c": twice})) == [
+    assert graph.find_problems(workflow_of({"a": [], "b": [], "c": twice})) == [
         "node 'c': it has more than one input named 'x'"
     ]
 
 
 @pytest.mark.parametrize("value", [math.nan, b"x", {1: "x"}, {"a": [object()]}], ids=["nan", "bytes", "key", "object"])
 def test_a_config_that_json_cannot_carry_is_a_problem(value: Any) -> None:
-    (problem,) = graph.problems(workflow_of({"a": []}, config={"x": value}))
+    (problem,) = graph.find_problems(workflow_of({"a": []}, config={"x": value}))
     assert problem.startswith("node 'a': its config can't be kept as JSON: $.x")
 
 
 def test_an_empty_type_is_a_problem() -> None:
     for registry in (None, NodeRegistry()):
-        (problem,) = graph.problems(Workflow(id="w", nodes=[Node(id="a", type="")]), registry)
+        (problem,) = graph.find_problems(Workflow(id="w", nodes=[Node(id="a", type="")]), registry)
         assert problem == "node 'a': its type '' is empty"
 
 
 @pytest.mark.parametrize("odd", ["a\x00b", "a\nb", "\ud800"])
 def test_text_that_a_store_cannot_hold_is_a_problem(odd: str) -> None:
-    assert graph.problems(Workflow(id="w", name=odd, nodes=[Node(id="a", type=odd)])) == [
+    assert graph.find_problems(Workflow(id="w", name=odd, nodes=[Node(id="a", type=odd)])) == [
         "the workflow name holds a control character",
         f"node 'a': its type {odd!r} holds a control character",
     ]
@@ -140,17 +140,17 @@ def test_text_that_a_store_cannot_hold_is_a_problem(odd: str) -> None:
 
 
 def test_a_self_loop_is_a_problem() -> None:
-    assert graph.problems(workflow_of({"a": ["a"]})) == ["node 'a': it is an input of itself"]
+    assert graph.find_problems(workflow_of({"a": ["a"]})) == ["node 'a': it is an input of itself"]
 
 
 def test_a_cycle_is_shown_in_the_direction_of_the_data() -> None:
-    assert graph.problems(workflow_of({"a": ["c"], "b": ["a"], "c": ["b"], "after": ["c"], "before": []})) == [
+    assert graph.find_problems(workflow_of({"a": ["c"], "b": ["a"], "c": ["b"], "after": ["c"], "before": []})) == [
         "nodes wait for each other in a cycle: a → b → c → a"
     ]
 
 
 def test_every_knot_is_named_once() -> None:
-    found = graph.problems(
+    found = graph.find_problems(
         workflow_of({"a": ["b"], "b": ["a"], "between": ["a"], "c": ["d", "between"], "d": ["c"], "e": ["e"]})
     )
     assert sorted(found) == [
@@ -161,7 +161,7 @@ def test_every_knot_is_named_once() -> None:
 
 
 def test_a_cycle_of_10_000_nodes_is_found_and_shown_short() -> None:
-    (problem,) = graph.problems(workflow_of({f"n{i}": [f"n{(i - 1) % BIG}"] for i in range(BIG)}))
+    (problem,) = graph.find_problems(workflow_of({f"n{i}": [f"n{(i - 1) % BIG}"] for i in range(BIG)}))
     assert problem.endswith("(10,000 nodes)")
     assert "n0 → n1 → n2 → n3 → n4 → … → n9997 → n9998 → n9999 → n0" in problem
 
@@ -171,7 +171,7 @@ def test_a_cycle_is_reported_exactly_where_one_is(pairs: list[tuple[int, int]], 
     parents: dict[int, set[int]] = {
         number: {source for source, target in pairs if target == number} for number in order
     }
-    found = graph.problems(workflow_of({f"n{number}": [f"n{one}" for one in parents[number]] for number in order}))
+    found = graph.find_problems(workflow_of({f"n{number}": [f"n{one}" for one in parents[number]] for number in order}))
 
     reachable = {
         number: set(parents[number]) for number in order
@@ -199,12 +199,12 @@ def test_a_cycle_is_reported_exactly_where_one_is(pairs: list[tuple[int, int]], 
 def test_an_unknown_node_type_is_a_problem_and_a_typo_is_recognised() -> None:
     registry = registry_of(fetch=lambda ctx: None, store=lambda ctx: None)
     workflow = Workflow(id="w", nodes=[Node(id="a", type="fecth"), Node(id="b", type="zzz")])
-    assert graph.problems(workflow, registry) == [
+    assert graph.find_problems(workflow, registry) == [
         "node 'a': no handler is registered for its type 'fecth' (did you mean 'fetch'?)",
         "node 'b': no handler is registered for its type 'zzz' (registered: 'fetch', 'store')",
     ]
-    assert graph.problems(workflow) == []
-    assert graph.problems(workflow, NodeRegistry())[1].endswith("'zzz' (registered: none)")
+    assert graph.find_problems(workflow) == []
+    assert graph.find_problems(workflow, NodeRegistry())[1].endswith("'zzz' (registered: none)")
 
 
 def test_a_config_that_does_not_fit_its_model_is_a_problem_per_field() -> None:
@@ -216,7 +216,7 @@ def test_a_config_that_does_not_fit_its_model_is_a_problem_per_field() -> None:
     registry.register("fetch", lambda ctx: None, Fetch)
     good = Node(id="good", type="fetch", config={"url": "x"})
     bad = Node(id="bad", type="fetch", config={"seconds": "hidden value"})
-    assert graph.problems(Workflow(id="w", nodes=[good, bad]), registry) == [
+    assert graph.find_problems(Workflow(id="w", nodes=[good, bad]), registry) == [
         "node 'bad': its config does not fit: url: Field required",
         "node 'bad': its config does not fit: seconds: "
         "Input should be a valid number, unable to parse string as a number",
@@ -231,7 +231,7 @@ def test_inputs_that_do_not_fit_the_signature_are_problems() -> None:
 
     def problems(node_type: str, inputs: Any) -> list[str]:
         nodes = [Node(id="a", type="t"), Node(id="b", type="t"), Node(id="n", type=node_type, inputs=inputs)]
-        return graph.problems(Workflow(id="w", nodes=nodes), registry)
+        return graph.find_problems(Workflow(id="w", nodes=nodes), registry)
 
     assert problems("mail", {"order": "a", "receipt": "b"}) == []
     assert problems("mail", {"order": "a", "receipt": "b", "copies": "$input"}) == []
@@ -252,7 +252,7 @@ def test_inputs_that_do_not_fit_the_signature_are_problems() -> None:
 def test_an_annotation_that_names_nothing_is_a_problem() -> None:
     def odd(data: NotThere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
-    (problem,) = graph.problems(Workflow(id="w", nodes=[Node(id="a", type="odd")]), registry_of(odd=odd))
+    (problem,) = graph.find_problems(Workflow(id="w", nodes=[Node(id="a", type="odd")]), registry_of(odd=odd))
     assert problem.startswith("node 'a': the annotation of parameter 'data' of ")
     assert "(name 'NotThere' is not defined)" in problem
 
@@ -273,7 +273,7 @@ def test_check_raises_every_problem_in_one_error() -> None:
         ],
     )
     with pytest.raises(WorkflowInvalid) as caught:
-        graph.check(workflow, registry_of(t=lambda: None))
+        graph.validate(workflow, registry_of(t=lambda: None))
     assert caught.value.workflow_id == "odd id"
     assert [problem.partition(":")[0] for problem in caught.value.problems] == [
         "the workflow id 'odd id' must be 1 to 200 of the characters A-Z a-z 0-9 _ - .",
@@ -322,7 +322,7 @@ acyclic = st.lists(st.sets(st.integers(0, 19)), min_size=1, max_size=20).map(
 @given(acyclic)
 def test_edges_and_plan_agree_with_the_inputs(inputs: dict[str, list[str]]) -> None:
     workflow = workflow_of(inputs)
-    assert graph.problems(workflow) == []
+    assert graph.find_problems(workflow) == []
     found, plan = graph.edges(workflow), make_plan(workflow)
 
     assert len({(edge.source, edge.target) for edge in found}) == len(found)
@@ -383,7 +383,7 @@ def seconds_of(shape: Any, tries: int) -> float:
     for _ in range(tries):
         started = time.process_time()
         workflow = Workflow.from_json(text)
-        found = graph.problems(workflow, registry)
+        found = graph.find_problems(workflow, registry)
         if not found:
             graph.edges(workflow)
             make_plan(workflow)

@@ -18,7 +18,7 @@ from spanloom.engine import (
     WorkflowInvalid,
 )
 from spanloom.engine.handlers.builtin import LONGEST_SECONDS, moment
-from spanloom.engine.workflow.validation import edges, problems
+from spanloom.engine.workflow.validation import edges, find_problems
 
 REGISTRY = NodeRegistry()
 
@@ -31,7 +31,7 @@ def step(data: Any, ctx: Any) -> Any:
 def told(**node: Any) -> list[str]:
     """The problems of node `b` after node `a`, which a definition file would write so."""
     workflow = Workflow.read({"id": "w", "nodes": [{"id": "a", "type": "t"}, {"id": "b", "type": "t", **node}]})
-    return problems(workflow, REGISTRY)
+    return find_problems(workflow, REGISTRY)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def told(**node: Any) -> list[str]:
         {"inputs": ["a"], "mapping": {"x": "input.id", "y": "nodes.a"}},
         {"inputs": ["a"], "map": "nodes.a.list"},
         {
-            "map": {"over": "input", "at_once": 3, "tolerate": 1},
+            "map": {"over": "input", "max_concurrency": 3, "tolerated_failures": 1},
             "mapping": {"i": "index", "it": "item", "all": "input"},
         },
         {"type": "delay", "config": {"seconds": 0}, "inputs": ["a"]},
@@ -91,9 +91,9 @@ def test_what_can_not_run_is_refused_with_a_sentence(node: dict[str, Any], what:
     "wrong",
     [
         {"inputs": [{"node": "a", "on": "sometimes"}]},
-        {"map": {"over": "input", "at_once": 0}},
-        {"map": {"over": "input", "at_once": 10_001}},
-        {"map": {"over": "input", "tolerate": -1}},
+        {"map": {"over": "input", "max_concurrency": 0}},
+        {"map": {"over": "input", "max_concurrency": 10_001}},
+        {"map": {"over": "input", "tolerated_failures": -1}},
         {"map": {"each": "input"}},
         {"mapping": 5},
     ],
@@ -154,7 +154,7 @@ def test_a_builder_says_all_of_it() -> None:
     flow.child("again", flow)
 
     nodes = {node.id: node for node in flow.workflow.nodes}
-    assert problems(flow.workflow, flow.registry) == []
+    assert find_problems(flow.workflow, flow.registry) == []
     assert nodes["square"].inputs == (Input(node="fetch", when="length(@) > `0`"),)
     assert nodes["square"].continue_on_fail
     assert nodes["each"].map == MapOver(over="input")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 
-from spanloom.engine.messages import did_you_mean, listed, sentences
+from spanloom.engine.messages import did_you_mean, problem_sentences, quoted_list
 
 
 class Cat(BaseModel):
@@ -32,7 +32,7 @@ class Home(BaseModel, extra="forbid"):
 def told(data: object) -> list[str]:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(list[Home]).validate_python([data])
-    return sentences(caught.value)
+    return problem_sentences(caught.value)
 
 
 def test_each_complaint_has_its_place() -> None:
@@ -58,5 +58,5 @@ def test_a_close_word_is_suggested_and_a_far_one_is_not() -> None:
 
 
 def test_a_long_list_is_cut() -> None:
-    assert listed(["a", "b"]) == "'a', 'b'"
-    assert listed([str(number) for number in range(8)], limit=2) == "'0', '1' and 6 more"
+    assert quoted_list(["a", "b"]) == "'a', 'b'"
+    assert quoted_list([str(number) for number in range(8)], limit=2) == "'0', '1' and 6 more"

@@ -28,11 +28,11 @@ from spanloom.stores import open_store
 from spanloom.testing.crash_points import FOLDER, CrashPoints, crashing_store, steps_of
 from spanloom.worker import Worker, WorkerOptions, serve
 from spanloom.worker.node.caller import Caller
-from spanloom.worker.queue.consumer import Inbox
-from spanloom.worker.queue.registration import Presence
+from spanloom.worker.queue.consumer import JobConsumer
+from spanloom.worker.queue.registration import RqRegistration
 
 #: Everything is found soon; a worker that stops keeps its lease for the second that it waits after the grace.
-OPTIONS = WorkerOptions(lease_seconds=1.8, sweep_seconds=0.2, suspect_seconds=0.5, grace_seconds=0.1)
+OPTIONS = WorkerOptions(lease_seconds=1.8, sweep_seconds=0.2, lost_job_after_seconds=0.5, grace_seconds=0.1)
 NAMES_ONLY = ("list_name", "rq_queue")  # of the queue: they touch nothing
 _END_SECONDS = 60.0
 
@@ -40,9 +40,9 @@ _END_SECONDS = 60.0
 def make_engine(role: str) -> WorkflowEngine:
     """Build the engine of a process of this role, from the environment."""
     points = CrashPoints.from_environment(role)
-    steps_of(NodeQueue, "queue", points, leave_out=NAMES_ONLY)
-    steps_of(Inbox, "inbox", points)
-    steps_of(Presence, "presence", points)
+    steps_of(NodeQueue, "queue", points, exclude=NAMES_ONLY)
+    steps_of(JobConsumer, "inbox", points)
+    steps_of(RqRegistration, "presence", points)
     steps_of(Caller, "caller", points)
     settings = Settings.from_environment()
     store = open_store(settings.store_url or "", namespace=settings.namespace)
@@ -50,7 +50,7 @@ def make_engine(role: str) -> WorkflowEngine:
         _stop_with_jobs_in_hand()
     if is_broken("sweep"):
         sweep = store.sweep
-        vars(store)["sweep"] = lambda **options: sweep(**{**options, "suspect_seconds": LONG_SECONDS})
+        vars(store)["sweep"] = lambda **options: sweep(**{**options, "lost_job_after_seconds": LONG_SECONDS})
     return WorkflowEngine(registry, crashing_store(store, points), settings=settings)
 
 
@@ -91,7 +91,7 @@ def operate() -> int:
         store.add_span(ids["failed"], SpanLine(trace, span, None, "look", "internal", "unset", 1, None))
         store.update_span(ids["failed"], span, end_ns=2, status="ok")
         engine.set_execution_status(ids["failed"], ExecutionStatus.FAILED, error="enough")
-        engine.discard_execution(ids["failed"])
+        engine.acknowledge_execution(ids["failed"])
         with suppress(InvalidTransition):  # it has ended: another run of this process did it
             engine.update_node_result(ids["by hand"], "n1", data=10)
         engine.purge_executions(0, statuses=[ExecutionStatus.CANCELLED])
@@ -104,20 +104,20 @@ def operate() -> int:
 
 def _stop_with_jobs_in_hand() -> None:
     """Have one worker told to stop between the fetch of a job and its claim."""
-    fetch, stop, stopped = Inbox.fetch, Worker.stop, threading.Event()
+    fetch, stop, stopped = JobConsumer.fetch, Worker.stop, threading.Event()
 
     def stopping(self: Worker) -> None:
         stop(self)
         stopped.set()
 
-    def fetching(self: Inbox, *args: Any, **options: Any) -> list[NodeMessage]:
+    def fetching(self: JobConsumer, *args: Any, **options: Any) -> list[NodeMessage]:
         found = fetch(self, *args, **options)
         if found and once_in_a_play("stop"):
             os.kill(os.getpid(), signal.SIGTERM)
             stopped.wait(_END_SECONDS)
         return found
 
-    vars_of: Any = (Worker, Inbox)
+    vars_of: Any = (Worker, JobConsumer)
     vars_of[0].stop, vars_of[1].fetch = stopping, fetching
 
 

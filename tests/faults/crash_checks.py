@@ -46,8 +46,8 @@ def _wrong(played: Played, store: ExecutionStore, world: World) -> Iterator[str]
         for node_id, item in runs:
             if not calls[execution_id, node_id, item] or not keyed[execution_id, node_id, item]:
                 yield f"{name}: {node_id}.{item} was recorded, and its handler never called"
-    if strangers := (set(calls) | set(keyed)) - acted:
-        yield f"handlers ran that should not: {strangers}"
+    if unknown_types := (set(calls) | set(keyed)) - acted:
+        yield f"handlers ran that should not: {unknown_types}"
 
 
 def _wrong_end(store: ExecutionStore, execution_id: str, run: Run) -> Iterator[str]:

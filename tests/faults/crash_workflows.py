@@ -154,7 +154,7 @@ WORKFLOWS = (
     Workflow(
         id="map",
         nodes=[
-            Node(id="each", type="add", map=MapOver(over="input", at_once=3)),
+            Node(id="each", type="add", map=MapOver(over="input", max_concurrency=3)),
             Node(id="sum", type="total", inputs=["each"]),
         ],
     ),

@@ -17,8 +17,8 @@ from spanloom.stores import open_store
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import single
 from spanloom.worker import WorkerOptions
-from spanloom.worker.queue.consumer import Inbox
-from spanloom.worker.queue.started_jobs import Books
+from spanloom.worker.queue.consumer import JobConsumer
+from spanloom.worker.queue.started_jobs import StartedJobCleaner
 from spanloom.worker.sweeper import Sweeper
 
 LIST = "shop.default"
@@ -59,7 +59,7 @@ def test_who_recovers_a_dead_workers_claims_takes_its_jobs_off_the_books(
         driver.start("single")
         queue.push(list(driver.jobs))
         driver.jobs.clear()
-        (started[name],) = Inbox(queue, ["default"], name).fetch(1, 0)
+        (started[name],) = JobConsumer(queue, ["default"], name).fetch(1, 0)
         (claim,) = store.claim([started[name].key], worker_id=f"{name}:1")
         assert isinstance(claim, Claim)
     assert queue.redis.zcard(WIP) == 2
@@ -78,13 +78,13 @@ def test_who_recovers_a_dead_workers_claims_takes_its_jobs_off_the_books(
     assert queue.redis.exists(f"rq:job:{started['live'].job_id}")
 
 
-def _started(queue: NodeQueue, store: ExecutionStore, name: str = "one") -> tuple[Inbox, NodeMessage]:
+def _started(queue: NodeQueue, store: ExecutionStore, name: str = "one") -> tuple[JobConsumer, NodeMessage]:
     driver = StoreDriver(store)
     driver.start(single())
     queue.push(list(driver.jobs))
-    inbox = Inbox(queue, ["default"], name)
-    (message,) = inbox.fetch(1, 0)
-    return inbox, message
+    consumer = JobConsumer(queue, ["default"], name)
+    (message,) = consumer.fetch(1, 0)
+    return consumer, message
 
 
 @pytest.mark.parametrize("store_url", ["memory"], indirect=True)
@@ -106,23 +106,23 @@ class TestOneJob:
         assert FailedJobRegistry(LIST, connection=queue.redis, serializer="json").get_job_ids() == []
 
     def test_a_job_that_runs_is_kept_on_the_books(self, queue: NodeQueue, store: ExecutionStore) -> None:
-        inbox, message = _started(queue, store)
+        consumer, message = _started(queue, store)
         job_id = message.job_id
         queue.redis.expire(f"rq:job:{job_id}", 5)
         queue.redis.zadd(WIP, {f"{job_id}:one": time.time() + 6})
 
-        inbox.renew()
+        consumer.renew()
 
         assert queue.redis.ttl(f"rq:job:{job_id}") > 60
         assert queue.redis.zscore(WIP, f"{job_id}:one") > time.time() + 60
 
     def test_a_job_that_was_put_back_never_expires(self, queue: NodeQueue, store: ExecutionStore) -> None:
-        inbox, message = _started(queue, store)
+        consumer, message = _started(queue, store)
         job_id = message.job_id
-        inbox.put_back([message])
+        consumer.requeue([message])
 
-        inbox._started[job_id] = LIST  # as a renewal knew it that comes late
-        inbox.renew()
+        consumer._started[job_id] = LIST  # as a renewal knew it that comes late
+        consumer.renew()
 
         assert queue.redis.ttl(f"rq:job:{job_id}") == -1
         assert queue.rq_queue(LIST).job_ids == [job_id]
@@ -132,10 +132,10 @@ class TestOneJob:
         _started(queue, store)
         worker(store, "one", lease_seconds=300)
 
-        books = Books(store, queue, [LIST])
+        started_jobs = StartedJobCleaner(store, queue, [LIST])
 
-        assert books.strike_off() == 0
-        assert books.strike_off("one") == 1
+        assert started_jobs.clean() == 0
+        assert started_jobs.clean("one") == 1
         assert queue.redis.keys("rq:job:*") == []
 
     def test_a_job_that_nobody_renews_is_struck_off_though_its_worker_lives(
@@ -146,24 +146,24 @@ class TestOneJob:
         worker(store, "one", lease_seconds=300)
         queue.redis.zadd(WIP, {f"{job_id}:one": time.time() - 3600})
 
-        assert Books(store, queue, [LIST]).strike_off() == 1
+        assert StartedJobCleaner(store, queue, [LIST]).clean() == 1
 
     def test_a_job_that_someone_else_has_started_since_is_kept(self, queue: NodeQueue, store: ExecutionStore) -> None:
         _, message = _started(queue, store, "dead")
         job_id = message.job_id
         worker(store, "live", lease_seconds=300)
         queue.redis.rpush(f"rq:queue:{LIST}", job_id)  # pushed again by hand
-        assert len(Inbox(queue, ["default"], "live").fetch(1, 0)) == 1
+        assert len(JobConsumer(queue, ["default"], "live").fetch(1, 0)) == 1
 
-        assert Books(store, queue, [LIST]).strike_off() == 1
+        assert StartedJobCleaner(store, queue, [LIST]).clean() == 1
 
         assert queue.redis.exists(f"rq:job:{job_id}")
 
     def test_a_redis_that_was_emptied_breaks_nothing(self, queue: NodeQueue, store: ExecutionStore) -> None:
-        inbox, _ = _started(queue, store)
+        consumer, _ = _started(queue, store)
         queue.redis.flushall()
 
-        inbox.renew()
+        consumer.renew()
 
-        assert Books(store, queue, [LIST]).strike_off("one") == 0
+        assert StartedJobCleaner(store, queue, [LIST]).clean("one") == 0
         assert queue.redis.keys("*") == []

@@ -28,12 +28,12 @@ NOT_PASSED = {
     "it is for callers of the store alone": {"transaction"},
 }
 WHEN_LONG = {"list_claims", "add_logs"}  #: called only while a node runs for long
-WHEN_SEEN = {"list_workers", "confirm_exports", "take_exports", "end_exports"}  #: if RQ's books, or an SDK, have cause
+WHEN_SEEN = {"list_workers", "ack_exports", "claim_exports", "release_exports"}  #: if RQ's books, or an SDK, have cause
 #: The roles by which a play must come to each durable step; without them the other tests would prove nothing.
 PASSED = {
     "engine": {"create_executions", "save_workflow", "wake_parents"}
     | {"cancel_execution", "pause_execution", "resume_execution", "retry_execution"},
-    "worker": {"claim", "record", "wake_parents", "get_workflow", "register_worker", "retire_worker"},
+    "worker": {"claim", "record", "wake_parents", "get_workflow", "register_worker", "unregister_worker"},
     "lease": {"renew_lease"},
     "sweep": {"sweep"},
 }
@@ -48,7 +48,7 @@ BOUNDARIES = {
     "queue.push": ("engine", "worker", "sweep"),
 }
 #: What a play comes to only if it is made to: Redis is found empty, a job comes as its worker is told to stop.
-MET_ON_PURPOSE = {"sweep.store.raise_epoch": "emptied", "worker.inbox.put_back": "stop"}
+MET_ON_PURPOSE = {"sweep.store.raise_epoch": "emptied", "worker.inbox.requeue": "stop"}
 #: Steps at which two processes crash, one after the other.
 TWICE = ("worker.inbox.fetch", "worker.store.claim", "worker.caller.call", "worker.store.record", "sweep.store.sweep")
 #: These may be met elsewhere too, by chance.

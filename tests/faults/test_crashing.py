@@ -44,7 +44,7 @@ def test_threads_beside_a_worker_have_roles_of_their_own(tmp_path: Path) -> None
         def _hidden(self) -> str:
             return "done"
 
-    steps_of(Steps, "steps", CrashPoints(tmp_path, "worker"), leave_out=["left_out"])
+    steps_of(Steps, "steps", CrashPoints(tmp_path, "worker"), exclude=["left_out"])
 
     assert Steps().first() == "done"
     Steps().left_out()

@@ -19,7 +19,7 @@ from spanloom.testing.driver import StoreDriver
 
 #: What of the port only operators call.
 OPERATED = frozenset(
-    {"fail_execution", "discard_execution", "update_node_result", "purge_executions", "add_log", "add_span"}
+    {"fail_execution", "acknowledge_execution", "update_node_result", "purge_executions", "add_log", "add_span"}
     | {"update_span", "deactivate_workflow", "activate_workflow"}
 )
 #: With the start of a replay, and what is pushed for it.
@@ -50,7 +50,7 @@ def _begin(place: Place) -> dict[str, str]:
     for node in ("n1", "n2", "n3", "n4", "n5"):
         driver.run(ids["source"], node, Outcome.COMPLETED, data=1)
     driver.cancel(ids["purged"])
-    store.retire_worker(driver.worker_id)
+    store.unregister_worker(driver.worker_id)
     store.close()
     (place.folder / "ids").write_text(json.dumps(ids))
     return ids
@@ -81,9 +81,9 @@ def _look(place: Place, ids: dict[str, str], replayed: str) -> None:
         failed = store.get_execution(ids["failed"])
         assert failed is not None
         assert (failed.status, (failed.error or {}).get("message")) == (ExecutionStatus.FAILED, "enough")
-        assert failed.discarded_at is not None
+        assert failed.acknowledged_at is not None
         kinds = _kinds(store.get_events(ids["failed"]))
-        assert (kinds["execution.failed", None], kinds["execution.discarded", None]) == (1, 1)
+        assert (kinds["execution.failed", None], kinds["execution.acknowledged", None]) == (1, 1)
         (span,) = store.get_trace(ids["failed"])
         assert (span.end_ns, span.status) == (2, "ok")
         assert len(store.get_logs(ids["failed"])) >= 1  # each run of the operator wrote one: they have no key
@@ -92,7 +92,7 @@ def _look(place: Place, ids: dict[str, str], replayed: str) -> None:
         assert store.get_node_results(ids["purged"]) == store.get_events(ids["purged"]) == []
         assert [one.active for one in store.list_workflows().items if one.id == "chain"] == [True]
         # what goes on after the operator ends: nobody has lost a job, nobody runs one twice
-        with engine.start_workers(1, sweep_seconds=0.1, suspect_seconds=0.2):
+        with engine.start_workers(1, sweep_seconds=0.1, lost_job_after_seconds=0.2):
             assert engine.wait(ids["by hand"], timeout=PLAY_SECONDS).output == 14
             assert engine.wait(replayed, timeout=PLAY_SECONDS).output == 6
         for execution_id in (ids["by hand"], replayed):

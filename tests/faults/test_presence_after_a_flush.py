@@ -8,8 +8,8 @@ import pytest
 from rq import Worker
 
 from spanloom.engine.queue.node_queue import NodeQueue
-from spanloom.worker.queue.consumer import Inbox
-from spanloom.worker.queue.registration import Presence
+from spanloom.worker.queue.consumer import JobConsumer
+from spanloom.worker.queue.registration import RqRegistration
 
 
 @pytest.fixture
@@ -20,25 +20,25 @@ def queue(redis_url: str) -> Iterator[NodeQueue]:
 
 
 def test_a_worker_that_counts_before_its_heartbeat_is_shown_again(queue: NodeQueue) -> None:
-    inbox = Inbox(queue, ["default"], "busy")
-    presence = Presence(queue, inbox.list_names, "busy", ttl_seconds=15)
-    presence.arrive()
+    consumer = JobConsumer(queue, ["default"], "busy")
+    registration = RqRegistration(queue, consumer.list_names, "busy", ttl_seconds=15)
+    registration.register()
     queue.redis.flushall()
 
-    inbox.done(None)
-    inbox.flush()  # counts a node that ran, into a hash that is gone
-    presence.beat(busy=True)
+    consumer.done(None)
+    consumer.flush()  # counts a node that ran, into a hash that is gone
+    registration.send_heartbeat(busy=True)
 
     (shown,) = Worker.all(connection=queue.redis)
-    assert (shown.name, shown.get_state(), shown.pid) == ("busy", "busy", presence.pid)
+    assert (shown.name, shown.get_state(), shown.pid) == ("busy", "busy", registration.pid)
 
 
 def test_a_heartbeat_that_finds_its_worker_registers_nothing(queue: NodeQueue) -> None:
-    inbox = Inbox(queue, ["default"], "idle")
-    presence = Presence(queue, inbox.list_names, "idle", ttl_seconds=15)
-    presence.arrive()
-    born = queue.redis.hget(presence.key, "birth")
+    consumer = JobConsumer(queue, ["default"], "idle")
+    registration = RqRegistration(queue, consumer.list_names, "idle", ttl_seconds=15)
+    registration.register()
+    born = queue.redis.hget(registration.key, "birth")
 
-    presence.beat(busy=False)
+    registration.send_heartbeat(busy=False)
 
-    assert queue.redis.hget(presence.key, "birth") == born
+    assert queue.redis.hget(registration.key, "birth") == born

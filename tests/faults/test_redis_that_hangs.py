@@ -21,7 +21,7 @@ from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.queue.redis_client import ANSWER_SECONDS, redis_client
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.servers import RedisServer
-from spanloom.worker.queue.consumer import Inbox
+from spanloom.worker.queue.consumer import JobConsumer
 
 AT_ONCE_SECONDS = 8.0  # for ten; far less than one wait for an answer each
 
@@ -119,7 +119,7 @@ def test_a_worker_goes_through_a_chain_while_redis_hangs(own_redis: RedisServer)
     nodes += [Node(id=f"side{number}", type="pass", inputs=[f"n{number}"]) for number in range(20)]  # each a push
     with WorkflowEngine(registry(first, release), InMemoryExecutionStore(), own_redis.url) as engine:
         engine.register_workflow(Workflow(id="chain", nodes=tuple(nodes)))
-        with engine.start_workers(1, slice_seconds=60):
+        with engine.start_workers(1, max_inline_seconds=60):
             execution_id = engine.enqueue_workflow("chain", priority="low")  # which looks for what is more urgent
             assert first.wait(30)
             with hanging(own_redis):
@@ -135,9 +135,9 @@ def test_a_worker_goes_through_a_chain_while_redis_hangs(own_redis: RedisServer)
 def test_a_read_that_waits_for_jobs_is_not_taken_for_a_redis_that_hangs(own_redis: RedisServer) -> None:
     queue = NodeQueue(own_redis.url, "shop")
 
-    assert Inbox(queue, ["default"], "patient").fetch(1, ANSWER_SECONDS + 0.5) == []
+    assert JobConsumer(queue, ["default"], "patient").fetch(1, ANSWER_SECONDS + 0.5) == []
 
-    assert not queue.breaker.away
+    assert not queue.breaker.is_open
     queue.close()
 
 

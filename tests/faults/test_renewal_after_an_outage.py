@@ -10,7 +10,7 @@ from datetime import datetime
 import pytest
 
 from spanloom.engine import NodeContext, NodeRegistry, StoreUnavailable, Workflow, WorkflowEngine
-from spanloom.engine.store.requests import Swept
+from spanloom.engine.store.requests import SweepResult
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.worker import sweeper, worker
 
@@ -63,11 +63,13 @@ class AwayForALease(InMemoryExecutionStore):
         heads: Mapping[str, datetime | None],
         epoch: int,
         limit: int = 500,
-        suspect_seconds: float = 2.0,
+        lost_job_after_seconds: float = 2.0,
         now: datetime | None = None,
-    ) -> Swept:
+    ) -> SweepResult:
         self._answer()
-        return super().sweep(heads=heads, epoch=epoch, limit=limit, suspect_seconds=suspect_seconds, now=now)
+        return super().sweep(
+            heads=heads, epoch=epoch, limit=limit, lost_job_after_seconds=lost_job_after_seconds, now=now
+        )
 
     def come_back(self) -> None:
         self.back_at = time.monotonic()
@@ -104,7 +106,7 @@ def test_an_outage_that_outlasts_a_lease_costs_no_worker_its_nodes(
             leave.set()
             assert engine.wait(execution_id, timeout=30).output == 1
         (run,) = store.get_node_results(execution_id)
-        assert run.losses == 0
+        assert run.recovery_attempts == 0
 
 
 def _until_lapsed(store: InMemoryExecutionStore) -> None:

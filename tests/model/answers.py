@@ -10,7 +10,17 @@ from typing import Any
 from model.asks import Held
 from model.execution import Execution, Key, Run
 from model.model import Candidate, Model
-from spanloom.engine.store.requests import Claim, NodeClaim, NodeJob, NodeKey, Outcome, Record, Recorded, Refusal, Swept
+from spanloom.engine.store.requests import (
+    Claim,
+    NodeClaim,
+    NodeJob,
+    NodeKey,
+    Outcome,
+    RecordRequest,
+    RecordResult,
+    Refusal,
+    SweepResult,
+)
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.testing.clock import ManualClock
 
@@ -116,8 +126,10 @@ class Answers:
 
     def _fits(self, execution: Execution, key: Key, node: NodeClaim) -> None:
         run = execution.runs[key]
-        told = (node.attempt, node.losses, node.queue, (node.woken, node.wait_key))
-        assert told == (run.attempt, run.losses, execution.queues[key[0]], run.wait or (None, None)), f"{key}: {node}"
+        told = (node.attempt, node.recovery_attempts, node.queue, (node.woken, node.wait_key))
+        assert told == (run.attempt, run.recovery_attempts, execution.queues[key[0]], run.wait or (None, None)), (
+            f"{key}: {node}"
+        )
         if key[1]:
             assert (node.data, dict(node.results)) == (execution.items[key], {}), f"{key}: {node}"
         else:
@@ -125,11 +137,11 @@ class Answers:
 
     # ---- records ----
 
-    def recorded(self, records: Sequence[Record], answers: Sequence[Recorded]) -> None:
+    def recorded(self, records: Sequence[RecordRequest], answers: Sequence[RecordResult]) -> None:
         """Check the answers to records, and apply them."""
         model, now = self._model, self._clock()
         assert len(answers) == len(records)
-        counted: dict[str, list[tuple[Record, Recorded]]] = defaultdict(list)
+        counted: dict[str, list[tuple[RecordRequest, RecordResult]]] = defaultdict(list)
         before = {one.id: one.status for one in model.executions.values()}
         for record, answer in sorted(zip(records, answers, strict=True), key=lambda one: one[0].key):
             should = model.accepts(record)
@@ -148,7 +160,12 @@ class Answers:
             self._followed(model.executions[execution_id], some, before[execution_id], alone=alone)
 
     def _followed(
-        self, execution: Execution, some: Sequence[tuple[Record, Recorded]], before: ExecutionStatus, *, alone: bool
+        self,
+        execution: Execution,
+        some: Sequence[tuple[RecordRequest, RecordResult]],
+        before: ExecutionStatus,
+        *,
+        alone: bool,
     ) -> None:
         """Check what follows from the records of one execution; one that came beside others is not `alone`."""
         execution.settle(self._clock(), self._model.epoch)
@@ -171,7 +188,7 @@ class Answers:
         for _, answer in some:
             self.take(answer.jobs, held_too=not alone)
 
-    def same_again(self, record: Record, first: Recorded, again: Recorded) -> None:
+    def same_again(self, record: RecordRequest, first: RecordResult, again: RecordResult) -> None:
         """Check the answer to a record that was sent twice in a row."""
         if first.refused is not None:
             assert again.refused is not None
@@ -184,7 +201,7 @@ class Answers:
 
     # ---- sweeps ----
 
-    def swept(self, found: Sequence[Candidate], swept: Swept, limit: int, store: Any) -> None:
+    def swept(self, found: Sequence[Candidate], swept: SweepResult, limit: int, store: Any) -> None:
         """Check what a sweep answers, and apply what it moved: all that was found, or less at its limit."""
         jobs = {(job.execution_id, (job.node_id, job.item)) for job in swept.jobs}
         moved = [one for one in found if not swept.more or _was_moved(one, jobs, store)]
@@ -220,7 +237,7 @@ class Answers:
         )
 
 
-def _wanted(execution: Execution, record: Record, ready: Collection[Key]) -> list[Key]:
+def _wanted(execution: Execution, record: RecordRequest, ready: Collection[Key]) -> list[Key]:
     """Which of the runs that became ready a worker may go on with, in its order of preference."""
     own = (record.node_id, record.item)
     if record.item or record.fan_out is not None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.execution import Execution, Key
 from model.world import unique_name
-from spanloom.engine.store.requests import FanOut, NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.requests import FanOut, NodeKey, Outcome, RecordRequest, StartRequest
 from spanloom.engine.store.states import WaitKind
 from spanloom.engine.workflow.definitions import Input, Node, On, Workflow
 
@@ -41,7 +41,7 @@ class Wish:
     items: int
     bound: int
 
-    def record(self, execution: Execution, held: Held, child: StartRequest | None) -> Record:
+    def record(self, execution: Execution, held: Held, child: StartRequest | None) -> RecordRequest:
         """Return the record of this claim."""
         node, item = held.key
         successors = execution.successors(node)
@@ -49,7 +49,7 @@ class Wish:
         waits = isinstance(self.what, WaitKind)
         wished = (*(() if item else successors), *((node,) if item or waits else ())) if self.next else ()
         ends = self.what in (Outcome.COMPLETED, Outcome.FAILED)
-        return Record(
+        return RecordRequest(
             *(held.execution_id, node, item, held.fence, held.worker_id),
             outcome=Outcome.WAITING if isinstance(self.what, WaitKind) else self.what,
             data=json.dumps([node, item, held.fence]) if ends and (self.handled or self.what != "failed") else None,

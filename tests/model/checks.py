@@ -147,7 +147,7 @@ def _run_differs(run: Run, seen: NodeRun) -> Iterator[str]:
     told: list[tuple[str, Any, Any]] = [
         ("status", seen.status, run.status),
         ("attempt", seen.attempt, run.attempt),
-        ("losses", seen.losses, run.losses),
+        ("recovery_attempts", seen.recovery_attempts, run.recovery_attempts),
         ("worker", seen.worker_id, run.holder),
         ("data", seen.data, None if run.data is None else json.loads(run.data)),
         ("error", error, run.error),

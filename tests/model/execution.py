@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from spanloom.engine.store.requests import Outcome, Record
+from spanloom.engine.store.requests import Outcome, RecordRequest
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.engine.workflow.definitions import Workflow
 
@@ -34,7 +34,7 @@ class Run:
     epoch: int = 0  # of its last push
     fence: int = 0  # of its last claim in this round
     attempt: int = 1
-    losses: int = 0
+    recovery_attempts: int = 0
     holder: str | None = None  # whose claim it is, or was when it ended
     wait: tuple[WaitKind, str | None] | None = None
     due: datetime | None = None  # of one that is queued: as the store chose it
@@ -45,7 +45,9 @@ class Run:
     ended_at: datetime | None = None
     token: str | None = None  # of the call that claimed it
     unpushed: bool = False  # queued, and its job is still to be answered
-    fan_out: tuple[int, int, int, str | None] | None = None  # of one that was mapped: items, at_once, tolerate, key
+    fan_out: tuple[int, int, int, str | None] | None = (
+        None  # of one that was mapped: items, max_concurrency, tolerate, key
+    )
 
     def close(self, status: NodeStatus, now: datetime) -> None:
         """End it."""
@@ -195,12 +197,12 @@ class Execution:
         if self.parent is not None:
             self.word_due = now
 
-    def holds(self, record: Record) -> bool:
+    def holds(self, record: RecordRequest) -> bool:
         """Whether a record's claim is the one that counts."""
         run = self.runs.get((record.node_id, record.item))
         return run is not None and (run.fence, run.holder) == (record.fence, record.worker_id)
 
-    def record(self, record: Record, now: datetime, epoch: int) -> None:
+    def record(self, record: RecordRequest, now: datetime, epoch: int) -> None:
         """Do what the record of a running claim says; what follows from it is for `settle`."""
         key = (record.node_id, record.item)
         run = self.runs[key]
@@ -224,7 +226,7 @@ class Execution:
             if not run.arrived and not self.status.ended:
                 self.fail(record.node_id, json.loads(record.error or "{}").get("type", ""), now)
 
-    def _wait(self, key: Key, record: Record, now: datetime, epoch: int) -> None:
+    def _wait(self, key: Key, record: RecordRequest, now: datetime, epoch: int) -> None:
         run, kind = self.runs[key], record.wait_kind or WaitKind.TIMER
         if kind is WaitKind.TIMER:
             run.wait_for(kind, record.wait_key, record.due_at or now + timedelta(seconds=record.delay_seconds))
@@ -234,10 +236,10 @@ class Execution:
             run.wait_for(kind, record.wait_key, None)
             if record.fan_out is not None:
                 asked = record.fan_out
-                run.fan_out = (len(asked.items), asked.at_once, asked.tolerate, record.wait_key)
+                run.fan_out = (len(asked.items), asked.max_concurrency, asked.tolerated_failures, record.wait_key)
                 self.forget_items(key[0])
                 self.items.update({(key[0], number): data for number, data in enumerate(asked.items, 1)})
-                for number in range(1, min(asked.at_once, len(asked.items)) + 1):
+                for number in range(1, min(asked.max_concurrency, len(asked.items)) + 1):
                     self.start_item((key[0], number), epoch)
 
     # ---- mapped nodes ----
@@ -261,9 +263,9 @@ class Execution:
         """Start the next item, unless too many have failed; wake the node's run when none is open any more."""
         run, items = self.runs[node, 0], self.items_of(node)
         assert run.fan_out is not None
-        count, _, tolerate, _ = run.fan_out
+        count, _, tolerated_failures, _ = run.fan_out
         fresh = [number for number in range(1, count + 1) if number not in items]
-        if fresh and sum(one.status is NodeStatus.FAILED for one in items.values()) <= tolerate:
+        if fresh and sum(one.status is NodeStatus.FAILED for one in items.values()) <= tolerated_failures:
             self.start_item((node, fresh[0]), epoch)
         elif all(one.status.ended for one in items.values()):
             self.queue((node, 0), epoch)

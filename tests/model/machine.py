@@ -19,7 +19,7 @@ from model.model import Model, Worker
 from model.purging import Purging
 from model.world import World
 from spanloom.engine.errors import InvalidTransition, StaleVersion
-from spanloom.engine.store.requests import NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.requests import NodeKey, Outcome, RecordRequest, StartRequest
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.clock import ManualClock
 
@@ -51,8 +51,8 @@ class Machine(Purging, RuleBasedStateMachine):
         self.touched: set[str] = set()
         self.steps = 0
         self.calls: list[tuple[list[NodeKey], str, str]] = []  # claims with a token
-        self.records: list[tuple[Record, Any]] = []
-        self.fresh_records: list[tuple[Record, Any]] = []  # of the last step
+        self.records: list[tuple[RecordRequest, Any]] = []
+        self.fresh_records: list[tuple[RecordRequest, Any]] = []  # of the last step
         self.sent_at = -1
         for _ in range(2):
             self._register()
@@ -140,7 +140,7 @@ class Machine(Purging, RuleBasedStateMachine):
         self.answers.same_again(record, first, again)
 
     def _record(self, some: Sequence[Wish]) -> None:
-        records: list[Record] = []
+        records: list[RecordRequest] = []
         for wish in some:
             held = self._held(wish)
             if held is None:
@@ -162,7 +162,7 @@ class Machine(Purging, RuleBasedStateMachine):
         if records:
             self._send(records)
 
-    def _send(self, records: list[Record]) -> None:
+    def _send(self, records: list[RecordRequest]) -> None:
         answers = self.store.record(records, epoch=self.model.epoch)
         for record, answer in zip(records, answers, strict=True):
             note(f"{record} is answered {answer}")
@@ -226,7 +226,7 @@ class Machine(Purging, RuleBasedStateMachine):
         self.touched.update(execution.id for execution, _ in self.model.held_by(name))
         known = name in self.model.workers
         self.model.retire(name)
-        self.answers.take(self.store.retire_worker(name, epoch=self.model.epoch))
+        self.answers.take(self.store.unregister_worker(name, epoch=self.model.epoch))
         if known:
             self._register()
 

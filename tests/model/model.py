@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from model.execution import OPEN, Execution, Key, Run
-from spanloom.engine.store.requests import Outcome, Record
+from spanloom.engine.store.requests import Outcome, RecordRequest
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.engine.workflow.definitions import Workflow
 
@@ -93,7 +93,7 @@ class Model:
 
     # ---- records ----
 
-    def accepts(self, record: Record) -> bool | None:
+    def accepts(self, record: RecordRequest) -> bool | None:
         """Whether a record must be answered as recorded; None if the port leaves it open."""
         execution = self.executions.get(record.execution_id)
         if execution is None:
@@ -105,13 +105,13 @@ class Model:
         sent = _sent(record)
         return None if sent in self.doubtful else sent in self.sent
 
-    def counts(self, record: Record) -> bool:
+    def counts(self, record: RecordRequest) -> bool:
         """Whether a record is of a claim that counts, so that something follows from it."""
         execution = self.executions.get(record.execution_id)
         run = execution and execution.runs.get((record.node_id, record.item))
         return bool(execution and run and execution.holds(record) and run.status is NodeStatus.RUNNING)
 
-    def record(self, record: Record, now: datetime) -> None:
+    def record(self, record: RecordRequest, now: datetime) -> None:
         """Apply a record that counts."""
         execution = self.executions[record.execution_id]
         self.sent.add(_sent(record))
@@ -233,14 +233,14 @@ class Model:
         """Wait for the items again: the failed ones first of all, then those that never were."""
         run, items = execution.runs[node, 0], execution.items_of(node)
         assert old.fan_out is not None
-        count, at_once, _, key = old.fan_out
+        count, max_concurrency, _, key = old.fan_out
         failed = {(node, number) for number, one in items.items() if one.status is NodeStatus.FAILED}
         self._doubt(execution, failed)
         for one in failed:
             del execution.runs[one]
         run.wait = (WaitKind.ITEMS, key)
         fresh = [number for number in range(1, count + 1) if (node, number) not in execution.runs]
-        for number in fresh[:at_once]:
+        for number in fresh[:max_concurrency]:
             execution.start_item((node, number), self.epoch)
         if fresh:
             run.status = NodeStatus.WAITING
@@ -302,11 +302,11 @@ class Model:
         elif one.cause == "deadline":
             execution.fail(None, "DeadlineExceeded", now)
         elif one.key is not None:
-            execution.runs[one.key].losses += one.cause == "lost_worker"
+            execution.runs[one.key].recovery_attempts += one.cause == "lost_worker"
             execution.queue(one.key, self.epoch)
 
 
-def _sent(record: Record) -> Sent:
+def _sent(record: RecordRequest) -> Sent:
     return Sent(record.execution_id, (record.node_id, record.item), record.fence, record.worker_id, record.outcome)
 
 

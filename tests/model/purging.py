@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from model.execution import Execution
-from spanloom.engine.store.requests import Purged
+from spanloom.engine.store.requests import PurgeResult
 from spanloom.engine.store.states import ExecutionStatus
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Purging:
         families = [self.model.family(one) for one in self.model.executions.values() if one.parent is None]
         gone = [one for family in families if self._over(family, statuses) for one in family]
         purged = self.store.purge_executions(ended_before=self.clock(), statuses=statuses)
-        assert purged == Purged(len(gone), 0), f"{purged}, and {len(gone)} were to go"
+        assert purged == PurgeResult(len(gone), 0), f"{purged}, and {len(gone)} were to go"
         for one in gone:
             del self.model.executions[one.id]
             assert self.store.get_execution(one.id) is None

@@ -13,32 +13,32 @@ from model.test_model import RUNS
 from model.test_twins import twin_machine_over
 from model.twins import Disagreement, TwinWorld
 from spanloom.stores.sqlite import control as sqlite_control
-from spanloom.stores.sqlite.transaction import Turn
+from spanloom.stores.sqlite.transaction import Transaction
 
 pytestmark = [pytest.mark.services, pytest.mark.torture]  # found after dozens of plays, of a second at most
 
 
 def record_behind_what_was_held(patch: pytest.MonkeyPatch) -> None:
     """What a pause holds still names the record that made it ready."""
-    patch.setattr(sqlite_control, "_HOLD_QUEUED", sqlite_control._HOLD_QUEUED.replace("claimed_via = NULL, ", ""))
+    patch.setattr(sqlite_control, "_HOLD_QUEUED", sqlite_control._HOLD_QUEUED.replace("claim_reference = NULL, ", ""))
 
 
 def hold_without_its_cause(patch: pytest.MonkeyPatch) -> None:
     """The event of a hold has no data."""
-    hold: Callable[..., None] = Turn.hold
-    patch.setattr(Turn, "hold", lambda *args, because=None, **options: hold(*args, **options))
+    hold: Callable[..., None] = Transaction.hold
+    patch.setattr(Transaction, "hold", lambda *args, because=None, **options: hold(*args, **options))
 
 
 def hold_that_is_a_push(patch: pytest.MonkeyPatch) -> None:
     """A hold raises the push number."""
-    hold: Callable[..., None] = Turn.hold
+    hold: Callable[..., None] = Transaction.hold
 
-    def pushing(self: Turn, run: Any, **options: Any) -> None:
+    def pushing(self: Transaction, run: Any, **options: Any) -> None:
         hold(self, run, **options)
         key = (run.execution_id, run.node_id, run.item)
         self.execute("UPDATE node_runs SET push = push + 1 WHERE execution_id = ? AND node_id = ? AND item = ?", key)
 
-    patch.setattr(Turn, "hold", pushing)
+    patch.setattr(Transaction, "hold", pushing)
 
 
 @pytest.mark.timeout(1_200)

@@ -19,7 +19,7 @@ from model.test_model import RUNS
 from model.twins import HOT, TwinWorld
 from model.world import open_rows
 from spanloom.engine.errors import SpanloomError
-from spanloom.engine.store.requests import Outcome, Record, Replay, StartRequest
+from spanloom.engine.store.requests import Outcome, RecordRequest, Replay, StartRequest
 from spanloom.engine.store.states import NodeStatus
 
 pytestmark = pytest.mark.services
@@ -30,7 +30,7 @@ class TwinMachine(Machine):
 
     store: Any
 
-    def _send(self, records: list[Record]) -> None:
+    def _send(self, records: list[RecordRequest]) -> None:
         # Of one execution one at a time: together Postgres ends all runs first, so that what becomes ready is claimed
         # by another one of these records, and the history is in another order. Each is held to the model by itself.
         first = {record.execution_id: record for record in reversed(records)}
@@ -65,11 +65,11 @@ class TwinMachine(Machine):
             outcome = outcomes[number % 3]
             failed = error if outcome is Outcome.FAILED else None
             with suppress(SpanloomError):
-                self.store.update_node_result(Record(execution.id, node, 0, 0, "", outcome, error=failed))
+                self.store.update_node_result(RecordRequest(execution.id, node, 0, 0, "", outcome, error=failed))
         with suppress(SpanloomError):
             self.store.fail_execution(execution.id, error)
         with suppress(SpanloomError):
-            self.store.discard_execution(execution.id)
+            self.store.acknowledge_execution(execution.id)
 
     def _replay(self, execution: Execution) -> None:
         """Carry all that has arrived, but for the last node: what no taken edge leads to is among it."""

@@ -142,7 +142,7 @@ def _normal(table: sa.Table, row: dict[str, Any]) -> tuple[Any, ...] | None:
     if table.name == "node_runs":
         if row["status"] == "pending":
             # What is not ready was never pushed. Postgres notes there by which record of a call an input arrived.
-            row["claimed_via"] = row["pushed_epoch"] = None
+            row["claim_reference"] = row["pushed_epoch"] = None
         if row["node_id"] == END:
             row["taken"] = None  # read by nobody
     if table.name == "node_items" and row["item"] == 0:

@@ -12,7 +12,7 @@ import pytest
 
 from spanloom.engine.store.models import Execution, Page
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Claim, NodeKey, Record, Recorded
+from spanloom.engine.store.requests import Claim, NodeKey, RecordRequest, RecordResult
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.conformance import StoreConformance
 
@@ -34,7 +34,7 @@ class LostIncrement(Wrapped):
         super().__init__(good)
         self.arrived: Counter[NodeKey] = Counter()
 
-    def record(self, records: list[Record], **options: Any) -> list[Recorded]:
+    def record(self, records: list[RecordRequest], **options: Any) -> list[RecordResult]:
         joins = [
             (NodeKey(one.execution_id, node.id), len(node.parents)) for one in records for node in self._after(one)
         ]
@@ -51,7 +51,7 @@ class LostIncrement(Wrapped):
             for answer in answers
         ]
 
-    def _after(self, record: Record) -> list[Any]:
+    def _after(self, record: RecordRequest) -> list[Any]:
         execution = self.good.get_execution(record.execution_id)
         workflow = execution and self.good.get_workflow(execution.workflow_id, execution.version)
         return [node for node in workflow.nodes if record.node_id in node.parents] if workflow else []
@@ -71,10 +71,10 @@ class MissingFence(Wrapped):
                 self.held[key] = (answer.node.fence, worker_id)
         return answers
 
-    def record(self, records: list[Record], **options: Any) -> list[Recorded]:
+    def record(self, records: list[RecordRequest], **options: Any) -> list[RecordResult]:
         return self.good.record([self._unfenced(record) for record in records], **options)
 
-    def _unfenced(self, record: Record) -> Record:
+    def _unfenced(self, record: RecordRequest) -> RecordRequest:
         key = record.key
         fence, worker_id = self.held.get(key, (record.fence, record.worker_id))
         return dataclasses.replace(record, fence=fence, worker_id=worker_id)
@@ -100,7 +100,7 @@ class Aliasing(Wrapped):
 class NonAtomicRecord(Wrapped):
     """Records the outcome first, and its logs and spans in further steps."""
 
-    def record(self, records: list[Record], **options: Any) -> list[Recorded]:
+    def record(self, records: list[RecordRequest], **options: Any) -> list[RecordResult]:
         answers = self.good.record([dataclasses.replace(record, logs=(), spans=()) for record in records], **options)
         for record, answer in zip(records, answers, strict=True):
             if answer.recorded:

@@ -20,7 +20,7 @@ from spanloom.engine.errors import (
     StoreUnavailable,
     UnknownWorkflow,
 )
-from spanloom.engine.store.requests import LogLine, Started
+from spanloom.engine.store.requests import LogLine, StartResult
 from spanloom.stores import open_store
 from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.driver import StoreDriver, request
@@ -186,7 +186,7 @@ def test_idle_connections_that_the_server_closed_are_replaced_unnoticed(
     race([store.stats] * 6)  # so that several connections lie idle
     for _ in range(3):
         _terminate(postgres_url)
-        assert isinstance(store.create_execution(request("single")), Started)
+        assert isinstance(store.create_execution(request("single")), StartResult)
         _terminate(postgres_url)
         assert store.get_execution_count() > 0
 
@@ -197,7 +197,7 @@ def test_a_connection_lost_in_use_is_told_once(store: PostgresExecutionStore, po
         store.stats()
         _terminate(postgres_url)
         store.create_execution(request("single"))
-    assert isinstance(store.create_execution(request("single")), Started)
+    assert isinstance(store.create_execution(request("single")), StartResult)
 
 
 def test_a_store_outlives_a_restart_of_its_server(
@@ -211,7 +211,7 @@ def test_a_store_outlives_a_restart_of_its_server(
         with pytest.raises(StoreUnavailable):
             store.stats()
     postgres_server.start()
-    assert isinstance(store.create_execution(request("single")), Started)
+    assert isinstance(store.create_execution(request("single")), StartResult)
     store.health()
 
 
@@ -286,11 +286,11 @@ def test_an_execution_starts_if_the_callers_transaction_commits(
         lost = store.create_execution(request("single"), connection=connection)
         connection.rollback()
         kept = store.create_execution(request("single"), connection=connection)
-        assert isinstance(kept, Started)
+        assert isinstance(kept, StartResult)
         assert store.get_execution_count() == 0
         connection.commit()
     # then the committed one is there, and its job is owed to the first sweep
-    assert isinstance(lost, Started)
+    assert isinstance(lost, StartResult)
     assert (lost.jobs, kept.jobs) == ((), ())
     assert store.get_execution(lost.execution_id) is None
     swept = store.sweep(heads={}, epoch=0)
@@ -308,7 +308,7 @@ def test_a_sqlalchemy_connection_carries_the_start_in_its_transaction(
         kept = store.create_execution(request("single"), connection=connection)
         connection.commit()
     engine.dispose()
-    assert isinstance(kept, Started)
+    assert isinstance(kept, StartResult)
     assert [found.id for found in store.list_executions().items] == [kept.execution_id]
 
 
@@ -323,7 +323,7 @@ def test_what_is_no_connection_is_refused(store: PostgresExecutionStore) -> None
 def test_one_start_that_can_not_be_kept_fails_itself_only(store: PostgresExecutionStore) -> None:
     huge = {"key": os.urandom(9000).hex()}  # more than an index row may hold
     answers = store.create_executions([request("single"), request("single", metadata=huge), request("single")])
-    assert [type(answer) for answer in answers] == [Started, PayloadRejected, Started]
+    assert [type(answer) for answer in answers] == [StartResult, PayloadRejected, StartResult]
     assert store.get_execution_count() == 2
 
 

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from spanloom.engine.errors import InvalidTransition
-from spanloom.engine.store.requests import Claim, Outcome, Record, Recorded, Refusal
+from spanloom.engine.store.requests import Claim, Outcome, RecordRequest, RecordResult, Refusal
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.postgres import connections as postgres_connections
 from spanloom.stores.postgres.store import PostgresExecutionStore
@@ -31,12 +31,12 @@ def store(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgr
     store.close()
 
 
-def _by_hand(execution: str, node: str, outcome: Outcome = Outcome.COMPLETED, *, item: int = 0) -> Record:
+def _by_hand(execution: str, node: str, outcome: Outcome = Outcome.COMPLETED, *, item: int = 0) -> RecordRequest:
     error = '{"type": "EndedByHand", "message": "enough"}' if outcome is Outcome.FAILED else None
-    return Record(execution, node, item, fence=0, worker_id="", outcome=outcome, data='"by hand"', error=error)
+    return RecordRequest(execution, node, item, fence=0, worker_id="", outcome=outcome, data='"by hand"', error=error)
 
 
-def _end(store: PostgresExecutionStore, record: Record) -> Recorded | None:
+def _end(store: PostgresExecutionStore, record: RecordRequest) -> RecordResult | None:
     try:
         return store.update_node_result(record)
     except InvalidTransition:
@@ -56,7 +56,7 @@ def test_a_run_is_claimed_or_ended_by_hand_never_both(store: PostgresExecutionSt
             assert driver.record(execution, claim.node).ended is ExecutionStatus.COMPLETED
         else:
             assert claim is Refusal.GONE
-            assert isinstance(ended, Recorded)
+            assert isinstance(ended, RecordResult)
             assert ended.ended is ExecutionStatus.COMPLETED
 
 
@@ -93,7 +93,7 @@ def test_a_late_record_beside_an_end_by_hand_counts_or_is_stale(store: PostgresE
         assert found.output == ("by hand" if ended else "late")
 
 
-def _recorded(store: PostgresExecutionStore, record: Record, now: datetime) -> bool:
+def _recorded(store: PostgresExecutionStore, record: RecordRequest, now: datetime) -> bool:
     return store.record([record], now=now)[0].recorded
 
 
@@ -137,7 +137,7 @@ def test_items_ended_by_hand_and_by_workers_at_once_make_their_node_ready_once(s
     store.save_workflow(graph("maps", {"a": []}))
     for _ in range(ROUNDS):
         execution = driver.start("maps")
-        driver.fan_out(execution, "a", list(range(6)), tolerate=6)
+        driver.fan_out(execution, "a", list(range(6)), tolerated_failures=6)
         records = [driver.outcome(execution, driver.claim(execution, "a", item)) for item in (1, 2, 3)]
         outcomes = [Outcome.COMPLETED, Outcome.FAILED, Outcome.COMPLETED]
         answers = race(
@@ -152,5 +152,5 @@ def test_items_ended_by_hand_and_by_workers_at_once_make_their_node_ready_once(s
         assert [job.item for some in answers for answer in some for job in answer.jobs] == [0]
 
 
-def _listed(store: PostgresExecutionStore, record: Record) -> list[Recorded]:
+def _listed(store: PostgresExecutionStore, record: RecordRequest) -> list[RecordResult]:
     return [store.update_node_result(record)]

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from spanloom.engine.errors import InvalidTransition
-from spanloom.engine.store.requests import Claim, NodeClaim, NodeKey, Outcome, Record, Recorded
+from spanloom.engine.store.requests import Claim, NodeClaim, NodeKey, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.postgres import connections as postgres_connections
 from spanloom.stores.postgres.store import PostgresExecutionStore
@@ -43,7 +43,7 @@ def _claimed(store: PostgresExecutionStore, driver: StoreDriver, keys: list[Node
     return [(answer.header.execution_id, answer.node) for answer in answers if isinstance(answer, Claim)]
 
 
-def _completed(driver: StoreDriver, claims: list[tuple[str, NodeClaim]]) -> list[Record]:
+def _completed(driver: StoreDriver, claims: list[tuple[str, NodeClaim]]) -> list[RecordRequest]:
     return [driver.outcome(execution, node) for execution, node in claims]
 
 
@@ -106,12 +106,12 @@ def test_items_of_several_nodes_that_end_in_opposite_orders_never_deadlock(store
         keys = [NodeKey(one, node, item) for one in executions for node in "ab" for item in range(1, 9)]
         for one in executions:
             for node in "ab":
-                driver.fan_out(one, node, list(range(8)), tolerate=8)
+                driver.fan_out(one, node, list(range(8)), tolerated_failures=8)
         claims = _claimed(store, driver, keys)
         # when four workers record every fourth of them, each in another order, while others sweep and look
         shares = [claims[number::4] for number in range(4)]
         shares = [share if number % 2 else share[::-1] for number, share in enumerate(shares)]
-        answers: list[Recorded] = []
+        answers: list[RecordResult] = []
         calls: list[Callable[[], object]] = [
             *(partial(_record_into, answers, store, _completed(driver, share)) for share in shares),
             partial(store.sweep, heads={}, epoch=0),
@@ -123,7 +123,7 @@ def test_items_of_several_nodes_that_end_in_opposite_orders_never_deadlock(store
         assert sorted(ready) == sorted((one, node, 0) for one in executions for node in "ab")
 
 
-def _record_into(answers: list[Recorded], store: PostgresExecutionStore, records: list[Record]) -> None:
+def _record_into(answers: list[RecordResult], store: PostgresExecutionStore, records: list[RecordRequest]) -> None:
     answers.extend(store.record(records))
 
 
@@ -162,7 +162,7 @@ def test_families_under_control_while_their_children_start_and_end_never_deadloc
             assert child is None or not child.status.ended, (run, child)
 
 
-def _end_and_tell(driver: StoreDriver, record: Record) -> None:
+def _end_and_tell(driver: StoreDriver, record: RecordRequest) -> None:
     if driver.send(record).ended is not None:
         driver.wake(record.execution_id)
 
@@ -186,17 +186,20 @@ def test_a_call_that_lost_to_a_deadlock_is_made_again(
 ) -> None:
     driver = StoreDriver(store)
     execution = driver.start(graph("one", {"only": []}))
-    losses: list[Exception] = [psycopg.errors.DeadlockDetected("lost"), psycopg.errors.SerializationFailure("lost")]
+    recovery_attempts: list[Exception] = [
+        psycopg.errors.DeadlockDetected("lost"),
+        psycopg.errors.SerializationFailure("lost"),
+    ]
     run = postgres_connections.PostgresConnections._value
 
     def lose_twice(*given: object) -> object:
-        if losses:
-            raise losses.pop()
+        if recovery_attempts:
+            raise recovery_attempts.pop()
         return run(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(postgres_connections.PostgresConnections, "_value", lose_twice)
     assert isinstance(driver.try_claim(execution, "only"), Claim)
-    assert losses == []
+    assert recovery_attempts == []
 
 
 def test_a_claim_waits_for_a_row_that_a_sweep_holds(store: PostgresExecutionStore, postgres_url: str) -> None:

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from spanloom.engine.errors import UserError
-from spanloom.engine.store.requests import NodeClaim, Outcome, Purged, Replay, Started
+from spanloom.engine.store.requests import NodeClaim, Outcome, PurgeResult, Replay, StartResult
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.postgres import connections as postgres_connections
 from spanloom.stores.postgres.store import PostgresExecutionStore
@@ -37,7 +37,7 @@ def store(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgr
     store.close()
 
 
-def _purge(store: PostgresExecutionStore, limit: int = 500) -> Purged:
+def _purge(store: PostgresExecutionStore, limit: int = 500) -> PurgeResult:
     later = datetime.now(UTC) + timedelta(hours=1)
     return store.purge_executions(ended_before=later, statuses=ENDED, limit=limit)
 
@@ -74,10 +74,10 @@ def test_a_family_of_which_someone_holds_a_row_is_left_and_goes_another_time(
     with psycopg.connect(postgres_url) as holder:
         one = parent if held == "parent" else children[1]
         holder.execute("select from spanloom.executions where id = %s for key share", [one])
-        assert _purge(store) == Purged(executions=1, keys=0)
+        assert _purge(store) == PurgeResult(executions=1, keys=0)
     assert store.get_execution(other) is None
     assert store.get_execution_count() == 3
-    assert _purge(store) == Purged(executions=3, keys=0)
+    assert _purge(store) == PurgeResult(executions=3, keys=0)
     assert _left(postgres_url) == {}
 
 
@@ -144,10 +144,10 @@ def test_an_execution_whose_key_a_start_repeats_at_that_moment_is_left(store: Po
     driver.drain()
     with ThreadPoolExecutor(1) as pool, store.transaction():
         again = store.create_execution(request("single", idempotency_key="key", input_hash="same"))
-        assert pool.submit(_purge, store).result(30) == Purged(executions=0, keys=0)
-    assert isinstance(again, Started)
+        assert pool.submit(_purge, store).result(30) == PurgeResult(executions=0, keys=0)
+    assert isinstance(again, StartResult)
     assert again.execution_id == execution
-    assert _purge(store) == Purged(executions=1, keys=1)
+    assert _purge(store) == PurgeResult(executions=1, keys=1)
 
 
 def test_starts_that_repeat_keys_of_what_is_being_purged_never_deadlock(store: PostgresExecutionStore) -> None:
@@ -171,7 +171,7 @@ def test_starts_that_repeat_keys_of_what_is_being_purged_never_deadlock(store: P
         first, second = answers
         assert isinstance(first, list)
         assert isinstance(second, list)
-        started = {answer.execution_id for answer in (*first, *second) if isinstance(answer, Started)}
+        started = {answer.execution_id for answer in (*first, *second) if isinstance(answer, StartResult)}
         alive = {found.id for found in store.list_executions().items}
         assert started <= alive | set(earlier)
         assert alive <= started | set(earlier)
@@ -193,7 +193,7 @@ def test_a_replay_of_what_is_being_purged_is_whole_or_refused(store: PostgresExe
         wanted = request("two", replay=Replay(source, ["first"]))
         _, answer = race([partial(_purge, store), partial(store.create_execution, wanted)])
         answers.append(type(answer).__name__)
-        if isinstance(answer, Started):
+        if isinstance(answer, StartResult):
             driver.jobs.extend(answer.jobs)
             assert driver.drain(lambda node: node.results) == ["second"]
             replayed = store.get_execution(answer.execution_id)
@@ -226,7 +226,7 @@ def test_a_family_of_ten_thousand_goes_in_seconds(store: PostgresExecutionStore,
         )
     assert store.get_execution(parent) is not None
     began = time.monotonic()
-    assert _purge(store) == Purged(executions=10_001, keys=0, more=True)
+    assert _purge(store) == PurgeResult(executions=10_001, keys=0, more=True)
     assert time.monotonic() - began < 30  # half a second where this was written; a minute if each looked at the others
     assert _left(postgres_url) == {}
 

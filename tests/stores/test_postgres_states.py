@@ -70,7 +70,7 @@ def test_a_node_run_ends_only_as_the_table_has_it(store: ExecutionStore, connect
     end = f"""
         with ended as (delete from spanloom.node_runs where {key} returning *)
         insert into spanloom.node_results (
-            execution_id, node_id, item, node_type, status, arrived, attempt, losses, fence, push, ended_at
+            execution_id, node_id, item, node_type, status, arrived, attempt, recovery_attempts, fence, push, ended_at
         )
         select execution_id, node_id, item, node_type, %s, true, 1, 0, 0, 1, now() from ended
     """

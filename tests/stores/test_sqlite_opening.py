@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable
-from spanloom.engine.store.requests import Started
+from spanloom.engine.store.requests import StartResult
 from spanloom.stores import SqliteExecutionStore
 from spanloom.stores.schema import SCHEMA_VERSION, metadata
 from spanloom.testing.driver import request
@@ -165,7 +165,7 @@ def test_a_closed_store_opens_again_at_its_next_use(path: Path) -> None:
     store = opened(path)
     store.save_workflow(single())
     answer = store.create_execution(request("single"))
-    assert isinstance(answer, Started)
+    assert isinstance(answer, StartResult)
     store.close()
     store.close()
     assert store.get_execution(answer.execution_id) is not None

@@ -12,7 +12,7 @@ from typing import Any
 
 from spanloom.cli.exit_codes import DONE
 from spanloom.engine import ExecutionStore
-from spanloom.engine.store.requests import Claim, LogLine, NodeKey, Outcome, Record, SpanLine, StartRequest
+from spanloom.engine.store.requests import Claim, LogLine, NodeKey, Outcome, RecordRequest, SpanLine, StartRequest
 from spanloom.testing.workflows import chain, single
 
 OLDER = "019cb2f4-1111-7abc-8def-0123456789ab"
@@ -54,7 +54,7 @@ def finish(store: ExecutionStore, node_id: str, when: datetime, outcome: Outcome
         "error" if outcome is Outcome.FAILED else "ok", start_ns, start_ns + 250_000_000, node_id,
     )  # fmt: skip
     lines = [LogLine("info", f"{node_id} begins", when, '{"cents": 990}'), LogLine("warning", f"{node_id} ends", when)]
-    record = Record(OLDER, node_id, 0, claim.node.fence, "w1", outcome, logs=lines, spans=[span], **result)
+    record = RecordRequest(OLDER, node_id, 0, claim.node.fence, "w1", outcome, logs=lines, spans=[span], **result)
     (answer,) = store.record([record], now=when + timedelta(seconds=0.25))
     assert answer.recorded
 

@@ -11,7 +11,7 @@ import pytest
 
 from spanloom.engine.events.listener import Listener
 from spanloom.engine.queue.node_queue import NodeQueue
-from spanloom.worker.queue.notifier import Announcer
+from spanloom.worker.queue.notifier import Notifier
 
 A, B = "019cb2f4-1111-7abc-8def-0123456789ab", "019cb2f4-2222-7abc-8def-ba9876543210"
 
@@ -24,8 +24,8 @@ def queue(redis_url: str) -> Iterator[NodeQueue]:
 
 
 @pytest.fixture
-def announcer(queue: NodeQueue) -> Iterator[Announcer]:
-    made = Announcer(queue, "w1")
+def notifier(queue: NodeQueue) -> Iterator[Notifier]:
+    made = Notifier(queue, "w1")
     yield made
     made.close()
 
@@ -63,37 +63,37 @@ def following(queue: NodeQueue, *execution_ids: str) -> Iterator[dict[str, threa
         listener.close()
 
 
-def test_nothing_is_announced_while_nobody_follows(announcer: Announcer, queue: NodeQueue, overheard: Any) -> None:
-    announcer.look()
-    announcer.changed([A])
-    announcer.heard(0)
-    announcer.changed([A])
-    announcer.close()
+def test_nothing_is_announced_while_nobody_follows(notifier: Notifier, queue: NodeQueue, overheard: Any) -> None:
+    notifier.refresh_watched()
+    notifier.changed([A])
+    notifier.heard(0)
+    notifier.changed([A])
+    notifier.close()
     assert announced(overheard, queue) == []
 
 
 def test_those_that_are_followed_are_announced_and_no_others(
-    announcer: Announcer, queue: NodeQueue, overheard: Any
+    notifier: Notifier, queue: NodeQueue, overheard: Any
 ) -> None:
     with following(queue, A) as heard:
-        announcer.look()
-        announcer.changed([A, B])
-        announcer.changed([B])
+        notifier.refresh_watched()
+        notifier.changed([A, B])
+        notifier.changed([B])
         assert heard[A].wait(10)
-        announcer.close()
+        notifier.close()
     assert announced(overheard, queue) == [queue.keys.changed_channel(A)]
 
 
-def test_a_fetch_tells_that_others_are_followed_than_before(announcer: Announcer, queue: NodeQueue) -> None:
+def test_a_fetch_tells_that_others_are_followed_than_before(notifier: Notifier, queue: NodeQueue) -> None:
     with following(queue, A):
-        announcer.look()
-        before = queue.followed_mark()
+        notifier.refresh_watched()
+        before = queue.watched_mark()
         with following(queue, B) as heard:
-            assert queue.followed_mark() != before
-            announcer.changed([B])
+            assert queue.watched_mark() != before
+            notifier.changed([B])
             assert not heard[B].wait(0.2)
-            announcer.heard(queue.followed_mark())
-            announcer.changed([B])
+            notifier.heard(queue.watched_mark())
+            notifier.changed([B])
             assert heard[B].wait(10)
 
 
@@ -105,11 +105,11 @@ def test_the_mark_is_forgotten_some_time_after_the_last_has_left(queue: NodeQueu
 
 
 def test_a_followed_execution_that_changes_all_the_time_is_announced_in_portions(
-    announcer: Announcer, queue: NodeQueue, overheard: Any
+    notifier: Notifier, queue: NodeQueue, overheard: Any
 ) -> None:
     with following(queue, A):
-        announcer.look()
+        notifier.refresh_watched()
         for _ in range(1000):
-            announcer.changed([A])
-        announcer.close()
+            notifier.changed([A])
+        notifier.close()
     assert 1 <= len(announced(overheard, queue)) < 100

@@ -12,7 +12,7 @@ from spanloom.cli.exit_codes import DONE, FAILED, MISTAKE
 from spanloom.engine import ExecutionStore, NodeRegistry, WorkflowEngine
 from spanloom.engine.operations.bulk import find
 from spanloom.engine.store.models import ExecutionFilter
-from spanloom.engine.store.requests import Claim, NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.requests import Claim, NodeKey, Outcome, RecordRequest, StartRequest
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from support.cli import NEWER, OLDER, Control, at, in_terminal
 
@@ -65,8 +65,8 @@ def test_each_command_finds_those_that_it_can_do_something_about(control: Contro
     assert done("pause") == waiting
     assert done("pause") == []
     assert done("resume") == waiting
-    assert done("discard") == [OLDER]
-    assert done("discard") == []
+    assert done("acknowledge") == [OLDER]
+    assert done("acknowledge") == []
     assert done("cancel") == waiting
     assert statuses(store) == ["failed", *["cancelled"] * 4]
 
@@ -74,10 +74,10 @@ def test_each_command_finds_those_that_it_can_do_something_about(control: Contro
 def test_a_retry_leaves_discarded_ones_alone_unless_it_is_told_otherwise(
     control: Control, store: ExecutionStore
 ) -> None:
-    store.discard_execution(OLDER)
+    store.acknowledge_execution(OLDER)
     assert control("retry", "--all", "--yes") == (DONE, [], "")
     assert control("retry", "--workflow", "orders", "--yes") == (DONE, [], "")
-    code, lines, _ = control("retry", "--discarded", "--yes")
+    code, lines, _ = control("retry", "--acknowledged", "--yes")
     assert (code, [line[:3] for line in lines]) == (DONE, [[OLDER, "retried", "done"]])
 
 
@@ -123,7 +123,7 @@ def claimed(store: ExecutionStore, execution_id: str, second: float) -> Claim:
 
 
 def recorded(store: ExecutionStore, claim: Claim, outcome: Outcome, **fields: object) -> None:
-    record = Record(claim.header.execution_id, "only", 0, claim.node.fence, "w1", outcome, **fields)  # type: ignore[arg-type]
+    record = RecordRequest(claim.header.execution_id, "only", 0, claim.node.fence, "w1", outcome, **fields)  # type: ignore[arg-type]
     (answer,) = store.record([record], now=at(25))
     assert answer.recorded
 
@@ -175,7 +175,7 @@ def test_json_has_a_line_for_each(control: Control, store: ExecutionStore) -> No
         (["cancel", "--all", "--workflow", "mail", "--yes"], "--all is for all of them"),
         (["cancel", "--all", "--yes", "--expected-revision", "0"], "the revision of one execution; name one"),
         (["cancel", "--status", "completed", "--yes"], "'completed' is not one of 'pending', 'running', 'paused'"),
-        (["discard", "--discarded", "--yes"], "No such option '--discarded'"),
+        (["acknowledge", "--acknowledged", "--yes"], "No such option '--acknowledged'"),
     ],
 )
 def test_what_does_not_say_clearly_who_is_meant_is_refused_and_changes_nothing(
@@ -211,7 +211,7 @@ class TestInATerminal:
         assert f"mail v1 {NEWER}  paused" in shown
 
     def test_a_dry_run_says_what_would_be(self, store: ExecutionStore, places: list[str]) -> None:
-        shown = in_terminal(["discard", "--all", "--dry-run", *places])
+        shown = in_terminal(["acknowledge", "--all", "--dry-run", *places])
         assert f"orders v1 {OLDER}  would be discarded\r\n" in shown
         assert "1 would be discarded" in shown.splitlines()[-1]
 

@@ -10,7 +10,7 @@ import pytest
 from spanloom.cli.exit_codes import DONE, FAILED, MISTAKE
 from spanloom.engine import ExecutionStore
 from spanloom.engine.store.models import Execution, NodeRun
-from spanloom.engine.store.requests import Claim, FanOut, NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.requests import Claim, FanOut, NodeKey, Outcome, RecordRequest, StartRequest
 from spanloom.engine.store.states import WaitKind
 from spanloom.engine.workflow.definitions import MapOver, Node, Workflow
 from spanloom.testing.workflows import graph
@@ -95,13 +95,13 @@ class TestEnding:
         assert node_statuses(store, THIRD) == {"ask": "completed", "yes": "queued", "no": "queued", "never": "skipped"}
 
     def test_an_item_of_a_mapped_node_is_ended_by_its_number(self, control: Control, store: ExecutionStore) -> None:
-        each = Node(id="each", type="work", map=MapOver(over="input", at_once=2))
+        each = Node(id="each", type="work", map=MapOver(over="input", max_concurrency=2))
         store.save_workflow(Workflow(id="many", nodes=(each,)))
         store.create_executions([StartRequest(THIRD, "many", "[1, 2]")])
         (claim,) = store.claim([NodeKey(THIRD, "each")], worker_id="w1", now=at(5))
         assert isinstance(claim, Claim)
-        fan_out = FanOut(["1", "2"], at_once=2, tolerate=0)
-        record = Record(
+        fan_out = FanOut(["1", "2"], max_concurrency=2, tolerated_failures=0)
+        record = RecordRequest(
             THIRD, "each", 0, claim.node.fence, "w1", Outcome.WAITING, wait_kind=WaitKind.ITEMS, fan_out=fan_out
         )
         store.record([record], now=at(6))

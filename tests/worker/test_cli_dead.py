@@ -1,4 +1,4 @@
-"""`spanloom dead`: which failed executions wait for someone, and where each failed and why."""
+"""`spanloom dead-letters`: which failed executions wait for someone, and where each failed and why."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from spanloom.engine import ExecutionStore
 from spanloom.engine.store.models import Execution
-from spanloom.engine.store.requests import Claim, NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.requests import Claim, NodeKey, Outcome, RecordRequest, StartRequest
 from spanloom.engine.store.states import WaitKind
 from support.cli import NEWER, OLDER, Invoke, at, in_terminal
 
@@ -30,7 +30,9 @@ def claimed(store: ExecutionStore, execution_id: str) -> Claim:
 
 def fail(store: ExecutionStore, execution_id: str) -> None:
     error = '{"type": "mail.Refused", "message": "no such mailbox"}'
-    record = Record(execution_id, "only", 0, claimed(store, execution_id).node.fence, "w1", Outcome.FAILED, error=error)
+    record = RecordRequest(
+        execution_id, "only", 0, claimed(store, execution_id).node.fence, "w1", Outcome.FAILED, error=error
+    )
     assert store.record([record], now=at(5))[0].recorded
 
 
@@ -39,7 +41,7 @@ def child(store: ExecutionStore) -> str:
     """A child of NEWER, which waits for it."""
     claim = claimed(store, NEWER)
     request = StartRequest(CHILD, "mail", "null", parent=NodeKey(NEWER, "only"), parent_fence=claim.node.fence, depth=1)
-    record = Record(
+    record = RecordRequest(
         NEWER, "only", 0, claim.node.fence, "w1", Outcome.WAITING,
         wait_kind=WaitKind.CHILD, wait_key=CHILD, child=request,
     )  # fmt: skip
@@ -49,7 +51,7 @@ def child(store: ExecutionStore) -> str:
 
 def test_each_has_a_line_that_says_where_it_failed_and_why(store: ExecutionStore, invoke: Invoke) -> None:
     fail(store, NEWER)
-    assert [line.split("\t") for line in invoke("dead").splitlines()] == [
+    assert [line.split("\t") for line in invoke("dead-letters").splitlines()] == [
         [NEWER, "mail", "1", "2026-03-01T09:00:05.000Z", "only", "Refused", "no such mailbox", "", ""],
         [OLDER, "orders", "1", "2026-03-01T09:00:02.250Z", "n2", "ValueError", "no stock", '{"customer": "17"}', ""],
     ]
@@ -57,21 +59,21 @@ def test_each_has_a_line_that_says_where_it_failed_and_why(store: ExecutionStore
 
 def test_what_was_discarded_or_retried_waits_no_more(store: ExecutionStore, invoke: Invoke) -> None:
     fail(store, NEWER)
-    store.discard_execution(OLDER, now=at(9))
-    assert ids(invoke("dead")) == [NEWER]
-    (line,) = invoke("dead", "--discarded").splitlines()
+    store.acknowledge_execution(OLDER, now=at(9))
+    assert ids(invoke("dead-letters")) == [NEWER]
+    (line,) = invoke("dead-letters", "--acknowledged").splitlines()
     assert (line.split("\t")[0], line.split("\t")[8]) == (OLDER, "2026-03-01T09:00:09.000Z")
     store.retry_execution(NEWER)
-    assert invoke("dead") == ""
+    assert invoke("dead-letters") == ""
 
 
 def test_of_a_family_only_the_first_is_listed(store: ExecutionStore, invoke: Invoke, child: str) -> None:
     fail(store, child)
-    assert ids(invoke("dead")) == [OLDER]
+    assert ids(invoke("dead-letters")) == [OLDER]
     store.wake_parents([child], now=at(6))
     fail(store, NEWER)
-    assert ids(invoke("dead")) == [NEWER, OLDER]
-    assert ids(invoke("dead", "--parent", NEWER)) == [child]
+    assert ids(invoke("dead-letters")) == [NEWER, OLDER]
+    assert ids(invoke("dead-letters", "--parent", NEWER)) == [child]
 
 
 def test_list_leaves_children_out_if_it_is_told_to(invoke: Invoke, child: str) -> None:
@@ -93,13 +95,13 @@ def test_it_takes_the_filters_of_list(
     store: ExecutionStore, invoke: Invoke, arguments: list[str], found: list[str]
 ) -> None:
     fail(store, NEWER)
-    assert ids(invoke("dead", *arguments)) == found
+    assert ids(invoke("dead-letters", *arguments)) == found
 
 
 def test_it_pages_by_the_cursor_of_its_json(store: ExecutionStore, invoke: Invoke) -> None:
     fail(store, NEWER)
-    first = json.loads(invoke("dead", "--limit", "1", "--json"))
-    second = json.loads(invoke("dead", "--limit", "1", "--json", "--cursor", first["next_cursor"]))
+    first = json.loads(invoke("dead-letters", "--limit", "1", "--json"))
+    second = json.loads(invoke("dead-letters", "--limit", "1", "--json", "--cursor", first["next_cursor"]))
     assert [page["items"][0]["id"] for page in (first, second)] == [NEWER, OLDER]
     assert set(first["items"][0]) == set(Execution.model_fields)
 
@@ -109,6 +111,6 @@ def test_a_terminal_gets_a_table_and_is_told_if_there_is_nothing(store: Executio
         return re.sub(r"\x1b\[[0-9;]*m", "", in_terminal(["dead", *arguments, "--store", sqlite_url]))
 
     assert re.search(rf"{OLDER}  orders v1  .* ago  n2 +ValueError: no stock", shown())
-    assert f"no discarded executions in {sqlite_url}" in shown("--discarded")
-    store.discard_execution(OLDER)
+    assert f"no discarded executions in {sqlite_url}" in shown("--acknowledged")
+    store.acknowledge_execution(OLDER)
     assert f"no dead executions in {sqlite_url}" in shown()

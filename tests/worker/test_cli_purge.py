@@ -10,7 +10,7 @@ import pytest
 
 from spanloom.cli.exit_codes import DONE, FAILED, MISTAKE
 from spanloom.engine import ExecutionStore
-from spanloom.engine.store.requests import Claim, NodeKey, Outcome, Record, StartRequest
+from spanloom.engine.store.requests import Claim, NodeKey, Outcome, RecordRequest, StartRequest
 from spanloom.engine.store.states import WaitKind
 from spanloom.stores import open_store
 from spanloom.testing.workflows import single
@@ -62,7 +62,7 @@ def end(
     **fields: object,
 ) -> None:
     claim = claim or claimed(store, execution_id)
-    record = Record(execution_id, "only", 0, claim.node.fence, "w1", outcome, **fields)  # type: ignore[arg-type]
+    record = RecordRequest(execution_id, "only", 0, claim.node.fence, "w1", outcome, **fields)  # type: ignore[arg-type]
     assert store.record([record], now=when)[0].recorded
 
 

@@ -30,11 +30,11 @@ from spanloom.engine.store.requests import (
     LogLine,
     NodeKey,
     Outcome,
-    Record,
-    Recorded,
+    RecordRequest,
+    RecordResult,
     SpanLine,
-    Started,
     StartRequest,
+    StartResult,
 )
 from spanloom.engine.store.states import WaitKind
 from spanloom.engine.workflow.definitions import MapOver, Node, Workflow
@@ -195,19 +195,19 @@ class TestFamilies:
     def family(self, sqlite_url: str) -> Iterator[ExecutionStore]:
         store = open_store(sqlite_url)
         store.open()
-        each = Node(id="each", type="work", map=MapOver(over="input", at_once=2, tolerate=1))
+        each = Node(id="each", type="work", map=MapOver(over="input", max_concurrency=2, tolerated_failures=1))
         store.save_workflow(Workflow(id="orders", nodes=(each, Node(id="after", type="work", inputs="each"))))
         store.save_workflow(single("mail"))
         store.register_worker("w1", name="w1", host="here", pid=1, queues=["default"], lease_seconds=1e9, now=NINE)
         parent = StartRequest(OLDER, "orders", "[1, 2, 3]", trace_parent=f"00-{TRACE_ID}-{ROOT_SPAN}-01")
-        assert isinstance(store.create_execution(parent, now=NINE), Started)
+        assert isinstance(store.create_execution(parent, now=NINE), StartResult)
         self.record(
             store,
             0,
             1,
             Outcome.WAITING,
             wait_kind=WaitKind.ITEMS,
-            fan_out=FanOut(["1", "2", "3"], at_once=2, tolerate=1),
+            fan_out=FanOut(["1", "2", "3"], max_concurrency=2, tolerated_failures=1),
         )
         error = json.dumps({"type": "ValueError", "message": "no", "traceback": "File x\n  no", "permanent": False})
         self.record(store, 1, 2, Outcome.RETRY, error=error, delay_seconds=1)
@@ -221,7 +221,7 @@ class TestFamilies:
         yield store
         store.close()
 
-    def record(self, store: ExecutionStore, item: int, second: float, outcome: Outcome, **fields: Any) -> Recorded:
+    def record(self, store: ExecutionStore, item: int, second: float, outcome: Outcome, **fields: Any) -> RecordResult:
         (claim,) = store.claim([NodeKey(OLDER, "each", item)], worker_id="w1", now=at(second))
         assert isinstance(claim, Claim)
         start_ns = NINE_NS + int(second) * 1_000_000_000
@@ -237,7 +237,7 @@ class TestFamilies:
             "each",
             item,
         )
-        record = Record(OLDER, "each", item, claim.node.fence, "w1", outcome, spans=[span], **fields)
+        record = RecordRequest(OLDER, "each", item, claim.node.fence, "w1", outcome, spans=[span], **fields)
         (answer,) = store.record([record], now=at(second + 0.5))
         assert answer.recorded
         return answer

@@ -24,7 +24,7 @@ from spanloom.cli.rendering.layout import lay_out
 from spanloom.cli.rendering.values import instant
 from spanloom.engine.store.models import Attempt, NodeRun
 from spanloom.engine.workflow.definitions import Input, Workflow
-from spanloom.testing.workflows import after_any_end, after_failure, chain, fan, graph, single
+from spanloom.testing.workflows import after_any_end, chain, fan, graph, route_failure, single
 from support.read_models import CHILD_ID, ID, NINE, NOW, at, drawn, execution, run, text
 
 
@@ -77,7 +77,7 @@ class TestTree:
             run("p1", "completed", 0.5, 0.512),
             run("p2", "completed", 0.5, 2.5, attempt=3),
             run("p3", "failed", 0.5, 0.6, error={"type": "ValueError", "message": "no\tprice\x1b[31m"}),
-            run("p4", "waiting", 0.5, None, wait_kind="retry", due_at=NOW + timedelta(seconds=7), losses=1),
+            run("p4", "waiting", 0.5, None, wait_kind="retry", due_at=NOW + timedelta(seconds=7), recovery_attempts=1),
         )
         failed = execution(
             status="failed", priority="high", error={"type": "ValueError", "message": "no price", "node_id": "p3"}
@@ -121,7 +121,7 @@ class TestTree:
             "created_at\t2026-03-01T09:00:00.000Z",
             "started_at\t2026-03-01T09:00:00.000Z",
             "ended_at\t2026-03-01T09:00:03.200Z",
-            "discarded_at\t",
+            "acknowledged_at\t",
             "seconds\t3.200000",
             "parent\t",
             "parent_node\t",
@@ -140,7 +140,7 @@ class TestTree:
 
     def test_a_replay_a_deadline_and_a_discard_are_told_at_the_top(self) -> None:
         replayed = execution(
-            status="failed", replay_of=CHILD_ID, deadline_seconds=90.0, discarded_at=NOW - timedelta(minutes=2)
+            status="failed", replay_of=CHILD_ID, deadline_seconds=90.0, acknowledged_at=NOW - timedelta(minutes=2)
         )
         snapshot = Snapshot(replayed, single(), (run("only", "failed", 0, 1),), NOW)
         assert drawn(execution_tree(snapshot), width=120)[:3] == [
@@ -150,7 +150,7 @@ class TestTree:
         ]
         piped = dict(line.split("\t", 1) for line in list(execution_lines(snapshot)) if line.count("\t") == 1)
         assert (piped["replay_of"], piped["deadline_seconds"]) == (CHILD_ID, "90.000000")
-        assert piped["discarded_at"] == "2026-03-01T09:03:00.000Z"
+        assert piped["acknowledged_at"] == "2026-03-01T09:03:00.000Z"
 
     def test_what_is_uneventful_is_folded_and_counted_by_state(self) -> None:
         runs = [run("split", "completed", 0, 0.1), *(run(f"w{n}", "completed", 0.1, 0.2) for n in range(1, 19))]
@@ -246,7 +246,7 @@ class TestRouting:
 
     def test_without_a_record_of_the_edges_their_kind_tells(self) -> None:
         lines = self.tree(
-            {"try": [], "mend": [after_failure("try")], "tidy": [after_any_end("try")]},
+            {"try": [], "mend": [route_failure("try")], "tidy": [after_any_end("try")]},
             run("try", "completed", 0, 1),
             run("mend", "skipped"),
             run("tidy", "completed", 1, 2),
@@ -264,7 +264,7 @@ class TestRouting:
     def test_a_failure_that_was_handled_says_where_it_led(self) -> None:
         error = {"type": "ValueError", "message": "no"}
         lines = self.tree(
-            {"try": [], "mend": [after_failure("try")]},
+            {"try": [], "mend": [route_failure("try")]},
             run("try", "failed", 0, 1, error=error, data={"error": error}, taken=("mend",)),
             run("mend", "completed", 1, 2),
         )

@@ -166,7 +166,7 @@ class TestTables:
         ]
 
     def test_one_that_was_discarded_says_when(self) -> None:
-        (line,) = dead_lines([execution(status="failed", discarded_at=NOW)])
+        (line,) = dead_lines([execution(status="failed", acknowledged_at=NOW)])
         assert line.split("\t")[4:] == ["", "", "", '{"customer": "17"}', "2026-03-01T09:05:00.000Z"]
 
     def test_workflows(self) -> None:

@@ -13,8 +13,8 @@ from spanloom.worker import Listen, WorkerOptions
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
 TOLD = [
-    "--concurrency", "2", "--queues", "high,default", "--grace", "5s", "--lease", "3s", "--max-losses", "5",
-    "--alone", "2m", "--log-level", "warning", "--capture-output", "--burst",
+    "--concurrency", "2", "--queues", "high,default", "--grace", "5s", "--lease", "3s", "--max-recovery-attempts", "5",
+    "--isolation-seconds", "2m", "--log-level", "warning", "--capture-output", "--burst",
 ]  # fmt: skip
 
 
@@ -50,8 +50,8 @@ def test_what_was_told_is_what_it_works_by(served: list[WorkerOptions]) -> None:
             queues=("high", "default"),
             grace_seconds=5,
             lease_seconds=3,
-            max_losses=5,
-            alone_seconds=120,
+            max_recovery_attempts=5,
+            isolation_seconds=120,
             log_level="warning",
             capture_output=True,
             burst=True,
@@ -84,8 +84,8 @@ def test_several_processes_are_each_told_the_same(served: list[WorkerOptions], m
 def test_a_number_of_losses_that_makes_no_sense_is_refused(
     served: list[WorkerOptions], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["worker", "shop:engine", "--max-losses", "0"]) == MISTAKE
-    assert "max_losses" in capsys.readouterr().err
+    assert run(["worker", "shop:engine", "--max-recovery-attempts", "0"]) == MISTAKE
+    assert "max_recovery_attempts" in capsys.readouterr().err
     assert served == []
 
 

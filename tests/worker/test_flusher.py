@@ -15,8 +15,8 @@ from spanloom.engine.store.requests import Claim, NodeKey, NodeLines
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import fan
-from spanloom.worker.telemetry.log_buffer import MAX_LINES, Lines
-from spanloom.worker.telemetry.log_flusher import Flusher
+from spanloom.worker.telemetry.log_buffer import MAX_LINES, LogBuffer
+from spanloom.worker.telemetry.log_flusher import LogFlusher
 
 
 class Unreliable:
@@ -55,9 +55,9 @@ class Stage:
         self.execution = self.driver.start(fan(2))
         self.driver.run(self.execution, "split")
         self.claims = [self._claim(name) for name in ("w1", "w2")]
-        self.lines = [Lines(claim, "a" * 32, "b" * 16, Context()) for claim in self.claims]
+        self.lines = [LogBuffer(claim, "a" * 32, "b" * 16, Context()) for claim in self.claims]
         self.given_up = threading.Event()
-        self.flusher = Flusher(self.unreliable, lambda: self.lines, self.given_up)  # type: ignore[arg-type]
+        self.log_flusher = LogFlusher(self.unreliable, lambda: self.lines, self.given_up)  # type: ignore[arg-type]
 
     def _claim(self, name: str) -> Claim:
         (answer,) = self.store.claim([NodeKey(self.execution, name)], worker_id=self.driver.worker_id)
@@ -71,7 +71,7 @@ class Stage:
     def end(self) -> None:
         """Do what a slot does when its handler has returned."""
         self.lines[0].end(None, final=True)
-        self.flusher.settle(self.lines[0])
+        self.log_flusher.settle(self.lines[0])
         self.driver.record(self.execution, self.claims[0].node, logs=tuple(self.lines[0].rest))
 
     def told(self, node_id: str = "w1") -> list[str]:
@@ -88,10 +88,10 @@ def stage() -> Stage:
 
 def test_what_was_flushed_is_not_recorded_again(stage: Stage) -> None:
     stage.say("a", "b")
-    stage.flusher.flush()
+    stage.log_flusher.flush()
     assert stage.told() == ["a", "b"]
     stage.say("c")
-    stage.flusher.flush()
+    stage.log_flusher.flush()
     stage.say("d")
     stage.end()
 
@@ -99,7 +99,7 @@ def test_what_was_flushed_is_not_recorded_again(stage: Stage) -> None:
 
 
 def test_a_node_that_says_nothing_costs_no_call(stage: Stage) -> None:
-    stage.flusher.flush()
+    stage.log_flusher.flush()
     stage.end()
 
     assert stage.unreliable.asked == []
@@ -109,14 +109,14 @@ def test_a_node_that_says_nothing_costs_no_call(stage: Stage) -> None:
 @pytest.mark.parametrize("when", ["while it runs", "as it ends"])
 def test_trouble_with_the_store_neither_loses_nor_doubles_a_line(stage: Stage, trouble: list[str], when: str) -> None:
     stage.say("same")
-    stage.flusher.flush()
+    stage.log_flusher.flush()
     stage.unreliable.next = [*trouble]
     stage.say("same", "other")
-    stage.flusher.flush()
+    stage.log_flusher.flush()
     stage.say("during")
     if when == "while it runs":
         for _ in trouble:
-            stage.flusher.flush()
+            stage.log_flusher.flush()
         stage.say("last")
     stage.end()
 
@@ -127,7 +127,7 @@ def test_trouble_with_the_store_neither_loses_nor_doubles_a_line(stage: Stage, t
 def test_a_record_waits_for_the_flush_that_is_under_way(stage: Stage) -> None:
     stage.unreliable.next = ["hangs"]
     stage.say("a")
-    flushing = threading.Thread(target=stage.flusher.flush)
+    flushing = threading.Thread(target=stage.log_flusher.flush)
     flushing.start()
     assert stage.unreliable.asking.wait(30)
     stage.say("b")  # a handler is never held up
@@ -144,8 +144,8 @@ def test_a_record_waits_for_the_flush_that_is_under_way(stage: Stage) -> None:
 def test_a_flush_that_comes_as_a_node_ends_leaves_its_lines_to_the_record(stage: Stage) -> None:
     stage.say("a")
     stage.lines[0].end(None, final=True)
-    stage.flusher.settle(stage.lines[0])
-    stage.flusher.flush()
+    stage.log_flusher.settle(stage.lines[0])
+    stage.log_flusher.flush()
 
     assert stage.unreliable.asked == []
     assert [line.message for line in stage.lines[0].rest] == ["a"]
@@ -153,11 +153,11 @@ def test_a_flush_that_comes_as_a_node_ends_leaves_its_lines_to_the_record(stage:
 
 def test_lines_of_a_cancelled_execution_come_with_the_record(stage: Stage) -> None:
     stage.say("a")
-    stage.flusher.flush()
+    stage.log_flusher.flush()
     stage.driver.cancel(stage.execution)
     stage.say("b")
-    stage.flusher.flush()
-    stage.flusher.flush()
+    stage.log_flusher.flush()
+    stage.log_flusher.flush()
     asked = len(stage.unreliable.asked)
     stage.end()
 
@@ -168,9 +168,9 @@ def test_lines_of_a_cancelled_execution_come_with_the_record(stage: Stage) -> No
 def test_a_worker_that_gives_up_does_not_wait_for_the_store(stage: Stage) -> None:
     stage.unreliable.next = ["away"] * 99
     stage.say("a")
-    stage.flusher.flush()
+    stage.log_flusher.flush()
     stage.given_up.set()
-    stage.flusher.settle(stage.lines[0])
+    stage.log_flusher.settle(stage.lines[0])
 
     assert len(stage.unreliable.asked) == 2
 
@@ -179,7 +179,7 @@ def test_a_request_that_is_refused_is_tried_one_by_one(stage: Stage) -> None:
     stage.unreliable.next = ["refuses"]
     stage.say("a")
     stage.lines[1].add("info", "b")
-    stage.flusher.flush()
+    stage.log_flusher.flush()
 
     assert [len(asked) for asked in stage.unreliable.asked] == [2, 1, 1]
     assert (stage.told("w1"), stage.told("w2")) == (["a"], ["b"])
@@ -188,7 +188,7 @@ def test_a_request_that_is_refused_is_tried_one_by_one(stage: Stage) -> None:
 def test_many_lines_go_in_several_requests_and_no_more_than_the_bound_are_kept(stage: Stage) -> None:
     messages = [str(number) for number in range(MAX_LINES + 7)]
     stage.say(*messages[:1700])
-    stage.flusher.flush()
+    stage.log_flusher.flush()
     assert [len(asked[0].lines) for asked in stage.unreliable.asked] == [500, 500, 500, 200]
     stage.say(*messages[1700:])
     stage.end()

@@ -82,7 +82,7 @@ def test_a_loop_that_does_not_go_round_is_stuck(health: Health, store: Gated, mo
     until(lambda: "its loop has not gone round for" in health.liveness().get("worker", ""))
 
     store.claims.set()
-    until(lambda: health._worker.still_seconds < 0.3 and health.liveness() == {})
+    until(lambda: health._worker.seconds_since_last_loop < 0.3 and health.liveness() == {})
 
 
 def test_a_loop_that_waits_for_a_store_that_hangs_is_not_stuck(
@@ -92,7 +92,7 @@ def test_a_loop_that_waits_for_a_store_that_hangs_is_not_stuck(
     store.claims.clear()
     store.answers.clear()
     start(health)
-    until(lambda: health._worker.still_seconds > 0.4)
+    until(lambda: health._worker.seconds_since_last_loop > 0.4)
 
     assert health.liveness() == {}
     assert health.readiness() == {"store": "it did not answer within 1.5 s"}

@@ -13,7 +13,7 @@ from rq.registry import StartedJobRegistry
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.store.requests import NodeJob
 from spanloom.worker.queue import consumer as inbox_module
-from spanloom.worker.queue.consumer import Inbox
+from spanloom.worker.queue.consumer import JobConsumer
 
 LIST = "spanloom.default"
 NODE = NodeJob("01890000-0000-7000-8000-000000000000", "a", 0, "work", "default", "normal", 1, datetime.now(UTC))
@@ -37,18 +37,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_a_job_that_is_renewed_is_never_taken_for_abandoned(queue: NodeQueue, clock: SimpleNamespace) -> None:
     queue.push([NODE])
-    inbox = Inbox(queue, ["default"], "worker")
-    (message,) = inbox.fetch(1, 0.0)
+    consumer = JobConsumer(queue, ["default"], "worker")
+    (message,) = consumer.fetch(1, 0.0)
     registry = StartedJobRegistry(LIST, connection=queue.redis, serializer="json")
 
     for _ in range(5):  # minutes
         clock.now += 100
-        inbox.renew()
+        consumer.renew()
         assert registry.get_expired_job_ids(clock.now + 60) == []
     clock.now += 121
 
     assert [job_id.split(":")[0] for job_id in registry.get_expired_job_ids(clock.now)] == [message.job_id]
-    inbox.done(message)
-    inbox.flush()
-    inbox.renew()
+    consumer.done(message)
+    consumer.flush()
+    consumer.renew()
     assert registry.get_expired_job_ids(clock.now + 1_000) == []

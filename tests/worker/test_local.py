@@ -170,8 +170,8 @@ def test_a_running_worker_stops_when_its_redis_is_given_to_another_store(redis_u
         pytest.raises(ConfigurationError, match="another store"),
         first.start_workers(1, sweep_seconds=0.05) as (worker,),
     ):
-        on_misfit = worker._sweeper.on_misfit
-        worker._sweeper.on_misfit = lambda error: (on_misfit(error), stopped.set())
+        on_incompatible_store = worker._sweeper.on_incompatible_store
+        worker._sweeper.on_incompatible_store = lambda error: (on_incompatible_store(error), stopped.set())
 
         redis.set(first.queue.keys.epoch, "another-store 1")
 

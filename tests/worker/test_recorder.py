@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from spanloom.engine.errors import StoreUnavailable
-from spanloom.engine.store.requests import Outcome, Record, Recorded
+from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
 from spanloom.worker.node.recorder import Recorder
 
 
@@ -24,7 +24,7 @@ class Store:
         self.failures: list[Exception] = []
         self.bad: set[str] = set()
 
-    def record(self, records: Sequence[Record], *, epoch: int = 0) -> list[Recorded]:
+    def record(self, records: Sequence[RecordRequest], *, epoch: int = 0) -> list[RecordResult]:
         self.entered.set()
         assert self.open.wait(30)
         self.batches.append([record.node_id for record in records])
@@ -32,21 +32,21 @@ class Store:
             raise self.failures.pop(0)
         if any(record.node_id in self.bad for record in records):
             raise ValueError(f"bad {[record.node_id for record in records]}")
-        return [Recorded(recorded=record.fence == 1) for record in records]
+        return [RecordResult(recorded=record.fence == 1) for record in records]
 
 
-def record(node_id: str, fence: int = 1) -> Record:
-    return Record("e", node_id, 0, fence, "w", Outcome.COMPLETED)
+def record(node_id: str, fence: int = 1) -> RecordRequest:
+    return RecordRequest("e", node_id, 0, fence, "w", Outcome.COMPLETED)
 
 
 def recorder(store: Store, given_up: threading.Event | None = None) -> Recorder:
     return Recorder(store, lambda: 1, given_up or threading.Event())  # type: ignore[arg-type]
 
 
-def in_threads(made: Recorder, records: Sequence[Record]) -> dict[str, Any]:
+def in_threads(made: Recorder, records: Sequence[RecordRequest]) -> dict[str, Any]:
     answers: dict[str, Any] = {}
 
-    def one(item: Record) -> None:
+    def one(item: RecordRequest) -> None:
         try:
             answers[item.node_id] = made.record(item)
         except Exception as error:  # the test looks at it

@@ -15,7 +15,7 @@ from spanloom.engine.errors import QueueUnavailable
 from spanloom.engine.queue.epoch import Epoch
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import NodeKey, Outcome, Swept
+from spanloom.engine.store.requests import NodeKey, Outcome, SweepResult
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores import InMemoryExecutionStore, open_store
 from spanloom.testing.driver import StoreDriver
@@ -35,9 +35,9 @@ class Endless(InMemoryExecutionStore):
         super().__init__()
         self.at_work = threading.Event()
 
-    def sweep(self, **options: Any) -> Swept:
+    def sweep(self, **options: Any) -> SweepResult:
         self.at_work.set()
-        return Swept((), {"timer": 1}, more=True)
+        return SweepResult((), {"timer": 1}, more=True)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_deadlines_leases_and_retries_go_on_while_redis_is_away(
     store: ExecutionStore, redis_of_its_own: RedisServer, outage: str
 ) -> None:
     queue = NodeQueue(redis_of_its_own.url, "shop")
-    one = sweeper(store, queue, suspect_seconds=300)  # nothing is pushed again on suspicion
+    one = sweeper(store, queue, lost_job_after_seconds=300)  # nothing is pushed again on suspicion
     one.sweep()
     # given a deadline, a retry and a worker's lease that end while Redis is away
     driver = StoreDriver(store)

@@ -31,14 +31,14 @@ from spanloom.engine.queue.epoch import Epoch
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.settings import Settings
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import NodeJob, StartAnswer, Started, StartRequest
-from spanloom.engine.telemetry.call_metrics import put_clocks
+from spanloom.engine.store.requests import NodeJob, StartAnswer, StartRequest, StartResult
+from spanloom.engine.telemetry.call_metrics import instrument
 from spanloom.engine.telemetry.instruments import count_started
 from spanloom.engine.telemetry.spans import export_start
 from spanloom.engine.telemetry.tracing import sdk, start_trace
 from spanloom.engine.workflow.cache import CacheOptions, DefinitionCache
 from spanloom.engine.workflow.definitions import Workflow
-from spanloom.engine.workflow.validation import check
+from spanloom.engine.workflow.validation import validate
 
 __all__ = ["WorkflowEngine"]
 
@@ -96,7 +96,7 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
         with self._opening:
             if self._opened:
                 return
-            put_clocks(self.store, self.queue)
+            instrument(self.store, self.queue)
             self.store.open()
             try:
                 self.epoch.check()
@@ -154,7 +154,7 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
         created_by: str | None = None,
         expected_version: int | None = None,
     ) -> int:
-        check(workflow, self.registry)
+        validate(workflow, self.registry)
         return self.store.save_workflow(
             workflow, change_notes=change_notes, created_by=created_by, expected_version=expected_version
         )
@@ -293,7 +293,7 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
     def _start(self, requests: Sequence[StartRequest], connection: Any) -> list[str]:
         self.open()
         answers = self._create(requests, connection)
-        started = [answer for answer in answers if isinstance(answer, Started)]
+        started = [answer for answer in answers if isinstance(answer, StartResult)]
         if sdk() is not None:
             self._export_starts(requests, answers)
         if jobs := [job for answer in started for job in answer.jobs]:
@@ -307,7 +307,7 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
     def _export_starts(self, requests: Sequence[StartRequest], answers: Sequence[StartAnswer]) -> None:
         now_ns = time.time_ns()
         for request, answer in zip(requests, answers, strict=True):
-            if isinstance(answer, Started):
+            if isinstance(answer, StartResult):
                 lists = [self.queue.list_name(job.queue, job.priority) for job in answer.jobs]
                 export_start(request, answer.created_at, lists=lists, end_ns=now_ns)
 

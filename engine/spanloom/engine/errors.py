@@ -213,22 +213,23 @@ class DepthExceeded(PermanentError):
 class ItemsFailed(PermanentError):
     """Say that more items of a mapped node failed than it tolerates, and how the first of them did."""
 
-    def __init__(self, node_id: str, failed: int, items: int, tolerate: int, first: str) -> None:
+    def __init__(self, node_id: str, failed: int, items: int, tolerated_failures: int, first: str) -> None:
         self.node_id = node_id
         self.failed = failed
         self.items = items
         super().__init__(
-            f"{failed:,} of the {items:,} items of node {node_id!r} failed, it tolerates {tolerate:,}; first {first}"
+            f"{failed:,} of the {items:,} items of node {node_id!r} failed, "
+            f"it tolerates {tolerated_failures:,}; first {first}"
         )
 
 
 class WorkerLost(PermanentError):
     """Say that a node was lost together with its worker, again and again: it may be what kills them."""
 
-    def __init__(self, node_id: str, losses: int) -> None:
+    def __init__(self, node_id: str, recovery_attempts: int) -> None:
         self.node_id = node_id
-        self.losses = losses
-        super().__init__(f"node {node_id!r} was lost with its worker {losses} times")
+        self.recovery_attempts = recovery_attempts
+        super().__init__(f"node {node_id!r} was lost with its worker {recovery_attempts} times")
 
 
 class ChildFailed(NodeFailure):

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable
 
 from pydantic import ValidationError
 
-__all__ = ["did_you_mean", "listed", "sentences"]
+__all__ = ["did_you_mean", "problem_sentences", "quoted_list"]
 
 
-def sentences(error: ValidationError) -> list[str]:
+def problem_sentences(error: ValidationError) -> list[str]:
     """Return each of pydantic's complaints as `location: message`, without the input value."""
     found: list[str] = []
     for one in error.errors(include_url=False, include_input=False):
@@ -38,7 +38,7 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def listed(words: Collection[str], limit: int = 5) -> str:
+def quoted_list(words: Collection[str], limit: int = 5) -> str:
     """Return the first words quoted, and how many more there are."""
     shown = ", ".join(repr(word) for word in list(words)[:limit])
     return f"{shown} and {len(words) - limit} more" if len(words) > limit else shown

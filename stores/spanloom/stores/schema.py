@@ -155,7 +155,7 @@ executions = _table(
     _column("started_at", Instant, nullable=True),
     _column("ended_at", Instant, nullable=True),
     _column("replay_of", Id, nullable=True),  # no key: the source may be purged before
-    _column("discarded_at", Instant, nullable=True),
+    _column("acknowledged_at", Instant, nullable=True),
     sa.Index("executions_created", "created_at", "id"),
     sa.Index("executions_workflow", "workflow_id", "created_at", "id"),
     sa.Index(
@@ -206,17 +206,17 @@ node_runs = _clustered(  # open ones only
     _column("taken", sa.Integer),  # arrived inputs whose edge was taken
     _column("fence", sa.BigInteger),
     _column("attempt", sa.Integer),
-    _column("losses", sa.Integer),
+    _column("recovery_attempts", sa.Integer),
     _column("worker_id", sa.Text, nullable=True),
     # node/item/fence of the record that made it ready, until another claim: finds a lost answer's continuation
-    _column("claimed_via", sa.Text, nullable=True),
+    _column("claim_reference", sa.Text, nullable=True),
     # what it waits for; of one that is queued, held or running what woke it, so that it goes on from there
     _column("wait_kind", sa.Text, nullable=True),
     _column("wait_key", sa.Text, nullable=True),
     # of a mapped node's run (item 0), whose pending counts open items and whose taken how many more may fail
     _column("items", sa.Integer, nullable=True),  # how many there are
-    _column("at_once", sa.Integer, nullable=True),
-    _column("tolerate", sa.Integer, nullable=True),
+    _column("max_concurrency", sa.Integer, nullable=True),
+    _column("tolerated_failures", sa.Integer, nullable=True),
     _column("next_item", sa.Integer, nullable=True),  # all before it were started
     # of its latest attempt that was recorded: the span that one more links to, or that goes on after a wait
     _column("span", sa.Text, nullable=True),
@@ -251,7 +251,7 @@ node_results = _table(  # ended ones
     _column("taken", sa.Text, nullable=True),  # JSON list of targets; null: by each edge's kind
     _column("arrived", sa.Boolean),  # at its successors; not so a failure that nobody handled, nor what was cancelled
     _column("attempt", sa.Integer),
-    _column("losses", sa.Integer),
+    _column("recovery_attempts", sa.Integer),
     _column("fence", sa.BigInteger),
     _column("push", sa.Integer),
     _column("worker_id", sa.Text, nullable=True),

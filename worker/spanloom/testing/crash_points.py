@@ -3,7 +3,7 @@
 Production code knows nothing of this. A test's own application wraps the store, and the classes whose methods are
 steps, before it builds its engine; each call of theirs then has a point before it and one after it, named
 `role.part.method.before` or `.after`. The role follows from the process and the thread: a worker process has `worker`
-for its loop and slots, and `sweep`, `lease`, `presence` and `claims` for the threads beside them.
+for its loop and slots, and `sweep`, `lease`, `registration` and `claims` for the threads beside them.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ def crashing_store(store: ExecutionStore, points: CrashPoints) -> ExecutionStore
     return made
 
 
-def steps_of(owner: type, part: str, points: CrashPoints, leave_out: Collection[str] = ()) -> None:
+def steps_of(owner: type, part: str, points: CrashPoints, exclude: Collection[str] = ()) -> None:
     """Put a point before and after each public method that a class defines, for the rest of this process."""
     for name, found in list(vars(owner).items()):
-        if inspect.isfunction(found) and not name.startswith("_") and name not in leave_out:
+        if inspect.isfunction(found) and not name.startswith("_") and name not in exclude:
             setattr(owner, name, _with_points(found, f"{part}.{name}", points))
 
 

@@ -18,17 +18,17 @@ from spanloom.engine.store.requests import (
     END,
     Claim,
     ClaimAnswer,
-    Controlled,
+    ControlResult,
     FanOut,
     NodeClaim,
     NodeJob,
     NodeKey,
     Outcome,
-    Record,
-    Recorded,
-    Started,
+    RecordRequest,
+    RecordResult,
     StartRequest,
-    Swept,
+    StartResult,
+    SweepResult,
 )
 from spanloom.engine.store.states import WaitKind
 from spanloom.engine.workflow.definitions import Workflow
@@ -93,7 +93,7 @@ class StoreDriver:
         answer = self.store.create_execution(request(workflow, data, **fields), now=self.now())
         if isinstance(answer, SpanloomError):
             raise answer
-        assert isinstance(answer, Started)
+        assert isinstance(answer, StartResult)
         self.jobs.extend(answer.jobs)
         return answer.execution_id
 
@@ -115,14 +115,14 @@ class StoreDriver:
         *,
         data: Any = None,
         **fields: Any,
-    ) -> Record:
+    ) -> RecordRequest:
         """Return the record of an outcome, with `data` as JSON; a failure has an error unless `fields` have one."""
         fields.setdefault("worker_id", self.worker_id)
         if outcome is Outcome.COMPLETED or data is not None:
             fields.setdefault("data", json.dumps(data))
         if outcome is Outcome.FAILED:
             fields.setdefault("error", json.dumps({"type": "Boom", "message": f"{node.node_id} failed"}))
-        return Record(execution_id, node.node_id, node.item, node.fence, outcome=outcome, **fields)
+        return RecordRequest(execution_id, node.node_id, node.item, node.fence, outcome=outcome, **fields)
 
     def record(
         self,
@@ -132,11 +132,11 @@ class StoreDriver:
         *,
         data: Any = None,
         **fields: Any,
-    ) -> Recorded:
+    ) -> RecordResult:
         """Record an outcome of a claim and keep the jobs that follow."""
         return self.send(self.outcome(execution_id, node, outcome, data=data, **fields))
 
-    def send(self, record: Record) -> Recorded:
+    def send(self, record: RecordRequest) -> RecordResult:
         """Send one record and keep the jobs that follow."""
         answer = self.store.record([record], now=self.now())[0]
         self.jobs.extend(answer.jobs)
@@ -151,17 +151,17 @@ class StoreDriver:
         item: int = 0,
         data: Any = None,
         **fields: Any,
-    ) -> Recorded:
+    ) -> RecordResult:
         """Claim a node run and record its outcome."""
         return self.record(execution_id, self.claim(execution_id, node_id, item), outcome, data=data, **fields)
 
-    def wait(self, execution_id: str, node: NodeClaim, **fields: Any) -> Recorded:
+    def wait(self, execution_id: str, node: NodeClaim, **fields: Any) -> RecordResult:
         """Record that a claimed run waits for a timer: `delay_seconds` or `due_at`, and a `wait_key` if it has one."""
         return self.record(execution_id, node, Outcome.WAITING, wait_kind=WaitKind.TIMER, **fields)
 
     def waiting_for_child(
         self, execution_id: str, node: NodeClaim, child: StartRequest, *, depth: int = 1, **fields: Any
-    ) -> Record:
+    ) -> RecordRequest:
         """Return the record of a claimed run that waits for the execution that `child` asks for."""
         child = replace(
             child,
@@ -196,13 +196,22 @@ class StoreDriver:
         node_id: str,
         items: Sequence[Any],
         *,
-        at_once: int = 100,
-        tolerate: int = 0,
+        max_concurrency: int = 100,
+        tolerated_failures: int = 0,
         **fields: Any,
-    ) -> Recorded:
+    ) -> RecordResult:
         """Claim a node run and let it wait for an item of its own for each of `items`, which are its data."""
         node = self.claim(execution_id, node_id)
-        return self.send(self.fanning_out(execution_id, node, items, at_once=at_once, tolerate=tolerate, **fields))
+        return self.send(
+            self.fanning_out(
+                execution_id,
+                node,
+                items,
+                max_concurrency=max_concurrency,
+                tolerated_failures=tolerated_failures,
+                **fields,
+            )
+        )
 
     def fanning_out(
         self,
@@ -210,12 +219,12 @@ class StoreDriver:
         node: NodeClaim,
         items: Sequence[Any],
         *,
-        at_once: int = 100,
-        tolerate: int = 0,
+        max_concurrency: int = 100,
+        tolerated_failures: int = 0,
         **fields: Any,
-    ) -> Record:
+    ) -> RecordRequest:
         """Return the record of a claimed run that waits for its items."""
-        wanted = FanOut(tuple(json.dumps(item) for item in items), at_once, tolerate)
+        wanted = FanOut(tuple(json.dumps(item) for item in items), max_concurrency, tolerated_failures)
         return self.outcome(execution_id, node, Outcome.WAITING, wait_kind=WaitKind.ITEMS, fan_out=wanted, **fields)
 
     def wake(self, *execution_ids: str) -> list[NodeJob]:
@@ -224,32 +233,32 @@ class StoreDriver:
         self.jobs.extend(jobs)
         return jobs
 
-    def cancel(self, execution_id: str, **options: Any) -> Controlled:
+    def cancel(self, execution_id: str, **options: Any) -> ControlResult:
         """Cancel an execution."""
         return self._controlled(self.store.cancel_execution(execution_id, now=self.now(), **options))
 
-    def pause(self, execution_id: str, **options: Any) -> Controlled:
+    def pause(self, execution_id: str, **options: Any) -> ControlResult:
         """Pause an execution."""
         return self._controlled(self.store.pause_execution(execution_id, now=self.now(), **options))
 
-    def resume(self, execution_id: str, **options: Any) -> Controlled:
+    def resume(self, execution_id: str, **options: Any) -> ControlResult:
         """Resume an execution and keep the jobs that follow."""
         return self._controlled(self.store.resume_execution(execution_id, now=self.now(), **options))
 
-    def retry(self, execution_id: str, **options: Any) -> Controlled:
+    def retry(self, execution_id: str, **options: Any) -> ControlResult:
         """Retry a failed execution and keep the jobs that follow."""
         return self._controlled(self.store.retry_execution(execution_id, now=self.now(), **options))
 
-    def sweep(self, **options: Any) -> Swept:
+    def sweep(self, **options: Any) -> SweepResult:
         """Sweep once, judging no list of jobs, and keep the jobs that follow."""
         given: dict[str, Any] = {"heads": {}, "epoch": 0, "now": self.now(), **options}
         swept = self.store.sweep(**given)
         self.jobs.extend(swept.jobs)
         return swept
 
-    def sweep_all(self) -> list[Swept]:
+    def sweep_all(self) -> list[SweepResult]:
         """Sweep until a pass moves nothing; return the passes that did."""
-        passes: list[Swept] = []
+        passes: list[SweepResult] = []
         while any((swept := self.sweep()).moved.values()) or swept.more:
             passes.append(swept)
             assert len(passes) < _PASSES, f"the sweep comes to no end; its last pass moved {dict(swept.moved)}"
@@ -279,7 +288,7 @@ class StoreDriver:
                 node = recorded.next
         return ran
 
-    def _worked(self, claim: Claim, node: NodeClaim, work: Work | None, *, work_first: bool) -> Record:
+    def _worked(self, claim: Claim, node: NodeClaim, work: Work | None, *, work_first: bool) -> RecordRequest:
         execution_id = claim.header.execution_id
         itself = (node.node_id,) if work_first else ()
         successors = itself if node.item else self._successors_of(claim, node) if work_first else ()
@@ -296,7 +305,7 @@ class StoreDriver:
             )
         return self.outcome(execution_id, node, data=data, successors=successors)
 
-    def _controlled(self, answer: Controlled) -> Controlled:
+    def _controlled(self, answer: ControlResult) -> ControlResult:
         self.jobs.extend(answer.jobs)
         return answer
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from spanloom.engine.workflow.definitions import Input, Node, Workflow
 
-__all__ = ["after_any_end", "after_failure", "chain", "diamond", "fan", "graph", "single"]
+__all__ = ["after_any_end", "chain", "diamond", "fan", "graph", "route_failure", "single"]
 
 
-def after_failure(node: str) -> Input:
+def route_failure(node: str) -> Input:
     """Return an edge that is taken if `node` fails for good."""
     return Input(node=node, on="failure")
 

@@ -15,12 +15,12 @@ from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUn
 from spanloom.engine.queue.epoch import NO_EPOCH, Epoch
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Swept
+from spanloom.engine.store.requests import SweepResult
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.engine.telemetry.instruments import count_ended, instruments
 from spanloom.worker.options import WorkerOptions
-from spanloom.worker.queue.depth import Backlog
-from spanloom.worker.queue.started_jobs import Books
+from spanloom.worker.queue.depth import QueueDepths
+from spanloom.worker.queue.started_jobs import StartedJobCleaner
 
 __all__ = ["Sweeper"]
 
@@ -42,14 +42,16 @@ class Sweeper:
         self._list_names = list_names
         self._options = options
         self.on_ended: Callable[[Sequence[str]], object] = lambda _: None  #: called with executions that it has ended
-        self.backlog = Backlog(queue)
-        self.on_misfit: Callable[[ConfigurationError], object] = lambda _: None  #: called when it can't go on, ever
+        self.backlog = QueueDepths(queue)
+        self.on_incompatible_store: Callable[[ConfigurationError], object] = lambda _: (
+            None
+        )  #: called when it can't go on, ever
         self.on_pass: Callable[[], object] = lambda: None  #: called with each pass; may raise as sweep() does
         self.on_moved: Callable[[Iterable[str]], object] = lambda _: None  #: called with executions it moved on
         self._changed = threading.Condition()
         self._wake_at = float("inf")
         self._stopped = False
-        self.books = Books(store, queue, list_names)
+        self.started_jobs = StartedJobCleaner(store, queue, list_names)
         self._books_at = time.monotonic() + random.uniform(0.5, 1.0) * _BOOKS_SECONDS  # noqa: S311  as below
         self._redis_away = False  # and that was said
         self.thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
@@ -94,7 +96,9 @@ class Sweeper:
                     heads = self._queue.heads(self._list_names)
                 except QueueUnavailable as error:
                     epoch, away = NO_EPOCH, error
-            swept = self._store.sweep(heads=heads, epoch=epoch, suspect_seconds=self._options.suspect_seconds)
+            swept = self._store.sweep(
+                heads=heads, epoch=epoch, lost_job_after_seconds=self._options.lost_job_after_seconds
+            )
             moved.update(swept.moved)
             more = swept.more
             self._tell(swept, heads)
@@ -110,11 +114,11 @@ class Sweeper:
         if away is not None:
             raise away
         if time.monotonic() >= self._books_at:
-            self.books.strike_off()
+            self.started_jobs.clean()
             self._books_at = time.monotonic() + _BOOKS_SECONDS
         return moved.total()
 
-    def _tell(self, swept: Swept, heads: Mapping[str, datetime | None]) -> None:
+    def _tell(self, swept: SweepResult, heads: Mapping[str, datetime | None]) -> None:
         """Tell those who look on what a sweep has done."""
         self.on_moved(job.execution_id for job in swept.jobs)
         if swept.ended:
@@ -123,7 +127,7 @@ class Sweeper:
             measured.swept(swept.moved)
             count_ended(self._store, swept.ended, ExecutionStatus.FAILED)  # by their deadlines
             if heads:
-                self.backlog.look(heads)
+                self.backlog.refresh(heads)
 
     def _run(self) -> None:
         pause, swept = self._options.sweep_seconds, time.monotonic()
@@ -135,7 +139,7 @@ class Sweeper:
                 pause, swept = self._options.sweep_seconds, time.monotonic()
             except ConfigurationError as error:
                 _log.error("sweep_ends", error=str(error))
-                self.on_misfit(error)
+                self.on_incompatible_store(error)
                 return
             except StoreUnavailable as error:
                 _log.warning("sweep_failed", error=str(error))

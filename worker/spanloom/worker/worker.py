@@ -16,28 +16,28 @@ from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue.node_queue import NodeMessage
 from spanloom.engine.store.requests import Claim, Refusal
-from spanloom.engine.telemetry.call_metrics import clock_calls, put_clocks
+from spanloom.engine.telemetry.call_metrics import instrument, instrument_calls
 from spanloom.engine.telemetry.instruments import instruments
 from spanloom.worker.lease import Lease
 from spanloom.worker.node.caller import Caller
-from spanloom.worker.node.claim_monitor import Claims
-from spanloom.worker.node.event_loop import Lane
+from spanloom.worker.node.claim_monitor import ClaimMonitor
+from spanloom.worker.node.event_loop import EventLoopThread
 from spanloom.worker.node.lifespan import Lifespan
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.node.runner import NodeRunner
-from spanloom.worker.node.timeouts import Watchdog
+from spanloom.worker.node.timeouts import TimeLimit
 from spanloom.worker.options import WorkerOptions
-from spanloom.worker.queue.consumer import Inbox
-from spanloom.worker.queue.isolation import Quarantine
-from spanloom.worker.queue.notifier import Announcer
-from spanloom.worker.queue.registration import Presence
-from spanloom.worker.queue.unknown_types import Strangers
+from spanloom.worker.queue.consumer import JobConsumer
+from spanloom.worker.queue.isolation import Isolation
+from spanloom.worker.queue.notifier import Notifier
+from spanloom.worker.queue.registration import RqRegistration
+from spanloom.worker.queue.unknown_types import UnknownTypeFilter
 from spanloom.worker.slots import Slots
 from spanloom.worker.sweeper import Sweeper
-from spanloom.worker.telemetry.log_capture import Journal
-from spanloom.worker.telemetry.log_flusher import Flusher
-from spanloom.worker.telemetry.span_exporter import Exports
-from spanloom.worker.telemetry.worker_metrics import Tally
+from spanloom.worker.telemetry.log_capture import LogCapture
+from spanloom.worker.telemetry.log_flusher import LogFlusher
+from spanloom.worker.telemetry.span_exporter import SpanExporter
+from spanloom.worker.telemetry.worker_metrics import WorkerGauges
 
 __all__ = ["Worker"]
 
@@ -59,39 +59,45 @@ class Worker:
         self._hurry = threading.Event()  # asked to stop twice
         self._given_up = threading.Event()  # the grace is over
         self._signed_off = threading.Event()  # the lease is about to be given back
-        self._misfit: ConfigurationError | None = None  # why no worker may run on this Redis and store
+        self._incompatible_store: ConfigurationError | None = None  # why no worker may run on this Redis and store
         self._lease = Lease(engine.store, self.name, self.options.queues, self.options.lease_seconds)
-        self._inbox = Inbox(engine.queue, self.options.queues, self.name, renew_seconds=self._lease.renew_seconds)
-        self._presence = Presence(engine.queue, self._inbox.list_names, self.name, self.options.lease_seconds)
+        self._consumer = JobConsumer(
+            engine.queue, self.options.queues, self.name, renew_seconds=self._lease.renew_seconds
+        )
+        self._registration = RqRegistration(
+            engine.queue, self._consumer.list_names, self.name, self.options.lease_seconds
+        )
         self._slots = Slots(self.options.concurrency, f"spanloom-{self.name}")
-        self._strangers = Strangers(self._inbox, engine.registry, self._stopping, keep=not self.options.burst)
-        self._quarantine = Quarantine(self._slots, self.options)
-        self._claims = Claims(engine.store)
-        self._journal = Journal(self.options.log_level, capture_output=self.options.capture_output)
-        self._flusher = Flusher(engine.store, self._claims.lasting_lines, self._given_up)
-        self._lane = Lane(f"spanloom-loop-{self.name}")
-        self._watchdog = Watchdog()
-        self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._inbox.list_names, self.options)
-        self._sweeper.on_misfit = self._stop_for
-        self._exports = Exports(engine.store, engine.queue, lambda: self._lease.worker_id)
+        self._unknown_types = UnknownTypeFilter(
+            self._consumer, engine.registry, self._stopping, keep=not self.options.burst
+        )
+        self._isolation = Isolation(self._slots, self.options)
+        self._claims = ClaimMonitor(engine.store)
+        self._log_capture = LogCapture(self.options.log_level, capture_output=self.options.capture_output)
+        self._log_flusher = LogFlusher(engine.store, self._claims.long_running_logs, self._given_up)
+        self._event_loop = EventLoopThread(f"spanloom-loop-{self.name}")
+        self._time_limit = TimeLimit()
+        self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._consumer.list_names, self.options)
+        self._sweeper.on_incompatible_store = self._stop_for
+        self._exports = SpanExporter(engine.store, engine.queue, lambda: self._lease.worker_id)
         self._sweeper.on_ended = self._exports.ended
-        self._tally = Tally(self._slots, engine.definitions, self._sweeper.backlog)
-        self._announcer = Announcer(engine.queue, self.name)
-        self._inbox.on_fetch = self._announcer.heard
-        self._sweeper.on_pass, self._sweeper.on_moved = self._announcer.look, self._announcer.changed
-        self._lifespan = Lifespan(engine.lifespan, engine, self._lane)
+        self._gauges = WorkerGauges(self._slots, engine.definitions, self._sweeper.backlog)
+        self._notifier = Notifier(engine.queue, self.name)
+        self._consumer.on_fetch = self._notifier.heard
+        self._sweeper.on_pass, self._sweeper.on_moved = self._notifier.refresh_watched, self._notifier.changed
+        self._lifespan = Lifespan(engine.lifespan, engine, self._event_loop)
         self._beside = [
             threading.Thread(target=run, name=f"spanloom-{what}-{self.name}", daemon=True)
             for what, run in (
                 ("lease", self._renew),
                 ("presence", self._keep),
                 ("claims", self._watch),
-                ("lines", self._flusher.watch),
+                ("lines", self._log_flusher.watch),
             )
         ]
         self._suspended = False
         self._ready = False
-        self._moved = 0.0  # when the loop last went round
+        self._last_loop_at = 0.0  # when the loop last went round
 
     @property
     def phase(self) -> str:
@@ -99,9 +105,9 @@ class Worker:
         return "draining" if self._stopping.is_set() else "working" if self._ready else "starting"
 
     @property
-    def still_seconds(self) -> float:
+    def seconds_since_last_loop(self) -> float:
         """How long ago its loop went round, which blocks for seconds at most; 0 while it starts or drains."""
-        return time.monotonic() - self._moved if self.phase == "working" else 0.0
+        return time.monotonic() - self._last_loop_at if self.phase == "working" else 0.0
 
     def stop(self) -> None:
         """Ask to stop: nothing new is claimed, running nodes have their grace. Asked twice, the grace ends.
@@ -118,43 +124,49 @@ class Worker:
         Raises StoreUnavailable, StoreNotMigrated, QueueUnavailable or ConfigurationError if it can't start, and
         ConfigurationError if the Redis namespace turns out to belong to another store.
         """
-        put_clocks(self.engine.store, self.engine.queue)
-        clock_calls(self._inbox, {"_pop": "fetch", "flush": "flush", "put_back": "put_back"})
+        instrument(self.engine.store, self.engine.queue)
+        instrument_calls(self._consumer, {"_pop": "fetch", "flush": "flush", "requeue": "requeue"})
         self.engine.queue.ping()
         self.engine.open()
         self.engine.epoch.check()
         state = self._lifespan.enter()
         try:
             self._lease.open()
-            self._presence.arrive()
-            self._journal.open()  # after the lifespan, which may have set up logging, and an SDK
-            self._sweeper.books.strike_off(self.name)  # what a namesake left that was killed
+            self._registration.register()
+            self._log_capture.open()  # after the lifespan, which may have set up logging, and an SDK
+            self._sweeper.started_jobs.clean(self.name)  # what a namesake left that was killed
             runner = NodeRunner(
                 self.engine,
                 name=self.name,
                 options=self.options,
-                inbox=self._inbox,
+                consumer=self._consumer,
                 lease=self._lease,
                 recorder=Recorder(self.engine.store, lambda: self.engine.epoch.number, self._given_up),
-                caller=Caller(self.engine, self._lane, self._watchdog, state=state, max_losses=self.options.max_losses),
+                caller=Caller(
+                    self.engine,
+                    self._event_loop,
+                    self._time_limit,
+                    state=state,
+                    max_recovery_attempts=self.options.max_recovery_attempts,
+                ),
                 claims=self._claims,
                 exports=self._exports,
-                journal=self._journal,
-                flusher=self._flusher,
+                journal=self._log_capture,
+                log_flusher=self._log_flusher,
                 draining=self._stopping,
                 given_up=self._given_up,
                 due_in=self._sweeper.due_in,
-                changed=self._announcer.changed,
+                changed=self._notifier.changed,
             )
             for thread in self._beside:
                 thread.start()
             self._exports.start()
             self._sweeper.start()
-            self._tally.start()
+            self._gauges.start()
             _log.info(
                 "worker_ready", worker=self.name, queues=self.options.queues, concurrency=self.options.concurrency
             )
-            self._moved, self._ready = time.monotonic(), True
+            self._last_loop_at, self._ready = time.monotonic(), True
             self.on_ready()
             self._work(runner)
             ended = self._drain()
@@ -162,16 +174,16 @@ class Worker:
             self._stopping.set()
             self._given_up.set()
             self._signed_off.set()
-            self._journal.close()
-            self._tally.stop()
-            self._announcer.close()
+            self._log_capture.close()
+            self._gauges.stop()
+            self._notifier.close()
             try:
                 self._lifespan.leave()
             finally:
-                freed = self._lane.close()
-                self._watchdog.close()
-        if self._misfit is not None:
-            raise self._misfit
+                freed = self._event_loop.close()
+                self._time_limit.close()
+        if self._incompatible_store is not None:
+            raise self._incompatible_store
         return ended and freed
 
     # ---- the loop ----
@@ -181,21 +193,21 @@ class Worker:
         token = ""
         pause, longest = _PAUSES
         while not self._stopping.is_set():
-            self._moved = time.monotonic()
+            self._last_loop_at = time.monotonic()
             free = self._slots.wait_free(timeout=0.5)
             if not free or self._suspended:
                 self._stopping.wait(0.0 if not free else 0.5)
                 continue
             try:
-                if not fetched and self._quarantine.closed:
-                    suspect = self._quarantine.next(timeout=0.5)
+                if not fetched and self._isolation.active:
+                    suspect = self._isolation.next(timeout=0.5)
                     fetched, token = [] if suspect is None else [suspect], secrets.token_hex(8)
                 elif not fetched:
                     idle = not self._slots.busy  # looked at before: what a slot pushes, it pushes before it is free
-                    found, token = self._inbox.fetch(free, self._block_seconds()), secrets.token_hex(8)
+                    found, token = self._consumer.fetch(free, self._block_seconds()), secrets.token_hex(8)
                     if self.options.burst and idle and not found and not self._sweeper.sweep():
                         break  # nothing waits on a list, and nothing is due
-                    fetched = self._quarantine.admit(self._strangers.turn_away(found))
+                    fetched = self._isolation.admit(self._unknown_types.return_unknown(found))
                 if self._stopping.is_set():
                     break
                 self._dispatch(runner, fetched, token)
@@ -210,7 +222,7 @@ class Worker:
                     fetched = []
                 self._stopping.wait(pause)
                 pause = min(pause * 2, longest)
-        if fetched := [*fetched, *self._quarantine.leave()]:
+        if fetched := [*fetched, *self._isolation.leave()]:
             self._put_back(fetched)
 
     def _block_seconds(self) -> float:
@@ -230,7 +242,7 @@ class Worker:
             worker_id = self._lease.worker_id
             answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
         measured, now = instruments(), time.time()
-        self._announcer.changed(message.execution_id for message in messages)
+        self._notifier.changed(message.execution_id for message in messages)
         for message, answer in zip(messages, answers, strict=True):
             if isinstance(answer, Claim):
                 if measured is not None:
@@ -242,7 +254,7 @@ class Worker:
                     raise
             else:
                 _log.debug("claim_refused", execution_id=message.execution_id, node_id=message.node_id, reason=answer)
-                self._inbox.drop(message)
+                self._consumer.discard(message)
 
     # ---- beside the loop ----
 
@@ -266,11 +278,11 @@ class Worker:
         while not self._given_up.is_set():
             stopping = self._stopping.is_set()
             try:
-                self._suspend(self._presence.beat(busy=self._slots.busy > 0))
-                self._inbox.renew()
-                self._inbox.flush()
+                self._suspend(self._registration.send_heartbeat(busy=self._slots.busy > 0))
+                self._consumer.renew()
+                self._consumer.flush()
                 if stopping:
-                    self._inbox.wake()
+                    self._consumer.wake()
             except (QueueUnavailable, StoreUnavailable) as error:
                 _log.warning("heartbeat_failed", worker=self.name, error=str(error))
             except Exception:
@@ -285,7 +297,7 @@ class Worker:
         if asked != self._suspended:
             self._suspended = asked
             if asked:
-                self._inbox.wake()
+                self._consumer.wake()
             _log.info("worker_suspended" if asked else "worker_resumed", worker=self.name)
 
     def _drain(self) -> bool:
@@ -299,7 +311,7 @@ class Worker:
         self._given_up.set()
         if not ended:
             _log.warning("grace_is_over", worker=self.name, running=self._slots.busy)
-            self._lane.cancel_all()
+            self._event_loop.cancel_all()
             ended = self._slots.wait_idle(1.0)
         lease, *others = self._beside
         for thread in (*others, self._sweeper.thread):  # while the lease is renewed: a loss would be counted
@@ -308,13 +320,13 @@ class Worker:
         self._signed_off.set()
         lease.join(_JOIN_SECONDS)
         try:
-            given_back = self.engine.store.retire_worker(self._lease.worker_id, epoch=self.engine.epoch.number)
+            given_back = self.engine.store.unregister_worker(self._lease.worker_id, epoch=self.engine.epoch.number)
             self.engine.push(given_back, changed={job.execution_id for job in given_back})
         except StoreUnavailable as error:
             _log.warning("worker_not_retired", worker=self.name, error=str(error))  # its lease will lapse
         try:
-            self._inbox.flush()
-            self._presence.leave()
+            self._consumer.flush()
+            self._registration.unregister()
         except QueueUnavailable as error:
             _log.warning("worker_not_unregistered", worker=self.name, error=str(error))  # its key will expire
         self._slots.close()
@@ -322,11 +334,11 @@ class Worker:
         return ended
 
     def _stop_for(self, error: ConfigurationError) -> None:
-        self._misfit = error
+        self._incompatible_store = error
         self._stopping.set()
 
     def _put_back(self, messages: Sequence[NodeMessage]) -> None:
         try:
-            self._inbox.put_back(messages)
+            self._consumer.requeue(messages)
         except QueueUnavailable as error:
             _log.warning("jobs_not_put_back", jobs=len(messages), error=str(error))  # the sweep pushes them again

@@ -6,7 +6,7 @@ import asyncio
 from abc import abstractmethod
 
 from spanloom.engine.events.listener import Listener
-from spanloom.engine.events.stream import AsyncEventStream, EventStream, Follower
+from spanloom.engine.events.stream import AsyncEventStream, EventStream, EventWatcher
 from spanloom.engine.events.waiter import Waiter
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.store.models import Execution
@@ -21,7 +21,7 @@ class ExecutionFollowing:
     def __init__(self, store: ExecutionStore, queue: NodeQueue) -> None:
         self._listener = Listener(queue)
         self._waiter = Waiter(store, self._listener)
-        self._follower = Follower(store, self._listener)
+        self._watcher = EventWatcher(store, self._listener)
 
     @abstractmethod
     def open(self) -> None:
@@ -35,10 +35,10 @@ class ExecutionFollowing:
         self.open()
         return self._waiter.wait(execution_id, timeout)
 
-    async def await_end(self, execution_id: str, timeout: float | None = None) -> Execution:
+    async def await_execution(self, execution_id: str, timeout: float | None = None) -> Execution:
         """Like wait(), on the running event loop, which it never blocks."""
         await asyncio.to_thread(self.open)
-        return await self._waiter.await_end(execution_id, timeout)
+        return await self._waiter.await_execution(execution_id, timeout)
 
     def events(self, execution_id: str, after: str | None = None, *, timeout: float | None = None) -> EventStream:
         """Iterate over the events of an execution in commit order, from its start or after a cursor, live.
@@ -52,11 +52,11 @@ class ExecutionFollowing:
         UnknownExecution if the execution was purged meanwhile.
         """
         self.open()
-        return self._follower.events(execution_id, after, timeout)
+        return self._watcher.events(execution_id, after, timeout)
 
     def aevents(self, execution_id: str, after: str | None = None, *, timeout: float | None = None) -> AsyncEventStream:
         """Like events(), for `async for`: never blocks the event loop, needs no thread per watcher.
 
         What events() raises at once, this raises with the first event.
         """
-        return self._follower.aevents(execution_id, after, timeout, begin=self.open)
+        return self._watcher.aevents(execution_id, after, timeout, begin=self.open)

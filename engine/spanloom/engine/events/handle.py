@@ -19,7 +19,7 @@ class _Engine(Protocol):
     @property
     def store(self) -> ExecutionStore: ...
     def wait(self, execution_id: str, timeout: float | None = None) -> Execution: ...
-    async def await_end(self, execution_id: str, timeout: float | None = None) -> Execution: ...
+    async def await_execution(self, execution_id: str, timeout: float | None = None) -> Execution: ...
     def events(self, execution_id: str, after: str | None = None, *, timeout: float | None = None) -> EventStream: ...
     def aevents(
         self, execution_id: str, after: str | None = None, *, timeout: float | None = None
@@ -56,7 +56,7 @@ class ExecutionHandle:
 
     async def aresult(self, timeout: float | None = None) -> Any:
         """Like result(), on the running event loop, which it never blocks."""
-        return output_of(await self._engine.await_end(self.id, timeout=timeout))
+        return output_of(await self._engine.await_execution(self.id, timeout=timeout))
 
     def events(self, after: str | None = None, *, timeout: float | None = None) -> EventStream:
         """Iterate over its events, live. See WorkflowEngine.events."""

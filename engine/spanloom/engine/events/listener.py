@@ -111,7 +111,7 @@ class Listener:
 
     def _send(self, command: str, *channels: str) -> None:
         try:
-            with self._queue.breaker.asking():
+            with self._queue.breaker.guard():
                 getattr(self._pubsub, command)(*channels)
         except QueueUnavailable as error:
             _log.debug("listener_unavailable", error=str(error))
@@ -133,7 +133,7 @@ class Listener:
             if not wanted:
                 continue
             try:
-                with self._queue.breaker.asking(anyway=True):
+                with self._queue.breaker.guard(anyway=True):
                     message = pubsub.get_message(timeout=_LISTEN_SECONDS)
                 pause = 0.0
             except QueueUnavailable as error:

@@ -15,14 +15,14 @@ from spanloom.engine.logs import Logger
 from spanloom.engine.store.models import Event, Execution
 from spanloom.engine.store.port import ExecutionStore
 
-__all__ = ["AsyncEventStream", "EventStream", "Follower"]
+__all__ = ["AsyncEventStream", "EventStream", "EventWatcher"]
 
 _log = Logger("spanloom.engine")
 _PAGE = 1000
 _POLL_SECONDS = (0.05, 1.0)  #: first and longest pause between looks at the store when no signal comes
 _GATHER_SECONDS = 0.02  #: the least between two looks: an execution that changes all the time is read in portions
 _ENDS = frozenset({"execution.completed", "execution.failed", "execution.cancelled"})
-_BESIDE = frozenset({"execution.discarded"})  # says nothing of whether it runs
+_BESIDE = frozenset({"execution.acknowledged"})  # says nothing of whether it runs
 
 
 class EventStream(Iterator[Event]):
@@ -81,7 +81,7 @@ class AsyncEventStream(AsyncIterator[Event]):
         await self.aclose()
 
 
-class Follower:
+class EventWatcher:
     """Follow executions in one store; without a listener it looks at the store from time to time."""
 
     def __init__(self, store: ExecutionStore, listener: Listener | None) -> None:
@@ -91,7 +91,7 @@ class Follower:
     def events(self, execution_id: str, after: str | None, timeout: float | None) -> EventStream:
         """Return its events after the cursor, live. Raises what WorkflowEngine.events does."""
         reading = _Reading(self._store, execution_id, after, timeout)
-        return EventStream(self._follow(reading, reading.look_first()), after)
+        return EventStream(self._follow(reading, reading.poll_first()), after)
 
     def aevents(
         self, execution_id: str, after: str | None, timeout: float | None, begin: Callable[[], object]
@@ -118,7 +118,7 @@ class Follower:
         with self._watch(reading.execution_id, signal.set):
             while True:
                 signal.clear()
-                yield from reading.look()
+                yield from reading.poll()
                 if reading.over:
                     return
                 time.sleep(reading.gather_seconds())
@@ -126,7 +126,7 @@ class Follower:
 
     async def _afollow(self, reading: _Reading, begin: Callable[[], object]) -> AsyncGenerator[Event]:
         await asyncio.to_thread(begin)
-        for event in await asyncio.to_thread(reading.look_first):
+        for event in await asyncio.to_thread(reading.poll_first):
             yield event
         if reading.over:
             return
@@ -134,7 +134,7 @@ class Follower:
         async with self._awatch(reading.execution_id, waker(signal)):
             while True:
                 signal.clear()
-                for event in await asyncio.to_thread(reading.look):
+                for event in await asyncio.to_thread(reading.poll):
                     yield event
                 if reading.over:
                     return
@@ -175,11 +175,11 @@ class _Reading:
         """Whether the end was read, and all that is there."""
         return self._ended is True and not self._more
 
-    def look_first(self) -> list[Event]:
+    def poll_first(self) -> list[Event]:
         """Return the first page. Raises UnknownExecution, ConfigurationError for a bad cursor, StoreUnavailable."""
         return look_at_first(self._first_page)
 
-    def look(self) -> list[Event]:
+    def poll(self) -> list[Event]:
         """Return the next page, empty if there is none yet or the store is away.
 
         Raises UnknownExecution if the execution was purged meanwhile, WaitTimeout once the time is over.

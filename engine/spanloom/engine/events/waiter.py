@@ -47,7 +47,7 @@ class Waiter:
                 signal.wait(pauses.next(execution))
                 signal.clear()
 
-    async def await_end(self, execution_id: str, timeout: float | None) -> Execution:
+    async def await_execution(self, execution_id: str, timeout: float | None) -> Execution:
         """Like wait(), without blocking the event loop and without a thread of its own."""
         if (execution := await asyncio.to_thread(self._look_first, execution_id)).status.ended:
             return execution
@@ -65,18 +65,18 @@ class Waiter:
                     continue
                 signal.clear()
 
-    def _look(self, execution_id: str) -> Execution:
+    def _read(self, execution_id: str) -> Execution:
         execution = self._store.get_execution(execution_id)
         if execution is None:
             raise UnknownExecution(execution_id)
         return execution
 
     def _look_first(self, execution_id: str) -> Execution:
-        return look_at_first(lambda: self._look(execution_id))
+        return look_at_first(lambda: self._read(execution_id))
 
     def _look_again(self, seen: Execution) -> Execution:
         try:
-            return self._look(seen.id)
+            return self._read(seen.id)
         except StoreUnavailable as error:
             _log.warning("wait_goes_on_without_store", execution_id=seen.id, error=str(error))
             return seen

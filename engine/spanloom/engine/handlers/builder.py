@@ -12,10 +12,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from spanloom.engine.errors import PayloadRejected, WorkflowInvalid
 from spanloom.engine.handlers.builtin import DELAY, WORKFLOW
 from spanloom.engine.handlers.registry import NodeRegistry
-from spanloom.engine.messages import did_you_mean, sentences
+from spanloom.engine.messages import did_you_mean, problem_sentences
 from spanloom.engine.workflow.definitions import INITIAL, Input, MapOver, Node, On, RetryPolicy, Workflow
 
-__all__ = ["Edge", "NodeOptions", "NodeRef", "Source", "WorkflowBuilder"]
+__all__ = ["BuilderEdge", "NodeOptions", "NodeRef", "Source", "WorkflowBuilder"]
 
 InputT = TypeVar("InputT")
 P = ParamSpec("P")
@@ -29,23 +29,23 @@ class Source:
         self.builder = builder
         self.id = id
 
-    def when(self, expression: str) -> Edge:
+    def when(self, expression: str) -> BuilderEdge:
         """The edge that is taken when it completed and `expression`, JMESPath over its data, holds."""
-        return Edge(self, "success", expression)
+        return BuilderEdge(self, "success", expression)
 
-    def on_failure(self, when: str | None = None) -> Edge:
+    def on_failure(self, when: str | None = None) -> BuilderEdge:
         """The edge that is taken when it failed for good, which handles the failure; its data is `{"error": {…}}`."""
-        return Edge(self, "failure", when)
+        return BuilderEdge(self, "failure", when)
 
-    def always(self, when: str | None = None) -> Edge:
+    def always(self, when: str | None = None) -> BuilderEdge:
         """The edge that is taken when it completed and when it failed for good, but not when it was skipped."""
-        return Edge(self, "always", when)
+        return BuilderEdge(self, "always", when)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id!r} of workflow {self.builder.id!r}>"
 
 
-class Edge(NamedTuple):
+class BuilderEdge(NamedTuple):
     """A source together with when the edge from it is taken."""
 
     source: Source
@@ -66,7 +66,7 @@ class NodeRef(Source, Generic[P, R]):
 
 
 #: The last: parameter -> node or builder.input.
-Inputs = Source | Edge | Sequence[Source | Edge] | Mapping[str, Source | Edge]
+Inputs = Source | BuilderEdge | Sequence[Source | BuilderEdge] | Mapping[str, Source | BuilderEdge]
 
 
 class NodeOptions(TypedDict, total=False):
@@ -191,7 +191,7 @@ class WorkflowBuilder(Generic[InputT]):
 
     @property
     def workflow(self) -> Workflow:
-        """The definition as it stands; registering it, or `graph.problems`, checks the whole."""
+        """The definition as it stands; registering it, or `graph.find_problems`, checks the whole."""
         return Workflow(id=self.id, name=self.name, nodes=tuple(self._nodes.values()))
 
     def validate_input(self, value: Any) -> Any:
@@ -204,7 +204,7 @@ class WorkflowBuilder(Generic[InputT]):
         try:
             return self._input_type.validate_python(value)
         except ValidationError as error:
-            misfits = "; ".join(sentences(error))
+            misfits = "; ".join(problem_sentences(error))
             raise PayloadRejected(
                 f"the input of workflow {self.id!r} does not fit: {misfits}"
             ) from None  # shows no data
@@ -232,7 +232,9 @@ class WorkflowBuilder(Generic[InputT]):
                 timeout=options.get("timeout"),
             )
         except ValidationError as error:
-            raise WorkflowInvalid(self.id, [f"node {id!r}: {sentence}" for sentence in sentences(error)]) from error
+            raise WorkflowInvalid(
+                self.id, [f"node {id!r}: {sentence}" for sentence in problem_sentences(error)]
+            ) from error
 
     def _edges(self, id: str, options: NodeOptions) -> list[Input]:
         inputs, over = options.get("inputs"), options.get("map")
@@ -242,11 +244,11 @@ class WorkflowBuilder(Generic[InputT]):
             return []
         if isinstance(inputs, Mapping):
             return [self._input(id, one, name) for name, one in inputs.items()]
-        several = inputs if isinstance(inputs, list | tuple) and not isinstance(inputs, Edge) else [inputs]
+        several = inputs if isinstance(inputs, list | tuple) and not isinstance(inputs, BuilderEdge) else [inputs]
         return [self._input(id, one) for one in several]
 
     def _input(self, id: str, one: object, name: str | None = None) -> Input:
-        source, on, when = one if isinstance(one, Edge) else Edge(one, "success", None)  # type: ignore[arg-type]  # told below
+        source, on, when = one if isinstance(one, BuilderEdge) else BuilderEdge(one, "success", None)  # type: ignore[arg-type]  # told below
         return Input(node=self._source_id(id, source), name=name, on=on, when=when)
 
     def _map(self, id: str, over: str | MapOver | Source | None) -> str | MapOver | None:

@@ -16,7 +16,7 @@ from pydantic.errors import PydanticUserError
 
 from spanloom.engine.errors import ConfigurationError, PermanentError
 from spanloom.engine.handlers.context import NodeContext
-from spanloom.engine.messages import did_you_mean, listed, sentences
+from spanloom.engine.messages import did_you_mean, problem_sentences, quoted_list
 from spanloom.engine.payload import copied, decode, find_faults
 from spanloom.engine.workflow.definitions import INITIAL, Node
 
@@ -79,7 +79,7 @@ class Handler:
         parameters = _parameters(function, self.name)
         contexts = [one.name for one in parameters if one.is_context]
         if len(contexts) > 1:
-            raise ConfigurationError(f"handler {self.name} takes its context twice: {listed(contexts)}")
+            raise ConfigurationError(f"handler {self.name} takes its context twice: {quoted_list(contexts)}")
         self._context = contexts[0] if contexts else None
         self._parameters = {one.name: one for one in parameters if not one.is_context}
         self._data = next((one.name for one in self._parameters.values() if one.positional or one.required), None)
@@ -115,7 +115,7 @@ class Handler:
         try:
             return _config(self.config_model, node)
         except ValidationError as error:
-            misfits = "; ".join(sentences(error))
+            misfits = "; ".join(problem_sentences(error))
             raise PermanentError(f"node {node.id!r}: its config does not fit {self.name}: {misfits}") from None
 
     def problems(self, node: Node) -> Iterator[str]:
@@ -124,7 +124,7 @@ class Handler:
             try:
                 _config(self.config_model, node)
             except ValidationError as error:
-                yield from (f"its config does not fit: {sentence}" for sentence in sentences(error))
+                yield from (f"its config does not fit: {sentence}" for sentence in problem_sentences(error))
         yield from self._misfits(node)
         for name in self._fed(node):
             try:
@@ -145,12 +145,13 @@ class Handler:
             if name == self._context:
                 yield f"its input can't be named {name!r}: that is the context of its handler {self.name}"
             elif name not in self._parameters:
-                hint = did_you_mean(name, self._parameters) or f" (it takes {listed(self._parameters) or 'none'})"
+                hint = did_you_mean(name, self._parameters) or f" (it takes {quoted_list(self._parameters) or 'none'})"
                 yield f"its handler {self.name} has no parameter {name!r}{hint}"
         fed = self._fed(node)
         starved = [one.name for one in self._parameters.values() if one.required and one.name not in fed]
         if starved:
-            yield f"its handler {self.name} also needs {listed(starved)}; write its inputs as {{parameter: node id}}"
+            needed = quoted_list(starved)
+            yield f"its handler {self.name} also needs {needed}; write its inputs as {{parameter: node id}}"
 
     def _name_inputs(self, values: dict[str, Any], node: Node, ctx: NodeContext) -> None:
         for edge in node.inputs:
@@ -170,7 +171,7 @@ class Handler:
         except ConfigurationError as error:
             raise PermanentError(f"node {node.id!r}: {error}") from error
         except ValidationError as error:
-            misfits = "; ".join(sentences(error))
+            misfits = "; ".join(problem_sentences(error))
             raise PermanentError(  # from None: pydantic's own error, in a stored traceback, would show the data
                 f"node {node.id!r}: data does not fit parameter {parameter!r} of {self.name}: {misfits}"
             ) from None

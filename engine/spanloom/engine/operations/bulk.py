@@ -10,14 +10,14 @@ from spanloom.engine.store.models import ExecutionFilter
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.states import ExecutionStatus
 
-__all__ = ["ENDED", "Bulk", "carry_out", "control_each", "find"]
+__all__ = ["ENDED", "BulkResult", "apply_to_each", "control_each", "find"]
 
 ENDED = tuple(status for status in ExecutionStatus if status.ended)
 _PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Bulk:
+class BulkResult:
     """What came of a transition for each of many executions, by their ids."""
 
     done: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ def find(
     return [execution_id for _, execution_id in sorted(found)[:limit]]
 
 
-def carry_out(
+def apply_to_each(
     store: ExecutionStore, ids: Iterable[str], step: Callable[[str], object]
 ) -> Iterator[tuple[str, bool | UserError]]:
     """Do `step`, which answers whether it did something, for each, and yield what came of it: that, or its refusal.
@@ -69,10 +69,10 @@ def carry_out(
         yield execution_id, answer
 
 
-def control_each(store: ExecutionStore, ids: Iterable[str], step: Callable[[str], object]) -> Bulk:
-    """Do `step` for each, as carry_out does; what is refused is noted, and the rest goes on."""
-    bulk = Bulk()
-    for execution_id, answer in carry_out(store, ids, step):
+def control_each(store: ExecutionStore, ids: Iterable[str], step: Callable[[str], object]) -> BulkResult:
+    """Do `step` for each, as apply_to_each does; what is refused is noted, and the rest goes on."""
+    bulk = BulkResult()
+    for execution_id, answer in apply_to_each(store, ids, step):
         if isinstance(answer, UserError):
             bulk.refused[execution_id] = answer
         else:

@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from spanloom.engine.errors import InvalidTransition, UnknownExecution
-from spanloom.engine.operations.bulk import Bulk, control_each, find
-from spanloom.engine.operations.manual import record_by_hand
+from spanloom.engine.operations.bulk import BulkResult, control_each, find
+from spanloom.engine.operations.manual import manual_result
 from spanloom.engine.operations.start_options import Duration, as_seconds
 from spanloom.engine.queue.epoch import Epoch
 from spanloom.engine.settings import Settings
 from spanloom.engine.store.models import Execution, ExecutionFilter
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Controlled, NodeJob, NodeKey
+from spanloom.engine.store.requests import ControlResult, NodeJob, NodeKey
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.engine.telemetry.instruments import count_ended, instruments
 from spanloom.engine.telemetry.spans import export_ended
@@ -31,7 +31,7 @@ _OPEN = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSE
 class ExecutionControl:
     """The control transitions of WorkflowEngine, for one execution and, in the plural, for all that a filter finds.
 
-    Each reaches all descendants in one step, but for set_execution_status to failed, discard_execution and
+    Each reaches all descendants in one step, but for set_execution_status to failed, acknowledge_execution and
     update_node_result, and raises UnknownExecution, InvalidTransition where the table of states forbids it,
     StaleVersion if `expected_revision` is given and not the execution's, and StoreUnavailable.
     """
@@ -87,13 +87,13 @@ class ExecutionControl:
             self.store.retry_execution(execution_id, expected_revision=expected_revision, epoch=self.epoch.recent())
         )
 
-    def discard_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+    def acknowledge_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Let a failed execution rest: it is listed no more among those that wait for someone, until it is retried.
 
         True if this call did it, False if it was discarded already.
         """
         self.open()
-        return self.store.discard_execution(execution_id, expected_revision=expected_revision).done
+        return self.store.acknowledge_execution(execution_id, expected_revision=expected_revision).done
 
     def set_execution_status(
         self,
@@ -145,7 +145,7 @@ class ExecutionControl:
         self.open()
         execution = self._execution(execution_id)
         plan = self.definitions.get(execution.workflow_id, execution.version)
-        record = record_by_hand(
+        record = manual_result(
             plan,
             NodeKey(execution.id, node_id, item),
             status,
@@ -164,25 +164,25 @@ class ExecutionControl:
 
     # ---- many at once: the oldest `limit` that the filter finds, parents first ----
 
-    def cancel_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> Bulk:
+    def cancel_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Cancel each that is pending, running or paused."""
         return self._each(wanted, _OPEN, self.cancel_execution, limit)
 
-    def pause_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> Bulk:
+    def pause_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Pause each that is running."""
         return self._each(wanted, [ExecutionStatus.RUNNING], self.pause_execution, limit)
 
-    def resume_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> Bulk:
+    def resume_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Resume each that is paused."""
         return self._each(wanted, [ExecutionStatus.PAUSED], self.resume_execution, limit)
 
-    def retry_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> Bulk:
+    def retry_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Retry each that has failed; discarded ones only if the filter asks for them."""
         return self._each(_dead(wanted), [ExecutionStatus.FAILED], self.retry_execution, limit)
 
-    def discard_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> Bulk:
+    def acknowledge_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Discard each that has failed."""
-        return self._each(_dead(wanted), [ExecutionStatus.FAILED], self.discard_execution, limit)
+        return self._each(_dead(wanted), [ExecutionStatus.FAILED], self.acknowledge_execution, limit)
 
     def purge_executions(
         self,
@@ -216,7 +216,7 @@ class ExecutionControl:
         statuses: Collection[ExecutionStatus],
         step: Callable[[str], object],
         limit: int | None,
-    ) -> Bulk:
+    ) -> BulkResult:
         self.open()
         return control_each(self.store, find(self.store, wanted, statuses, limit), step)
 
@@ -226,7 +226,7 @@ class ExecutionControl:
             raise UnknownExecution(execution_id)
         return execution
 
-    def _told(self, execution_id: str, controlled: Controlled, status: ExecutionStatus) -> bool:
+    def _told(self, execution_id: str, controlled: ControlResult, status: ExecutionStatus) -> bool:
         """Tell of an end: who waits for the execution, its parent, and the trace that it is part of."""
         self.push((), ended=controlled.executions)
         export_ended(self.store, controlled.executions)
@@ -235,10 +235,10 @@ class ExecutionControl:
             self.push(self.store.wake_parents([execution_id], epoch=self.epoch.recent()))
         return controlled.done
 
-    def _pushed(self, controlled: Controlled) -> bool:
+    def _pushed(self, controlled: ControlResult) -> bool:
         self.push(controlled.jobs, changed=controlled.executions)
         return controlled.done
 
 
 def _dead(wanted: ExecutionFilter) -> ExecutionFilter:
-    return wanted if wanted.discarded is not None else wanted.model_copy(update={"discarded": False})
+    return wanted if wanted.acknowledged is not None else wanted.model_copy(update={"acknowledged": False})

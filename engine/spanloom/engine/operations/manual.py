@@ -9,12 +9,12 @@ from typing import Any
 from spanloom.engine.errors import ConfigurationError, UserError
 from spanloom.engine.messages import did_you_mean
 from spanloom.engine.payload import decode, encode
-from spanloom.engine.store.requests import NodeKey, Outcome, Record
+from spanloom.engine.store.requests import NodeKey, Outcome, RecordRequest
 from spanloom.engine.store.states import NodeStatus
-from spanloom.engine.workflow.compiled import Plan
-from spanloom.engine.workflow.routing import after_failure, after_success
+from spanloom.engine.workflow.compiled import CompiledWorkflow
+from spanloom.engine.workflow.routing import route_failure, route_success
 
-__all__ = ["record_by_hand"]
+__all__ = ["manual_result"]
 
 _OUTCOMES = {
     NodeStatus.COMPLETED: Outcome.COMPLETED,
@@ -23,8 +23,8 @@ _OUTCOMES = {
 }
 
 
-def record_by_hand(
-    plan: Plan,
+def manual_result(
+    plan: CompiledWorkflow,
     key: NodeKey,
     status: NodeStatus | str,
     *,
@@ -32,7 +32,7 @@ def record_by_hand(
     error: str | None = None,
     next_nodes: Sequence[str] | None = None,
     limit: int,
-) -> Record:
+) -> RecordRequest:
     """Make the record that ends a node run as completed with `data`, failed with `error`, or skipped.
 
     Its edges are judged as after a worker's record; `next_nodes` routes a completed node. `limit` bounds the data, in
@@ -55,12 +55,12 @@ def record_by_hand(
     if outcome is Outcome.FAILED:
         failure = json.dumps({"type": "EndedByHand", "message": error, "permanent": True})
         told = {"error": {"type": "EndedByHand", "message": error, "node_id": key.node_id}}
-        departure = after_failure(plan, key.node_id, told)
+        departure = route_failure(plan, key.node_id, told)
         taken, handled = (None, False) if key.item else departure
         text = json.dumps(told) if handled else ""
     elif outcome is Outcome.COMPLETED and not key.item:
-        taken = after_success(plan, key.node_id, decode(text), next_nodes).taken
-    return Record(
+        taken = route_success(plan, key.node_id, decode(text), next_nodes).taken
+    return RecordRequest(
         *key,
         fence=0,
         worker_id="",

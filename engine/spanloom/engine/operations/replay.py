@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from spanloom.engine.errors import ConfigurationError, UnknownWorkflow
-from spanloom.engine.operations.bulk import ENDED, Bulk, control_each, find
+from spanloom.engine.operations.bulk import ENDED, BulkResult, control_each, find
 from spanloom.engine.operations.replay_rules import replay_from
 from spanloom.engine.operations.start_options import start_options
 from spanloom.engine.store.models import Execution, ExecutionFilter
@@ -77,7 +77,7 @@ class ExecutionReplays:
         version: int | Literal["same", "latest"] = "same",
         from_node: str | Sequence[str] | None = None,
         limit: int | None = None,
-    ) -> Bulk:
+    ) -> BulkResult:
         """Replay the oldest `limit` that a filter finds, of those that ended and have no parent; see Bulk.started."""
         self.open()
         started: dict[str, str] = {}

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Sequence
 from graphlib import TopologicalSorter
 
 from spanloom.engine.errors import UserError
-from spanloom.engine.messages import did_you_mean, listed
+from spanloom.engine.messages import did_you_mean, quoted_list
 from spanloom.engine.store.models import NodeRun
 from spanloom.engine.store.requests import Replay
 from spanloom.engine.store.states import NodeStatus
-from spanloom.engine.workflow.compiled import Plan
+from spanloom.engine.workflow.compiled import CompiledWorkflow
 
 __all__ = ["replay_from"]
 
 
-def replay_from(plan: Plan, source: str, runs: Iterable[NodeRun], nodes: Sequence[str]) -> Replay:
+def replay_from(plan: CompiledWorkflow, source: str, runs: Iterable[NodeRun], nodes: Sequence[str]) -> Replay:
     """Plan a replay of `source`, whose node runs are given, that runs `nodes` and all that follows from them anew.
 
     Any other node's result is taken over if there is one and those of all nodes before it are taken over as well; what
@@ -40,8 +40,8 @@ def replay_from(plan: Plan, source: str, runs: Iterable[NodeRun], nodes: Sequenc
         if node_id in again:
             if not led_to:
                 raise UserError(
-                    f"node {node_id!r} was not reached in execution {source}: none of {listed(parents)} led to it; "
-                    "replay from one of these, or from a node before them"
+                    f"node {node_id!r} was not reached in execution {source}: none of {quoted_list(parents)} "
+                    "led to it; replay from one of these, or from a node before them"
                 )
         elif (run := results.get(node_id)) is not None:
             taken_over[node_id] = run
@@ -52,7 +52,7 @@ def replay_from(plan: Plan, source: str, runs: Iterable[NodeRun], nodes: Sequenc
     return Replay(source, carried, skipped)
 
 
-def _downstream(plan: Plan, nodes: Iterable[str]) -> set[str]:
+def _downstream(plan: CompiledWorkflow, nodes: Iterable[str]) -> set[str]:
     found: set[str] = set()
     todo = list(nodes)
     while todo:
@@ -69,7 +69,7 @@ def _has_arrived(run: NodeRun) -> bool:
     return run.status in (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
 
 
-def _leads(plan: Plan, source: str, run: NodeRun | None, target: str) -> bool:
+def _leads(plan: CompiledWorkflow, source: str, run: NodeRun | None, target: str) -> bool:
     if run is None or run.status is NodeStatus.SKIPPED:
         return False
     if run.taken is not None:

@@ -20,14 +20,14 @@ from spanloom.engine.errors import QueueUnavailable
 from spanloom.engine.logs import Logger
 from spanloom.engine.queue.redis_client import redis_location
 
-__all__ = ["Breaker"]
+__all__ = ["CircuitBreaker"]
 
 _log = Logger("spanloom.engine")
 _PAUSES = (0.1, 0.5)  #: first and longest between two pings
 _ANSWER_SECONDS = 0.05  #: how long who sends a ping waits for its answer: a Redis that is back does not refuse them
 
 
-class Breaker:
+class CircuitBreaker:
     """Watch over what is asked of one Redis. Thread-safe; costs next to nothing while Redis answers."""
 
     def __init__(self, client: Any) -> None:
@@ -40,12 +40,12 @@ class Breaker:
         self._pause = _PAUSES[0]
 
     @property
-    def away(self) -> bool:
+    def is_open(self) -> bool:
         """Whether Redis is taken as away."""
         return self._why is not None
 
     @contextmanager
-    def asking(self, *, anyway: bool = False) -> Generator[None]:
+    def guard(self, *, anyway: bool = False) -> Generator[None]:
         """Turn whatever redis-py raises inside the block into QueueUnavailable.
 
         While Redis is away the block is not entered: the error is `known` then. But `anyway`, for what waits for

@@ -37,7 +37,7 @@ class Epoch:
 
         Never ahead of the store's, so that a push made in doubt is repeated, not lost.
         """
-        return NO_EPOCH if self._state is None or self._queue.breaker.away else self._state.epoch
+        return NO_EPOCH if self._state is None or self._queue.breaker.is_open else self._state.epoch
 
     def recent(self) -> int:
         """Return the epoch, looked at anew every few seconds while Redis answers. Raises what check() does else."""
@@ -57,7 +57,7 @@ class Epoch:
         with self._lock:
             state = self._state or self._store.get_epoch()
             for pause in _PAUSES:
-                number, run_id = self._look(state.store_id)
+                number, run_id = self._read(state.store_id)
                 if number is not None and number > state.epoch:
                     state = self._store.get_epoch()
                 # A number below the store's is of someone who wrote late, after another loss, or of an old snapshot.
@@ -81,14 +81,14 @@ class Epoch:
         state = self._state
         if state is None or self._store.shared:
             return
-        with self._queue.breaker.asking():
+        with self._queue.breaker.guard():
             mark = self._queue.redis.get(self._queue.keys.epoch)
             if mark is not None and mark.decode().startswith(state.store_id):
                 self._queue.redis.delete(self._queue.keys.epoch)
 
-    def _look(self, store_id: str) -> tuple[int | None, str | None]:
+    def _read(self, store_id: str) -> tuple[int | None, str | None]:
         """Return the epoch that Redis knows, None if it lost it, and the run id of the server."""
-        with self._queue.breaker.asking():
+        with self._queue.breaker.guard():
             mark = self._queue.redis.get(self._queue.keys.epoch)
             run_id = self._run_id()
         if mark is None:
@@ -104,7 +104,7 @@ class Epoch:
 
     def _write(self, state: EpochState) -> None:
         lasts = None if self._store.shared else PRIVATE_SECONDS
-        with self._queue.breaker.asking():
+        with self._queue.breaker.guard():
             self._queue.redis.set(self._queue.keys.epoch, f"{state.store_id} {state.epoch}", ex=lasts)
 
     def _run_id(self) -> str | None:

@@ -16,7 +16,7 @@ from rq.queue import Queue
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
-from spanloom.engine.queue.circuit_breaker import Breaker
+from spanloom.engine.queue.circuit_breaker import CircuitBreaker
 from spanloom.engine.queue.keys import RedisKeys
 from spanloom.engine.queue.redis_client import BLOCKING_SECONDS, redis_client, redis_location
 from spanloom.engine.store.port import queue_key
@@ -44,7 +44,7 @@ class NodeMessage:
     push: int
     pushed_at: float  # the store's clock, Unix seconds
     list_name: str  # the RQ queue it was on
-    losses: int = 0  # how often the run was lost with its worker, when it was pushed
+    recovery_attempts: int = 0  # how often the run was lost with its worker, when it was pushed
 
     @property
     def key(self) -> NodeKey:
@@ -53,7 +53,7 @@ class NodeMessage:
 
     def as_dict(self) -> dict[str, Any]:
         """The argument of the RQ job, as it stands in Redis."""
-        lost = {"losses": self.losses} if self.losses else {}
+        lost = {"recovery_attempts": self.recovery_attempts} if self.recovery_attempts else {}
         return {
             "format": JOB_FORMAT,
             "execution": self.execution_id,
@@ -77,7 +77,7 @@ class NodeMessage:
             push=job.push,
             pushed_at=job.pushed_at.timestamp(),
             list_name=list_name,
-            losses=job.losses,
+            recovery_attempts=job.recovery_attempts,
         )
 
     @classmethod
@@ -102,7 +102,7 @@ class NodeMessage:
                 push=int(message["push"]),
                 pushed_at=float(message["at"]),
                 list_name=list_name,
-                losses=int(message.get("losses", 0)),
+                recovery_attempts=int(message.get("recovery_attempts", 0)),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"its message lacks or mistypes a field ({error!r})") from error
@@ -120,7 +120,7 @@ class NodeQueue:
         """Take a URL or a client; connects at first use. Raises ConfigurationError."""
         self.redis: Any = redis_client(redis)  # Any: redis-py types answers as bytes | str; ours are bytes
         self.blocking: Any = redis_client(redis, answer_seconds=BLOCKING_SECONDS)  # for reads that wait for what comes
-        self.breaker = Breaker(self.redis)
+        self.breaker = CircuitBreaker(self.redis)
         self.namespace = namespace
         self.keys = RedisKeys.of(namespace)
 
@@ -134,7 +134,7 @@ class NodeQueue:
 
         Which ones, Redis knows itself: by their subscriptions, which end with whoever follows. Raises QueueUnavailable.
         """
-        with self.breaker.asking():
+        with self.breaker.guard():
             lasts = int(seconds * 1000)
             if anew or not self.redis.pexpire(self.keys.followed, lasts):
                 pipeline = self.redis.pipeline(transaction=False)
@@ -142,21 +142,21 @@ class NodeQueue:
                 pipeline.pexpire(self.keys.followed, lasts)
                 pipeline.execute()
 
-    def followed_mark(self) -> int:
+    def watched_mark(self) -> int:
         """Return the number of `keys.followed`, 0 while nobody follows. Raises QueueUnavailable."""
-        with self.breaker.asking():
+        with self.breaker.guard():
             return int(self.redis.get(self.keys.followed) or 0)
 
     def followed_executions(self) -> frozenset[str]:
         """Return the ids of the executions that somebody follows now. Raises QueueUnavailable."""
         prefix = self.keys.changed_channel("")
-        with self.breaker.asking():
+        with self.breaker.guard():
             channels = self.redis.pubsub_channels(f"{prefix}*")
         return frozenset(channel.decode(errors="replace").removeprefix(prefix) for channel in channels)
 
     def announce(self, changed: Iterable[str]) -> None:
         """Announce that something of these executions was recorded, in one round trip. Raises QueueUnavailable."""
-        with self.breaker.asking():
+        with self.breaker.guard():
             pipeline = self.redis.pipeline(transaction=False)
             for execution_id in changed:
                 pipeline.publish(self.keys.changed_channel(execution_id), "changed")
@@ -172,7 +172,7 @@ class NodeQueue:
 
     def ping(self) -> None:
         """Return if Redis answers, else raise QueueUnavailable."""
-        with self.breaker.asking():
+        with self.breaker.guard():
             self.redis.ping()
 
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
@@ -180,7 +180,7 @@ class NodeQueue:
 
         Raises QueueUnavailable.
         """
-        with self.breaker.asking():
+        with self.breaker.guard():
             for start in range(0, max(len(jobs), 1), _PUSH_BATCH):
                 pipeline = self.redis.pipeline(transaction=False)
                 self._add_pushes(pipeline, jobs[start : start + _PUSH_BATCH])
@@ -197,7 +197,7 @@ class NodeQueue:
 
         Raises QueueUnavailable.
         """
-        with self.breaker.asking():
+        with self.breaker.guard():
             known = {key.decode().removeprefix(self.keys.queue("")) for key in self.redis.smembers(self.keys.queues)}
         return sorted({name for name in known if name.startswith(f"{self.namespace}.")} | set(named))
 
@@ -207,7 +207,7 @@ class NodeQueue:
         Covers the lists that are named and every other list of the namespace that RQ knows of. Raises QueueUnavailable.
         """
         prefix = f"{self.namespace}."
-        with self.breaker.asking():
+        with self.breaker.guard():
             names = self.known_lists(list_names)
             pipeline = self.redis.pipeline(transaction=False)
             for name in names:
@@ -231,7 +231,7 @@ class NodeQueue:
 
     def depths(self, list_names: Sequence[str]) -> dict[str, int]:
         """Return how many jobs wait on each of these lists. Raises QueueUnavailable."""
-        with self.breaker.asking():
+        with self.breaker.guard():
             pipeline = self.redis.pipeline(transaction=False)
             for name in list_names:
                 pipeline.llen(self.keys.queue(name))

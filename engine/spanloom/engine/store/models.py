@@ -41,7 +41,7 @@ class Execution(_Read):
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
-    discarded_at: datetime | None = None  # of a failed one: when an operator let it rest
+    acknowledged_at: datetime | None = None  # of a failed one: when an operator let it rest
 
 
 class NodeRun(_Read):
@@ -53,7 +53,7 @@ class NodeRun(_Read):
     node_type: str
     status: NodeStatus
     attempt: int = 1
-    losses: int = 0
+    recovery_attempts: int = 0
     data: Any = None
     error: dict[str, Any] | None = None
     taken: tuple[str, ...] | None = None
@@ -180,7 +180,7 @@ class ExecutionFilter(_Read):
     status: ExecutionStatus | None = None
     parent_execution_id: str | None = None
     root: bool | None = None  # True: only those that have no parent
-    discarded: bool | None = None  # False: without those that an operator let rest
+    acknowledged: bool | None = None  # False: without those that an operator let rest
     created_after: datetime | None = None  # inclusive
     created_before: datetime | None = None  # exclusive
     metadata: dict[str, str] = {}  # every pair must match exactly

@@ -34,12 +34,12 @@ from spanloom.engine.store.requests import (
     NodeJob,
     NodeKey,
     NodeLines,
-    Purged,
+    PurgeResult,
     SpanExport,
     SpanLine,
     StartAnswer,
     StartRequest,
-    Swept,
+    SweepResult,
     WorkerLease,
 )
 from spanloom.engine.store.states import ExecutionStatus
@@ -201,19 +201,19 @@ class SpanExports(ABC):
     """
 
     @abstractmethod
-    def confirm_exports(self, worker_id: str, until_ns: int) -> int:
+    def ack_exports(self, worker_id: str, until_ns: int) -> int:
         """Forget what this worker had noted with an `exported_ns` of at most `until_ns`, and return of how many."""
 
     @abstractmethod
-    def take_exports(self, worker_id: str, *, limit: int = 100, now: datetime | None = None) -> list[SpanExport]:
+    def claim_exports(self, worker_id: str, *, limit: int = 100, now: datetime | None = None) -> list[SpanExport]:
         """Make a worker the exporter of what was left by workers without a live lease, each given to one taker.
 
-        Returns it by (worker_id, execution_id), at most `limit`. It is the taker's until end_exports, or until the
+        Returns it by (worker_id, execution_id), at most `limit`. It is the taker's until release_exports, or until the
         taker's own lease has ended.
         """
 
     @abstractmethod
-    def end_exports(self, worker_id: str, exports: Sequence[SpanExport]) -> None:
+    def release_exports(self, worker_id: str, exports: Sequence[SpanExport]) -> None:
         """Forget what this worker has taken and exported."""
 
 
@@ -239,7 +239,7 @@ class WorkerLeases(ABC):
         """Renew; False once the sweep has released this worker's claims, or it is unknown: register anew."""
 
     @abstractmethod
-    def retire_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
+    def unregister_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
         """Close the lease; whatever it still held is queued again without a loss counted, and answered to push.
 
         In an execution that is not running it is held, with its push number as it was. Events: node.released, and
@@ -280,9 +280,9 @@ class Recovery(ABC):
         heads: Mapping[str, datetime | None],
         epoch: int,
         limit: int = 500,
-        suspect_seconds: float = 2.0,
+        lost_job_after_seconds: float = 2.0,
         now: datetime | None = None,
-    ) -> Swept:
+    ) -> SweepResult:
         """Move on whatever is due, at most `limit` rows; any number of sweepers cooperate (SKIP LOCKED).
 
         - Workers whose lease lapsed: marked, and all their running runs are queued again (push + 1, losses + 1;
@@ -291,11 +291,11 @@ class Recovery(ABC):
           starts its execution; a `$end` past its deadline fails its execution with DeadlineExceeded; a `$parent`
           wakes the parent's run, as wake_parents does.
         - Queued rows of an older epoch are pushed again.
-        - A due queued row is suspect if the head of its list was pushed more than `suspect_seconds` after it, or
+        - A due queued row is suspect if the head of its list was pushed more than `lost_job_after_seconds` after it, or
           the list is empty (None) and it was pushed that long ago: it is pushed again. `heads` maps
           `queue_key(queue, priority)` to the head's `pushed_at`; a list that is absent is not judged. Each row that
-          is looked at moves its due_at, doubling from `suspect_seconds` with each suspicion, whatever else pushed it:
-          none starves another.
+          is looked at moves its due_at, doubling from `lost_job_after_seconds` with each suspicion, whatever else
+          pushed it: none starves another.
         Every push raises the push number and takes `epoch`. Commits before it answers, with `more` if the limit was
         reached and the pass got somewhere (moved a row, or put off its next look): then more may be due, and whoever
         goes on while there is more comes to an end. Rows that others hold are no reason to come back at once.
@@ -317,7 +317,7 @@ class Retention(ABC):
         statuses: Sequence[ExecutionStatus],
         limit: int = 500,
         now: datetime | None = None,
-    ) -> Purged:
+    ) -> PurgeResult:
         """Delete families of executions: those whose root has one of `statuses` (which have ended; ValueError else).
 
         A family goes whole, in one step, and only if every member of it ended before `ended_before`; one that someone

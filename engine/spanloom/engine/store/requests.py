@@ -62,7 +62,7 @@ class NodeJob:
     priority: str
     push: int
     pushed_at: datetime
-    losses: int = 0  # how often its worker was lost with it
+    recovery_attempts: int = 0  # how often its worker was lost with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class StartRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartResult:
     """Answer a start: the id (an earlier one where the idempotency key was used), and what to push."""
 
     execution_id: str
@@ -145,7 +145,7 @@ class NodeClaim:
     queue: str
     fence: int
     attempt: int  # from 1
-    losses: int
+    recovery_attempts: int
     results: Mapping[str, str]
     data: str | None = None  # JSON text
     woken: WaitKind | None = None
@@ -221,12 +221,12 @@ class FanOut:
     """Ask for a node to be run once for each item. `items` is not empty; its data crosses as JSON text."""
 
     items: Sequence[str]
-    at_once: int  # how many may be open at the same time
-    tolerate: int  # how many may fail before no further one is started
+    max_concurrency: int  # how many may be open at the same time
+    tolerated_failures: int  # how many may fail before no further one is started
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RecordRequest:
     """Ask for one node run's outcome to be recorded, in one atomic step with everything that follows from it."""
 
     execution_id: str
@@ -259,7 +259,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordResult:
     """Answer a record: what follows from it. `recorded` False: the fence is stale, nothing was written.
 
     With `refused` (and `recorded` True) the fence holds, but its child can't be started: nothing was written either.
@@ -274,7 +274,7 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True)
-class Controlled:
+class ControlResult:
     """Answer a control transition. `done` False: it was so before, nothing was written."""
 
     done: bool
@@ -284,7 +284,7 @@ class Controlled:
 
 
 @dataclass(frozen=True, slots=True)
-class Purged:
+class PurgeResult:
     """Answer a purge: how much went. `more`: the limit was reached, call again."""
 
     executions: int
@@ -325,7 +325,7 @@ class EpochState:
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
+class SweepResult:
     """Answer one pass of the sweep: what to push, and how much it moved by cause.
 
     Causes: lost_job, lost_redis, lost_worker, retry, timer, child, start, deadline.
@@ -338,4 +338,4 @@ class Swept:
 
 
 ClaimAnswer = Claim | Refusal
-StartAnswer = Started | SpanloomError
+StartAnswer = StartResult | SpanloomError

@@ -12,11 +12,11 @@ from typing import Any
 
 from spanloom.engine.store.requests import (
     ClaimAnswer,
-    Controlled,
+    ControlResult,
     NodeJob,
     NodeKey,
-    Record,
-    Recorded,
+    RecordRequest,
+    RecordResult,
     StartAnswer,
     StartRequest,
 )
@@ -75,7 +75,9 @@ class NodeTransitions(ABC):
         """
 
     @abstractmethod
-    def record(self, records: Sequence[Record], *, epoch: int = 0, now: datetime | None = None) -> list[Recorded]:
+    def record(
+        self, records: Sequence[RecordRequest], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[RecordResult]:
         """Record outcomes of claims, and all that follows, atomically.
 
         Fenced: unless the run is running under that worker and fence, answers recorded=False and writes nothing;
@@ -109,12 +111,12 @@ class NodeTransitions(ABC):
           the run is its parent under this fence, and its deadline is no later than its parent's. If it can't be
           started, answers `refused` and writes nothing. In an execution that is not running nothing is created and
           the run is held, to ask again.
-        - items: the node's items 1..n are kept with their data, and the first `at_once` of them are queued; one of
-          them is `next` if `successors` names the node itself. In an execution that is not running the run is held, to
-          ask again.
+        - items: the node's items 1..n are kept with their data, and the first `max_concurrency` of them are queued;
+          one of them is `next` if `successors` names the node itself. In an execution that is not running the run is
+          held, to ask again.
         An item's end arrives at its node's run (item 0) and nowhere else: the next item that was never started becomes
-        ready, unless more than `tolerate` have failed, and when none is open any more the node's run becomes ready,
-        woken by its items. Either is claimed as `next` if `successors` names the node.
+        ready, unless more than `tolerated_failures` have failed, and when none is open any more the node's run
+        becomes ready, woken by its items. Either is claimed as `next` if `successors` names the node.
 
         `span` is kept with the run, whose next claim tells it (`NodeClaim.span`), and, when the run has ended, with its
         result: claims of its successors tell it among `parent_spans`. A retry of the execution keeps it for the next
@@ -146,13 +148,13 @@ class Control(ABC):
     Each raises UnknownExecution, InvalidTransition where the table in states.py forbids it, and StaleVersion, with
     `current` being the Execution, if `expected_revision` is not its revision. Each that does something raises the
     revision of every execution that it changes; one that finds nothing to do answers done=False and writes nothing.
-    All but discard_execution and update_node_result reach all descendants.
+    All but acknowledge_execution and update_node_result reach all descendants.
     """
 
     @abstractmethod
     def cancel_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """Cancel: its open runs end as cancelled, also running ones (their records will find that).
 
         Its pending, running and paused descendants are cancelled with it. Not done if it was cancelled before. If it
@@ -162,7 +164,7 @@ class Control(ABC):
     @abstractmethod
     def pause_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """Pause a running execution and its running descendants: queued runs become held, running ones may end.
 
         Runs that wait for a retry, a timer, a child or items go on waiting, with the same due_at; what comes due is
@@ -173,7 +175,7 @@ class Control(ABC):
     @abstractmethod
     def resume_execution(
         self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """Set a paused execution and its paused descendants running: held runs become queued, with jobs to push.
 
         Nothing that still waits for its time is touched. Not done if it is running; any other status is an
@@ -184,7 +186,7 @@ class Control(ABC):
     @abstractmethod
     def retry_execution(
         self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """Set a failed execution running again from where it failed; what completed before is kept, its error goes.
 
         - Held runs become queued; one that was woken by a child that failed waits for it, which is retried in turn.
@@ -192,10 +194,11 @@ class Control(ABC):
           counters go, its open children are cancelled, and what arrives at it is counted anew from the edges. A record
           of a claim on such a run finds its fence stale, whatever becomes of the run.
         - Every other failed run becomes queued, attempt 1, losses 0, under a higher fence and the next push. A mapped
-          node that failed for its items waits for them again: the failed ones are started anew, `at_once` of them, then
-          those that never were, and `tolerate` counts from the start. A run whose latest child failed waits for that
-          child, which is retried in turn, under the new fence; one whose latest child is still open waits for it; one
-          whose latest child completed goes on, woken by it, as a mapped node does whose items have all ended well.
+          node that failed for its items waits for them again: the failed ones are started anew, `max_concurrency` of
+          them, then those that never were, and `tolerated_failures` counts from the start. A run whose latest child
+          failed waits for that child, which is retried in turn, under the new fence; one whose latest child is still
+          open waits for it; one whose latest child completed goes on, woken by it, as a mapped node does whose items
+          have all ended well.
         - `$end` counts anew, and a deadline counts from now.
         Raises InvalidTransition unless it is failed; not done never. A `$parent` row of its own end goes.
         Events: execution.retried, node.reset, node.queued, node.waiting, and those of a cancel.
@@ -204,7 +207,7 @@ class Control(ABC):
     @abstractmethod
     def fail_execution(
         self, execution_id: str, error: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """Fail a running or paused execution by hand, with `error` (JSON text: {type, message}), as a deadline would.
 
         Running runs may end and are recorded; what is ready is held for a retry. Its descendants are left alone: they
@@ -213,16 +216,17 @@ class Control(ABC):
         """
 
     @abstractmethod
-    def discard_execution(
+    def acknowledge_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
-        """Mark a failed execution as dealt with (`discarded_at`): it is no dead letter any more, unless it is retried.
+    ) -> ControlResult:
+        """Mark a failed execution as dealt with (`acknowledged_at`): it is no dead letter any more, unless it is
+        retried.
 
-        Raises InvalidTransition unless it is failed; not done if it is discarded. Event: execution.discarded.
+        Raises InvalidTransition unless it is failed; not done if it is discarded. Event: execution.acknowledged.
         """
 
     @abstractmethod
-    def update_node_result(self, record: Record, *, epoch: int = 0, now: datetime | None = None) -> Recorded:
+    def update_node_result(self, record: RecordRequest, *, epoch: int = 0, now: datetime | None = None) -> RecordResult:
         """End an open node run by hand: as `record` (COMPLETED, FAILED or SKIPPED) does, with all that follows from it.
 
         `record.fence`, `worker_id` and `successors` are not looked at; the run ends under a fence of its own, so that

@@ -12,7 +12,7 @@ from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.telemetry.instruments import instruments
 
-__all__ = ["clock_calls", "put_clocks"]
+__all__ = ["instrument", "instrument_calls"]
 
 # What opens and closes is no call to be compared with others; a transaction lasts as long as the block that it is for.
 _LEFT_OUT = frozenset({"open", "close", "migrate", "transaction"})
@@ -25,18 +25,18 @@ _OPERATIONS = tuple(
 Record = Callable[[str, float, BaseException | None], None]
 
 
-def put_clocks(store: ExecutionStore, queue: NodeQueue) -> None:
+def instrument(store: ExecutionStore, queue: NodeQueue) -> None:
     """Time the methods of the port on this store, and the queue's, if a MeterProvider is set up; twice is no error.
 
     They stay the objects that they are, so that whoever holds them is measured, too.
     """
     if instruments() is None:
         return
-    _clock_store(store)
-    clock_calls(queue, ("push", "heads", "ping"))
+    _instrument_store(store)
+    instrument_calls(queue, ("push", "heads", "ping"))
 
 
-def _clock_store(store: ExecutionStore) -> None:
+def _instrument_store(store: ExecutionStore) -> None:
     scheme = store.url.partition(":")[0]
     database = "postgresql" if scheme == "postgres" else scheme
 
@@ -44,10 +44,10 @@ def _clock_store(store: ExecutionStore) -> None:
         if (found := instruments()) is not None:
             found.store_called(database, operation, seconds, error)
 
-    _clock(store, {name: name for name in _OPERATIONS}, record)
+    _instrument(store, {name: name for name in _OPERATIONS}, record)
 
 
-def clock_calls(owner: Any, operations: Iterable[str] | Mapping[str, str]) -> None:
+def instrument_calls(owner: Any, operations: Iterable[str] | Mapping[str, str]) -> None:
     """Time methods that exchange something with Redis; a mapping says as which operation. Twice is no error."""
 
     def record(operation: str, seconds: float, error: BaseException | None) -> None:
@@ -55,20 +55,20 @@ def clock_calls(owner: Any, operations: Iterable[str] | Mapping[str, str]) -> No
             found.queue_called(operation, seconds, error)
 
     named = operations if isinstance(operations, Mapping) else {name: name for name in operations}
-    _clock(owner, named, record)
+    _instrument(owner, named, record)
 
 
-def _clock(owner: Any, operations: Mapping[str, str], record: Record) -> None:
+def _instrument(owner: Any, operations: Mapping[str, str], record: Record) -> None:
     if instruments() is None or not hasattr(owner, "__dict__"):
         return
     for name, operation in operations.items():
         if name not in vars(owner):
-            setattr(owner, name, _clocked(getattr(owner, name), operation, record))
+            setattr(owner, name, _timed(getattr(owner, name), operation, record))
 
 
-def _clocked(call: Callable[..., Any], operation: str, record: Record) -> Callable[..., Any]:
+def _timed(call: Callable[..., Any], operation: str, record: Record) -> Callable[..., Any]:
     @functools.wraps(call)
-    def clocked(*args: Any, **kwargs: Any) -> Any:
+    def timed(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
         failed: BaseException | None = None
         try:
@@ -79,4 +79,4 @@ def _clocked(call: Callable[..., Any], operation: str, record: Record) -> Callab
         finally:
             record(operation, time.perf_counter() - began, failed)
 
-    return clocked
+    return timed

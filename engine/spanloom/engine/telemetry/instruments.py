@@ -15,7 +15,7 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 
 from spanloom.engine.errors import SpanloomError
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import StartAnswer, Started, StartRequest
+from spanloom.engine.store.requests import StartAnswer, StartRequest, StartResult
 from spanloom.engine.telemetry.metrics import (
     CAUSE,
     DATABASE,
@@ -80,7 +80,7 @@ class Instruments:
         self._waits = made[QUEUE_WAIT.name]
         self._leases_lost = made[LEASES_LOST.name]
         self._sweeps = made[SWEEPS.name]
-        self._moved = made[SWEEP_MOVED.name]
+        self._last_loop_at = made[SWEEP_MOVED.name]
         self._store_calls = made[STORE_CALLS.name]
         self._queue_calls = made[QUEUE_CALLS.name]
 
@@ -111,7 +111,7 @@ class Instruments:
         self._sweeps.add(1, {} if error is None else {ERROR: type(error).__name__})
         for cause, count in moved.items():
             if count:
-                self._moved.add(count, {CAUSE: cause})
+                self._last_loop_at.add(count, {CAUSE: cause})
 
     def store_called(self, database: str, operation: str, seconds: float, error: BaseException | None) -> None:
         """Time a call of the store."""
@@ -161,7 +161,7 @@ def count_started(requests: Sequence[StartRequest], answers: Sequence[StartAnswe
         return
     for request, answer in zip(requests, answers, strict=True):
         # By the id that was proposed: a start that was sent again is answered as one that was there.
-        if isinstance(answer, Started) and answer.execution_id == request.execution_id:
+        if isinstance(answer, StartResult) and answer.execution_id == request.execution_id:
             found.execution_started(request.workflow_id)
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from spanloom.engine.errors import UnknownWorkflow
 from spanloom.engine.telemetry.metrics import CACHE_RESULT
-from spanloom.engine.workflow.compiled import Plan, plan
+from spanloom.engine.workflow.compiled import CompiledWorkflow, plan
 from spanloom.engine.workflow.definitions import Workflow
 
 __all__ = ["CacheOptions", "DefinitionCache"]
@@ -44,10 +44,10 @@ class DefinitionCache:
         self.misses = 0
         self._load = load
         self._lock = threading.Lock()
-        self._kept: TTLCache[Key, Plan] = TTLCache(options.max_size, options.ttl_seconds, timer=clock)
-        self._loading: dict[Key, Future[Plan]] = {}
+        self._kept: TTLCache[Key, CompiledWorkflow] = TTLCache(options.max_size, options.ttl_seconds, timer=clock)
+        self._loading: dict[Key, Future[CompiledWorkflow]] = {}
 
-    def get(self, workflow_id: str, version: int) -> Plan:
+    def get(self, workflow_id: str, version: int) -> CompiledWorkflow:
         """Return the plan, loading it if it is not kept; threads that miss the same one at once share one load.
 
         Raises UnknownWorkflow, and whatever `load` raises (to all that waited for it); neither is kept.
@@ -71,7 +71,7 @@ class DefinitionCache:
         """Return hits and misses, as the metric of look-ups tells them."""
         return [(self.hits, {CACHE_RESULT: "hit"}), (self.misses, {CACHE_RESULT: "miss"})]
 
-    def _fill(self, key: Key, answer: Future[Plan]) -> None:
+    def _fill(self, key: Key, answer: Future[CompiledWorkflow]) -> None:
         try:
             made = self._made(*key)
         except BaseException as error:
@@ -84,7 +84,7 @@ class DefinitionCache:
             del self._loading[key]
         answer.set_result(made)
 
-    def _made(self, workflow_id: str, version: int) -> Plan:
+    def _made(self, workflow_id: str, version: int) -> CompiledWorkflow:
         workflow = self._load(workflow_id, version)
         if workflow is None:
             raise UnknownWorkflow(workflow_id, version)

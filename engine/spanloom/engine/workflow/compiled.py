@@ -11,10 +11,10 @@ from spanloom.engine.errors import ExpressionFailed
 from spanloom.engine.workflow.definitions import Node, On, Workflow
 from spanloom.engine.workflow.expressions import Expression
 
-__all__ = ["DataMapping", "Plan", "Route", "expression_problems", "plan"]
+__all__ = ["CompiledEdge", "CompiledWorkflow", "DataMapping", "expression_problems", "plan"]
 
 
-class Route(NamedTuple):
+class CompiledEdge(NamedTuple):
     """One edge as a node that ends judges it."""
 
     target: str
@@ -38,12 +38,12 @@ class DataMapping:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CompiledWorkflow:
     """A valid definition, indexed: what workers cache. Treat it as read-only."""
 
     workflow: Workflow
     nodes: dict[str, Node]
-    routes: dict[str, tuple[Route, ...]]  # of every node, in the order of the definition
+    routes: dict[str, tuple[CompiledEdge, ...]]  # of every node, in the order of the definition
     conditional: frozenset[str]  # nodes with a `when` on an edge that leaves them
 
     def successors(self, node_id: str) -> tuple[str, ...]:
@@ -61,14 +61,14 @@ class Plan:
         return {node.id: Expression(node.map.over) for node in self.workflow.nodes if node.map is not None}
 
 
-def plan(workflow: Workflow) -> Plan:
+def plan(workflow: Workflow) -> CompiledWorkflow:
     """Index a valid workflow."""
-    routes: dict[str, list[Route]] = {node.id: [] for node in workflow.nodes}
+    routes: dict[str, list[CompiledEdge]] = {node.id: [] for node in workflow.nodes}
     for node in workflow.nodes:
         for edge in {edge.node: edge for edge in node.inputs if edge.node in routes}.values():
             when = None if edge.when is None else Expression(edge.when)
-            routes[edge.node].append(Route(node.id, edge.on, when))
-    return Plan(
+            routes[edge.node].append(CompiledEdge(node.id, edge.on, when))
+    return CompiledWorkflow(
         workflow=workflow,
         nodes={node.id: node for node in workflow.nodes},
         routes={node_id: tuple(found) for node_id, found in routes.items()},

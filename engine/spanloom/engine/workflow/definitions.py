@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spanloom.engine.errors import WorkflowInvalid
-from spanloom.engine.messages import sentences
+from spanloom.engine.messages import problem_sentences
 from spanloom.engine.payload import copied, decode
 
 __all__ = [
@@ -51,7 +51,7 @@ _PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeVali
 
 
 def _pattern(expression: str) -> Any:
-    # For editors only: graph.problems reports an odd name together with all else that is wrong.
+    # For editors only: graph.find_problems reports an odd name together with all else that is wrong.
     return Field(json_schema_extra={"pattern": f"^{expression}$"})
 
 
@@ -130,17 +130,17 @@ class MapOver(_Definition):
     """Run a node once for each element of a list; its data is then the list of their results, in order.
 
     `over` is a JMESPath expression over `{input, nodes}` that gives the list, of at most 10,000 elements. At most
-    `at_once` items run at the same time. Up to `tolerate` items may fail for good, and stand in the list as
-    `{"error": {…}}`; one more, and no further item starts and the node fails.
+    `max_concurrency` items run at the same time. Up to `tolerated_failures` items may fail for good, and stand in
+    the list as `{"error": {…}}`; one more, and no further item starts and the node fails.
     """
 
     over: str
-    at_once: Annotated[int, Field(ge=1, le=MAX_ITEMS)] = 100
-    tolerate: Annotated[int, Field(ge=0, le=MAX_ITEMS)] = 0
+    max_concurrency: Annotated[int, Field(ge=1, le=MAX_ITEMS)] = 100
+    tolerated_failures: Annotated[int, Field(ge=0, le=MAX_ITEMS)] = 0
 
     if TYPE_CHECKING:
 
-        def __init__(self, *, over: str, at_once: int = 100, tolerate: int = 0) -> None: ...
+        def __init__(self, *, over: str, max_concurrency: int = 100, tolerated_failures: int = 0) -> None: ...
 
 
 def _as_map(given: Any) -> Any:
@@ -201,7 +201,7 @@ class Node(_Definition):
 class Workflow(_Definition):
     """A definition: immutable once registered; each change is a new integer version.
 
-    Building one checks types only; `graph.problems` tells, in one list, what makes it unfit to run.
+    Building one checks types only; `graph.find_problems` tells, in one list, what makes it unfit to run.
     """
 
     id: Annotated[str, _pattern(WORKFLOW_ID)]
@@ -233,7 +233,7 @@ class Workflow(_Definition):
             return cls.model_validate(content)
         except ValidationError as error:
             named = content.get("id") if isinstance(content, Mapping) else None
-            raise WorkflowInvalid(named if isinstance(named, str) else "?", sentences(error)) from error
+            raise WorkflowInvalid(named if isinstance(named, str) else "?", problem_sentences(error)) from error
 
     @classmethod
     def from_json(cls, text: str) -> Workflow:

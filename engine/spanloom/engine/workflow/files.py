@@ -20,7 +20,7 @@ def load_workflow(path: str | Path) -> Workflow:
 
     YAML is loaded safely, and by the rules of YAML 1.2: only true and false are booleans, so that `on` and `no` are
     words, and dates stay text. Raises ConfigurationError for a file that can't be read as such, and WorkflowInvalid
-    with the place of each thing that is wrong in it; `graph.problems` then looks at the graph.
+    with the place of each thing that is wrong in it; `graph.find_problems` then looks at the graph.
     """
     file = Path(path)
     content = _parse(file, _text(file))

@@ -6,20 +6,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from spanloom.engine.errors import ExpressionFailed, RoutingFailed
-from spanloom.engine.messages import listed
-from spanloom.engine.workflow.compiled import Plan, Route
+from spanloom.engine.messages import quoted_list
+from spanloom.engine.workflow.compiled import CompiledEdge, CompiledWorkflow
 
-__all__ = ["Departure", "after_failure", "after_success"]
+__all__ = ["RoutingDecision", "route_failure", "route_success"]
 
 
-class Departure(NamedTuple):
+class RoutingDecision(NamedTuple):
     """The targets whose edges are taken, and whether a failure is handled by that."""
 
     taken: tuple[str, ...]
     handled: bool = False
 
 
-def after_success(plan: Plan, node_id: str, data: Any, next_nodes: Sequence[str] | None) -> Departure:
+def route_success(plan: CompiledWorkflow, node_id: str, data: Any, next_nodes: Sequence[str] | None) -> RoutingDecision:
     """Follow a completed node: `on: success` and `on: always` edges whose `when` holds on its data.
 
     With `next_nodes` of the success edges only those to the nodes it names. Raises RoutingFailed for a name that is
@@ -30,32 +30,32 @@ def after_success(plan: Plan, node_id: str, data: Any, next_nodes: Sequence[str]
     wanted = None if next_nodes is None else frozenset(next_nodes)
     if wanted is not None and (unknown := wanted.difference(route.target for route in leading)):
         raise RoutingFailed(
-            f"node {node_id!r} routed to {listed(sorted(unknown))}, which it does not lead to when it completes "
-            f"(it leads to: {listed([route.target for route in leading]) or 'none'})"
+            f"node {node_id!r} routed to {quoted_list(sorted(unknown))}, which it does not lead to when it completes "
+            f"(it leads to: {quoted_list([route.target for route in leading]) or 'none'})"
         )
     named = [route for route in leading if wanted is None or route.on == "always" or route.target in wanted]
     try:
-        return Departure(tuple(_holding(named, data)))
+        return RoutingDecision(tuple(_holding(named, data)))
     except ExpressionFailed as error:
         raise RoutingFailed(f"node {node_id!r} completed, but can't be left: {error}") from error
 
 
-def after_failure(plan: Plan, node_id: str, data: Any) -> Departure:
+def route_failure(plan: CompiledWorkflow, node_id: str, data: Any) -> RoutingDecision:
     """Follow a node that failed for good: its failure is handled by an edge that is taken, or by continue_on_fail.
 
     `data` is its `{"error": {…}}`. A `when` that can't be evaluated does not hold: the node has failed already.
     """
     routes = plan.routes[node_id]
     if taken := tuple(_holding((route for route in routes if route.on != "success"), data, lenient=True)):
-        return Departure(taken, handled=True)
+        return RoutingDecision(taken, handled=True)
     if plan.nodes[node_id].continue_on_fail:
-        return Departure(
+        return RoutingDecision(
             tuple(_holding((route for route in routes if route.on == "success"), data, lenient=True)), handled=True
         )
-    return Departure(())
+    return RoutingDecision(())
 
 
-def _holding(routes: Iterable[Route], data: Any, *, lenient: bool = False) -> Iterable[str]:
+def _holding(routes: Iterable[CompiledEdge], data: Any, *, lenient: bool = False) -> Iterable[str]:
     for route in routes:
         try:
             if route.when is None or route.when.holds(data):

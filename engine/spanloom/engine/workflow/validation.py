@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spanloom.engine.errors import WorkflowInvalid
-from spanloom.engine.messages import did_you_mean, listed
+from spanloom.engine.messages import did_you_mean, quoted_list
 from spanloom.engine.payload import find_faults
 from spanloom.engine.workflow.compiled import expression_problems
 from spanloom.engine.workflow.definitions import INITIAL, NODE_ID, QUEUE_NAME, WORKFLOW_ID, Node, Workflow
@@ -17,7 +17,7 @@ from spanloom.engine.workflow.definitions import INITIAL, NODE_ID, QUEUE_NAME, W
 if TYPE_CHECKING:
     from spanloom.engine.handlers.registry import NodeRegistry
 
-__all__ = ["Edge", "check", "edges", "problems"]
+__all__ = ["Edge", "edges", "find_problems", "validate"]
 
 _NODE_ID = re.compile(NODE_ID).fullmatch
 _QUEUE_NAME = re.compile(QUEUE_NAME).fullmatch
@@ -54,14 +54,14 @@ def edges(workflow: Workflow) -> list[Edge]:
     return found
 
 
-def check(workflow: Workflow, registry: NodeRegistry | None = None) -> None:
+def validate(workflow: Workflow, registry: NodeRegistry | None = None) -> None:
     """Raise WorkflowInvalid with every problem, if there is one."""
-    found = problems(workflow, registry)
+    found = find_problems(workflow, registry)
     if found:
         raise WorkflowInvalid(workflow.id, found)
 
 
-def problems(workflow: Workflow, registry: NodeRegistry | None = None) -> list[str]:
+def find_problems(workflow: Workflow, registry: NodeRegistry | None = None) -> list[str]:
     """Return one sentence for everything that makes `workflow` unfit to run, each naming its node; empty if it is fit.
 
     With a registry also node types, their config and the fit of inputs to handlers are looked at.
@@ -102,7 +102,7 @@ def _own_problems(node: Node) -> Iterator[str]:
 
 def _unknown_types(workflow: Workflow, registry: NodeRegistry, suggest: _Suggestions) -> dict[str, str]:
     known = registry.types
-    registered = f" (registered: {listed(sorted(known)) or 'none'})"
+    registered = f" (registered: {quoted_list(sorted(known)) or 'none'})"
     used = dict.fromkeys(node.type for node in workflow.nodes)
     unknown = [node_type for node_type in used if node_type not in registry]
     return {
@@ -119,7 +119,7 @@ def _input_problems(node: Node, ids: Counter[str], suggest: _Suggestions) -> Ite
         yield "it mixes named and unnamed inputs; name all of them or none"
     if len(set(named)) < len(named):
         twice = [name for name, count in Counter(named).items() if count > 1]
-        yield f"it has more than one input named {listed(twice)}"
+        yield f"it has more than one input named {quoted_list(twice)}"
     sources = Counter([edge.node for edge in node.inputs])
     conditions: dict[str, set[tuple[str, str | None]]] = {}
     for edge in node.inputs:
@@ -157,7 +157,7 @@ def _cycles(workflow: Workflow) -> list[list[str]]:
     for node in workflow.nodes:
         parents.setdefault(node.id, []).extend(parent for parent in node.parents if parent != node.id)
     tangled = _without_order(parents)
-    return [_one_cycle(knot, tangled) for knot in _knots(tangled)] if tangled else []
+    return [_one_cycle(knot, tangled) for knot in _strongly_connected(tangled)] if tangled else []
 
 
 def _without_order(parents: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -180,7 +180,7 @@ def _without_order(parents: dict[str, list[str]]) -> dict[str, list[str]]:
     return {node_id: [parent for parent in parents[node_id] if parent in waiting] for node_id in waiting}
 
 
-def _knots(parents: dict[str, list[str]]) -> Iterator[set[str]]:
+def _strongly_connected(parents: dict[str, list[str]]) -> Iterator[set[str]]:
     """Yield the strongly connected components of more than one node (Tarjan, with a stack of its own: no recursion)."""
     order: dict[str, int] = {}
     low: dict[str, int] = {}

@@ -22,23 +22,23 @@ from spanloom.engine.errors import (
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import (
     ClaimAnswer,
-    Controlled,
+    ControlResult,
     EpochState,
     NodeJob,
     NodeKey,
-    Purged,
-    Record,
-    Recorded,
+    PurgeResult,
+    RecordRequest,
+    RecordResult,
     Refusal,
     StartAnswer,
     StartRequest,
-    Swept,
+    SweepResult,
 )
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.postgres import wire as wire
 from spanloom.stores.postgres.connections import PostgresConnections
-from spanloom.stores.sql.base import canonical_id, check_by_hand, check_ended, check_wait
-from spanloom.stores.sql.reads import SqlReads
+from spanloom.stores.sql.base import canonical_id, check_ended, check_manual, check_wait
+from spanloom.stores.sql.reads import SqlStore
 
 __all__ = ["PostgresTransitions"]
 
@@ -54,7 +54,7 @@ class _Asked(NamedTuple):
     wanted: str
 
 
-class PostgresTransitions(SqlReads, ExecutionStore):
+class PostgresTransitions(SqlStore, ExecutionStore):
     """Implement NodeTransitions, Control, and what of WorkerLeases and Recovery moves node runs."""
 
     def __init__(self, connections: PostgresConnections) -> None:
@@ -69,8 +69,8 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         self._resume = f"select {schema}.resume_v1(%s::uuid, %s::integer, %s::bigint, %s::timestamptz)"
         self._retry = f"select {schema}.retry_v1(%s::uuid, %s::integer, %s::bigint, %s::timestamptz)"
         self._fail = f"select {schema}.fail_execution_v1(%s::uuid, %s::text, %s::text, %s::integer, %s::timestamptz)"
-        self._discard = f"select {schema}.discard_v1(%s::uuid, %s::integer, %s::timestamptz)"
-        self._by_hand = f"select {schema}.end_by_hand_v1(%s::json, %s::bigint, %s::timestamptz)"
+        self._discard = f"select {schema}.acknowledge_v1(%s::uuid, %s::integer, %s::timestamptz)"
+        self._by_hand = f"select {schema}.end_manually_v1(%s::json, %s::bigint, %s::timestamptz)"
         self._purge = f"select {schema}.purge_v1(%s::timestamptz, %s::text[], %s::integer, %s::timestamptz)"
         self._renew = (
             f"update {schema}.workers w "  # noqa: S608  the namespace was checked
@@ -82,7 +82,7 @@ class PostgresTransitions(SqlReads, ExecutionStore):
             f"update {schema}.store_state set epoch = epoch + 1, redis_run_id = %s::text "  # noqa: S608  as above
             "where epoch = %s::bigint returning true"
         )
-        self._retire = f"select {schema}.retire_v1(%s::text, %s::bigint, %s::timestamptz)"
+        self._retire = f"select {schema}.unregister_worker_v1(%s::text, %s::bigint, %s::timestamptz)"
         self._sweep = f"select {schema}.sweep_v1(%s::json, %s::bigint, %s::integer, %s::float8, %s::timestamptz)"
 
     def create_executions(
@@ -121,13 +121,15 @@ class PostgresTransitions(SqlReads, ExecutionStore):
 
         return self._each(keys, claim)
 
-    def record(self, records: Sequence[Record], *, epoch: int = 0, now: datetime | None = None) -> list[Recorded]:
+    def record(
+        self, records: Sequence[RecordRequest], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[RecordResult]:
         """See NodeTransitions.record."""
 
-        def record(some: Sequence[Record]) -> list[Recorded]:
+        def record(some: Sequence[RecordRequest]) -> list[RecordResult]:
             order = wire.in_key_order(some)
             if not order:
-                return [Recorded(recorded=False)] * len(some)
+                return [RecordResult(recorded=False)] * len(some)
             for one in some:
                 check_wait(one)
             try:
@@ -147,49 +149,49 @@ class PostgresTransitions(SqlReads, ExecutionStore):
 
     def cancel_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """See Control.cancel_execution."""
         asked = _Asked(execution_id, expected_revision, ExecutionStatus.CANCELLED)
         return self._control(asked, self._cancel, now)
 
     def pause_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """See Control.pause_execution."""
         asked = _Asked(execution_id, expected_revision, ExecutionStatus.PAUSED)
         return self._control(asked, self._pause, now)
 
     def resume_execution(
         self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """See Control.resume_execution."""
         asked = _Asked(execution_id, expected_revision, ExecutionStatus.RUNNING)
         return self._control(asked, self._resume, epoch, now)
 
     def retry_execution(
         self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """See Control.retry_execution."""
         asked = _Asked(execution_id, expected_revision, ExecutionStatus.RUNNING)
         return self._control(asked, self._retry, epoch, now)
 
     def fail_execution(
         self, execution_id: str, error: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """See Control.fail_execution."""
         asked = _Asked(execution_id, expected_revision, ExecutionStatus.FAILED)
         return self._control(asked, self._fail, now, told=(error, wire.brief(error)))
 
-    def discard_execution(
+    def acknowledge_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
-        """See Control.discard_execution."""
-        asked = _Asked(execution_id, expected_revision, "discarded")
+    ) -> ControlResult:
+        """See Control.acknowledge_execution."""
+        asked = _Asked(execution_id, expected_revision, "acknowledged")
         return self._control(asked, self._discard, now)
 
-    def update_node_result(self, record: Record, *, epoch: int = 0, now: datetime | None = None) -> Recorded:
+    def update_node_result(self, record: RecordRequest, *, epoch: int = 0, now: datetime | None = None) -> RecordResult:
         """See Control.update_node_result."""
-        check_by_hand(record)
+        check_manual(record)
         if canonical_id(record.execution_id) is None:
             raise UnknownExecution(record.execution_id)
         return wire.ended_by_hand(record, self._call(self._by_hand, wire.by_hand(record), epoch, now))
@@ -201,7 +203,7 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         statuses: Sequence[ExecutionStatus],
         limit: int = 500,
         now: datetime | None = None,
-    ) -> Purged:
+    ) -> PurgeResult:
         """See Retention.purge_executions."""
         wanted = check_ended(statuses)
         self.open()
@@ -215,8 +217,8 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         self.open()
         return self._connections.call(self._renew, (worker_id, lease_seconds, now), reserved=True) is True
 
-    def retire_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
-        """See WorkerLeases.retire_worker."""
+    def unregister_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
+        """See WorkerLeases.unregister_worker."""
         return wire.owed(self._call(self._retire, worker_id, epoch, now))
 
     def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
@@ -230,14 +232,14 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         heads: Mapping[str, datetime | None],
         epoch: int,
         limit: int = 500,
-        suspect_seconds: float = 2.0,
+        lost_job_after_seconds: float = 2.0,
         now: datetime | None = None,
-    ) -> Swept:
+    ) -> SweepResult:
         """See Recovery.sweep."""
         pushed = json.dumps({name: None if head is None else head.isoformat() for name, head in heads.items()})
-        return wire.swept(self._call(self._sweep, pushed, epoch, limit, suspect_seconds, now))
+        return wire.swept(self._call(self._sweep, pushed, epoch, limit, lost_job_after_seconds, now))
 
-    def _control(self, asked: _Asked, statement: str, *parameters: Any, told: tuple[str, ...] = ()) -> Controlled:
+    def _control(self, asked: _Asked, statement: str, *parameters: Any, told: tuple[str, ...] = ()) -> ControlResult:
         execution_id, expected, wanted = asked
         spelled = canonical_id(execution_id)
         if spelled is None:
@@ -291,7 +293,7 @@ class PostgresTransitions(SqlReads, ExecutionStore):
         return answers
 
 
-def _key_conflict(record: Record, error: StoreRefused) -> IdempotencyConflict | None:
+def _key_conflict(record: RecordRequest, error: StoreRefused) -> IdempotencyConflict | None:
     """Return why a child was not started, if that was its idempotency key."""
     told = getattr(error.__cause__, "diag", None)
     if record.child is None or record.child.idempotency_key is None or told is None:

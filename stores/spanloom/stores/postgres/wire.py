@@ -16,23 +16,23 @@ from spanloom.engine.errors import IdempotencyConflict, InvalidTransition, Unkno
 from spanloom.engine.store.requests import (
     Claim,
     ClaimAnswer,
-    Controlled,
+    ControlResult,
     ExecutionHeader,
     LogLine,
     NodeClaim,
     NodeJob,
     NodeKey,
     Outcome,
-    Purged,
-    Record,
-    Recorded,
+    PurgeResult,
+    RecordRequest,
+    RecordResult,
     Refusal,
     Replay,
     SpanLine,
     StartAnswer,
-    Started,
     StartRequest,
-    Swept,
+    StartResult,
+    SweepResult,
 )
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.schema import from_micros
@@ -56,7 +56,7 @@ __all__ = [
     "swept",
 ]
 
-_STALE = Recorded(recorded=False)
+_STALE = RecordResult(recorded=False)
 _NOBODY = "00000000-0000-0000-0000-000000000000"  # no execution's id: what asks for one finds nothing
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -118,7 +118,7 @@ def _started(request: StartRequest, at: datetime, said: list[Any]) -> StartAnswe
     if code == "conflict":
         return IdempotencyConflict(request.workflow_id, request.idempotency_key or "", execution_id)
     created = code == "created"
-    return Started(execution_id, version, created, jobs(pushes, at), at if created else None)
+    return StartResult(execution_id, version, created, jobs(pushes, at), at if created else None)
 
 
 def _refusal(request: StartRequest, why: str) -> UnknownWorkflow:
@@ -154,10 +154,10 @@ def claims(number: int, answer: str | None) -> list[ClaimAnswer]:
 
 def _node_claim(said: list[Any]) -> NodeClaim:
     """Read a claim; what it leaves out at the end is null."""
-    node_id, item, node_type, queue, fence, attempt, losses, inputs, data, woken, wait_key, *span = said
+    node_id, item, node_type, queue, fence, attempt, recovery_attempts, inputs, data, woken, wait_key, *span = said
     inputs = inputs or {}
     return NodeClaim(
-        *(node_id, item, node_type, queue, fence, attempt, losses),
+        *(node_id, item, node_type, queue, fence, attempt, recovery_attempts),
         results={parent: text for parent, (text, _) in inputs.items()},
         data=data,
         woken=None if woken is None else WaitKind(woken),
@@ -167,7 +167,7 @@ def _node_claim(said: list[Any]) -> NodeClaim:
     )
 
 
-def in_key_order(asked: Sequence[Record]) -> list[int]:
+def in_key_order(asked: Sequence[RecordRequest]) -> list[int]:
     """Return the positions of these records by key, without those of ids that no execution can have."""
     known = [position for position, record in enumerate(asked) if canonical_id(record.execution_id) is not None]
     if len(known) > 1:
@@ -175,12 +175,12 @@ def in_key_order(asked: Sequence[Record]) -> list[int]:
     return known
 
 
-def records(asked: Sequence[Record], order: Sequence[int]) -> str:
+def records(asked: Sequence[RecordRequest], order: Sequence[int]) -> str:
     """Write what record_v1 takes."""
     return json.dumps([_record(number, asked[position]) for number, position in enumerate(order, 1)])
 
 
-def _record(number: int, record: Record) -> dict[str, Any]:
+def _record(number: int, record: RecordRequest) -> dict[str, Any]:
     said: dict[str, Any] = {
         "number": number,
         "execution_id": record.execution_id,
@@ -224,7 +224,7 @@ def brief(error: str) -> str:
     return _compact({name: told[name] for name in ("node_id", "type", "message") if name in told})
 
 
-def _wait(record: Record) -> dict[str, Any]:
+def _wait(record: RecordRequest) -> dict[str, Any]:
     said: dict[str, Any] = {
         "wait_kind": record.wait_kind or WaitKind.TIMER,
         "wait_key": record.wait_key,
@@ -236,7 +236,11 @@ def _wait(record: Record) -> dict[str, Any]:
         said["child"] = _start(1, record.child)
     if record.fan_out is not None:
         asked = record.fan_out
-        said["fan_out"] = {"items": list(asked.items), "at_once": asked.at_once, "tolerate": asked.tolerate}
+        said["fan_out"] = {
+            "items": list(asked.items),
+            "max_concurrency": asked.max_concurrency,
+            "tolerated_failures": asked.tolerated_failures,
+        }
     return said
 
 
@@ -256,7 +260,7 @@ def _span(span: SpanLine) -> dict[str, Any]:
     return {name: getattr(span, name) for name in SpanLine.__slots__}
 
 
-def recorded(asked: Sequence[Record], order: Sequence[int], answer: str) -> list[Recorded]:
+def recorded(asked: Sequence[RecordRequest], order: Sequence[int], answer: str) -> list[RecordResult]:
     """Read what record_v1 answers."""
     answers = [_STALE] * len(asked)
     said = json.loads(answer)
@@ -268,16 +272,16 @@ def recorded(asked: Sequence[Record], order: Sequence[int], answer: str) -> list
 
 
 def _recorded(
-    record: Record,
+    record: RecordRequest,
     at: datetime,
     ended: tuple[str, int] | None,
     following: list[Any] | None,
     pushes: list[list[Any]] | None,
     why: str | None = None,
-) -> Recorded:
+) -> RecordResult:
     if why is not None:
         assert record.child is not None
-        return Recorded(True, refused=_refusal(record.child, why))
+        return RecordResult(True, refused=_refusal(record.child, why))
     claim = None
     if following is not None:
         if following[7] is None:
@@ -285,9 +289,9 @@ def _recorded(
             following[7] = {record.node_id: ("null" if record.data is None else record.data, record.span)}
         claim = _node_claim(following)
     if ended is None:
-        return Recorded(True, jobs(pushes, at), claim)
+        return RecordResult(True, jobs(pushes, at), claim)
     status, ended_at = ended
-    return Recorded(True, jobs(pushes, at), claim, ExecutionStatus(status), from_micros(ended_at))
+    return RecordResult(True, jobs(pushes, at), claim, ExecutionStatus(status), from_micros(ended_at))
 
 
 def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, ...]:
@@ -300,24 +304,24 @@ def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, .
 
 
 def owed(answer: str) -> list[NodeJob]:
-    """Read what wake_v1 and retire_v1 answer."""
+    """Read what wake_v1 and unregister_worker_v1 answer."""
     said = json.loads(answer)
     return list(jobs(said["jobs"], from_micros(said["at"])))
 
 
-def controlled(answer: str) -> tuple[str, Controlled]:
+def controlled(answer: str) -> tuple[str, ControlResult]:
     """Read what a control function answers: what it says of the execution's status, and what it did."""
     said, revision, executions, pushes, at = json.loads(answer)
-    return said, Controlled(said == "done", revision or 0, tuple(executions or ()), jobs(pushes, from_micros(at)))
+    return said, ControlResult(said == "done", revision or 0, tuple(executions or ()), jobs(pushes, from_micros(at)))
 
 
-def by_hand(record: Record) -> str:
-    """Write what end_by_hand_v1 takes."""
+def by_hand(record: RecordRequest) -> str:
+    """Write what end_manually_v1 takes."""
     return json.dumps(_record(1, record))
 
 
-def ended_by_hand(record: Record, answer: str) -> Recorded:
-    """Read what end_by_hand_v1 answers. Raises why it was refused."""
+def ended_by_hand(record: RecordRequest, answer: str) -> RecordResult:
+    """Read what end_manually_v1 answers. Raises why it was refused."""
     said = json.loads(answer)
     if isinstance(said, dict):
         (one,) = recorded([record], [0], answer)
@@ -330,17 +334,17 @@ def ended_by_hand(record: Record, answer: str) -> Recorded:
     raise InvalidTransition(f"node run {record.node_id}", status, record.outcome)
 
 
-def purged(answer: str) -> Purged:
+def purged(answer: str) -> PurgeResult:
     """Read what purge_v1 answers."""
     executions, keys, more = json.loads(answer)
-    return Purged(executions, keys, more)
+    return PurgeResult(executions, keys, more)
 
 
-def swept(answer: str) -> Swept:
+def swept(answer: str) -> SweepResult:
     """Read what sweep_v1 answers."""
     said = json.loads(answer)
     pushes = jobs(said["jobs"], from_micros(said["at"]))
-    return Swept(pushes, said["moved"] or {}, said["more"], tuple(said["ended"] or ()))
+    return SweepResult(pushes, said["moved"] or {}, said["more"], tuple(said["ended"] or ()))
 
 
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u....|.)")

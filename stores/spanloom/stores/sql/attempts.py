@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from spanloom.engine.store.models import Attempt
 from spanloom.stores.schema import events
-from spanloom.stores.sql.base import SqlCore, canonical_id
+from spanloom.stores.sql.base import SqlStoreBase, canonical_id
 
 __all__ = ["SqlAttempts"]
 
@@ -23,7 +23,7 @@ _ENDS = {
 _MOVED = ("node.queued", "node.held")  # an end as well, if its worker was lost
 
 
-class SqlAttempts(SqlCore):
+class SqlAttempts(SqlStoreBase):
     """Read who ran a node, when and how that ended."""
 
     @abstractmethod

@@ -12,16 +12,16 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from spanloom.engine.errors import StoreRefused, UnknownExecution
-from spanloom.engine.store.requests import Outcome, Record
+from spanloom.engine.store.requests import Outcome, RecordRequest
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.stores.schema import executions
 
-__all__ = ["SqlCore", "Upsert", "canonical_id", "check_by_hand", "check_ended", "check_wait", "known_id"]
+__all__ = ["SqlStoreBase", "Upsert", "canonical_id", "check_ended", "check_manual", "check_wait", "known_id"]
 
 Upsert = sqlite.Insert | postgresql.Insert  #: an insert that knows `on conflict`
 
 
-class SqlCore(ABC):
+class SqlStoreBase(ABC):
     """Be implemented once per database; reads and cold writes of all of them are built on these four."""
 
     @abstractmethod
@@ -74,13 +74,13 @@ def check_ended(statuses: Sequence[ExecutionStatus]) -> list[str]:
     return [status.value for status in statuses]
 
 
-def check_by_hand(record: Record) -> None:
+def check_manual(record: RecordRequest) -> None:
     """Raise ValueError for an outcome that does not end a run."""
     if record.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED):
         raise ValueError(f"a node run is ended by hand as completed, failed or skipped, not as {record.outcome}")
 
 
-def check_wait(record: Record) -> None:
+def check_wait(record: RecordRequest) -> None:
     """Raise StoreRefused for a wait that nothing could end."""
     kind, fan_out = record.wait_kind or WaitKind.TIMER, record.fan_out
     if (

@@ -13,12 +13,12 @@ from spanloom.engine.store.port import Recovery, WorkerLeases
 from spanloom.engine.store.requests import EpochState, NodeKey, WorkerLease
 from spanloom.engine.store.states import NodeStatus
 from spanloom.stores.schema import node_runs, store_state, workers
-from spanloom.stores.sql.base import SqlCore
+from spanloom.stores.sql.base import SqlStoreBase
 
 __all__ = ["SqlLeases"]
 
 
-class SqlLeases(SqlCore, WorkerLeases, Recovery):
+class SqlLeases(SqlStoreBase, WorkerLeases, Recovery):
     """Implement what of the port's WorkerLeases and Recovery moves no node run, in SQLAlchemy Core."""
 
     def register_worker(

@@ -36,12 +36,12 @@ from spanloom.stores.sql.span_exports import SqlExports
 from spanloom.stores.sql.telemetry import SqlTelemetry
 from spanloom.stores.sql.versions import SqlVersions
 
-__all__ = ["SqlReads"]
+__all__ = ["SqlStore"]
 
 VIRTUAL = (START, END, PARENT)
 
 
-class SqlReads(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, ExecutionStore):
+class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, ExecutionStore):
     """Give a SQL store every read of the port and, with the classes it inherits, the writes that are not hot."""
 
     def get_execution(self, execution_id: str) -> Execution | None:
@@ -167,8 +167,10 @@ def _conditions(filter: ExecutionFilter | None) -> list[sa.ColumnElement[bool] |
         conditions.append(sa.false() if parent is None else columns.parent_id == parent)
     if filter.root is not None:
         conditions.append(columns.parent_id.is_(None) if filter.root else columns.parent_id.is_not(None))
-    if filter.discarded is not None:
-        conditions.append(columns.discarded_at.is_not(None) if filter.discarded else columns.discarded_at.is_(None))
+    if filter.acknowledged is not None:
+        conditions.append(
+            columns.acknowledged_at.is_not(None) if filter.acknowledged else columns.acknowledged_at.is_(None)
+        )
     if filter.created_after is not None:
         conditions.append(columns.created_at >= filter.created_after)
     if filter.created_before is not None:
@@ -188,7 +190,15 @@ def _node_query(*, some: bool) -> sa.Select[Any]:
     runs, results = node_runs.c, node_results.c
     waits = (runs.wait_kind, runs.wait_key)
     still_open = sa.select(
-        *(runs.execution_id, runs.node_id, runs.item, runs.node_type, runs.status, runs.attempt, runs.losses),
+        *(
+            runs.execution_id,
+            runs.node_id,
+            runs.item,
+            runs.node_type,
+            runs.status,
+            runs.attempt,
+            runs.recovery_attempts,
+        ),
         *(sa.cast(nothing, sa.Text).label(name) for name in ("data", "error", "taken")),
         runs.worker_id,
         runs.span,
@@ -199,7 +209,7 @@ def _node_query(*, some: bool) -> sa.Select[Any]:
     ).where(runs.execution_id == execution_id, runs.node_id.not_in(VIRTUAL))
     ended = sa.select(
         *(results.execution_id, results.node_id, results.item, results.node_type, results.status),
-        *(results.attempt, results.losses, results.data, results.error, results.taken, results.worker_id),
+        *(results.attempt, results.recovery_attempts, results.data, results.error, results.taken, results.worker_id),
         results.span,
         *(sa.cast(nothing, sa.Text).label(name) for name in ("wait_kind", "wait_key")),
         *(sa.cast(nothing, Instant).label("due_at"), results.started_at, results.ended_at),
@@ -266,7 +276,7 @@ def _execution(row: sa.Row[Any], output: Any = None) -> Execution:
         created_at=row.created_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
-        discarded_at=row.discarded_at,
+        acknowledged_at=row.acknowledged_at,
     )
 
 

@@ -10,16 +10,16 @@ import sqlalchemy as sa
 from spanloom.engine.store.port import SpanExports
 from spanloom.engine.store.requests import SpanExport
 from spanloom.stores.schema import span_exports, workers
-from spanloom.stores.sql.base import SqlCore
+from spanloom.stores.sql.base import SqlStoreBase
 
 __all__ = ["SqlExports"]
 
 
-class SqlExports(SqlCore, SpanExports):
+class SqlExports(SqlStoreBase, SpanExports):
     """Implement the port's SpanExports in SQLAlchemy Core. Rows that another transaction holds are left to it."""
 
-    def confirm_exports(self, worker_id: str, until_ns: int) -> int:
-        """See SpanExports.confirm_exports."""
+    def ack_exports(self, worker_id: str, until_ns: int) -> int:
+        """See SpanExports.ack_exports."""
         columns = span_exports.c
         own = sa.and_(columns.exporter == worker_id, columns.worker_id == worker_id, columns.until_ns <= until_ns)
         free = sa.select(columns.worker_id, columns.execution_id).where(own).with_for_update(skip_locked=True)
@@ -27,8 +27,8 @@ class SqlExports(SqlCore, SpanExports):
         with self._writing() as connection:
             return connection.execute(sa.delete(span_exports).where(key.in_(free), own)).rowcount
 
-    def take_exports(self, worker_id: str, *, limit: int = 100, now: datetime | None = None) -> list[SpanExport]:
-        """See SpanExports.take_exports."""
+    def claim_exports(self, worker_id: str, *, limit: int = 100, now: datetime | None = None) -> list[SpanExport]:
+        """See SpanExports.claim_exports."""
         columns = span_exports.c
         row = sa.tuple_(columns.worker_id, columns.execution_id, columns.exporter)
         with self._writing() as connection:
@@ -54,8 +54,8 @@ class SqlExports(SqlCore, SpanExports):
             ).all()
         return sorted(SpanExport(*one) for one in taken)
 
-    def end_exports(self, worker_id: str, exports: Sequence[SpanExport]) -> None:
-        """See SpanExports.end_exports."""
+    def release_exports(self, worker_id: str, exports: Sequence[SpanExport]) -> None:
+        """See SpanExports.release_exports."""
         columns = span_exports.c
         with self._writing() as connection:
             for one in exports:

@@ -14,13 +14,13 @@ from spanloom.engine.store.port import Telemetry
 from spanloom.engine.store.requests import LogLine, NodeLines, SpanLine
 from spanloom.engine.store.states import NodeStatus
 from spanloom.stores.schema import logs, node_runs, spans
-from spanloom.stores.sql.base import SqlCore, canonical_id, known_id
+from spanloom.stores.sql.base import SqlStoreBase, canonical_id, known_id
 from spanloom.stores.sql.paging import check_limit
 
 __all__ = ["SqlTelemetry"]
 
 
-class SqlTelemetry(SqlCore, Telemetry):
+class SqlTelemetry(SqlStoreBase, Telemetry):
     """Implement the port's Telemetry in SQLAlchemy Core."""
 
     @abstractmethod

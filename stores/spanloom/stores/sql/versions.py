@@ -14,13 +14,13 @@ from spanloom.engine.store.requests import END
 from spanloom.engine.workflow.definitions import Workflow
 from spanloom.engine.workflow.validation import edges
 from spanloom.stores.schema import workflow_edges, workflow_versions, workflows
-from spanloom.stores.sql.base import SqlCore
+from spanloom.stores.sql.base import SqlStoreBase
 from spanloom.stores.sql.paging import check_limit, page, sort_key
 
 __all__ = ["SqlVersions"]
 
 
-class SqlVersions(SqlCore, WorkflowVersions):
+class SqlVersions(SqlStoreBase, WorkflowVersions):
     """Implement the port's WorkflowVersions in SQLAlchemy Core."""
 
     def save_workflow(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from spanloom.engine.errors import StoreRefused, UnknownWorkflow
-from spanloom.engine.store.requests import END, PARENT, NodeJob, NodeKey, Started, StartRequest
+from spanloom.engine.store.requests import END, PARENT, NodeJob, NodeKey, StartRequest, StartResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.sqlite.starts import create
-from spanloom.stores.sqlite.transaction import Run, Turn
+from spanloom.stores.sqlite.transaction import Run, Transaction
 
 __all__ = ["entry_keys", "start_child", "wake_parent"]
 
@@ -32,18 +32,18 @@ ORDER BY r.node_id
 """
 
 
-def start_child(turn: Turn, run: Run, asked: StartRequest) -> Started | UnknownWorkflow:
+def start_child(tx: Transaction, run: Run, asked: StartRequest) -> StartResult | UnknownWorkflow:
     """Create the child of a running run, under its fence, or say why it can't be started."""
     child = replace(
         asked,
         parent=NodeKey(run.execution_id, run.node_id, run.item),
         parent_fence=run.fence,
-        deadline_seconds=_deadline(turn, run, asked),
+        deadline_seconds=_deadline(tx, run, asked),
     )
-    answer = create(turn, child)
+    answer = create(tx, child)
     if isinstance(answer, UnknownWorkflow):
         return answer
-    if not isinstance(answer, Started):
+    if not isinstance(answer, StartResult):
         raise answer
     if not answer.created:
         raise StoreRefused(
@@ -53,19 +53,19 @@ def start_child(turn: Turn, run: Run, asked: StartRequest) -> Started | UnknownW
     return answer
 
 
-def entry_keys(turn: Turn, run: NodeKey, fence: int, child_id: str) -> list[NodeKey]:
+def entry_keys(tx: Transaction, run: NodeKey, fence: int, child_id: str) -> list[NodeKey]:
     """Name the entry nodes that are still queued as they were when a run under this fence started the child."""
-    return [NodeKey._make(row) for row in turn.execute(_ENTRIES, (child_id, *run, fence))]
+    return [NodeKey._make(row) for row in tx.execute(_ENTRIES, (child_id, *run, fence))]
 
 
-def wake_parent(turn: Turn, execution_id: str) -> tuple[bool, NodeJob | None]:
+def wake_parent(tx: Transaction, execution_id: str) -> tuple[bool, NodeJob | None]:
     """Tell the parent's run, if it waits for this child still, that it has ended; tell whether it did."""
-    row = turn.execute(_FIND_ENDED, (execution_id, PARENT)).fetchone()
+    row = tx.execute(_FIND_ENDED, (execution_id, PARENT)).fetchone()
     if row is None or not ExecutionStatus(row[0]).ended:
         return False, None
     _, *key, fence = row
-    turn.execute(_DELETE, (execution_id, PARENT))
-    run = turn.load(*key)
+    tx.execute(_DELETE, (execution_id, PARENT))
+    run = tx.load(*key)
     if (
         run is None
         or run.status != NodeStatus.WAITING
@@ -74,12 +74,12 @@ def wake_parent(turn: Turn, execution_id: str) -> tuple[bool, NodeJob | None]:
         or run.fence != fence
     ):
         return False, None
-    return True, turn.requeue(run, because="child")
+    return True, tx.requeue(run, because="child")
 
 
-def _deadline(turn: Turn, run: Run, asked: StartRequest) -> float | None:
-    (due_at,) = turn.execute(_DEADLINE, (run.execution_id, END)).fetchone()
+def _deadline(tx: Transaction, run: Run, asked: StartRequest) -> float | None:
+    (due_at,) = tx.execute(_DEADLINE, (run.execution_id, END)).fetchone()
     if due_at is None:
         return asked.deadline_seconds
-    left: float = max((due_at - turn.now) / 1e6 - asked.delay_seconds, LEAST_DEADLINE)
+    left: float = max((due_at - tx.now) / 1e6 - asked.delay_seconds, LEAST_DEADLINE)
     return left if asked.deadline_seconds is None else min(asked.deadline_seconds, left)

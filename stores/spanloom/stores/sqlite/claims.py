@@ -8,14 +8,14 @@ from typing import NamedTuple
 from spanloom.engine.store.requests import Claim, ClaimAnswer, ExecutionHeader, NodeKey, Refusal
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, check_node_transition
 from spanloom.stores.schema import from_micros
-from spanloom.stores.sqlite.transaction import Run, Turn
+from spanloom.stores.sqlite.transaction import Run, Transaction
 
-__all__ = ["claim", "is_live"]
+__all__ = ["claim", "may_claim"]
 
 _IS_LIVE = "SELECT 1 FROM workers WHERE id = ? AND released_at IS NULL AND lease_until > ?"
 
 _CLAIM = """
-UPDATE node_runs SET status = 'running', fence = ?, worker_id = ?, claimed_via = ?, due_at = NULL, started_at = ?
+UPDATE node_runs SET status = 'running', fence = ?, worker_id = ?, claim_reference = ?, due_at = NULL, started_at = ?
 WHERE execution_id = ? AND node_id = ? AND item = ? AND status = 'queued'
 """
 
@@ -37,41 +37,41 @@ class _Header(NamedTuple):
     created_at: int
 
 
-def is_live(turn: Turn, worker_id: str) -> bool:
+def may_claim(tx: Transaction, worker_id: str) -> bool:
     """Tell whether the worker holds a lease that has neither lapsed nor been released."""
-    return turn.execute(_IS_LIVE, (worker_id, turn.now)).fetchone() is not None
+    return tx.execute(_IS_LIVE, (worker_id, tx.now)).fetchone() is not None
 
 
-def claim(turn: Turn, key: NodeKey, worker_id: str, token: str | None) -> ClaimAnswer:
+def claim(tx: Transaction, key: NodeKey, worker_id: str, token: str | None) -> ClaimAnswer:
     """Claim one run for a worker whose lease is live, or find the claim that the same call was given before."""
-    run = turn.load(*key)
+    run = tx.load(*key)
     if run is None:
         return Refusal.GONE
     if run.status == NodeStatus.RUNNING:
-        again = token is not None and run.worker_id == worker_id and run.claimed_via == _via(token)
-        return _claimed(turn, run, run.fence) if again else Refusal.TAKEN
+        again = token is not None and run.worker_id == worker_id and run.claim_reference == _call_reference(token)
+        return _claimed(tx, run, run.fence) if again else Refusal.TAKEN
     if run.status != NodeStatus.QUEUED:
         return Refusal.NOT_READY
     if run.execution_status != ExecutionStatus.RUNNING:
-        turn.hold(run)
+        tx.hold(run)
         return Refusal.NOT_READY
     check_node_transition(run.node_id, NodeStatus.QUEUED, NodeStatus.RUNNING)
     fence = run.fence + 1
-    turn.execute(_CLAIM, (fence, worker_id, None if token is None else _via(token), turn.now, *key))
-    turn.event(run.execution_id, "node.started", run, attempt=run.attempt, worker_id=worker_id)
-    return _claimed(turn, run, fence)
+    tx.execute(_CLAIM, (fence, worker_id, None if token is None else _call_reference(token), tx.now, *key))
+    tx.event(run.execution_id, "node.started", run, attempt=run.attempt, worker_id=worker_id)
+    return _claimed(tx, run, fence)
 
 
-def _via(token: str) -> str:
+def _call_reference(token: str) -> str:
     return f"claim {token}"  # apart from what records write there: node/item/fence
 
 
-def _claimed(turn: Turn, run: Run, fence: int) -> Claim:
-    return Claim(_header(turn, run), turn.node_claim(run, fence))
+def _claimed(tx: Transaction, run: Run, fence: int) -> Claim:
+    return Claim(_header(tx, run), tx.node_claim(run, fence))
 
 
-def _header(turn: Turn, run: Run) -> ExecutionHeader:
-    row = _Header._make(turn.execute(_HEADER, (run.execution_id,)).fetchone())
+def _header(tx: Transaction, run: Run) -> ExecutionHeader:
+    row = _Header._make(tx.execute(_HEADER, (run.execution_id,)).fetchone())
     return ExecutionHeader(
         execution_id=run.execution_id,
         workflow_id=run.workflow_id,

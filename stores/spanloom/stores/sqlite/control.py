@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from spanloom.engine.errors import InvalidTransition, StaleVersion, UnknownExecution
 from spanloom.engine.store.models import Execution
-from spanloom.engine.store.requests import Controlled, NodeJob, NodeKey
+from spanloom.engine.store.requests import ControlResult, NodeJob, NodeKey
 from spanloom.engine.store.states import ExecutionStatus, check_execution_transition
 from spanloom.stores.schema import from_micros
-from spanloom.stores.sqlite.transaction import SUSPECT_MICROS, Turn
+from spanloom.stores.sqlite.transaction import SUSPECT_MICROS, Transaction
 
-__all__ = ["Member", "Target", "descendants", "find", "pause", "queue_held", "resume"]
+__all__ = ["ControlTarget", "FamilyMember", "descendants", "find", "pause", "queue_held", "resume"]
 
 _FIND = "SELECT id, status, revision, priority, parent_id FROM executions WHERE id = ?"
 
@@ -29,7 +29,7 @@ SELECT id, status, revision, priority, parent_id FROM family ORDER BY level, cre
 _SET_STATUS = "UPDATE executions SET status = ?, revision = revision + 1 WHERE id = ? AND status = ?"
 
 _HOLD_QUEUED = """
-UPDATE node_runs SET status = 'held', claimed_via = NULL, due_at = NULL
+UPDATE node_runs SET status = 'held', claim_reference = NULL, due_at = NULL
 WHERE execution_id = ? AND status = 'queued'
 RETURNING node_id, item, attempt
 """
@@ -37,11 +37,11 @@ RETURNING node_id, item, attempt
 _QUEUE_HELD = """
 UPDATE node_runs SET status = 'queued', push = push + 1, pushed_epoch = ?, pushed_at = ?, due_at = ?
 WHERE execution_id = ? AND status = 'held'
-RETURNING node_id, item, attempt, node_type, queue, priority, push, losses
+RETURNING node_id, item, attempt, node_type, queue, priority, push, recovery_attempts
 """
 
 
-class Member(NamedTuple):
+class FamilyMember(NamedTuple):
     """One execution of a family."""
 
     id: str
@@ -51,7 +51,7 @@ class Member(NamedTuple):
     parent_id: str | None
 
 
-class Target(NamedTuple):
+class ControlTarget(NamedTuple):
     """What a caller asks to be changed: which execution, and at which revision it was read."""
 
     execution_id: str
@@ -59,16 +59,18 @@ class Target(NamedTuple):
     read: Callable[[str], Execution | None]  # for a stale caller's error
 
 
-def find(turn: Turn, target: Target, wanted: ExecutionStatus, *, only: ExecutionStatus | None = None) -> Member:
+def find(
+    tx: Transaction, target: ControlTarget, wanted: ExecutionStatus, *, only: ExecutionStatus | None = None
+) -> FamilyMember:
     """Return the execution that is to become `wanted`, or is so already; raise what forbids the change.
 
     `only` is the one status from which this way leads, where the table knows other ways as well.
     """
     execution_id = target.execution_id
-    row = turn.execute(_FIND, (execution_id,)).fetchone()
+    row = tx.execute(_FIND, (execution_id,)).fetchone()
     if row is None:
         raise UnknownExecution(execution_id)
-    member = Member._make(row)
+    member = FamilyMember._make(row)
     if member.status == wanted and only is not ExecutionStatus.FAILED:
         return member
     expected = target.expected_revision
@@ -80,56 +82,56 @@ def find(turn: Turn, target: Target, wanted: ExecutionStatus, *, only: Execution
     return member
 
 
-def descendants(turn: Turn, execution_id: str) -> list[Member]:
+def descendants(tx: Transaction, execution_id: str) -> list[FamilyMember]:
     """List an execution's children, their children and so on, parents first."""
-    return [Member._make(row) for row in turn.execute(_DESCENDANTS, (execution_id,)).fetchall()]
+    return [FamilyMember._make(row) for row in tx.execute(_DESCENDANTS, (execution_id,)).fetchall()]
 
 
-def pause(turn: Turn, target: Target) -> Controlled:
+def pause(tx: Transaction, target: ControlTarget) -> ControlResult:
     """Pause a running execution and its running descendants."""
-    root = find(turn, target, ExecutionStatus.PAUSED)
+    root = find(tx, target, ExecutionStatus.PAUSED)
     if root.status == ExecutionStatus.PAUSED:
-        return Controlled(False, root.revision)
+        return ControlResult(False, root.revision)
     changed: list[str] = []
-    for member in _those(turn, root, ExecutionStatus.RUNNING):
-        turn.execute(_SET_STATUS, (ExecutionStatus.PAUSED.value, member.id, member.status))
-        turn.event(member.id, "execution.paused", data={"revision": member.revision + 1})
-        for node_id, item, attempt in _in_order(turn.execute(_HOLD_QUEUED, (member.id,)).fetchall()):
-            turn.event(member.id, "node.held", NodeKey(member.id, node_id, item), attempt=attempt)
+    for member in _those(tx, root, ExecutionStatus.RUNNING):
+        tx.execute(_SET_STATUS, (ExecutionStatus.PAUSED.value, member.id, member.status))
+        tx.event(member.id, "execution.paused", data={"revision": member.revision + 1})
+        for node_id, item, attempt in _in_order(tx.execute(_HOLD_QUEUED, (member.id,)).fetchall()):
+            tx.event(member.id, "node.held", NodeKey(member.id, node_id, item), attempt=attempt)
         changed.append(member.id)
-    return Controlled(True, root.revision + 1, changed)
+    return ControlResult(True, root.revision + 1, changed)
 
 
-def resume(turn: Turn, target: Target) -> Controlled:
+def resume(tx: Transaction, target: ControlTarget) -> ControlResult:
     """Set a paused execution and its paused descendants running."""
-    root = find(turn, target, ExecutionStatus.RUNNING, only=ExecutionStatus.PAUSED)
+    root = find(tx, target, ExecutionStatus.RUNNING, only=ExecutionStatus.PAUSED)
     if root.status == ExecutionStatus.RUNNING:
-        return Controlled(False, root.revision)
+        return ControlResult(False, root.revision)
     changed: list[str] = []
     jobs: list[NodeJob] = []
-    for member in _those(turn, root, ExecutionStatus.PAUSED):
-        turn.execute(_SET_STATUS, (ExecutionStatus.RUNNING.value, member.id, member.status))
-        turn.event(member.id, "execution.resumed", data={"revision": member.revision + 1})
-        jobs.extend(queue_held(turn, member.id, because="resumed"))
+    for member in _those(tx, root, ExecutionStatus.PAUSED):
+        tx.execute(_SET_STATUS, (ExecutionStatus.RUNNING.value, member.id, member.status))
+        tx.event(member.id, "execution.resumed", data={"revision": member.revision + 1})
+        jobs.extend(queue_held(tx, member.id, because="resumed"))
         changed.append(member.id)
-    return Controlled(True, root.revision + 1, changed, jobs)
+    return ControlResult(True, root.revision + 1, changed, jobs)
 
 
-def queue_held(turn: Turn, execution_id: str, *, because: str) -> list[NodeJob]:
+def queue_held(tx: Transaction, execution_id: str, *, because: str) -> list[NodeJob]:
     """Queue all held runs of an execution that runs again, each under its next push number."""
-    at = (turn.epoch, turn.now, turn.now + SUSPECT_MICROS, execution_id)
-    pushed_at = from_micros(turn.now)
+    at = (tx.epoch, tx.now, tx.now + SUSPECT_MICROS, execution_id)
+    pushed_at = from_micros(tx.now)
     jobs: list[NodeJob] = []
-    for row in _in_order(turn.execute(_QUEUE_HELD, at).fetchall()):
-        node_id, item, attempt, node_type, queue, priority, push, losses = row
+    for row in _in_order(tx.execute(_QUEUE_HELD, at).fetchall()):
+        node_id, item, attempt, node_type, queue, priority, push, recovery_attempts = row
         key = NodeKey(execution_id, node_id, item)
-        turn.event(execution_id, "node.queued", key, attempt=attempt, data={"push": push, "because": because})
-        jobs.append(NodeJob(*key, node_type, queue, priority, push, pushed_at, losses))
+        tx.event(execution_id, "node.queued", key, attempt=attempt, data={"push": push, "because": because})
+        jobs.append(NodeJob(*key, node_type, queue, priority, push, pushed_at, recovery_attempts))
     return jobs
 
 
-def _those(turn: Turn, root: Member, status: ExecutionStatus) -> list[Member]:
-    return [root, *(member for member in descendants(turn, root.id) if member.status == status)]
+def _those(tx: Transaction, root: FamilyMember, status: ExecutionStatus) -> list[FamilyMember]:
+    return [root, *(member for member in descendants(tx, root.id) if member.status == status)]
 
 
 def _in_order(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Collection
 from typing import NamedTuple
 
-from spanloom.engine.store.requests import END, NodeClaim, NodeJob, NodeKey, Recorded
+from spanloom.engine.store.requests import END, NodeClaim, NodeJob, NodeKey, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, check_node_transition
 from spanloom.stores.schema import from_micros
 from spanloom.stores.sqlite.executions import complete_execution, fail_execution
-from spanloom.stores.sqlite.transaction import SUSPECT_MICROS, GraphEdge, Run, Turn
+from spanloom.stores.sqlite.transaction import SUSPECT_MICROS, GraphEdge, Run, Transaction
 
 __all__ = ["Ending", "end", "keep_result"]
 
@@ -19,7 +19,7 @@ _DELETE = "DELETE FROM node_runs WHERE execution_id = ? AND node_id = ? AND item
 
 _ARRIVE = """
 INSERT INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
-                       losses, push, pushed_epoch)
+                       recovery_attempts, push, pushed_epoch)
 VALUES (?, ?, 0, 'pending', ?, ?, ?, ?, ?, ?, 1, 0, 0, 0)
 ON CONFLICT (execution_id, node_id, item) DO UPDATE SET pending = pending - ?, taken = node_runs.taken + excluded.taken
 RETURNING pending, taken
@@ -33,8 +33,8 @@ RETURNING pending
 
 _PUT_READY = """
 INSERT OR REPLACE INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken,
-                                  fence, attempt, losses, worker_id, claimed_via, due_at, push, pushed_epoch,
-                                  pushed_at, started_at)
+                                  fence, attempt, recovery_attempts, worker_id, claim_reference, due_at, push,
+                                  pushed_epoch, pushed_at, started_at)
 VALUES (?, ?, 0, ?, ?, ?, ?, 0, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?)
 """
 
@@ -74,51 +74,52 @@ class _Placed(NamedTuple):
     started_at: int | None = None
 
 
-def end(turn: Turn, run: Run, ending: Ending, *, claims: bool = False) -> Recorded:
+def end(tx: Transaction, run: Run, ending: Ending, *, claims: bool = False) -> RecordResult:
     """End a running node run and do all that follows; `claims`: its worker may be given a ready successor."""
-    flow = _Flow(turn, run)
+    flow = _Flow(tx, run)
     arrived = flow.leave(ending)
-    keep_result(turn, run, ending, arrived)
+    keep_result(tx, run, ending, arrived)
     execution_status = ExecutionStatus(run.execution_status)
     ended = None
     if not arrived and not execution_status.ended:
         error = {"node_id": run.node_id, **({} if ending.error is None else json.loads(ending.error))}
-        fail_execution(turn, run, execution_status, error, run.by)
+        fail_execution(tx, run, execution_status, error, run.by)
         execution_status = ended = ExecutionStatus.FAILED
     flow.settle()
     if flow.reaches_end() and not execution_status.ended:
-        complete_execution(turn, run, execution_status)
+        complete_execution(tx, run, execution_status)
         ended = ExecutionStatus.COMPLETED
     goes_on = execution_status is ExecutionStatus.RUNNING
     preferred = ending.successors if claims and goes_on else ()
     first = next((name for name in preferred if flow.ready_on(name, run.queue)), None)
-    following = None if first is None else _claim(turn, run, flow.ready.pop(first), ending)
-    jobs = (_queue if goes_on else _hold)(turn, run, sorted(flow.ready.values()))
-    return Recorded(True, jobs, following, ended, None if ended is None else from_micros(turn.now))
+    following = None if first is None else _claim(tx, run, flow.ready.pop(first), ending)
+    jobs = (_queue if goes_on else _hold)(tx, run, sorted(flow.ready.values()))
+    return RecordResult(True, jobs, following, ended, None if ended is None else from_micros(tx.now))
 
 
-def keep_result(turn: Turn, run: Run, ending: Ending, arrived: bool) -> None:
+def keep_result(tx: Transaction, run: Run, ending: Ending, arrived: bool) -> None:
     """Put a running run's result in place of its row."""
     status = ending.status
     check_node_transition(run.node_id, NodeStatus(run.status), status)
-    turn.execute(_DELETE, (run.execution_id, run.node_id, run.item))
+    tx.execute(_DELETE, (run.execution_id, run.node_id, run.item))
     taken = None if ending.taken is None else json.dumps(ending.taken)
-    turn.results.append(
+    tx.results.append(
         (run.execution_id, run.node_id, run.item, run.node_type, status.value, ending.data, ending.error, taken,
-         arrived, run.attempt, run.losses, run.fence, run.push, run.worker_id, ending.span, run.started_at, turn.now)
+         arrived, run.attempt, run.recovery_attempts, run.fence, run.push, run.worker_id, ending.span,
+         run.started_at, tx.now)
     )  # fmt: skip
     told = None if ending.error is None else {"error": json.loads(ending.error)}
-    turn.event(run.execution_id, f"node.{status.value}", run, attempt=run.attempt, worker_id=run.worker_id, data=told)
+    tx.event(run.execution_id, f"node.{status.value}", run, attempt=run.attempt, worker_id=run.worker_id, data=told)
 
 
 class _Flow:
     """The arrivals that follow from one ended run, settled by a worklist: each skip adds those of its own edges."""
 
-    def __init__(self, turn: Turn, run: Run) -> None:
+    def __init__(self, tx: Transaction, run: Run) -> None:
         self.ready: dict[str, _Ready] = {}
-        self._turn = turn
+        self._turn = tx
         self._run = run
-        self._graph = turn.graph(run.workflow_id, run.version)
+        self._graph = tx.graph(run.workflow_id, run.version)
         self._waiting: deque[str] = deque()
         self._skipped: list[str] = []
         self._arriving: dict[str, tuple[GraphEdge, int, int]] = {}  # target: its edge, arrivals, how many were taken
@@ -185,12 +186,12 @@ class _Flow:
             self._arriving[edge.target] = (edge, earlier[1] + 1, earlier[2] + taken)
 
     def _skip(self, edge: GraphEdge) -> None:
-        turn, execution_id = self._turn, self._run.execution_id
+        tx, execution_id = self._turn, self._run.execution_id
         if edge.target_inputs > 1:
-            turn.execute(_DELETE, (execution_id, edge.target, 0))
-        turn.results.append(
+            tx.execute(_DELETE, (execution_id, edge.target, 0))
+        tx.results.append(
             (execution_id, edge.target, 0, edge.target_type, NodeStatus.SKIPPED.value, None, None, None,
-             True, 1, 0, self._run.first_fence, 0, None, None, None, turn.now)
+             True, 1, 0, self._run.first_fence, 0, None, None, None, tx.now)
         )  # fmt: skip
         self._skipped.append(edge.target)
         for onward in self._graph.get(edge.target, ()):
@@ -200,54 +201,52 @@ class _Flow:
                 self._arrive(onward, taken=False)
 
 
-def _claim(turn: Turn, run: Run, ready: _Ready, ending: Ending) -> NodeClaim:
+def _claim(tx: Transaction, run: Run, ready: _Ready, ending: Ending) -> NodeClaim:
     """Give a ready successor to the worker that has just ended `run`."""
     edge = ready.edge
     key = NodeKey(run.execution_id, edge.target)
     check_node_transition(edge.target, NodeStatus.PENDING, NodeStatus.RUNNING)
     fence = run.first_fence + 1
-    claimed = _Placed(NodeStatus.RUNNING, fence=fence, worker_id=run.worker_id, started_at=turn.now, push=0)
-    _put(turn, run, [ready], claimed)
-    turn.event(run.execution_id, "node.started", key, attempt=1, worker_id=run.worker_id)
+    claimed = _Placed(NodeStatus.RUNNING, fence=fence, worker_id=run.worker_id, started_at=tx.now, push=0)
+    _put(tx, run, [ready], claimed)
+    tx.event(run.execution_id, "node.started", key, attempt=1, worker_id=run.worker_id)
     # The only parent's data is in hand; a join's are read now, after the last arrival was written.
     if edge.target_inputs == 1:
         results = {run.node_id: "null" if ending.data is None else ending.data}
         spans = {} if ending.span is None else {run.node_id: ending.span}
     else:
-        results, spans = turn.parents(run.execution_id, run.workflow_id, run.version, edge.target)
+        results, spans = tx.parents(run.execution_id, run.workflow_id, run.version, edge.target)
     return NodeClaim(edge.target, 0, edge.target_type, edge.target_queue, fence, 1, 0, results, parent_spans=spans)
 
 
-def _queue(turn: Turn, run: Run, ready: Collection[_Ready]) -> list[NodeJob]:
-    queued = _Placed(
-        NodeStatus.QUEUED, fence=run.first_fence, due_at=turn.now + SUSPECT_MICROS, push=1, pushed_at=turn.now
-    )
-    _put(turn, run, ready, queued)
-    pushed_at = from_micros(turn.now)
+def _queue(tx: Transaction, run: Run, ready: Collection[_Ready]) -> list[NodeJob]:
+    queued = _Placed(NodeStatus.QUEUED, fence=run.first_fence, due_at=tx.now + SUSPECT_MICROS, push=1, pushed_at=tx.now)
+    _put(tx, run, ready, queued)
+    pushed_at = from_micros(tx.now)
     jobs: list[NodeJob] = []
     for edge, _ in ready:
         key = NodeKey(run.execution_id, edge.target)
-        turn.event(run.execution_id, "node.queued", key, attempt=1, data={"push": 1})
+        tx.event(run.execution_id, "node.queued", key, attempt=1, data={"push": 1})
         jobs.append(NodeJob(*key, edge.target_type, edge.target_queue, run.priority, push=1, pushed_at=pushed_at))
     return jobs
 
 
-def _hold(turn: Turn, run: Run, ready: Collection[_Ready]) -> list[NodeJob]:
-    _put(turn, run, ready, _Placed(NodeStatus.HELD, fence=run.first_fence, push=0))
+def _hold(tx: Transaction, run: Run, ready: Collection[_Ready]) -> list[NodeJob]:
+    _put(tx, run, ready, _Placed(NodeStatus.HELD, fence=run.first_fence, push=0))
     for edge, _ in ready:
-        turn.event(run.execution_id, "node.held", NodeKey(run.execution_id, edge.target), attempt=1)
+        tx.event(run.execution_id, "node.held", NodeKey(run.execution_id, edge.target), attempt=1)
     return []
 
 
-def _put(turn: Turn, run: Run, ready: Collection[_Ready], placed: _Placed) -> None:
+def _put(tx: Transaction, run: Run, ready: Collection[_Ready], placed: _Placed) -> None:
     """Write runs that became ready, in place of the rows that counted their inputs."""
     if ready:
         by = None if placed.status is NodeStatus.HELD else run.by
-        turn.executemany(
+        tx.executemany(
             _PUT_READY,
             [
                 (run.execution_id, edge.target, placed.status.value, edge.target_type, edge.target_queue, run.priority,
-                 taken, placed.fence, placed.worker_id, by, placed.due_at, placed.push, turn.epoch, placed.pushed_at,
+                 taken, placed.fence, placed.worker_id, by, placed.due_at, placed.push, tx.epoch, placed.pushed_at,
                  placed.started_at)
                 for edge, taken in ready
             ],

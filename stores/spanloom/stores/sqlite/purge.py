@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from spanloom.engine.store.requests import Purged
-from spanloom.stores.sqlite.transaction import Turn
+from spanloom.engine.store.requests import PurgeResult
+from spanloom.stores.sqlite.transaction import Transaction
 
 __all__ = ["purge"]
 
@@ -43,34 +43,34 @@ DELETE FROM idempotency_keys WHERE (workflow_id, key) IN
 _DELETE = "DELETE FROM executions WHERE id = ?"
 
 
-def purge(turn: Turn, ended_before: int, statuses: Sequence[str], limit: int) -> Purged:
+def purge(tx: Transaction, ended_before: int, statuses: Sequence[str], limit: int) -> PurgeResult:
     """Delete the oldest families, about `limit` executions in all, and keys that have expired."""
     executions = keys = 0
-    for root in _roots(turn, ended_before, statuses):
+    for root in _roots(tx, ended_before, statuses):
         if executions >= limit:
             break
-        family = turn.execute(_FAMILY, (root, ended_before)).fetchall()
+        family = tx.execute(_FAMILY, (root, ended_before)).fetchall()
         if all(over for _, _, over in family):
             executions += len(family)
-            keys += _delete(turn, family)
-    expired = turn.execute(_FORGET_EXPIRED, (turn.now, limit)).rowcount
-    return Purged(executions, keys + expired, more=executions >= limit or expired >= limit)
+            keys += _delete(tx, family)
+    expired = tx.execute(_FORGET_EXPIRED, (tx.now, limit)).rowcount
+    return PurgeResult(executions, keys + expired, more=executions >= limit or expired >= limit)
 
 
-def _roots(turn: Turn, ended_before: int, statuses: Sequence[str]) -> Iterator[str]:
+def _roots(tx: Transaction, ended_before: int, statuses: Sequence[str]) -> Iterator[str]:
     last: tuple[int, str] = (-(1 << 62), "")
-    while page := turn.execute(_ROOTS, (ended_before, *last, _SCANNED)).fetchall():
+    while page := tx.execute(_ROOTS, (ended_before, *last, _SCANNED)).fetchall():
         yield from (execution_id for _, execution_id, status in page if status in statuses)
         last = page[-1][:2]
 
 
-def _delete(turn: Turn, family: Sequence[Any]) -> int:
+def _delete(tx: Transaction, family: Sequence[Any]) -> int:
     """Delete a family, children before their parents, and say how many idempotency keys named one of it."""
     ids = [(execution_id,) for execution_id, _, _ in family]
     for table in _KEPT:
-        turn.executemany(f"DELETE FROM {table} WHERE execution_id = ?", ids)  # noqa: S608  names of ours
+        tx.executemany(f"DELETE FROM {table} WHERE execution_id = ?", ids)  # noqa: S608  names of ours
     pairs = [(key, value, execution_id) for execution_id, text, _ in family for key, value in json.loads(text).items()]
-    turn.executemany(_FORGET_PAIR, pairs)
-    keys = sum(turn.execute(_FORGET_KEYS, one).rowcount for one in ids)
-    turn.executemany(_DELETE, ids)
+    tx.executemany(_FORGET_PAIR, pairs)
+    keys = sum(tx.execute(_FORGET_KEYS, one).rowcount for one in ids)
+    tx.executemany(_DELETE, ids)
     return keys

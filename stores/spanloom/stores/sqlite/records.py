@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from spanloom.engine.errors import UnknownWorkflow
-from spanloom.engine.store.requests import NodeClaim, NodeJob, NodeKey, Outcome, Record, Recorded
+from spanloom.engine.store.requests import NodeClaim, NodeJob, NodeKey, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind, check_node_transition
 from spanloom.stores.schema import from_micros, to_micros
 from spanloom.stores.sql.base import check_wait
 from spanloom.stores.sqlite.children import entry_keys, start_child
 from spanloom.stores.sqlite.ends import Ending, end
 from spanloom.stores.sqlite.items import end_item, fan_out
-from spanloom.stores.sqlite.transaction import Run, Turn, via
+from spanloom.stores.sqlite.transaction import Run, Transaction, record_reference
 
 __all__ = ["record", "record_ended"]
 
-_STALE = Recorded(recorded=False)
+_STALE = RecordResult(recorded=False)
 
 _WAIT = """
-UPDATE node_runs SET status = 'waiting', worker_id = NULL, claimed_via = NULL, attempt = ?, wait_kind = ?, wait_key = ?,
-       due_at = ?
+UPDATE node_runs SET status = 'waiting', worker_id = NULL, claim_reference = NULL, attempt = ?, wait_kind = ?,
+       wait_key = ?, due_at = ?
 WHERE execution_id = ? AND node_id = ? AND item = ? AND status = 'running'
 """
 
@@ -56,7 +56,7 @@ WHERE execution_id = ? AND kind IN ('execution.completed', 'execution.failed') A
 
 _FIND_READY = """
 SELECT execution_id, node_id, item FROM node_runs
-WHERE execution_id = ? AND claimed_via = ? AND status IN ('queued', 'running')
+WHERE execution_id = ? AND claim_reference = ? AND status IN ('queued', 'running')
 ORDER BY node_id, item
 """
 
@@ -75,174 +75,185 @@ _ENDS = {
 _PARKED = {Outcome.RETRY: "node.retrying", Outcome.WAITING: "node.waiting", Outcome.RELEASED: "node.released"}
 
 
-def record(turn: Turn, request: Record, *, before_failure: bool = False) -> Recorded:
+def record(tx: Transaction, request: RecordRequest, *, before_failure: bool = False) -> RecordResult:
     """Record one outcome and all that follows from it; write nothing if the fence is stale.
 
     Nothing that this makes ready is claimed `before_failure`, which may end the execution in the same call.
     """
     check_wait(request)
-    run = turn.load(request.execution_id, request.node_id, request.item)
+    run = tx.load(request.execution_id, request.node_id, request.item)
     if (
         run is None
         or run.status != NodeStatus.RUNNING
         or run.fence != request.fence
         or run.worker_id != request.worker_id
     ):
-        return _answer_again(turn, request, run)
+        return _answer_again(tx, request, run)
     if request.exported_ns is not None:
         worker_id = request.worker_id
-        turn.execute(_OWE_EXPORT, (worker_id, request.execution_id, request.exported_ns, worker_id))
+        tx.execute(_OWE_EXPORT, (worker_id, request.execution_id, request.exported_ns, worker_id))
     # A worker whose lease has lapsed is about to lose its claims: it gets no new one.
-    claims = not before_failure and run.lease_until is not None and run.lease_until > turn.now
+    claims = not before_failure and run.lease_until is not None and run.lease_until > tx.now
     if request.outcome in _ENDS:
-        return record_ended(turn, run, request, claims=claims)
-    answer = _park(turn, run, request, claims=claims)
+        return record_ended(tx, run, request, claims=claims)
+    answer = _park(tx, run, request, claims=claims)
     if answer.refused is None:
-        turn.telemetry(run, request.logs, request.spans)
+        tx.telemetry(run, request.logs, request.spans)
         if request.span is not None:
-            turn.execute(_KEEP_SPAN, (request.span, run.execution_id, run.node_id, run.item))
+            tx.execute(_KEEP_SPAN, (request.span, run.execution_id, run.node_id, run.item))
     return answer
 
 
-def record_ended(turn: Turn, run: Run, request: Record, *, claims: bool) -> Recorded:
+def record_ended(tx: Transaction, run: Run, request: RecordRequest, *, claims: bool) -> RecordResult:
     """End a running run as asked, and do all that follows; `claims`: its worker may be given a ready successor."""
-    turn.telemetry(run, request.logs, request.spans)
+    tx.telemetry(run, request.logs, request.spans)
     status = _ENDS[request.outcome]
     ending = Ending(
         status, request.data, request.error, request.taken, request.handled, request.successors, request.span
     )
-    return (end_item if run.item else end)(turn, run, ending, claims=claims)
+    return (end_item if run.item else end)(tx, run, ending, claims=claims)
 
 
-def _park(turn: Turn, run: Run, request: Record, *, claims: bool) -> Recorded:
+def _park(tx: Transaction, run: Run, request: RecordRequest, *, claims: bool) -> RecordResult:
     """Give up a claim without ending its run: for a retry, to wait, or because its worker stops."""
     if request.outcome is Outcome.WAITING:
-        return _wait(turn, run, request, claims=claims)
+        return _wait(tx, run, request, claims=claims)
     if request.outcome is Outcome.RELEASED:
-        _tell(turn, run, request, {})
-        job = turn.requeue(run, because="released")
-        return Recorded(True, () if job is None else (job,))
+        _tell(tx, run, request, {})
+        job = tx.requeue(run, because="released")
+        return RecordResult(True, () if job is None else (job,))
     error = {} if request.error is None else {"error": json.loads(request.error)}
-    _tell(turn, run, request, {**error, "delay_seconds": request.delay_seconds})
+    _tell(tx, run, request, {**error, "delay_seconds": request.delay_seconds})
     attempt = run.attempt + request.spends_attempt
-    _put_to_wait(turn, run, WaitKind.RETRY, None, attempt, turn.now + round(request.delay_seconds * 1e6))
+    _put_to_wait(tx, run, WaitKind.RETRY, None, attempt, tx.now + round(request.delay_seconds * 1e6))
     if run.execution_status == ExecutionStatus.FAILED:
-        turn.hold(run._replace(status=NodeStatus.WAITING), attempt=attempt)
-    return Recorded(True)
+        tx.hold(run._replace(status=NodeStatus.WAITING), attempt=attempt)
+    return RecordResult(True)
 
 
-def _wait(turn: Turn, run: Run, request: Record, *, claims: bool) -> Recorded:
+def _wait(tx: Transaction, run: Run, request: RecordRequest, *, claims: bool) -> RecordResult:
     kind, wait_key = request.wait_kind or WaitKind.TIMER, request.wait_key
     if kind is WaitKind.TIMER:
-        _tell_waiting(turn, run, request, kind, wait_key)
-        due_at = turn.now + round(request.delay_seconds * 1e6) if request.due_at is None else to_micros(request.due_at)
-        _put_to_wait(turn, run, kind, wait_key, run.attempt, due_at)
-        return Recorded(True)
+        _tell_waiting(tx, run, request, kind, wait_key)
+        due_at = tx.now + round(request.delay_seconds * 1e6) if request.due_at is None else to_micros(request.due_at)
+        _put_to_wait(tx, run, kind, wait_key, run.attempt, due_at)
+        return RecordResult(True)
     if kind is WaitKind.CHILD:
-        return _wait_for_child(turn, run, request)
-    return _wait_for_items(turn, run, request, claims=claims)
+        return _wait_for_child(tx, run, request)
+    return _wait_for_items(tx, run, request, claims=claims)
 
 
-def _wait_for_child(turn: Turn, run: Run, request: Record) -> Recorded:
+def _wait_for_child(tx: Transaction, run: Run, request: RecordRequest) -> RecordResult:
     assert request.child is not None
     child_id = request.child.execution_id
     if run.execution_status != ExecutionStatus.RUNNING:
-        return _ask_again(turn, run, request, child_id)
-    started = start_child(turn, run, request.child)
+        return _ask_again(tx, run, request, child_id)
+    started = start_child(tx, run, request.child)
     if isinstance(started, UnknownWorkflow):
-        return Recorded(True, refused=started)
-    _tell_waiting(turn, run, request, WaitKind.CHILD, child_id)
-    _put_to_wait(turn, run, WaitKind.CHILD, child_id, run.attempt, None)
-    return Recorded(True, started.jobs)
+        return RecordResult(True, refused=started)
+    _tell_waiting(tx, run, request, WaitKind.CHILD, child_id)
+    _put_to_wait(tx, run, WaitKind.CHILD, child_id, run.attempt, None)
+    return RecordResult(True, started.jobs)
 
 
-def _wait_for_items(turn: Turn, run: Run, request: Record, *, claims: bool) -> Recorded:
+def _wait_for_items(tx: Transaction, run: Run, request: RecordRequest, *, claims: bool) -> RecordResult:
     asked = request.fan_out
     assert asked is not None
     if run.execution_status != ExecutionStatus.RUNNING:
-        return _ask_again(turn, run, request, request.wait_key)
-    bounds = {"items": len(asked.items), "at_once": asked.at_once, "tolerate": asked.tolerate}
-    _tell_waiting(turn, run, request, WaitKind.ITEMS, request.wait_key, bounds)
-    return fan_out(turn, run, request.wait_key, asked, claims=claims and run.node_id in request.successors)
+        return _ask_again(tx, run, request, request.wait_key)
+    bounds = {
+        "items": len(asked.items),
+        "max_concurrency": asked.max_concurrency,
+        "tolerated_failures": asked.tolerated_failures,
+    }
+    _tell_waiting(tx, run, request, WaitKind.ITEMS, request.wait_key, bounds)
+    return fan_out(tx, run, request.wait_key, asked, claims=claims and run.node_id in request.successors)
 
 
-def _ask_again(turn: Turn, run: Run, request: Record, wait_key: str | None) -> Recorded:
+def _ask_again(tx: Transaction, run: Run, request: RecordRequest, wait_key: str | None) -> RecordResult:
     """Hold a run whose wait would start something, until something may start again; what woke it stays."""
-    _tell_waiting(turn, run, request, request.wait_kind or WaitKind.TIMER, wait_key)
-    turn.hold(run)
-    return Recorded(True)
+    _tell_waiting(tx, run, request, request.wait_kind or WaitKind.TIMER, wait_key)
+    tx.hold(run)
+    return RecordResult(True)
 
 
 def _tell_waiting(
-    turn: Turn, run: Run, request: Record, kind: WaitKind, wait_key: str | None, bounds: Mapping[str, int] | None = None
+    tx: Transaction,
+    run: Run,
+    request: RecordRequest,
+    kind: WaitKind,
+    wait_key: str | None,
+    bounds: Mapping[str, int] | None = None,
 ) -> None:
-    _tell(turn, run, request, {"wait_kind": kind.value, "wait_key": wait_key, **(bounds or {})})
+    _tell(tx, run, request, {"wait_kind": kind.value, "wait_key": wait_key, **(bounds or {})})
 
 
-def _tell(turn: Turn, run: Run, request: Record, told: Mapping[str, Any]) -> None:
-    turn.event(
+def _tell(tx: Transaction, run: Run, request: RecordRequest, told: Mapping[str, Any]) -> None:
+    tx.event(
         run.execution_id, _PARKED[request.outcome], run, attempt=run.attempt, worker_id=run.worker_id,
         data={**told, "fence": run.fence},
     )  # fmt: skip
 
 
-def _put_to_wait(turn: Turn, run: Run, kind: WaitKind, wait_key: str | None, attempt: int, due_at: int | None) -> None:
+def _put_to_wait(
+    tx: Transaction, run: Run, kind: WaitKind, wait_key: str | None, attempt: int, due_at: int | None
+) -> None:
     check_node_transition(run.node_id, NodeStatus.RUNNING, NodeStatus.WAITING)
-    turn.execute(_WAIT, (attempt, kind.value, wait_key, due_at, run.execution_id, run.node_id, run.item))
+    tx.execute(_WAIT, (attempt, kind.value, wait_key, due_at, run.execution_id, run.node_id, run.item))
 
 
-def _answer_again(turn: Turn, request: Record, run: Run | None) -> Recorded:
+def _answer_again(tx: Transaction, request: RecordRequest, run: Run | None) -> RecordResult:
     """Answer a record whose claim is over: as before if it was recorded, else that its fence is stale."""
     key = NodeKey(request.execution_id, request.node_id, request.item)
     parked = _PARKED.get(request.outcome)
-    turn.flush()  # an earlier record of this call may be the one that was sent again
+    tx.flush()  # an earlier record of this call may be the one that was sent again
     if parked is not None:
-        seen = turn.execute(_FIND_EVENT, (*key, parked, request.worker_id, request.fence)).fetchone()
+        seen = tx.execute(_FIND_EVENT, (*key, parked, request.worker_id, request.fence)).fetchone()
         if seen is None:
-            return _cancelled(turn, request, key)
+            return _cancelled(tx, request, key)
         if request.outcome is Outcome.WAITING:
-            return _continuation(turn, request, child_id=seen[0])
+            return _continuation(tx, request, child_id=seen[0])
         if request.outcome is Outcome.RELEASED and run is not None and run.fence == request.fence:
-            return Recorded(True, _pushed(run))
-        return Recorded(True)
-    found = turn.execute(_FIND_RESULT, (*key, request.worker_id, request.fence)).fetchone()
+            return RecordResult(True, _pushed(run))
+        return RecordResult(True)
+    found = tx.execute(_FIND_RESULT, (*key, request.worker_id, request.fence)).fetchone()
     if found is None:
         return _STALE
     if found[0] == NodeStatus.CANCELLED:
-        return _cancelled(turn, request, key)
+        return _cancelled(tx, request, key)
     if found[0] != _ENDS[request.outcome]:
         return _STALE
-    return _continuation(turn, request)
+    return _continuation(tx, request)
 
 
-def _cancelled(turn: Turn, request: Record, key: NodeKey) -> Recorded:
+def _cancelled(tx: Transaction, request: RecordRequest, key: NodeKey) -> RecordResult:
     """Keep what a run of a cancelled execution has told; nothing follows from it."""
-    found = turn.execute(_FIND_RESULT, (*key, request.worker_id, request.fence)).fetchone()
+    found = tx.execute(_FIND_RESULT, (*key, request.worker_id, request.fence)).fetchone()
     if found is None or found[0] != NodeStatus.CANCELLED:
         return _STALE
-    if turn.execute(_MARK_CANCELLED, key).rowcount == 1:
-        turn.telemetry(key, request.logs, request.spans)
-    return Recorded(True)
+    if tx.execute(_MARK_CANCELLED, key).rowcount == 1:
+        tx.telemetry(key, request.logs, request.spans)
+    return RecordResult(True)
 
 
-def _continuation(turn: Turn, request: Record, *, child_id: str | None = None) -> Recorded:
+def _continuation(tx: Transaction, request: RecordRequest, *, child_id: str | None = None) -> RecordResult:
     """Find what followed from a record and has not been taken up by anyone else since."""
-    by = via(request.node_id, request.item, request.fence)
-    keys = [NodeKey._make(row) for row in turn.execute(_FIND_READY, (request.execution_id, by)).fetchall()]
+    by = record_reference(request.node_id, request.item, request.fence)
+    keys = [NodeKey._make(row) for row in tx.execute(_FIND_READY, (request.execution_id, by)).fetchall()]
     if request.child is not None and child_id is not None:
         key = NodeKey(request.execution_id, request.node_id, request.item)
-        keys += entry_keys(turn, key, request.fence, child_id)
+        keys += entry_keys(tx, key, request.fence, child_id)
     jobs: list[NodeJob] = []
     following: NodeClaim | None = None
-    for run in filter(None, (turn.load(*key) for key in keys)):
+    for run in filter(None, (tx.load(*key) for key in keys)):
         if run.worker_id == request.worker_id:
-            following = turn.node_claim(run, run.fence)
+            following = tx.node_claim(run, run.fence)
         jobs.extend(_pushed(run))
-    ended = turn.execute(_FIND_END, (request.execution_id, by)).fetchone()
+    ended = tx.execute(_FIND_END, (request.execution_id, by)).fetchone()
     if ended is None:
-        return Recorded(True, jobs, following)
+        return RecordResult(True, jobs, following)
     status = ExecutionStatus(ended[0].removeprefix("execution."))
-    return Recorded(True, jobs, following, status, from_micros(ended[1]))
+    return RecordResult(True, jobs, following, status, from_micros(ended[1]))
 
 
 def _pushed(run: Run) -> tuple[NodeJob, ...]:
@@ -251,4 +262,4 @@ def _pushed(run: Run) -> tuple[NodeJob, ...]:
         return ()
     pushed_at = from_micros(run.pushed_at)
     key = NodeKey(run.execution_id, run.node_id, run.item)
-    return (NodeJob(*key, run.node_type, run.queue, run.priority, run.push, pushed_at, run.losses),)
+    return (NodeJob(*key, run.node_type, run.queue, run.priority, run.push, pushed_at, run.recovery_attempts),)

@@ -9,8 +9,8 @@ from spanloom.engine.store.requests import END, NodeKey
 from spanloom.engine.store.states import NodeStatus, check_node_transition
 from spanloom.stores.schema import FENCES_A_REVISION
 from spanloom.stores.sqlite.cancel import cancel_open
-from spanloom.stores.sqlite.control import Member, descendants
-from spanloom.stores.sqlite.transaction import Graph, GraphEdge, Turn
+from spanloom.stores.sqlite.control import FamilyMember, descendants
+from spanloom.stores.sqlite.transaction import Graph, GraphEdge, Transaction
 
 __all__ = ["count_anew", "downstream", "reset"]
 
@@ -41,7 +41,7 @@ GROUP BY edge.target
 
 _ADD_PENDING = """
 INSERT INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
-                       losses, push, pushed_epoch)
+                       recovery_attempts, push, pushed_epoch)
 VALUES (?, ?, 0, 'pending', ?, ?, ?, ?, ?, ?, 1, 0, 0, 0)
 """
 
@@ -62,40 +62,39 @@ def downstream(graph: Graph, sources: Iterable[str]) -> set[str]:
     return found
 
 
-def reset(turn: Turn, execution_id: str, nodes: Collection[str]) -> list[str]:
+def reset(tx: Transaction, execution_id: str, nodes: Collection[str]) -> list[str]:
     """Forget all that is known of these nodes, and cancel their open children; name the executions cancelled."""
     for node_id in sorted(nodes):
         key = (execution_id, node_id)
-        turn.execute(_DELETE_ITEMS, key)
-        rows: list[Any] = [*turn.execute(_DELETE_RUNS, key).fetchall(), *turn.execute(_DELETE_RESULTS, key).fetchall()]
+        tx.execute(_DELETE_ITEMS, key)
+        rows: list[Any] = [*tx.execute(_DELETE_RUNS, key).fetchall(), *tx.execute(_DELETE_RESULTS, key).fetchall()]
         for item, status, attempt in sorted(rows):
             if status != NodeStatus.PENDING:
                 check_node_transition(node_id, NodeStatus(status), NodeStatus.PENDING)
-                turn.event(execution_id, "node.reset", NodeKey(execution_id, node_id, item), attempt=attempt)
+                tx.event(execution_id, "node.reset", NodeKey(execution_id, node_id, item), attempt=attempt)
     cancelled: list[str] = []
     if nodes:
-        for parent_node_id, *child in turn.execute(_CHILDREN, (execution_id,)).fetchall():
+        for parent_node_id, *child in tx.execute(_CHILDREN, (execution_id,)).fetchall():
             if parent_node_id in nodes:
-                member = Member._make(child)
-                cancelled += cancel_open(turn, [member, *descendants(turn, member.id)])
+                member = FamilyMember._make(child)
+                cancelled += cancel_open(tx, [member, *descendants(tx, member.id)])
     return cancelled
 
 
 def count_anew(
-    turn: Turn, member: Member, version: tuple[str, int], nodes: Collection[str], deadline: int | None
+    tx: Transaction, member: FamilyMember, version: tuple[str, int], nodes: Collection[str], deadline: int | None
 ) -> bool:
     """Count what has arrived at these nodes, and at `$end`, by the results that are left; tell whether `$end` is met.
 
     `member` is the execution under its new revision.
     """
-    graph = turn.graph(*version)
+    graph = tx.graph(*version)
     arrived = {
-        target: (arrivals, taken)
-        for target, arrivals, taken in turn.execute(_ARRIVED, (*version, member.id)).fetchall()
+        target: (arrivals, taken) for target, arrivals, taken in tx.execute(_ARRIVED, (*version, member.id)).fetchall()
     }
     targets: dict[str, GraphEdge] = {edge.target: edge for edges in graph.values() for edge in edges}
     fence = member.revision * FENCES_A_REVISION
-    turn.executemany(
+    tx.executemany(
         _ADD_PENDING,
         [
             (member.id, name, targets[name].target_type, targets[name].target_queue, member.priority,
@@ -106,5 +105,5 @@ def count_anew(
     )  # fmt: skip
     arrivals, taken = arrived.get(END, (0, 0))
     pending = targets[END].target_inputs - arrivals
-    turn.execute(_COUNT_END, (pending, taken, deadline, member.id))
+    tx.execute(_COUNT_END, (pending, taken, deadline, member.id))
     return bool(pending == 0)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from spanloom.engine.store.requests import PARENT, Controlled, NodeJob, NodeKey
+from spanloom.engine.store.requests import PARENT, ControlResult, NodeJob, NodeKey
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind, check_node_transition
 from spanloom.stores.schema import FENCES_A_REVISION, from_micros
-from spanloom.stores.sqlite.control import Member, Target, find, queue_held
+from spanloom.stores.sqlite.control import ControlTarget, FamilyMember, find, queue_held
 from spanloom.stores.sqlite.executions import complete_execution
 from spanloom.stores.sqlite.items import Item, next_items, open_items
 from spanloom.stores.sqlite.resets import count_anew, downstream, reset
-from spanloom.stores.sqlite.transaction import SUSPECT_MICROS, GraphEdge, Turn
+from spanloom.stores.sqlite.transaction import SUSPECT_MICROS, GraphEdge, Transaction
 
 __all__ = ["retry"]
 
 _RUN_AGAIN = """
 UPDATE executions SET status = 'running', revision = revision + 1, error = NULL, ended_at = NULL,
-       discarded_at = NULL
+       acknowledged_at = NULL
 WHERE id = ? AND status = 'failed'
 RETURNING workflow_id, version, deadline_seconds
 """
@@ -52,7 +52,7 @@ _GIVE_FENCE = "UPDATE executions SET parent_fence = ? WHERE id = ?"
 _BOUNDS = """
 SELECT data FROM events
 WHERE execution_id = ? AND node_id = ? AND item = 0 AND kind = 'node.waiting'
-  AND json_extract(data, '$.at_once') IS NOT NULL
+  AND json_extract(data, '$.max_concurrency') IS NOT NULL
   AND EXISTS (SELECT 1 FROM node_items i WHERE i.execution_id = events.execution_id AND i.node_id = events.node_id)
 ORDER BY seq DESC LIMIT 1
 """
@@ -64,18 +64,18 @@ RETURNING item, push, fence, span
 
 _ADD_RUN = """
 INSERT INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
-                       losses, wait_kind, wait_key, items, at_once, tolerate, next_item, due_at, push, pushed_epoch,
-                       pushed_at, span)
+                       recovery_attempts, wait_kind, wait_key, items, max_concurrency, tolerated_failures, next_item,
+                       due_at, push, pushed_epoch, pushed_at, span)
 VALUES (?, ?, 0, ?, ?, ?, ?, ?, ?, ?, 1, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
-def retry(turn: Turn, target: Target) -> Controlled:
+def retry(tx: Transaction, target: ControlTarget) -> ControlResult:
     """Set a failed execution running again, with those children whose failure had failed it."""
-    root = find(turn, target, ExecutionStatus.RUNNING, only=ExecutionStatus.FAILED)
-    one = _Retry(turn)
+    root = find(tx, target, ExecutionStatus.RUNNING, only=ExecutionStatus.FAILED)
+    one = _Retry(tx)
     one.run_again(root)
-    return Controlled(True, root.revision + 1, one.changed, one.jobs)
+    return ControlResult(True, root.revision + 1, one.changed, one.jobs)
 
 
 class _Failed(NamedTuple):
@@ -96,47 +96,47 @@ class _Wait(NamedTuple):
     pending: int = 0
     taken: int = 1
     items: int | None = None
-    at_once: int | None = None
-    tolerate: int | None = None
+    max_concurrency: int | None = None
+    tolerated_failures: int | None = None
     next_item: int | None = None
 
 
 class _Retry:
     """One retry: the executions that it changed, and what is to be pushed for it."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, tx: Transaction) -> None:
         self.changed: list[str] = []
         self.jobs: list[NodeJob] = []
-        self._turn = turn
+        self._turn = tx
 
-    def run_again(self, failed: Member) -> None:
+    def run_again(self, failed: FamilyMember) -> None:
         """Set one failed execution running again."""
-        turn, execution_id = self._turn, failed.id
-        workflow_id, version, seconds = turn.execute(_RUN_AGAIN, (execution_id,)).fetchone()
+        tx, execution_id = self._turn, failed.id
+        workflow_id, version, seconds = tx.execute(_RUN_AGAIN, (execution_id,)).fetchone()
         member = failed._replace(revision=failed.revision + 1, status=ExecutionStatus.RUNNING.value)
         self.changed.append(execution_id)
-        turn.event(execution_id, "execution.retried", data={"revision": member.revision})
-        turn.execute(_DELETE_PARENT, (execution_id, PARENT))
-        graph = turn.graph(workflow_id, version)
-        failures = [_Failed._make(row) for row in turn.execute(_FAILED, (execution_id,)).fetchall()]
+        tx.event(execution_id, "execution.retried", data={"revision": member.revision})
+        tx.execute(_DELETE_PARENT, (execution_id, PARENT))
+        graph = tx.graph(workflow_id, version)
+        failures = [_Failed._make(row) for row in tx.execute(_FAILED, (execution_id,)).fetchall()]
         undone = downstream(graph, (one.node_id for one in failures if one.arrived))
         again = [one for one in failures if one.node_id not in undone]
-        self.changed += reset(turn, execution_id, undone)
-        turn.executemany(_DELETE_RESULT, [(execution_id, one.node_id) for one in again])
-        deadline = None if seconds is None else turn.now + round(seconds * 1e6)
-        at_end = count_anew(turn, member, (workflow_id, version), undone, deadline)
-        for node_id, item, attempt, *child in turn.execute(_HELD_FOR_FAILED_CHILDREN, (execution_id,)).fetchall():
-            self._wait_again(NodeKey(execution_id, node_id, item), attempt, Member._make(child))
-        self.jobs += queue_held(turn, execution_id, because="retried")
+        self.changed += reset(tx, execution_id, undone)
+        tx.executemany(_DELETE_RESULT, [(execution_id, one.node_id) for one in again])
+        deadline = None if seconds is None else tx.now + round(seconds * 1e6)
+        at_end = count_anew(tx, member, (workflow_id, version), undone, deadline)
+        for node_id, item, attempt, *child in tx.execute(_HELD_FOR_FAILED_CHILDREN, (execution_id,)).fetchall():
+            self._wait_again(NodeKey(execution_id, node_id, item), attempt, FamilyMember._make(child))
+        self.jobs += queue_held(tx, execution_id, because="retried")
         edges = {edge.target: edge for some in graph.values() for edge in some}
         for one in again:
             self._start_anew(member, one, edges[one.node_id])
         if at_end:  # it had failed for its deadline, with its last run under way
-            run = turn.load(execution_id, "$end", 0)
+            run = tx.load(execution_id, "$end", 0)
             assert run is not None
-            complete_execution(turn, run, ExecutionStatus.RUNNING)
+            complete_execution(tx, run, ExecutionStatus.RUNNING)
 
-    def _wait_again(self, key: NodeKey, attempt: int, child: Member) -> None:
+    def _wait_again(self, key: NodeKey, attempt: int, child: FamilyMember) -> None:
         """Let a held run wait once more for its child, which had failed and is retried."""
         check_node_transition(key.node_id, NodeStatus.HELD, NodeStatus.WAITING)
         self._turn.execute(_WAIT_AGAIN, key)
@@ -144,24 +144,24 @@ class _Retry:
         self._turn.event(key.execution_id, "node.waiting", key, attempt=attempt, data=told)
         self.run_again(child)
 
-    def _start_anew(self, member: Member, one: _Failed, edge: GraphEdge) -> None:
+    def _start_anew(self, member: FamilyMember, one: _Failed, edge: GraphEdge) -> None:
         """Make a failed run anew: queued, or waiting for what it had waited for if that runs again as well."""
-        turn = self._turn
-        bounds = turn.execute(_BOUNDS, (member.id, one.node_id)).fetchone()
+        tx = self._turn
+        bounds = tx.execute(_BOUNDS, (member.id, one.node_id)).fetchone()
         if bounds is not None:
             self._wait_for_items(member, one, edge, json.loads(bounds[0]))
             return
-        row = turn.execute(_LATEST_CHILD, (member.id, one.node_id)).fetchone()
+        row = tx.execute(_LATEST_CHILD, (member.id, one.node_id)).fetchone()
         # One from before an earlier reset of the run is none of its own.
         if row is None or (row[-1] or 0) // FENCES_A_REVISION < one.fence // FENCES_A_REVISION:
             self._queue(member, one, edge)
             return
-        child = Member._make(row[:-1])
+        child = FamilyMember._make(row[:-1])
         status = ExecutionStatus(child.status)
         if status is ExecutionStatus.CANCELLED:
             self._queue(member, one, edge)
             return
-        turn.execute(_GIVE_FENCE, (one.fence + 1, child.id))
+        tx.execute(_GIVE_FENCE, (one.fence + 1, child.id))
         wait = _Wait(WaitKind.CHILD, child.id)
         if status is ExecutionStatus.COMPLETED:
             self._queue(member, one, edge, wait, fence=one.fence + 1)
@@ -170,41 +170,65 @@ class _Retry:
         if status is ExecutionStatus.FAILED:
             self.run_again(child)
 
-    def _wait_for_items(self, member: Member, one: _Failed, edge: GraphEdge, bounds: dict[str, Any]) -> None:
-        turn, key = self._turn, NodeKey(member.id, one.node_id)
+    def _wait_for_items(self, member: FamilyMember, one: _Failed, edge: GraphEdge, bounds: dict[str, Any]) -> None:
+        tx, key = self._turn, NodeKey(member.id, one.node_id)
         earlier = {
             number: Item(number, push, fence, span)
-            for number, push, fence, span in turn.execute(_TAKE_FAILED_ITEMS, key[:2]).fetchall()
+            for number, push, fence, span in tx.execute(_TAKE_FAILED_ITEMS, key[:2]).fetchall()
         }
-        items, at_once, tolerate = bounds["items"], bounds["at_once"], bounds["tolerate"]
-        first = next_items(turn, key, 1, at_once)
+        items, max_concurrency, tolerated_failures = (
+            bounds["items"],
+            bounds["max_concurrency"],
+            bounds["tolerated_failures"],
+        )
+        first = next_items(tx, key, 1, max_concurrency)
         next_item = first[-1] + 1 if first else items + 1
-        wait = _Wait(WaitKind.ITEMS, bounds["wait_key"], len(first), tolerate, items, at_once, tolerate, next_item)
+        wait = _Wait(
+            WaitKind.ITEMS,
+            bounds["wait_key"],
+            len(first),
+            tolerated_failures,
+            items,
+            max_concurrency,
+            tolerated_failures,
+            next_item,
+        )
         if not first:
             self._queue(member, one, edge, wait)
             return
         fence = max(one.fence, member.revision * FENCES_A_REVISION)
-        self._wait(member, one, edge, wait, {"items": items, "at_once": at_once, "tolerate": tolerate}, fence=fence)
-        run = turn.load(*key)
+        self._wait(
+            member,
+            one,
+            edge,
+            wait,
+            {"items": items, "max_concurrency": max_concurrency, "tolerated_failures": tolerated_failures},
+            fence=fence,
+        )
+        run = tx.load(*key)
         assert run is not None
-        self.jobs += open_items(turn, run, [earlier.get(number, Item(number)) for number in first], because="retried")
+        self.jobs += open_items(tx, run, [earlier.get(number, Item(number)) for number in first], because="retried")
 
     def _queue(
-        self, member: Member, one: _Failed, edge: GraphEdge, wait: _Wait | None = None, *, fence: int | None = None
+        self,
+        member: FamilyMember,
+        one: _Failed,
+        edge: GraphEdge,
+        wait: _Wait | None = None,
+        *,
+        fence: int | None = None,
     ) -> None:
-        turn, push = self._turn, one.push + 1
+        tx, push = self._turn, one.push + 1
         check_node_transition(one.node_id, NodeStatus.FAILED, NodeStatus.QUEUED)
         if fence is None:
             fence = max(one.fence, member.revision * FENCES_A_REVISION)
         self._add(member, one, edge, wait or _Wait(), NodeStatus.QUEUED, fence, push)
         key = NodeKey(member.id, one.node_id)
-        turn.event(member.id, "node.queued", key, attempt=1, data={"push": push, "because": "retried"})
-        self.jobs.append(
-            NodeJob(*key, edge.target_type, edge.target_queue, member.priority, push, from_micros(turn.now))
-        )
+        tx.event(member.id, "node.queued", key, attempt=1, data={"push": push, "because": "retried"})
+        self.jobs.append(NodeJob(*key, edge.target_type, edge.target_queue, member.priority, push, from_micros(tx.now)))
 
     def _wait(
-        self, member: Member, one: _Failed, edge: GraphEdge, wait: _Wait, bounds: dict[str, Any], *, fence: int
+        self, member: FamilyMember, one: _Failed, edge: GraphEdge, wait: _Wait, bounds: dict[str, Any], *, fence: int
     ) -> None:
         check_node_transition(one.node_id, NodeStatus.FAILED, NodeStatus.WAITING)
         self._add(member, one, edge, wait, NodeStatus.WAITING, fence, one.push)
@@ -212,14 +236,22 @@ class _Retry:
         self._turn.event(member.id, "node.waiting", NodeKey(member.id, one.node_id), attempt=1, data=told)
 
     def _add(
-        self, member: Member, one: _Failed, edge: GraphEdge, wait: _Wait, status: NodeStatus, fence: int, push: int
+        self,
+        member: FamilyMember,
+        one: _Failed,
+        edge: GraphEdge,
+        wait: _Wait,
+        status: NodeStatus,
+        fence: int,
+        push: int,
     ) -> None:
-        turn = self._turn
+        tx = self._turn
         queued = status is NodeStatus.QUEUED
         kind = None if wait.kind is None else wait.kind.value
-        turn.execute(
+        tx.execute(
             _ADD_RUN,
             (member.id, one.node_id, status.value, edge.target_type, edge.target_queue, member.priority, wait.pending,
-             wait.taken, fence, kind, wait.key, wait.items, wait.at_once, wait.tolerate, wait.next_item,
-             turn.now + SUSPECT_MICROS if queued else None, push, turn.epoch, turn.now if queued else None, one.span),
+             wait.taken, fence, kind, wait.key, wait.items, wait.max_concurrency, wait.tolerated_failures,
+             wait.next_item,
+             tx.now + SUSPECT_MICROS if queued else None, push, tx.epoch, tx.now if queued else None, one.span),
         )  # fmt: skip

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 from spanloom.engine.errors import IdempotencyConflict, UnknownWorkflow
-from spanloom.engine.store.requests import START, NodeJob, NodeKey, Replay, StartAnswer, Started, StartRequest
+from spanloom.engine.store.requests import START, NodeJob, NodeKey, Replay, StartAnswer, StartRequest, StartResult
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.schema import from_micros
 from spanloom.stores.sql.base import canonical_id
-from spanloom.stores.sqlite.control import Member
+from spanloom.stores.sqlite.control import FamilyMember
 from spanloom.stores.sqlite.replays import refusal, take_over
-from spanloom.stores.sqlite.transaction import SUSPECT_MICROS, Turn
+from spanloom.stores.sqlite.transaction import SUSPECT_MICROS, Transaction
 
 __all__ = ["begin", "create"]
 
@@ -44,7 +44,7 @@ _ADD_METADATA = "INSERT INTO execution_metadata (key, value, execution_id) VALUE
 
 _ADD_START = """
 INSERT INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
-                       losses, wait_kind, due_at, push, pushed_epoch)
+                       recovery_attempts, wait_kind, due_at, push, pushed_epoch)
 VALUES (?, '$start', 0, 'waiting', '$start', '', ?, 0, 0, 0, 1, 0, 'timer', ?, 0, 0)
 """
 
@@ -55,29 +55,29 @@ RETURNING workflow_id, version, priority, deadline_seconds
 
 _ADD_END = """
 INSERT INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
-                       losses, due_at, push, pushed_epoch)
+                       recovery_attempts, due_at, push, pushed_epoch)
 SELECT ?, '$end', 0, 'pending', '$end', '', ?, sinks, 0, 0, 1, 0, ?, 0, 0
 FROM workflow_versions WHERE workflow_id = ? AND version = ?
 """
 
 _ADD_ENTRY = """
 INSERT INTO node_runs (execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
-                       losses, due_at, push, pushed_epoch, pushed_at)
+                       recovery_attempts, due_at, push, pushed_epoch, pushed_at)
 VALUES (?, ?, 0, 'queued', ?, ?, ?, 0, 1, 0, 1, 0, ?, 1, ?, ?)
 """
 
 
-def create(turn: Turn, request: StartRequest) -> StartAnswer:
+def create(tx: Transaction, request: StartRequest) -> StartAnswer:
     """Create one execution, or answer the one that its idempotency key, or its id, has started before."""
     workflow_id, key = request.workflow_id, request.idempotency_key
     if key is not None:
-        used = turn.execute(_FIND_KEY, (workflow_id, key, turn.now)).fetchone()
+        used = tx.execute(_FIND_KEY, (workflow_id, key, tx.now)).fetchone()
         if used is not None:
             input_hash, execution_id, version = used
             if input_hash != request.input_hash:
                 return IdempotencyConflict(workflow_id, key, execution_id)
-            return Started(execution_id, version, created=False)
-    found = turn.execute(_FIND_VERSION, (request.version, workflow_id)).fetchone()
+            return StartResult(execution_id, version, created=False)
+    found = tx.execute(_FIND_VERSION, (request.version, workflow_id)).fetchone()
     if found is None:
         return UnknownWorkflow(workflow_id)
     active, version = found
@@ -85,70 +85,70 @@ def create(turn: Turn, request: StartRequest) -> StartAnswer:
         return UnknownWorkflow(workflow_id, request.version)
     if not active:
         return UnknownWorkflow(workflow_id, inactive=True)
-    if request.replay is not None and (refused := refusal(turn, request.replay)) is not None:
+    if request.replay is not None and (refused := refusal(tx, request.replay)) is not None:
         return refused
-    if not _add_execution(turn, request, version):
-        return Started(request.execution_id, version, created=False)
+    if not _add_execution(tx, request, version):
+        return StartResult(request.execution_id, version, created=False)
     if key is not None:
         ttl = request.key_ttl_seconds
-        expires_at = None if ttl is None else turn.now + round(ttl * 1e6)
-        turn.execute(_KEEP_KEY, (workflow_id, key, request.input_hash, request.execution_id, expires_at))
-    replay, created_at = request.replay, from_micros(turn.now)
+        expires_at = None if ttl is None else tx.now + round(ttl * 1e6)
+        tx.execute(_KEEP_KEY, (workflow_id, key, request.input_hash, request.execution_id, expires_at))
+    replay, created_at = request.replay, from_micros(tx.now)
     told = {} if replay is None else {"replay_of": canonical_id(replay.source), "carried": len(replay.carried)}
-    turn.event(request.execution_id, "execution.created", data={"version": version, **told})
+    tx.event(request.execution_id, "execution.created", data={"version": version, **told})
     if request.delay_seconds > 0:
-        due_at = turn.now + round(request.delay_seconds * 1e6)
-        turn.execute(_ADD_START, (request.execution_id, request.priority.value, due_at))
-        return Started(request.execution_id, version, True, created_at=created_at)
-    jobs = begin(turn, request.execution_id, replay)
-    return Started(request.execution_id, version, True, jobs, created_at)
+        due_at = tx.now + round(request.delay_seconds * 1e6)
+        tx.execute(_ADD_START, (request.execution_id, request.priority.value, due_at))
+        return StartResult(request.execution_id, version, True, created_at=created_at)
+    jobs = begin(tx, request.execution_id, replay)
+    return StartResult(request.execution_id, version, True, jobs, created_at)
 
 
-def begin(turn: Turn, execution_id: str, replay: Replay | None = None) -> list[NodeJob]:
+def begin(tx: Transaction, execution_id: str, replay: Replay | None = None) -> list[NodeJob]:
     """Set a pending execution running: its deadline counts from now, its entry nodes are queued.
 
     One that replays has some nodes' results already, and what these lead to is queued instead.
     """
-    row = turn.execute(_BEGIN, (turn.now, execution_id)).fetchone()
+    row = tx.execute(_BEGIN, (tx.now, execution_id)).fetchone()
     assert row is not None, f"execution {execution_id} is not pending"
     workflow_id, version, priority, deadline_seconds = row
-    deadline = None if deadline_seconds is None else turn.now + round(deadline_seconds * 1e6)
-    turn.execute(_ADD_END, (execution_id, priority, deadline, workflow_id, version))
-    turn.event(execution_id, "execution.started")
-    entries = ready = turn.graph(workflow_id, version)[START]
+    deadline = None if deadline_seconds is None else tx.now + round(deadline_seconds * 1e6)
+    tx.execute(_ADD_END, (execution_id, priority, deadline, workflow_id, version))
+    tx.event(execution_id, "execution.started")
+    entries = ready = tx.graph(workflow_id, version)[START]
     if replay is not None and replay.carried:
-        member = Member(execution_id, ExecutionStatus.RUNNING, 0, priority, None)
-        settled, queued = take_over(turn, replay, member, (workflow_id, version), deadline)
+        member = FamilyMember(execution_id, ExecutionStatus.RUNNING, 0, priority, None)
+        settled, queued = take_over(tx, replay, member, (workflow_id, version), deadline)
         entries = [edge for edge in entries if edge.target not in settled]
-        edges = {edge.target: edge for some in turn.graph(workflow_id, version).values() for edge in some}
+        edges = {edge.target: edge for some in tx.graph(workflow_id, version).values() for edge in some}
         ready = sorted([*entries, *(edges[node_id] for node_id in queued)])
-    pushed = (turn.now + SUSPECT_MICROS, turn.epoch, turn.now)
-    turn.executemany(
+    pushed = (tx.now + SUSPECT_MICROS, tx.epoch, tx.now)
+    tx.executemany(
         _ADD_ENTRY,
         [(execution_id, edge.target, edge.target_type, edge.target_queue, priority, *pushed) for edge in entries],
     )
-    pushed_at = from_micros(turn.now)
+    pushed_at = from_micros(tx.now)
     jobs: list[NodeJob] = []
     for edge in ready:
-        turn.event(execution_id, "node.queued", NodeKey(execution_id, edge.target), attempt=1, data={"push": 1})
+        tx.event(execution_id, "node.queued", NodeKey(execution_id, edge.target), attempt=1, data={"push": 1})
         jobs.append(NodeJob(execution_id, edge.target, 0, edge.target_type, edge.target_queue, priority, 1, pushed_at))
     return jobs
 
 
-def _add_execution(turn: Turn, request: StartRequest, version: int) -> bool:
+def _add_execution(tx: Transaction, request: StartRequest, version: int) -> bool:
     parent = request.parent
-    added = turn.execute(
+    added = tx.execute(
         _ADD_EXECUTION,
         (
             request.execution_id, request.workflow_id, version, request.priority.value, request.input,
             json.dumps(dict(request.metadata)),
             *((None, None, None) if parent is None else parent),
             request.parent_fence, request.depth, request.trace_parent, request.trace_state, request.caller_span_id,
-            request.deadline_seconds, None if request.replay is None else canonical_id(request.replay.source), turn.now,
+            request.deadline_seconds, None if request.replay is None else canonical_id(request.replay.source), tx.now,
         ),
     )  # fmt: skip
     if added.rowcount == 0:
         return False
     if request.metadata:
-        turn.executemany(_ADD_METADATA, [(key, value, request.execution_id) for key, value in request.metadata.items()])
+        tx.executemany(_ADD_METADATA, [(key, value, request.execution_id) for key, value in request.metadata.items()])
     return True

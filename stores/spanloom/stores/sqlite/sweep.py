@@ -8,15 +8,15 @@ from datetime import datetime
 from typing import NamedTuple
 
 from spanloom.engine.store.port import queue_key
-from spanloom.engine.store.requests import END, PARENT, START, NodeJob, NodeKey, Swept
+from spanloom.engine.store.requests import END, PARENT, START, NodeJob, NodeKey, SweepResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores.schema import to_micros
 from spanloom.stores.sqlite.children import wake_parent
 from spanloom.stores.sqlite.executions import fail_execution
 from spanloom.stores.sqlite.starts import begin
-from spanloom.stores.sqlite.transaction import Run, Turn
+from spanloom.stores.sqlite.transaction import Run, Transaction
 
-__all__ = ["Suspicion", "retire", "sweep"]
+__all__ = ["LostJobCheck", "retire", "sweep"]
 
 LONGEST_LOOK = 60_000_000  # microseconds: a queued run is looked at this often however old it is
 RELEASED_KEPT = 3_600_000_000  # microseconds: how long a worker is known after its lease
@@ -76,7 +76,7 @@ DELETE FROM node_runs WHERE execution_id = ? AND node_id = '$start' AND item = 0
 _DEADLINE = "SELECT deadline_seconds FROM executions WHERE id = ?"
 
 
-class Suspicion(NamedTuple):
+class LostJobCheck(NamedTuple):
     """What a sweep judges queued runs by."""
 
     heads: Mapping[str, datetime | None]  # of each list: when its head was pushed, None if it is empty
@@ -97,55 +97,55 @@ class Suspicion(NamedTuple):
         return max(self.micros, min(wanted, longest))
 
 
-def sweep(turn: Turn, suspicion: Suspicion, *, limit: int) -> Swept:
+def sweep(tx: Transaction, suspicion: LostJobCheck, *, limit: int) -> SweepResult:
     """Move on at most `limit` rows that are lost or due."""
-    turn.execute(_RELEASE_LAPSED, (turn.now, turn.now))
-    turn.execute(_FORGET_WORKERS, (turn.now - RELEASED_KEPT,))
-    one = _Sweep(turn, suspicion)
+    tx.execute(_RELEASE_LAPSED, (tx.now, tx.now))
+    tx.execute(_FORGET_WORKERS, (tx.now - RELEASED_KEPT,))
+    one = _Sweep(tx, suspicion)
     left = limit
     # What changes an execution's status comes first: it decides whether the others are queued or held.
     for finds in (
-        ((_DUE_EXECUTIONS, (turn.now,)),),
-        ((_ENDED_CHILDREN, (turn.now,)),),
-        ((_LOST_RUNS, ()), (_DUE, (turn.now,)), (_OLDER_EPOCH, (turn.epoch,))),
+        ((_DUE_EXECUTIONS, (tx.now,)),),
+        ((_ENDED_CHILDREN, (tx.now,)),),
+        ((_LOST_RUNS, ()), (_DUE, (tx.now,)), (_OLDER_EPOCH, (tx.epoch,))),
     ):
         keys: dict[NodeKey, None] = {}
         for find, given in finds:
-            rows = turn.execute(find, (*given, left)).fetchall() if left else ()
+            rows = tx.execute(find, (*given, left)).fetchall() if left else ()
             found = [key for key in map(NodeKey._make, rows) if key not in keys]
             left -= len(found)
             keys.update(dict.fromkeys(found))
         for key in keys if len(finds) == 1 else sorted(keys):
-            run = turn.load(*key)
+            run = tx.load(*key)
             if run is not None:
                 one.move(run)
-    return Swept(one.jobs, dict(one.moved), more=left == 0, ended=one.ended)
+    return SweepResult(one.jobs, dict(one.moved), more=left == 0, ended=one.ended)
 
 
-def retire(turn: Turn, worker_id: str) -> list[NodeJob]:
+def retire(tx: Transaction, worker_id: str) -> list[NodeJob]:
     """Close a worker's lease and queue again what it still held, without a loss counted."""
     jobs: list[NodeJob] = []
-    for key in turn.execute(_HELD_BY, (worker_id,)).fetchall():
-        run = turn.load(*key)
+    for key in tx.execute(_HELD_BY, (worker_id,)).fetchall():
+        run = tx.load(*key)
         assert run is not None
         # Without the fence that the event of a record carries: had its worker sent one, it would be refused now.
         told = {"because": "retired"}
-        turn.event(run.execution_id, "node.released", run, attempt=run.attempt, worker_id=worker_id, data=told)
-        job = turn.requeue(run, because="retired")
+        tx.event(run.execution_id, "node.released", run, attempt=run.attempt, worker_id=worker_id, data=told)
+        job = tx.requeue(run, because="retired")
         if job is not None:
             jobs.append(job)
-    turn.execute(_RELEASE, (turn.now, worker_id))
+    tx.execute(_RELEASE, (tx.now, worker_id))
     return jobs
 
 
 class _Sweep:
     """One pass: what it moved, by cause, and what is to be pushed for it."""
 
-    def __init__(self, turn: Turn, suspicion: Suspicion) -> None:
+    def __init__(self, tx: Transaction, suspicion: LostJobCheck) -> None:
         self.jobs: list[NodeJob] = []
         self.moved: Counter[str] = Counter()
         self.ended: list[str] = []
-        self._turn = turn
+        self._turn = tx
         self._suspicion = suspicion
 
     def move(self, run: Run) -> None:
@@ -168,7 +168,7 @@ class _Sweep:
     def lost_run(self, run: Run) -> None:
         """Take a run from a worker whose lease lapsed; whoever claims it next learns that it was lost."""
         self.moved["lost_worker"] += 1
-        self._requeue(run, "lost_worker", losses=1)
+        self._requeue(run, "lost_worker", recovery_attempts=1)
 
     def _judge(self, run: Run) -> None:
         if run.pushed_epoch < self._turn.epoch:
@@ -208,8 +208,8 @@ class _Sweep:
         fail_execution(self._turn, run, current, {"type": "DeadlineExceeded", "message": message})
         self.ended.append(run.execution_id)
 
-    def _requeue(self, run: Run, because: str, *, losses: int = 0) -> None:
-        job = self._turn.requeue(run, losses=losses, because=because)
+    def _requeue(self, run: Run, because: str, *, recovery_attempts: int = 0) -> None:
+        job = self._turn.requeue(run, recovery_attempts=recovery_attempts, because=because)
         if job is not None:
             self.jobs.append(job)
 

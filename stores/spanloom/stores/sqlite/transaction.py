@@ -11,7 +11,7 @@ from spanloom.engine.store.requests import LogLine, NodeClaim, NodeJob, NodeKey,
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind, check_node_transition
 from spanloom.stores.schema import FENCES_A_REVISION, from_micros, to_micros
 
-__all__ = ["Graph", "GraphEdge", "Run", "Turn", "via"]
+__all__ = ["Graph", "GraphEdge", "Run", "Transaction", "record_reference"]
 
 SUSPECT_MICROS = 2_000_000  #: when a sweep first looks at a queued run
 
@@ -41,7 +41,7 @@ class Run(NamedTuple):
     priority: str
     fence: int
     attempt: int
-    losses: int
+    recovery_attempts: int
     worker_id: str | None
     push: int
     pushed_epoch: int
@@ -49,7 +49,7 @@ class Run(NamedTuple):
     started_at: int | None
     wait_kind: str | None
     wait_key: str | None
-    claimed_via: str | None
+    claim_reference: str | None
     span: str | None
     workflow_id: str
     version: int
@@ -66,13 +66,13 @@ class Run(NamedTuple):
     @property
     def by(self) -> str:
         """What names this run's claim in all that its record makes ready or ends."""
-        return via(self.node_id, self.item, self.fence)
+        return record_reference(self.node_id, self.item, self.fence)
 
 
 _LOAD = """
-SELECT r.execution_id, r.node_id, r.item, r.status, r.node_type, r.queue, r.priority, r.fence, r.attempt, r.losses,
-       r.worker_id, r.push, r.pushed_epoch, r.pushed_at, r.started_at, r.wait_kind, r.wait_key,
-       r.claimed_via, r.span, e.workflow_id, e.version, e.status, e.revision, e.parent_id,
+SELECT r.execution_id, r.node_id, r.item, r.status, r.node_type, r.queue, r.priority, r.fence, r.attempt,
+       r.recovery_attempts, r.worker_id, r.push, r.pushed_epoch, r.pushed_at, r.started_at, r.wait_kind, r.wait_key,
+       r.claim_reference, r.span, e.workflow_id, e.version, e.status, e.revision, e.parent_id,
        CASE WHEN w.released_at IS NULL THEN w.lease_until END
 FROM node_runs r JOIN executions e ON e.id = r.execution_id LEFT JOIN workers w ON w.id = r.worker_id
 WHERE r.execution_id = ? AND r.node_id = ? AND r.item = ?
@@ -103,19 +103,20 @@ _ITEM = "SELECT data FROM node_items WHERE execution_id = ? AND node_id = ? AND 
 
 # What woke a run is kept until its next record, but for a retry.
 _REQUEUE = """
-UPDATE node_runs SET status = 'queued', worker_id = NULL, claimed_via = ?, wait_kind = nullif(wait_kind, 'retry'),
-       losses = ?, push = ?, pushed_epoch = ?, pushed_at = ?, due_at = ?
+UPDATE node_runs SET status = 'queued', worker_id = NULL, claim_reference = ?, wait_kind = nullif(wait_kind, 'retry'),
+       recovery_attempts = ?, push = ?, pushed_epoch = ?, pushed_at = ?, due_at = ?
 WHERE execution_id = ? AND node_id = ? AND item = ? AND status IN ('queued', 'running', 'waiting')
 """
 
 _HOLD = """
-UPDATE node_runs SET status = 'held', worker_id = NULL, claimed_via = NULL, wait_kind = nullif(wait_kind, 'retry'),
-       losses = ?, attempt = ?, due_at = NULL
+UPDATE node_runs SET status = 'held', worker_id = NULL, claim_reference = NULL, wait_kind = nullif(wait_kind, 'retry'),
+       recovery_attempts = ?, attempt = ?, due_at = NULL
 WHERE execution_id = ? AND node_id = ? AND item = ? AND status IN ('queued', 'running', 'waiting')
 """
 
 _ADD_RESULT = """
-INSERT INTO node_results (execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, losses,
+INSERT INTO node_results (execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt,
+       recovery_attempts,
                           fence, push, worker_id, span, started_at, ended_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
@@ -138,7 +139,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
-class Turn:
+class Transaction:
     """Be one write transaction. Results, events, logs and spans are kept back and written together by `flush`."""
 
     def __init__(
@@ -192,7 +193,8 @@ class Turn:
             data = None
         woken = None if run.wait_kind is None else WaitKind(run.wait_kind)
         return NodeClaim(
-            run.node_id, run.item, run.node_type, run.queue, fence, run.attempt, run.losses, results, data, woken,
+            run.node_id, run.item, run.node_type, run.queue, fence, run.attempt, run.recovery_attempts, results,
+            data, woken,
             None if woken is None else run.wait_key, run.span, spans,
         )  # fmt: skip
 
@@ -245,30 +247,34 @@ class Turn:
             run.priority,
             push,
             from_micros(self.now),
-            run.losses,
+            run.recovery_attempts,
         )
 
-    def requeue(self, run: Run, *, losses: int = 0, because: str, by: str | None = None) -> NodeJob | None:
+    def requeue(self, run: Run, *, recovery_attempts: int = 0, because: str, by: str | None = None) -> NodeJob | None:
         """Queue a run again under the next push number, or hold it unless its execution is running.
 
         `by`: the record that made it ready.
         """
         if run.execution_status != ExecutionStatus.RUNNING:
-            self.hold(run, losses=losses, because=because)
+            self.hold(run, recovery_attempts=recovery_attempts, because=because)
             return None
         if run.status != NodeStatus.QUEUED:
             check_node_transition(run.node_id, NodeStatus(run.status), NodeStatus.QUEUED)
         push = run.push + 1
-        pushed = (by, run.losses + losses, push, self.epoch, self.now, self.now + SUSPECT_MICROS)
+        pushed = (by, run.recovery_attempts + recovery_attempts, push, self.epoch, self.now, self.now + SUSPECT_MICROS)
         self.execute(_REQUEUE, (*pushed, run.execution_id, run.node_id, run.item))
         self.event(run.execution_id, "node.queued", run, attempt=run.attempt, data={"push": push, "because": because})
-        return self.job(run._replace(losses=run.losses + losses), push)
+        return self.job(run._replace(recovery_attempts=run.recovery_attempts + recovery_attempts), push)
 
-    def hold(self, run: Run, *, losses: int = 0, attempt: int | None = None, because: str | None = None) -> None:
+    def hold(
+        self, run: Run, *, recovery_attempts: int = 0, attempt: int | None = None, because: str | None = None
+    ) -> None:
         """Keep a ready run back until its execution is resumed or retried."""
         check_node_transition(run.node_id, NodeStatus(run.status), NodeStatus.HELD)
         attempt = run.attempt if attempt is None else attempt
-        self.execute(_HOLD, (run.losses + losses, attempt, run.execution_id, run.node_id, run.item))
+        self.execute(
+            _HOLD, (run.recovery_attempts + recovery_attempts, attempt, run.execution_id, run.node_id, run.item)
+        )
         told = None if because is None else {"because": because}
         self.event(run.execution_id, "node.held", run, attempt=attempt, data=told)
 
@@ -291,6 +297,6 @@ def _text(said: str) -> str:
     return said if said.isascii() else said.encode("utf-8", "replace").decode()
 
 
-def via(node_id: str, item: int, fence: int) -> str:
+def record_reference(node_id: str, item: int, fence: int) -> str:
     """Name one claim within its execution; what a record made ready or ended carries this."""
     return f"{node_id}/{item}/{fence}"

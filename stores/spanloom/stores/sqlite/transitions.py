@@ -18,35 +18,35 @@ from spanloom.engine.errors import ConfigurationError, StoreUnavailable
 from spanloom.engine.store.requests import (
     Claim,
     ClaimAnswer,
-    Controlled,
+    ControlResult,
     NodeJob,
     NodeKey,
     Outcome,
-    Purged,
-    Record,
-    Recorded,
+    PurgeResult,
+    RecordRequest,
+    RecordResult,
     Refusal,
     StartAnswer,
     StartRequest,
-    Swept,
+    SweepResult,
 )
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.schema import events, logs, to_micros
 from spanloom.stores.sql.base import Upsert, check_ended
 from spanloom.stores.sql.paging import bad_cursor
-from spanloom.stores.sql.reads import SqlReads
+from spanloom.stores.sql.reads import SqlStore
 from spanloom.stores.sqlite.cancel import cancel
 from spanloom.stores.sqlite.children import wake_parent
-from spanloom.stores.sqlite.claims import claim, is_live
+from spanloom.stores.sqlite.claims import claim, may_claim
 from spanloom.stores.sqlite.connections import SqliteConnections
-from spanloom.stores.sqlite.control import Target, pause, resume
-from spanloom.stores.sqlite.manual import discard, end_by_hand, fail
+from spanloom.stores.sqlite.control import ControlTarget, pause, resume
+from spanloom.stores.sqlite.manual import acknowledge, end_manually, fail
 from spanloom.stores.sqlite.purge import purge
 from spanloom.stores.sqlite.records import record
 from spanloom.stores.sqlite.retry import retry
 from spanloom.stores.sqlite.starts import create
-from spanloom.stores.sqlite.sweep import Suspicion, retire, sweep
-from spanloom.stores.sqlite.transaction import Graph, Turn
+from spanloom.stores.sqlite.sweep import LostJobCheck, retire, sweep
+from spanloom.stores.sqlite.transaction import Graph, Transaction
 
 __all__ = ["SqliteTransitions"]
 
@@ -56,7 +56,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-class SqliteTransitions(SqlReads):
+class SqliteTransitions(SqlStore):
     """Implement all of the port that is the same for a file and for memory."""
 
     def __init__(self) -> None:
@@ -88,8 +88,8 @@ class SqliteTransitions(SqlReads):
     ) -> list[ClaimAnswer]:
         """See NodeTransitions.claim."""
 
-        def one(turn: Turn, key: NodeKey) -> ClaimAnswer:
-            return claim(turn, key, worker_id, token) if is_live(turn, worker_id) else Refusal.RETIRED
+        def one(tx: Transaction, key: NodeKey) -> ClaimAnswer:
+            return claim(tx, key, worker_id, token) if may_claim(tx, worker_id) else Refusal.RETIRED
 
         first = sorted(set(keys))  # the same key again is no call sent again: it finds the run taken
         answers = dict(zip(first, self._each(first, one, 0, now), strict=True))
@@ -98,7 +98,9 @@ class SqliteTransitions(SqlReads):
             for position, key in enumerate(keys)
         ]
 
-    def record(self, records: Sequence[Record], *, epoch: int = 0, now: datetime | None = None) -> list[Recorded]:
+    def record(
+        self, records: Sequence[RecordRequest], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[RecordResult]:
         """See NodeTransitions.record."""
         order = sorted(range(len(records)), key=lambda position: records[position].key)
         ordered = [records[position] for position in order]
@@ -108,9 +110,9 @@ class SqliteTransitions(SqlReads):
             if one.outcome is Outcome.FAILED and not one.item
         }
 
-        def one(turn: Turn, item: tuple[int, Record]) -> Recorded:
+        def one(tx: Transaction, item: tuple[int, RecordRequest]) -> RecordResult:
             place, request = item
-            return record(turn, request, before_failure=place < failing.get(request.execution_id, 0))
+            return record(tx, request, before_failure=place < failing.get(request.execution_id, 0))
 
         answers = self._each(list(enumerate(ordered)), one, epoch, now)
         answered = dict(zip(order, answers, strict=True))
@@ -121,55 +123,55 @@ class SqliteTransitions(SqlReads):
     ) -> list[NodeJob]:
         """See NodeTransitions.wake_parents."""
 
-        def one(turn: Turn, execution_id: str) -> NodeJob | None:
-            return wake_parent(turn, execution_id)[1]
+        def one(tx: Transaction, execution_id: str) -> NodeJob | None:
+            return wake_parent(tx, execution_id)[1]
 
         return [job for job in self._each(execution_ids, one, epoch, now) if job is not None]
 
     def cancel_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """See Control.cancel_execution."""
         return self._control(cancel, execution_id, expected_revision, 0, now)
 
     def pause_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """See Control.pause_execution."""
         return self._control(pause, execution_id, expected_revision, 0, now)
 
     def resume_execution(
         self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """See Control.resume_execution."""
         return self._control(resume, execution_id, expected_revision, epoch, now)
 
     def retry_execution(
         self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """See Control.retry_execution."""
         return self._control(retry, execution_id, expected_revision, epoch, now)
 
     def fail_execution(
         self, execution_id: str, error: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
+    ) -> ControlResult:
         """See Control.fail_execution."""
 
-        def step(turn: Turn, target: Target) -> Controlled:
-            return fail(turn, target, error)
+        def step(tx: Transaction, target: ControlTarget) -> ControlResult:
+            return fail(tx, target, error)
 
         return self._control(step, execution_id, expected_revision, 0, now)
 
-    def discard_execution(
+    def acknowledge_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> Controlled:
-        """See Control.discard_execution."""
-        return self._control(discard, execution_id, expected_revision, 0, now)
+    ) -> ControlResult:
+        """See Control.acknowledge_execution."""
+        return self._control(acknowledge, execution_id, expected_revision, 0, now)
 
-    def update_node_result(self, record: Record, *, epoch: int = 0, now: datetime | None = None) -> Recorded:
+    def update_node_result(self, record: RecordRequest, *, epoch: int = 0, now: datetime | None = None) -> RecordResult:
         """See Control.update_node_result."""
-        with self._turn(epoch, now) as turn:
-            return end_by_hand(turn, record)
+        with self._turn(epoch, now) as tx:
+            return end_manually(tx, record)
 
     def purge_executions(
         self,
@@ -178,15 +180,15 @@ class SqliteTransitions(SqlReads):
         statuses: Sequence[ExecutionStatus],
         limit: int = 500,
         now: datetime | None = None,
-    ) -> Purged:
+    ) -> PurgeResult:
         """See Retention.purge_executions."""
-        with self._turn(0, now) as turn:
-            return purge(turn, to_micros(ended_before), check_ended(statuses), limit)
+        with self._turn(0, now) as tx:
+            return purge(tx, to_micros(ended_before), check_ended(statuses), limit)
 
-    def retire_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
-        """See WorkerLeases.retire_worker."""
-        with self._turn(epoch, now) as turn:
-            return retire(turn, worker_id)
+    def unregister_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
+        """See WorkerLeases.unregister_worker."""
+        with self._turn(epoch, now) as tx:
+            return retire(tx, worker_id)
 
     def sweep(
         self,
@@ -194,13 +196,13 @@ class SqliteTransitions(SqlReads):
         heads: Mapping[str, datetime | None],
         epoch: int,
         limit: int = 500,
-        suspect_seconds: float = 2.0,
+        lost_job_after_seconds: float = 2.0,
         now: datetime | None = None,
-    ) -> Swept:
+    ) -> SweepResult:
         """See Recovery.sweep."""
-        suspicion = Suspicion(heads, round(suspect_seconds * 1e6))
-        with self._turn(epoch, now) as turn:
-            return sweep(turn, suspicion, limit=limit)
+        suspicion = LostJobCheck(heads, round(lost_job_after_seconds * 1e6))
+        with self._turn(epoch, now) as tx:
+            return sweep(tx, suspicion, limit=limit)
 
     def health(self) -> None:
         """See Lifecycle.health."""
@@ -241,29 +243,29 @@ class SqliteTransitions(SqlReads):
         return query.where(events.c.seq > int(after))
 
     @contextmanager
-    def _turn(self, epoch: int, now: datetime | None) -> Generator[Turn]:
+    def _turn(self, epoch: int, now: datetime | None) -> Generator[Transaction]:
         connections = self._live()
         with connections.translated(), connections.writing():
             at = time.time_ns() // 1000 if now is None else to_micros(now)
             # What is read inside a caller's transaction may be rolled back with it: it is not remembered.
             graphs = ChainMap({}, self._graphs) if connections.nested else self._graphs
-            turn = Turn(connections.raw_writer, graphs, now=at, epoch=epoch)
-            yield turn
-            turn.flush()
+            tx = Transaction(connections.raw_writer, graphs, now=at, epoch=epoch)
+            yield tx
+            tx.flush()
 
     def _control(
         self,
-        step: Callable[[Turn, Target], Controlled],
+        step: Callable[[Transaction, ControlTarget], ControlResult],
         execution_id: str,
         expected_revision: int | None,
         epoch: int,
         now: datetime | None,
-    ) -> Controlled:
-        with self._turn(epoch, now) as turn:
-            return step(turn, Target(execution_id, expected_revision, self.get_execution))
+    ) -> ControlResult:
+        with self._turn(epoch, now) as tx:
+            return step(tx, ControlTarget(execution_id, expected_revision, self.get_execution))
 
     def _each(
-        self, items: Sequence[Item], step: Callable[[Turn, Item], Answer], epoch: int, now: datetime | None
+        self, items: Sequence[Item], step: Callable[[Transaction, Item], Answer], epoch: int, now: datetime | None
     ) -> list[Answer]:
         """Do a step for each item in one transaction; if one of them can't be done, each in its own.
 
@@ -272,8 +274,8 @@ class SqliteTransitions(SqlReads):
         if not items:
             return []
         try:
-            with self._turn(epoch, now) as turn:
-                return [step(turn, item) for item in items]
+            with self._turn(epoch, now) as tx:
+                return [step(tx, item) for item in items]
         except StoreUnavailable:
             raise
         except Exception:

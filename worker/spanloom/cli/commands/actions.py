@@ -15,7 +15,7 @@ from spanloom.engine.errors import UserError
 from spanloom.engine.store.models import Execution
 from spanloom.engine.store.states import ExecutionStatus
 
-__all__ = ["Action", "Controlled", "control", "tell"]
+__all__ = ["Action", "ControlledExecution", "control", "tell"]
 
 
 class Action(NamedTuple):
@@ -27,7 +27,7 @@ class Action(NamedTuple):
     statuses: tuple[ExecutionStatus, ...] = ()  # in which a filter finds executions for it
 
 
-class Controlled(NamedTuple):
+class ControlledExecution(NamedTuple):
     """What came of one request; `done` False without an error: it was so before, or came with its parent."""
 
     given: str
@@ -36,18 +36,20 @@ class Controlled(NamedTuple):
     error: UserError | None = None
 
 
-def control(engine: WorkflowEngine, action: Action, given: str, expected_revision: int | None = None) -> Controlled:
+def control(
+    engine: WorkflowEngine, action: Action, given: str, expected_revision: int | None = None
+) -> ControlledExecution:
     """Do it to the execution that an id, or a part of one, names. What is refused is in the answer."""
     execution = None
     try:
         execution = find_execution(engine.store, given)
         done = action.transition(engine, execution.id, expected_revision=expected_revision)
     except UserError as error:
-        return Controlled(given, execution, error=error)
-    return Controlled(given, engine.store.get_execution(execution.id) or execution, done)
+        return ControlledExecution(given, execution, error=error)
+    return ControlledExecution(given, engine.store.get_execution(execution.id) or execution, done)
 
 
-def tell(controlled: Controlled, action: Action, *, as_json: bool, would: bool = False) -> int:
+def tell(controlled: ControlledExecution, action: Action, *, as_json: bool, would: bool = False) -> int:
     """Print one line, or why it was refused, and return the exit code. With `would` nothing has been done yet."""
     given, execution, done, error = controlled
     if as_json:

@@ -9,13 +9,13 @@ from functools import partial
 
 import click
 
-from spanloom.cli.commands.actions import Action, Controlled, tell
+from spanloom.cli.commands.actions import Action, ControlledExecution, tell
 from spanloom.cli.exit_codes import DONE, FAILED
-from spanloom.cli.options.confirmation import agreed
+from spanloom.cli.options.confirmation import confirm
 from spanloom.cli.output import in_terminal
 from spanloom.engine import WorkflowEngine
 from spanloom.engine.errors import UserError
-from spanloom.engine.operations.bulk import carry_out, find
+from spanloom.engine.operations.bulk import apply_to_each, find
 from spanloom.engine.store.models import ExecutionFilter
 
 __all__ = ["control_found"]
@@ -44,27 +44,27 @@ def control_found(
     if dry_run:
         return _tell_all(_found(engine, ids), action, as_json=as_json, would=True)
     noun, them = ("execution", "it") if len(ids) == 1 else ("executions", "them")
-    if not agreed(f"{len(ids):,} {noun} found; {action.verb} {them}?", yes=yes):
+    if not confirm(f"{len(ids):,} {noun} found; {action.verb} {them}?", yes=yes):
         return FAILED
     return _tell_all(_controlled(engine, action, ids), action, as_json=as_json, would=False)
 
 
-def _found(engine: WorkflowEngine, ids: Iterable[str]) -> Iterator[Controlled]:
+def _found(engine: WorkflowEngine, ids: Iterable[str]) -> Iterator[ControlledExecution]:
     for execution_id in ids:
         if (execution := engine.store.get_execution(execution_id)) is not None:
-            yield Controlled(execution_id, execution)
+            yield ControlledExecution(execution_id, execution)
 
 
-def _controlled(engine: WorkflowEngine, action: Action, ids: Iterable[str]) -> Iterator[Controlled]:
-    for execution_id, answer in carry_out(engine.store, ids, partial(action.transition, engine)):
+def _controlled(engine: WorkflowEngine, action: Action, ids: Iterable[str]) -> Iterator[ControlledExecution]:
+    for execution_id, answer in apply_to_each(engine.store, ids, partial(action.transition, engine)):
         execution = engine.store.get_execution(execution_id)
         if isinstance(answer, UserError):
-            yield Controlled(execution_id, execution, error=answer)
+            yield ControlledExecution(execution_id, execution, error=answer)
         else:
-            yield Controlled(execution_id, execution, done=answer)
+            yield ControlledExecution(execution_id, execution, done=answer)
 
 
-def _tell_all(answers: Iterable[Controlled], action: Action, *, as_json: bool, would: bool) -> int:
+def _tell_all(answers: Iterable[ControlledExecution], action: Action, *, as_json: bool, would: bool) -> int:
     counts: Counter[str] = Counter()
     code = DONE
     try:

@@ -1,4 +1,4 @@
-"""`spanloom cancel`, `pause`, `resume`, `retry`, `discard`: what operators do to executions, by id or by filter."""
+"""`spanloom cancel`, `pause`, `resume`, `retry`, `acknowledge`: what operators do to executions, by id or by filter."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import click
 from spanloom.cli.commands.actions import Action, control, tell
 from spanloom.cli.commands.bulk import control_found
 from spanloom.cli.exit_codes import DONE
-from spanloom.cli.options.confirmation import check_consent, consent_options
+from spanloom.cli.options.confirmation import check_confirmation, confirmation_options
 from spanloom.cli.options.filters import Selection, selection_options
 from spanloom.cli.options.parameters import json_option
 from spanloom.cli.options.target import Target, target_options
 from spanloom.engine import WorkflowEngine
 from spanloom.engine.store.states import ExecutionStatus
 
-__all__ = ["cancel", "control_named", "discard", "pause", "resume", "retry", "revision_option"]
+__all__ = ["acknowledge", "cancel", "control_named", "pause", "resume", "retry", "revision_option"]
 
 _EXECUTIONS = """
     EXECUTION_ID is an id, or the first or last six or more characters of a recent one's; several are done one after the
@@ -62,7 +62,7 @@ def _command(action: Action, help_text: str, *, offers_discarded: bool = False) 
     @selection_options(*action.statuses)
     @click.option("--all", "everything", is_flag=True, help="All of them, if nothing else says which.")
     @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many.")
-    @consent_options
+    @confirmation_options
     @revision_option
     @target_options(redis=True)
     @json_option
@@ -76,9 +76,9 @@ def _command(action: Action, help_text: str, *, offers_discarded: bool = False) 
         yes: bool,
         expected_revision: int | None,
         as_json: bool,
-        discarded: bool = False,
+        acknowledged: bool = False,
     ) -> int:
-        in_bulk = bool(selection or everything or discarded)
+        in_bulk = bool(selection or everything or acknowledged)
         if execution_id:
             if in_bulk or limit is not None or dry_run:
                 raise click.UsageError("give EXECUTION_ID, or filters with their --limit and --dry-run; not both")
@@ -92,14 +92,14 @@ def _command(action: Action, help_text: str, *, offers_discarded: bool = False) 
             raise click.UsageError("--all is for all of them; leave it out where filters say which")
         if expected_revision is not None:
             raise click.UsageError(_OF_ONE)
-        check_consent(action.verb, yes=yes, dry_run=dry_run)
-        more: dict[str, Any] = {"discarded": discarded} if of_dead else {}
+        check_confirmation(action.verb, yes=yes, dry_run=dry_run)
+        more: dict[str, Any] = {"acknowledged": acknowledged} if of_dead else {}
         with target.operator() as engine:
             wanted = selection.filter(engine.store, **more)
             return control_found(engine, action, wanted, limit=limit, dry_run=dry_run, yes=yes, as_json=as_json)
 
     if offers_discarded:
-        command = click.option("--discarded", is_flag=True, help="Those that were discarded.")(command)
+        command = click.option("--acknowledged", is_flag=True, help="Those that were discarded.")(command)
     statuses = " or ".join(f"`{one}`" for one in action.statuses)
     return click.command(name=action.verb, help=help_text + _EXECUTIONS.format(statuses=statuses))(command)
 
@@ -138,16 +138,16 @@ retry = _command(
     """Run failed executions on from where they failed.
 
     Failed nodes and failed children run again; what completed before is kept. What came after a failure that the
-    workflow had handled is done anew. Filters leave discarded ones alone, unless --discarded asks for them.
+    workflow had handled is done anew. Filters leave discarded ones alone, unless --acknowledged asks for them.
 """,
     offers_discarded=True,
 )
 
-discard = _command(
-    Action("discard", "discarded", WorkflowEngine.discard_execution, (ExecutionStatus.FAILED,)),
+acknowledge = _command(
+    Action("acknowledge", "acknowledged", WorkflowEngine.acknowledge_execution, (ExecutionStatus.FAILED,)),
     """Let failed executions rest.
 
-    They stay as they are, and `spanloom dead` lists them no more; a retry brings one back. Their children are not
-    touched: `spanloom dead` does not list these anyway.
+    They stay as they are, and `spanloom dead-letters` lists them no more; a retry brings one back. Their children
+    are not touched: `spanloom dead-letters` does not list these anyway.
 """,
 )

@@ -1,4 +1,4 @@
-"""`spanloom dead`: the dead letters, failed executions that nobody has dealt with yet."""
+"""`spanloom dead-letters`: the dead letters, failed executions that nobody has dealt with yet."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ __all__ = ["dead"]
 
 @click.command()
 @selection_options()
-@click.option("--discarded", is_flag=True, help="Those that were discarded instead.")
+@click.option("--acknowledged", is_flag=True, help="Those that were discarded instead.")
 @page_options(20)
 @target_options()
 @json_option
-def dead(target: Target, selection: Selection, discarded: bool, limit: int, cursor: str | None, as_json: bool) -> None:
+def dead(
+    target: Target, selection: Selection, acknowledged: bool, limit: int, cursor: str | None, as_json: bool
+) -> None:
     """List failed executions that wait for someone, newest first.
 
     The first of each family only: its children hang below it in `spanloom show`, and are retried with it.
@@ -33,7 +35,7 @@ def dead(target: Target, selection: Selection, discarded: bool, limit: int, curs
       spanloom logs ID          what they said; show --attempts NODE has the tracebacks
       spanloom retry ID         run it on from where it failed, once the cause is mended
       spanloom replay ID        start anew with its data, in a mended version: --version latest --from NODE
-      spanloom discard ID       let it rest: it is listed here no more
+      spanloom acknowledge ID       let it rest: it is listed here no more
 
     retry and discard take the same filters as this, to deal with many at once.
 
@@ -42,14 +44,14 @@ def dead(target: Target, selection: Selection, discarded: bool, limit: int, curs
     """
     with target.store() as store:
         root = None if selection.parent else True  # who asks for an execution's children means children
-        wanted = selection.filter(store, status=ExecutionStatus.FAILED, root=root, discarded=discarded)
+        wanted = selection.filter(store, status=ExecutionStatus.FAILED, root=root, acknowledged=acknowledged)
         page = store.list_executions(wanted, limit=limit, cursor=cursor)
         url = store.url
     if as_json:
         print_json(page)
         return
     if in_terminal() and not page.items:
-        click.secho(f"no {'discarded' if discarded else 'dead'} executions in {url}", fg="bright_black")
+        click.secho(f"no {'acknowledged' if acknowledged else 'dead'} executions in {url}", fg="bright_black")
         return
     show(lambda screen: dead_table(page.items, datetime.now(UTC)), lambda: dead_lines(page.items))
     if in_terminal() and page.next_cursor:

@@ -42,8 +42,8 @@ def events(target: Target, execution: str, follow: bool, after: str | None, as_j
             print_events(_history(store, find_execution(store, execution).id, after), as_json=as_json)
         return
     with (
-        target.follower() as (store, follower),
-        follower.events(find_execution(store, execution).id, after, None) as stream,
+        target.watcher() as (store, watcher),
+        watcher.events(find_execution(store, execution).id, after, None) as stream,
     ):
         print_events(stream, as_json=as_json)
 

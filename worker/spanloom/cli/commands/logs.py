@@ -14,7 +14,7 @@ from spanloom.cli.options.target import Target, target_options
 from spanloom.cli.output import console, in_terminal, print_json, show
 from spanloom.cli.rendering import log_line, log_text, read_family, waterfall, waterfall_lines
 from spanloom.engine.errors import StoreUnavailable, UnknownExecution
-from spanloom.engine.events.stream import Follower
+from spanloom.engine.events.stream import EventWatcher
 from spanloom.engine.logs import Logger
 from spanloom.engine.store.models import LogRecord
 from spanloom.engine.store.port import ExecutionStore
@@ -44,8 +44,8 @@ def logs(target: Target, execution: str, node: str | None, follow: bool, as_json
         with target.store() as store:
             _print_logs(LogTail(store, find_execution(store, execution).id, node).read(), as_json=as_json)
         return
-    with target.follower() as (store, follower):
-        _print_logs(_followed(store, follower, find_execution(store, execution).id, node), as_json=as_json)
+    with target.watcher() as (store, watcher):
+        _print_logs(_followed(store, watcher, find_execution(store, execution).id, node), as_json=as_json)
 
 
 @click.command()
@@ -88,9 +88,9 @@ def _print_logs(records: Iterable[LogRecord], *, as_json: bool) -> None:
             click.echo(log_line(record))
 
 
-def _followed(store: ExecutionStore, follower: Follower, execution_id: str, node: str | None) -> Iterator[LogRecord]:
+def _followed(store: ExecutionStore, watcher: EventWatcher, execution_id: str, node: str | None) -> Iterator[LogRecord]:
     tail = LogTail(store, execution_id, node)
-    with closing(follower.changes(execution_id, every=_FOLLOW_SECONDS)) as changes:
+    with closing(watcher.changes(execution_id, every=_FOLLOW_SECONDS)) as changes:
         for _ in changes:
             try:
                 # Read before the lines are: what comes with the end is then among them.

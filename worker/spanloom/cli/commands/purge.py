@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from spanloom.cli.exit_codes import DONE, FAILED
-from spanloom.cli.options.confirmation import agreed, check_consent, consent_options
+from spanloom.cli.options.confirmation import check_confirmation, confirm, confirmation_options
 from spanloom.cli.options.parameters import duration, json_option
 from spanloom.cli.options.target import Target, target_options
 from spanloom.cli.output import in_terminal, print_json
@@ -37,7 +37,7 @@ _PAGE = 1000
     help="Whose first execution ended so; failed is the third.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="End after about so many.")
-@consent_options
+@confirmation_options
 @target_options(redis=True)
 @json_option
 def purge(
@@ -61,12 +61,12 @@ def purge(
       spanloom purge --older-than 30d --yes
       spanloom purge --older-than 365d --status failed --dry-run
     """
-    check_consent("purge", yes=yes, dry_run=dry_run)
+    check_confirmation("purge", yes=yes, dry_run=dry_run)
     count = 0
     with target.operator() as engine:
         if dry_run or not yes:
             count = _would_go(engine.store, datetime.now(UTC) - timedelta(seconds=older_than), statuses, limit)
-        if count and not dry_run and not agreed(f"{_told(count)} found; delete them for good?", yes=yes):
+        if count and not dry_run and not confirm(f"{_told(count)} found; delete them for good?", yes=yes):
             return FAILED
         if not dry_run:
             count = engine.purge_executions(older_than, statuses=statuses, limit=limit)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from spanloom.cli.exit_codes import DONE, FAILED, report
-from spanloom.cli.options.confirmation import agreed, check_consent, consent_options
+from spanloom.cli.options.confirmation import check_confirmation, confirm, confirmation_options
 from spanloom.cli.options.filters import Selection, selection_options
 from spanloom.cli.options.parameters import find_execution, json_option
 from spanloom.cli.options.target import Target, target_options
@@ -39,7 +39,7 @@ __all__ = ["replay"]
 @selection_options(*ENDED)
 @click.option("--all", "everything", is_flag=True, help="All of them, if nothing else says which.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many.")
-@consent_options
+@confirmation_options
 @target_options(redis=True)
 @json_option
 def replay(
@@ -80,7 +80,7 @@ def replay(
             )
         if key is not None:
             raise click.UsageError("--key is for the replay of one execution; name it")
-        check_consent("replay", yes=yes, dry_run=dry_run)
+        check_confirmation("replay", yes=yes, dry_run=dry_run)
         with target.operator() as engine:
             wanted = selection.filter(engine.store, root=True)
             return _replay_found(engine, wanted, how, limit=limit, dry_run=dry_run, yes=yes, as_json=as_json)
@@ -108,7 +108,7 @@ def _replay_found(
     as_json: bool,
 ) -> int:
     ids = find(engine.store, wanted, ENDED, limit)
-    if ids and not dry_run and not agreed(f"{len(ids):,} found; replay?", yes=yes):
+    if ids and not dry_run and not confirm(f"{len(ids):,} found; replay?", yes=yes):
         return FAILED
     code = DONE
     for execution_id in ids:

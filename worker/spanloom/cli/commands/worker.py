@@ -57,17 +57,17 @@ _DEFAULTS = WorkerOptions()
     help="How long after its last heartbeat a worker's nodes go to another one.",
 )
 @click.option(
-    "--max-losses",
+    "--max-recovery-attempts",
     type=int,
-    default=_DEFAULTS.max_losses,
+    default=_DEFAULTS.max_recovery_attempts,
     show_default=True,
     metavar="N",
     help="How often a node may be lost with its worker before it fails.",
 )
 @click.option(
-    "--alone",
+    "--isolation-seconds",
     type=duration,
-    default=f"{_DEFAULTS.alone_seconds:g}s",
+    default=f"{_DEFAULTS.isolation_seconds:g}s",
     show_default=True,
     metavar="DURATION",
     help="How long the other nodes of a worker wait while one runs alone that one more loss would fail.",
@@ -105,7 +105,7 @@ def worker(
     name: str | None,
     grace: float,
     lease: float,
-    max_losses: int,
+    max_recovery_attempts: int,
     alone: float,
     log_level: str,
     capture_output: bool,
@@ -135,8 +135,8 @@ def worker(
         name=name,
         grace_seconds=grace,
         lease_seconds=lease,
-        max_losses=max_losses,
-        alone_seconds=alone,
+        max_recovery_attempts=max_recovery_attempts,
+        isolation_seconds=alone,
         log_level=log_level,
         capture_output=capture_output,
         burst=burst,
@@ -153,7 +153,16 @@ def worker(
     _check(engine)
     configure_logging(engine.settings.log_format)
     own = ["worker", app, "--processes", "1", "--concurrency", str(concurrency), "--queues", ",".join(queues)]
-    own += ["--grace", str(grace), "--lease", str(lease), "--max-losses", str(max_losses), "--alone", str(alone)]
+    own += [
+        "--grace",
+        str(grace),
+        "--lease",
+        str(lease),
+        "--max-recovery-attempts",
+        str(max_recovery_attempts),
+        "--isolation-seconds",
+        str(alone),
+    ]
     own += ["--log-level", log_level]
     own += ["--capture-output"] if capture_output else []
     own += ["--burst"] if burst else []

@@ -13,7 +13,7 @@ from spanloom.cli.output import in_terminal, print_json, show
 from spanloom.cli.rendering import version_lines, versions_table, workflow_lines, workflows_table
 from spanloom.engine import load_workflow
 from spanloom.engine.errors import UnknownWorkflow
-from spanloom.engine.workflow.validation import check
+from spanloom.engine.workflow.validation import validate
 
 __all__ = ["register", "workflows"]
 
@@ -69,7 +69,7 @@ def register(
     """
     definition = load_workflow(file)
     engine = target.load_app()
-    check(definition, engine.registry if engine else None)
+    validate(definition, engine.registry if engine else None)
     with target.store() as store:
         version = store.save_workflow(definition, change_notes=notes, created_by=by, expected_version=expect_version)
     if as_json:

@@ -8,16 +8,16 @@ from typing import Any
 
 import click
 
-__all__ = ["agreed", "check_consent", "consent_options"]
+__all__ = ["check_confirmation", "confirm", "confirmation_options"]
 
 
-def consent_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def confirmation_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `--dry-run` and `--yes`; it gets them as its arguments `dry_run` and `yes`."""
     command = click.option("--yes", is_flag=True, help="Do it without asking.")(command)
     return click.option("--dry-run", is_flag=True, help="Tell what it would do, and do nothing.")(command)
 
 
-def check_consent(verb: str, *, yes: bool, dry_run: bool) -> None:
+def check_confirmation(verb: str, *, yes: bool, dry_run: bool) -> None:
     """Raise UsageError, before anything is read, if a question would have to be asked and there is nobody to answer."""
     if not (yes or dry_run or (sys.stdin.isatty() and sys.stderr.isatty())):
         raise click.UsageError(
@@ -25,7 +25,7 @@ def check_consent(verb: str, *, yes: bool, dry_run: bool) -> None:
         )
 
 
-def agreed(question: str, *, yes: bool) -> bool:
+def confirm(question: str, *, yes: bool) -> bool:
     """Ask on standard error, and return whether the answer was yes; with `yes` it is not asked."""
     if yes:
         return True

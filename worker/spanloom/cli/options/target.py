@@ -16,7 +16,7 @@ from spanloom.cli.options.loading import load_engine
 from spanloom.engine import NodeRegistry, WorkflowEngine
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable
 from spanloom.engine.events.listener import Listener
-from spanloom.engine.events.stream import Follower
+from spanloom.engine.events.stream import EventWatcher
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.settings import Settings
 from spanloom.engine.store.port import ExecutionStore
@@ -117,7 +117,7 @@ class Target:
             end_traces()
 
     @contextmanager
-    def follower(self) -> Generator[tuple[ExecutionStore, Follower]]:
+    def watcher(self) -> Generator[tuple[ExecutionStore, EventWatcher]]:
         """Open the store for a block, and a way to follow executions: prompt with a Redis, slower without.
 
         Raises what store() does.
@@ -137,7 +137,7 @@ class Target:
                 queue.ping()
             except QueueUnavailable:
                 listener = None
-            yield store, Follower(store, listener)
+            yield store, EventWatcher(store, listener)
         finally:
             if listener is not None:
                 listener.close()

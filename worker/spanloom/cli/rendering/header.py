@@ -38,8 +38,8 @@ def execution_header(execution: Execution, now: datetime, parent: Execution | No
     took = seconds_between(execution.started_at, execution.ended_at or now)
     if took is not None:
         text.append(f" {'in' if execution.ended_at else 'for'} {duration(took)}")
-    if execution.discarded_at is not None:
-        text.append(f", discarded {ago(execution.discarded_at, now)}", "bright_black")
+    if execution.acknowledged_at is not None:
+        text.append(f", discarded {ago(execution.acknowledged_at, now)}", "bright_black")
     facts = [execution.id, f"created {ago(execution.created_at, now)}, {instant(execution.created_at)}"]
     if execution.priority != "normal":
         facts.append(f"priority {execution.priority}")
@@ -69,7 +69,7 @@ def header_lines(execution: Execution) -> Iterator[str]:
     yield f"created_at\t{cell(execution.created_at)}"
     yield f"started_at\t{cell(execution.started_at)}"
     yield f"ended_at\t{cell(execution.ended_at)}"
-    yield f"discarded_at\t{cell(execution.discarded_at)}"
+    yield f"acknowledged_at\t{cell(execution.acknowledged_at)}"
     yield f"seconds\t{cell(seconds_between(execution.started_at, execution.ended_at))}"
     yield f"parent\t{cell(parent)}"
     yield f"parent_node\t{node_name(execution.parent_node_id or '', execution.parent_item or 0) if parent else ''}"

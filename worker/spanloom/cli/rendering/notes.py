@@ -52,8 +52,8 @@ def run_notes(run: NodeRun, now: datetime | None) -> Iterator[Note]:
     """
     if now is not None and run.attempt > 1:
         yield f"attempt {run.attempt}", "yellow"
-    if now is not None and run.losses:
-        yield f"{run.losses} lost", "yellow"
+    if now is not None and run.recovery_attempts:
+        yield f"{run.recovery_attempts} lost", "yellow"
     if waits := _wait(run, now):
         yield waits, "yellow"
     if now is not None and run.worker_id:

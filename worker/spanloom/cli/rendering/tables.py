@@ -110,7 +110,7 @@ def dead_lines(executions: Sequence[Execution]) -> Iterator[str]:
             error_kind(error) if error else None,
             error.get("message"),
             one.metadata,
-            one.discarded_at,
+            one.acknowledged_at,
         )
 
 

@@ -27,7 +27,7 @@ def _retire(store: ExecutionStore, clock: ManualClock, execution: str) -> str:
     driver = StoreDriver(store, clock=clock)
     driver.claim(execution, "n1")
     driver.pause(execution)
-    assert store.retire_worker(driver.worker_id, now=clock()) == []
+    assert store.unregister_worker(driver.worker_id, now=clock()) == []
     return "retired"
 
 

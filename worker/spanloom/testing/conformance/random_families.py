@@ -12,7 +12,7 @@ import pytest
 from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.store.models import Execution, NodeRun
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Claim, ExecutionHeader, NodeClaim, NodeKey, Outcome, Record
+from spanloom.engine.store.requests import Claim, ExecutionHeader, NodeClaim, NodeKey, Outcome, RecordRequest
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.engine.workflow.definitions import Input, Node, Workflow
 from spanloom.engine.workflow.validation import edges
@@ -153,7 +153,7 @@ class _Family:
         if answer.ended is not None and self.random.random() < 0.5:
             self.driver.wake(header.execution_id)
 
-    def _outcome(self, header: ExecutionHeader, node: NodeClaim, failing: float) -> Record:
+    def _outcome(self, header: ExecutionHeader, node: NodeClaim, failing: float) -> RecordRequest:
         driver, execution = self.driver, header.execution_id
         follow = [edge.target for edge in edges(self.workflows[header.workflow_id]) if edge.source == node.node_id]
         successors = (*follow, node.node_id) if self.random.random() < 0.6 else ()
@@ -168,8 +168,10 @@ class _Family:
         if node.woken is None and node.node_type == "call":
             return driver.waiting_for_child(execution, node, request(BELOW[header.workflow_id]))
         if node.woken is None and node.node_type == "map" and not node.item:
-            items, at_once = range(self.random.randint(1, 5)), self.random.randint(1, 4)
-            return driver.fanning_out(execution, node, items, at_once=at_once, tolerate=1, successors=successors)
+            items, max_concurrency = range(self.random.randint(1, 5)), self.random.randint(1, 4)
+            return driver.fanning_out(
+                execution, node, items, max_concurrency=max_concurrency, tolerated_failures=1, successors=successors
+            )
         if node.woken is WaitKind.CHILD:
             assert node.wait_key is not None
             good = self.status(node.wait_key) is ExecutionStatus.COMPLETED

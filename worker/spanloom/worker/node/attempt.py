@@ -17,14 +17,14 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
 from spanloom.engine.errors import LeaseLost
 from spanloom.engine.store.requests import Claim, Outcome, SpanLine
 from spanloom.engine.telemetry.tracing import SCOPE, new_span_id
-from spanloom.worker.telemetry.log_buffer import MAX_LINES, Lines, as_json, text_of
-from spanloom.worker.telemetry.log_capture import Journal
+from spanloom.worker.telemetry.log_buffer import MAX_LINES, LogBuffer, as_json, text_of
+from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.node_span import NodeSpan, tell_error
 
-__all__ = ["Attempt"]
+__all__ = ["RunningAttempt"]
 
 
-class Attempt:
+class RunningAttempt:
     """What a handler's `ctx` reaches into while it runs (NodeRuntime), and what is recorded of it afterwards."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Attempt:
         message_id: str | None,
         is_lost: Callable[[], bool],
         is_stopping: Callable[[], bool],
-        journal: Journal | None = None,
+        journal: LogCapture | None = None,
     ) -> None:
         self.claim = claim
         self.spans: list[SpanLine] = []
@@ -47,7 +47,7 @@ class Attempt:
         self._interrupt: Callable[[], object] | None = None
         self.own = NodeSpan(claim, worker=worker_name, destination=destination, message_id=message_id)
         export = None if journal is None else journal.export
-        self.lines = Lines(claim, self.own.trace_id, self.own.span_id, self.own.identity, export, journal)
+        self.lines = LogBuffer(claim, self.own.trace_id, self.own.span_id, self.own.identity, export, journal)
 
     @property
     def log(self) -> Any:
@@ -113,7 +113,7 @@ class Attempt:
 
     def _keep_span(self, line: SpanLine) -> None:
         if len(self.spans) >= MAX_LINES and line.span_id != self.own.span_id:
-            self.lines.leave_out()
+            self.lines.exclude()
             return
         self.spans.append(line)
 

@@ -21,7 +21,7 @@ from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.engine.telemetry.tracing import nest_trace
 from spanloom.engine.workflow.definitions import Node
 from spanloom.engine.workflow.expressions import Expression
-from spanloom.worker.node.attempt import Attempt
+from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.outcomes import Ending, of_load_error
 
 __all__ = ["BUILT_IN", "evaluated", "scope_of"]
@@ -42,7 +42,7 @@ def evaluated(node: Node, what: str, evaluate: Callable[[Any], Any], data: Any) 
         raise PermanentError(f"node {node.id!r}: {what}: {error}") from None
 
 
-def _delay(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, attempt: Attempt) -> Ending:
+def _delay(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, attempt: RunningAttempt) -> Ending:
     """Wait for a while or until a time; then pass the data on."""
     if claim.node.woken is WaitKind.TIMER:
         return Ending(Outcome.COMPLETED, data=data_text(node, ctx))
@@ -59,7 +59,7 @@ def _delay(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, a
     return Ending(Outcome.WAITING, wait_kind=WaitKind.TIMER, due_at=until)
 
 
-def _workflow(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, attempt: Attempt) -> Ending:
+def _workflow(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, attempt: RunningAttempt) -> Ending:
     """Start a child execution and wait for its end; then take its output, or fail as it did."""
     config: WorkflowConfig = ctx.config
     if claim.node.woken is not None and claim.node.wait_key is not None:
@@ -115,7 +115,7 @@ def _because(error: Mapping[str, Any] | None) -> str:
 
 
 #: What runs the nodes of each built-in type, in place of a handler.
-BUILT_IN: dict[str, Callable[[WorkflowEngine, Node, Claim, NodeContext, Attempt], Ending]] = {
+BUILT_IN: dict[str, Callable[[WorkflowEngine, Node, Claim, NodeContext, RunningAttempt], Ending]] = {
     DELAY: _delay,
     WORKFLOW: _workflow,
 }

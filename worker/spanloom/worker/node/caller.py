@@ -17,14 +17,14 @@ from spanloom.engine.handlers.context import NodeContext
 from spanloom.engine.handlers.handler import Handler
 from spanloom.engine.payload import encode
 from spanloom.engine.store.requests import Claim
-from spanloom.engine.workflow.compiled import Plan
+from spanloom.engine.workflow.compiled import CompiledWorkflow
 from spanloom.engine.workflow.definitions import Node
-from spanloom.worker.node.attempt import Attempt
+from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.builtin import BUILT_IN, evaluated, scope_of
-from spanloom.worker.node.event_loop import Lane
+from spanloom.worker.node.event_loop import EventLoopThread
 from spanloom.worker.node.mapped import run_mapped
 from spanloom.worker.node.outcomes import Ending, of_result
-from spanloom.worker.node.timeouts import Watchdog
+from spanloom.worker.node.timeouts import TimeLimit
 from spanloom.worker.telemetry.log_buffer import CURRENT
 
 __all__ = ["Caller", "Loaded"]
@@ -34,7 +34,7 @@ __all__ = ["Caller", "Loaded"]
 class Loaded:
     """What a claimed node is, and what runs it."""
 
-    plan: Plan
+    plan: CompiledWorkflow
     node: Node
     handler: Handler
 
@@ -42,12 +42,20 @@ class Loaded:
 class Caller:
     """Load and call nodes, for all slots of a worker."""
 
-    def __init__(self, engine: WorkflowEngine, lane: Lane, watchdog: Watchdog, *, state: Any, max_losses: int) -> None:
+    def __init__(
+        self,
+        engine: WorkflowEngine,
+        event_loop: EventLoopThread,
+        time_limit: TimeLimit,
+        *,
+        state: Any,
+        max_recovery_attempts: int,
+    ) -> None:
         self._engine = engine
-        self._lane = lane
-        self._watchdog = watchdog
+        self._event_loop = event_loop
+        self._time_limit = time_limit
         self._state = state
-        self._max_losses = max_losses
+        self._max_losses = max_recovery_attempts
 
     def load(self, claim: Claim) -> Loaded:
         """Find the claimed node's definition and handler. Raises whatever keeps this worker from running it."""
@@ -55,11 +63,11 @@ class Caller:
         node = plan.nodes[claim.node.node_id]
         return Loaded(plan, node, self._engine.registry.handler(node.type))
 
-    def call(self, loaded: Loaded, claim: Claim, attempt: Attempt) -> Ending:
+    def call(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt) -> Ending:
         """Run a claimed node and classify what it returns. Raises whatever its handler raises."""
         node = loaded.node
-        if claim.node.losses >= self._max_losses:
-            raise WorkerLost(node.id, claim.node.losses)
+        if claim.node.recovery_attempts >= self._max_losses:
+            raise WorkerLost(node.id, claim.node.recovery_attempts)
         context = self._context(loaded, claim, attempt)
         if node.map is not None and claim.node.item == 0:
             return run_mapped(self._engine, loaded.plan, node, node.map, claim, context, attempt)
@@ -68,7 +76,7 @@ class Caller:
         result = self._call(loaded.handler, node, context, attempt)
         return of_result(result, node, claim.header.execution_id, self._engine.settings.payload_limit_bytes)
 
-    def _context(self, loaded: Loaded, claim: Claim, attempt: Attempt) -> NodeContext:
+    def _context(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt) -> NodeContext:
         header, node, settings = claim.header, loaded.node, self._engine.settings
         if (size := sum(map(len, claim.node.results.values()))) > settings.join_limit_bytes:
             raise PermanentError(
@@ -99,7 +107,7 @@ class Caller:
             context.data_json = encode(value, f"the mapped data of node {node.id!r}", settings.payload_limit_bytes)
         return context
 
-    def _call(self, handler: Handler, node: Node, context: NodeContext, attempt: Attempt) -> Any:
+    def _call(self, handler: Handler, node: Node, context: NodeContext, attempt: RunningAttempt) -> Any:
         args, kwargs = handler.arguments(node, context)
         token, said = otel_context.attach(attempt.own.begin()), CURRENT.set(attempt.lines)
         try:
@@ -107,15 +115,15 @@ class Caller:
                 return self._call_async(partial(handler.function, *args, **kwargs), node, attempt)
             if node.timeout is None:
                 return handler.function(*args, **kwargs)
-            return self._watchdog.call(partial(handler.function, *args, **kwargs), node.id, node.timeout)
+            return self._time_limit.call(partial(handler.function, *args, **kwargs), node.id, node.timeout)
         finally:
             CURRENT.reset(said)
             otel_context.detach(token)
 
-    def _call_async(self, function: Callable[[], Coroutine[Any, Any, Any]], node: Node, attempt: Attempt) -> Any:
+    def _call_async(self, function: Callable[[], Coroutine[Any, Any, Any]], node: Node, attempt: RunningAttempt) -> Any:
         clock, context = time.monotonic(), contextvars.copy_context()
         try:
-            return self._lane.run(function(), context, node.timeout, begun=attempt.on_revoke)
+            return self._event_loop.run(function(), context, node.timeout, begun=attempt.on_revoke)
         except TimeoutError as error:
             if node.timeout is not None and time.monotonic() - clock >= node.timeout:
                 raise NodeTimeout(node.id, node.timeout) from error

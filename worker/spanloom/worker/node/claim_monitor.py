@@ -12,15 +12,15 @@ import structlog
 from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import NodeKey
-from spanloom.worker.node.attempt import Attempt
-from spanloom.worker.telemetry.log_buffer import Lines
+from spanloom.worker.node.attempt import RunningAttempt
+from spanloom.worker.telemetry.log_buffer import LogBuffer
 
-__all__ = ["Claims"]
+__all__ = ["ClaimMonitor"]
 
 _log = structlog.get_logger("spanloom.worker")
 
 
-class Claims:
+class ClaimMonitor:
     """Tell running handlers that nobody waits for them any more: their execution was cancelled, or their run reset.
 
     The store is asked once in `look_seconds`, and only while something runs for longer than that.
@@ -30,10 +30,12 @@ class Claims:
 
     def __init__(self, store: ExecutionStore) -> None:
         self._store = store
-        self._running: dict[Attempt, tuple[str, float]] = {}  # by attempt: the worker id it was claimed under, since
+        self._running: dict[
+            RunningAttempt, tuple[str, float]
+        ] = {}  # by attempt: the worker id it was claimed under, since
 
     @contextmanager
-    def running(self, attempt: Attempt, worker_id: str) -> Generator[None]:
+    def running(self, attempt: RunningAttempt, worker_id: str) -> Generator[None]:
         """Look after an attempt while the block lasts."""
         self._running[attempt] = (worker_id, time.monotonic())
         try:
@@ -45,29 +47,29 @@ class Claims:
         """Look again and again until `ended` is set."""
         while not ended.wait(self.look_seconds):
             try:
-                self.look()
+                self.check()
             except StoreUnavailable as error:
                 _log.warning("claims_not_seen", error=str(error))
             except Exception:
                 _log.exception("claims_not_seen")  # the next look must still come
 
-    def lasting(self) -> list[tuple[Attempt, str]]:
+    def long_running(self) -> list[tuple[RunningAttempt, str]]:
         """Return what runs for longer than `look_seconds`, each with the worker id it was claimed under."""
         long_ago = time.monotonic() - self.look_seconds
         return [
             (attempt, worker_id) for attempt, (worker_id, since) in tuple(self._running.items()) if since <= long_ago
         ]
 
-    def lasting_lines(self) -> list[Lines]:
+    def long_running_logs(self) -> list[LogBuffer]:
         """Return what those have said."""
-        return [attempt.lines for attempt, _ in self.lasting()]
+        return [attempt.lines for attempt, _ in self.long_running()]
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Revoke the attempts whose claims are gone. Raises StoreUnavailable."""
-        lasting = self.lasting()
-        for worker_id in {worker_id for _, worker_id in lasting}:
+        long_running = self.long_running()
+        for worker_id in {worker_id for _, worker_id in long_running}:
             held = self._store.list_claims(worker_id)
-            for attempt in (attempt for attempt, claimed_by in lasting if claimed_by == worker_id):
+            for attempt in (attempt for attempt, claimed_by in long_running if claimed_by == worker_id):
                 header, node = attempt.claim.header, attempt.claim.node
                 key = NodeKey(header.execution_id, node.node_id, node.item)
                 if held.get(key) != node.fence and attempt in self._running and attempt.revoke():

@@ -11,12 +11,12 @@ from typing import Any
 
 import structlog
 
-__all__ = ["Lane"]
+__all__ = ["EventLoopThread"]
 
 _log = structlog.get_logger("spanloom.worker")
 
 
-class Lane:
+class EventLoopThread:
     """Run coroutines from other threads. Starts at its first use."""
 
     def __init__(self, name: str) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from spanloom.engine.errors import ConfigurationError
-from spanloom.worker.node.event_loop import Lane
+from spanloom.worker.node.event_loop import EventLoopThread
 
 __all__ = ["Lifespan"]
 
@@ -19,10 +19,10 @@ _LEAVE_SECONDS = 10.0
 class Lifespan:
     """Enter and leave what the engine was given as `lifespan`; async ones live on the lane."""
 
-    def __init__(self, factory: Any, engine: Any, lane: Lane) -> None:
+    def __init__(self, factory: Any, engine: Any, event_loop: EventLoopThread) -> None:
         self._factory = factory
         self._engine = engine
-        self._lane = lane
+        self._event_loop = event_loop
         self._entered: Any = None
 
     def enter(self) -> Any:
@@ -36,7 +36,7 @@ class Lifespan:
         if callable(manager):
             manager = manager(self._engine) if inspect.signature(manager).parameters else manager()
         if isinstance(manager, AbstractAsyncContextManager):
-            state = self._lane.run(_await(manager.__aenter__()))
+            state = self._event_loop.run(_await(manager.__aenter__()))
         elif isinstance(manager, AbstractContextManager):
             state = manager.__enter__()
         else:
@@ -51,7 +51,7 @@ class Lifespan:
         """Leave the context manager, once. Raises TimeoutError if the loop is kept by a handler that does not end."""
         manager, self._entered = self._entered, None
         if isinstance(manager, AbstractAsyncContextManager):
-            self._lane.run(_await(manager.__aexit__(None, None, None)), patience=_LEAVE_SECONDS)
+            self._event_loop.run(_await(manager.__aexit__(None, None, None)), patience=_LEAVE_SECONDS)
         elif manager is not None:
             manager.__exit__(None, None, None)
 

@@ -11,9 +11,9 @@ from spanloom.engine.payload import encode
 from spanloom.engine.store.models import NodeRun
 from spanloom.engine.store.requests import Claim, FanOut, Outcome
 from spanloom.engine.store.states import NodeStatus, WaitKind
-from spanloom.engine.workflow.compiled import Plan
+from spanloom.engine.workflow.compiled import CompiledWorkflow
 from spanloom.engine.workflow.definitions import MAX_ITEMS, MapOver, Node
-from spanloom.worker.node.attempt import Attempt
+from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.builtin import evaluated, scope_of
 from spanloom.worker.node.outcomes import Ending, as_data, of_load_error
 
@@ -21,7 +21,13 @@ __all__ = ["run_mapped"]
 
 
 def run_mapped(
-    engine: WorkflowEngine, plan: Plan, node: Node, over: MapOver, claim: Claim, ctx: NodeContext, attempt: Attempt
+    engine: WorkflowEngine,
+    plan: CompiledWorkflow,
+    node: Node,
+    over: MapOver,
+    claim: Claim,
+    ctx: NodeContext,
+    attempt: RunningAttempt,
 ) -> Ending:
     """Run the node that stands for all its items: make them, or, once they have ended, gather their results."""
     if claim.node.woken is WaitKind.ITEMS:
@@ -50,11 +56,13 @@ def run_mapped(
             f"{engine.settings.join_limit_bytes:,} (SPANLOOM_JOIN_LIMIT_BYTES); pass references instead"
         )
     return Ending(
-        Outcome.WAITING, wait_kind=WaitKind.ITEMS, fan_out=FanOut(items, min(over.at_once, len(items)), over.tolerate)
+        Outcome.WAITING,
+        wait_kind=WaitKind.ITEMS,
+        fan_out=FanOut(items, min(over.max_concurrency, len(items)), over.tolerated_failures),
     )
 
 
-def _gathered(engine: WorkflowEngine, node: Node, over: MapOver, execution_id: str, attempt: Attempt) -> Ending:
+def _gathered(engine: WorkflowEngine, node: Node, over: MapOver, execution_id: str, attempt: RunningAttempt) -> Ending:
     try:
         runs = engine.store.get_node_results(execution_id, [node.id])
     except StoreUnavailable as error:
@@ -62,10 +70,10 @@ def _gathered(engine: WorkflowEngine, node: Node, over: MapOver, execution_id: s
     items = [run for run in runs if run.item > 0]
     attempt.own.link_items(run.span for run in items if run.span is not None)
     failed = [run for run in items if run.status is NodeStatus.FAILED]
-    if len(failed) > over.tolerate:
+    if len(failed) > over.tolerated_failures:
         first = failed[0].error or {}
         told = f"item {failed[0].item}: {first.get('type')}: {first.get('message')}"
-        raise ItemsFailed(node.id, len(failed), len(items), over.tolerate, told)
+        raise ItemsFailed(node.id, len(failed), len(items), over.tolerated_failures, told)
     results = [_result(run) for run in items]
     data = encode(results, f"the results of node {node.id!r}", engine.settings.join_limit_bytes)
     return Ending(Outcome.COMPLETED, data=data)

@@ -22,9 +22,9 @@ from spanloom.engine.handlers.results import NodeResult
 from spanloom.engine.payload import decode, encode
 from spanloom.engine.store.requests import FanOut, Outcome, StartRequest
 from spanloom.engine.store.states import WaitKind
-from spanloom.engine.workflow.compiled import Plan
+from spanloom.engine.workflow.compiled import CompiledWorkflow
 from spanloom.engine.workflow.definitions import Node, RetryPolicy
-from spanloom.engine.workflow.routing import after_failure, after_success
+from spanloom.engine.workflow.routing import route_failure, route_success
 
 __all__ = [
     "Ending",
@@ -84,7 +84,7 @@ def of_result(result: Any, node: Node, execution_id: str, limit: int) -> Ending:
     return Ending(Outcome.COMPLETED, data=text, next_nodes=result.next_nodes)
 
 
-def left(ending: Ending, plan: Plan, node: Node, item: int) -> Ending:
+def left(ending: Ending, plan: CompiledWorkflow, node: Node, item: int) -> Ending:
     """Decide where an ended run leads. Routing that can't be done fails it for good; an item leads nowhere."""
     if item:
         if ending.next_nodes is None:
@@ -97,14 +97,14 @@ def left(ending: Ending, plan: Plan, node: Node, item: int) -> Ending:
         if ending.next_nodes is None and node.id not in plan.conditional:
             return ending  # by each edge's `on`, as the store does it
         try:
-            departure = after_success(plan, node.id, decode(ending.data or "null"), ending.next_nodes)
+            departure = route_success(plan, node.id, decode(ending.data or "null"), ending.next_nodes)
             return replace(ending, taken=departure.taken)
         except RoutingFailed as error:
             ending = Ending(Outcome.FAILED, error=_describe(error, permanent=True))
     if ending.outcome is not Outcome.FAILED:
         return ending
     told = as_data(json.loads(ending.error or "{}"), node.id)
-    departure = after_failure(plan, node.id, told)
+    departure = route_failure(plan, node.id, told)
     data = json.dumps(told) if departure.handled else None
     return replace(ending, data=data, taken=departure.taken, handled=departure.handled)
 

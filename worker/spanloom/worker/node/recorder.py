@@ -10,7 +10,7 @@ import structlog
 
 from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Record, Recorded
+from spanloom.engine.store.requests import RecordRequest, RecordResult
 
 __all__ = ["Recorder"]
 
@@ -22,9 +22,9 @@ _PAUSES = (0.05, 1.0)  #: short: a store that keeps going away may be back for s
 class _Entry:
     __slots__ = ("answer", "record")
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: RecordRequest) -> None:
         self.record = record
-        self.answer: Recorded | Exception | None = None
+        self.answer: RecordResult | Exception | None = None
 
 
 class Recorder:
@@ -37,7 +37,7 @@ class Recorder:
         self._waiting: deque[_Entry] = deque()
         self._commit = threading.Lock()
 
-    def record(self, record: Record) -> Recorded:
+    def record(self, record: RecordRequest) -> RecordResult:
         """Record one outcome and return what follows from it.
 
         While the store is away it tries again, with growing pauses: a record sent twice counts once. Raises
@@ -48,7 +48,7 @@ class Recorder:
         with self._commit:
             while entry.answer is None:  # more may wait than one batch holds
                 self._commit_waiting()
-        if isinstance(entry.answer, Recorded):
+        if isinstance(entry.answer, RecordResult):
             return entry.answer
         raise entry.answer
 
@@ -70,7 +70,7 @@ class Recorder:
             except Exception as error:
                 entry.answer = error
 
-    def _record(self, records: list[Record]) -> list[Recorded]:
+    def _record(self, records: list[RecordRequest]) -> list[RecordResult]:
         pause, longest = _PAUSES
         while True:
             try:

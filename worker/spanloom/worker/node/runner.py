@@ -17,21 +17,21 @@ import structlog
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import LeaseLost, PermanentError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue.node_queue import NodeMessage
-from spanloom.engine.store.requests import Claim, Outcome, Record, Recorded
+from spanloom.engine.store.requests import Claim, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.engine.telemetry.instruments import instruments
 from spanloom.worker.lease import Lease
-from spanloom.worker.node.attempt import Attempt
+from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.caller import Caller, Loaded
-from spanloom.worker.node.claim_monitor import Claims
+from spanloom.worker.node.claim_monitor import ClaimMonitor
 from spanloom.worker.node.outcomes import Ending, left, of_error, of_load_error, of_refusal
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.options import WorkerOptions
-from spanloom.worker.queue.consumer import Inbox
-from spanloom.worker.queue.isolation import is_suspect
-from spanloom.worker.telemetry.log_capture import Journal
-from spanloom.worker.telemetry.log_flusher import Flusher
-from spanloom.worker.telemetry.span_exporter import Exports
+from spanloom.worker.queue.consumer import JobConsumer
+from spanloom.worker.queue.isolation import is_poison_candidate
+from spanloom.worker.telemetry.log_capture import LogCapture
+from spanloom.worker.telemetry.log_flusher import LogFlusher
+from spanloom.worker.telemetry.span_exporter import SpanExporter
 from spanloom.worker.telemetry.worker_metrics import count_run
 
 __all__ = ["NodeRunner"]
@@ -49,14 +49,14 @@ class NodeRunner:
         *,
         name: str,
         options: WorkerOptions,
-        inbox: Inbox,
+        consumer: JobConsumer,
         lease: Lease,
         recorder: Recorder,
         caller: Caller,
-        claims: Claims,
-        journal: Journal,
-        flusher: Flusher,
-        exports: Exports,
+        claims: ClaimMonitor,
+        journal: LogCapture,
+        log_flusher: LogFlusher,
+        exports: SpanExporter,
         draining: threading.Event,
         given_up: threading.Event,
         due_in: Callable[[float], None],
@@ -66,13 +66,13 @@ class NodeRunner:
         self._name = name
         self._pid = os.getpid()
         self._options = options
-        self._inbox = inbox
+        self._consumer = consumer
         self._lease = lease
         self._recorder = recorder
         self._caller = caller
         self._claims = claims
-        self._journal = journal
-        self._flusher = flusher
+        self._log_capture = journal
+        self._log_flusher = log_flusher
         self._exports = exports
         self._draining = draining
         self._given_up = given_up
@@ -81,8 +81,11 @@ class NodeRunner:
 
     def run(self, message: NodeMessage, claim: Claim, worker_id: str) -> None:
         """Run a claimed node, and then what follows from it as long as work first allows. Never raises."""
-        alone = is_suspect(claim.node.losses, self._options.max_losses)
-        nodes_left, until = 1 if alone else self._options.slice_nodes, time.monotonic() + self._options.slice_seconds
+        alone = is_poison_candidate(claim.node.recovery_attempts, self._options.max_recovery_attempts)
+        nodes_left, until = (
+            1 if alone else self._options.max_inline_nodes,
+            time.monotonic() + self._options.max_inline_seconds,
+        )
         following: Claim | None = claim
         job: NodeMessage | None = message  # None: work first goes on without one
         try:
@@ -99,7 +102,7 @@ class NodeRunner:
             if following is not None:
                 self._fail(following, worker_id, error)
         try:
-            self._inbox.flush_if_idle()
+            self._consumer.flush_if_idle()
         except QueueUnavailable as error:
             say = _log.debug if error.known else _log.warning
             say("queue_unavailable", error=str(error))
@@ -109,7 +112,9 @@ class NodeRunner:
         is_lost = partial(self._lease.is_lost, worker_id)
         destination = self._engine.queue.list_name(claim.node.queue, claim.header.priority)
         message_id = None if job is None else job.job_id
-        attempt = Attempt(claim, self._name, destination, message_id, is_lost, self._given_up.is_set, self._journal)
+        attempt = RunningAttempt(
+            claim, self._name, destination, message_id, is_lost, self._given_up.is_set, self._log_capture
+        )
         attempt.lines.bind()
         error: BaseException | None = None
         loaded: Loaded | None = None
@@ -149,21 +154,21 @@ class NodeRunner:
     def _leave(self, loaded: Loaded | None, claim: Claim, ending: Ending) -> Ending:
         return ending if loaded is None else left(ending, loaded.plan, loaded.node, claim.node.item)
 
-    def _close(self, attempt: Attempt, claim: Claim, ending: Ending, error: BaseException | None) -> None:
+    def _close(self, attempt: RunningAttempt, claim: Claim, ending: Ending, error: BaseException | None) -> None:
         failed = error or (
             PermanentError("the handler returned a failure") if ending.outcome is Outcome.FAILED else None
         )
         attempt.close(ending.outcome, failed)
         if failed is not None:
             _log.warning("attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=type(failed).__name__)
-        self._flusher.settle(attempt.lines)
+        self._log_flusher.settle(attempt.lines)
 
     def _fail(self, claim: Claim, worker_id: str, error: BaseException) -> None:
         """End a claim that our own code could not: nothing may stay running that nobody runs."""
         try:
             ending = of_refusal(error)
             answer = self._recorder.record(
-                Record(
+                RecordRequest(
                     execution_id=claim.header.execution_id,
                     node_id=claim.node.node_id,
                     item=claim.node.item,
@@ -196,15 +201,15 @@ class NodeRunner:
         if not found:
             return ()
         try:
-            return () if self._inbox.urgent_waits(node.queue, claim.header.priority) else found
+            return () if self._consumer.urgent_waits(node.queue, claim.header.priority) else found
         except QueueUnavailable:
             return found  # nothing can be handed over through Redis: the more reason to go on here
 
     def _record(
-        self, claim: Claim, worker_id: str, ending: Ending, attempt: Attempt | None, successors: tuple[str, ...]
-    ) -> Recorded:
+        self, claim: Claim, worker_id: str, ending: Ending, attempt: RunningAttempt | None, successors: tuple[str, ...]
+    ) -> RecordResult:
         return self._recorder.record(
-            Record(
+            RecordRequest(
                 execution_id=claim.header.execution_id,
                 node_id=claim.node.node_id,
                 item=claim.node.item,
@@ -224,20 +229,20 @@ class NodeRunner:
                 spends_attempt=ending.spends_attempt,
                 span=None if attempt is None else attempt.reference,
                 exported_ns=self._exports.held(attempt, worker_id),
-                logs=() if attempt is None else attempt.lines.rest,
+                logs=() if attempt is None else attempt.lines.unstored,
                 spans=() if attempt is None else attempt.spans,
                 successors=successors,
             )
         )
 
-    def _continue(self, job: NodeMessage | None, claim: Claim, ending: Ending, answer: Recorded) -> Claim | None:
+    def _continue(self, job: NodeMessage | None, claim: Claim, ending: Ending, answer: RecordResult) -> Claim | None:
         self._changed((claim.header.execution_id,))
         if not answer.recorded:
             _log.warning("claim_lost", **_ids(claim))
         if ending.outcome is Outcome.FAILED and answer.recorded:
-            self._inbox.failed(job or _inline(claim, self._engine), ending.error or "")
+            self._consumer.failed(job or _inline(claim, self._engine), ending.error or "")
         else:
-            self._inbox.done(job)
+            self._consumer.done(job)
         if answer.ended is not None and answer.ended_at is not None:
             self._ended(claim, ending, answer.ended, answer.ended_at)
         if ending.child is not None and answer.recorded:
@@ -252,7 +257,7 @@ class NodeRunner:
         """Tell who waits for the execution that it has ended: callers, and the node that it is a child of."""
         execution_id = claim.header.execution_id
         self._exports.execution_ended(claim, ending.error, status, ended_at)
-        self._inbox.announce(execution_id)
+        self._consumer.announce(execution_id)
         if claim.header.parent_execution_id is None:
             return
         try:

@@ -18,14 +18,14 @@ from typing import Any, Literal
 
 from spanloom.engine.errors import NodeTimeout
 
-__all__ = ["Watchdog"]
+__all__ = ["TimeLimit"]
 
 _MANY = 1_000  #: watches after which those that ended are cleared away
 _AGAIN_SECONDS = 1.0
 _DELIVERY_TICKS = 100  #: so often a thread lets others run, which is when Python delivers what is pending
 
 
-class _Watch:
+class _TimedCall:
     """One call, and who decides on its end: in each round either the call, that it is over, or the watchdog, to raise.
 
     The first to claim a round has it; claiming it again gives the same answer. No lock: the exception may come between
@@ -47,19 +47,19 @@ class _Watch:
         return self._owners.setdefault(number, who) == who
 
 
-class Watchdog:
+class TimeLimit:
     """Watch any number of threads from one. Starts at its first use."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._due: list[tuple[float, int, _Watch]] = []
+        self._due: list[tuple[float, int, _TimedCall]] = []
         self._count = itertools.count()
         self._thread: threading.Thread | None = None
         self._closed = False
 
     def call(self, function: Callable[[], Any], node_id: str, seconds: float) -> Any:
         """Call `function` in this thread; raises NodeTimeout if it takes longer than `seconds`."""
-        watch = _Watch(threading.get_ident())
+        watch = _TimedCall(threading.get_ident())
         self._watch(watch, time.monotonic() + seconds)
         cause: BaseException | None = None
         try:
@@ -88,7 +88,7 @@ class Watchdog:
         if self._thread is not None:
             self._thread.join()
 
-    def _watch(self, watch: _Watch, due: float) -> None:
+    def _watch(self, watch: _TimedCall, due: float) -> None:
         with self._changed:
             if len(self._due) > _MANY:
                 self._due = [entry for entry in self._due if not entry[2].over]
@@ -110,7 +110,7 @@ class Watchdog:
                 else:
                     self._end(heapq.heappop(self._due)[2])
 
-    def _end(self, watch: _Watch) -> None:
+    def _end(self, watch: _TimedCall) -> None:
         pause = 0.001  # for a call that is about to begin
         if watch.begun and not (watch.round and _cleans_up(watch.thread_id)):
             if not watch.claim(watch.round, "watchdog"):
@@ -136,14 +136,14 @@ def _cleans_up(thread_id: int) -> bool:
     return False
 
 
-def _ended_in_time(watch: _Watch) -> bool:
+def _ended_in_time(watch: _TimedCall) -> bool:
     if not watch.claim(0, "call"):
         return False  # NodeTimeout has come or is coming
     watch.over = True
     return True
 
 
-def _await_delivery(watch: _Watch) -> None:
+def _await_delivery(watch: _TimedCall) -> None:
     """Return once no exception is to come: it must not hit what this thread does next."""
     while True:
         try:

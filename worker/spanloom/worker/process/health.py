@@ -30,7 +30,7 @@ class Health:
 
     def liveness(self) -> dict[str, str]:
         """Return what says that this process should be restarted, by what is wrong; empty if it is alive."""
-        still = self._worker.still_seconds
+        still = self._worker.seconds_since_last_loop
         if still < _STUCK_SECONDS or self._services():  # it waits for what hangs
             return {}
         return {"worker": f"its loop has not gone round for {still:.0f} s, though store and queue answer"}

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from spanloom.engine.errors import NodeTimeout
 from spanloom.worker.telemetry.log_buffer import text_of
 from spanloom.worker.telemetry.log_capture import keep_event
-from spanloom.worker.telemetry.stdout_capture import beneath
+from spanloom.worker.telemetry.stdout_capture import unwrapped
 
 __all__ = ["configure_logging"]
 
@@ -74,7 +74,7 @@ def _is_replaced(handler: logging.Handler) -> bool:
 def _write(text: str) -> None:
     """Write a line in one piece, without a lock: the watchdog may interrupt who holds one."""
     try:
-        stream = beneath(sys.stderr)
+        stream = unwrapped(sys.stderr)
         stream.write(text + "\n")
         stream.flush()
     except (OSError, ValueError):  # nobody reads it any more: that must end neither a handler nor its worker

@@ -45,14 +45,14 @@ def serve(engine: WorkflowEngine, options: WorkerOptions | None = None, *, liste
         if endpoints is not None:
             after.callback(endpoints.stop)
         after.callback(configure_sdk("spanloom-worker", instance_id=worker.name, prometheus=endpoints is not None))
-        signals.hear(worker.stop)
+        signals.install_signal_handlers(worker.stop)
         _stop_with_parent()
         if endpoints is not None:
             endpoints.start()
         try:
             ended = worker.run()
         finally:
-            signals.ignore()  # it has stopped: a late one must not spoil the exit code
+            signals.ignore_signals()  # it has stopped: a late one must not spoil the exit code
     engine.close()
     if not ended:  # a handler that ignores its end must not keep the process; its node run was given back
         sys.stdout.flush()

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-__all__ = ["hear", "ignore"]
+__all__ = ["ignore_signals", "install_signal_handlers"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _forking = threading.local()
 
 
-def hear(stop: Callable[[], None]) -> None:
+def install_signal_handlers(stop: Callable[[], None]) -> None:
     """Call `stop` for each signal, on a thread of its own: a handler may interrupt any lock, and takes none itself.
 
     Python runs handlers in the main thread alone, which waits for work, for seconds; the pipe has the number at once.
@@ -31,16 +31,16 @@ def hear(stop: Callable[[], None]) -> None:
     threading.Thread(target=listen, name="spanloom-signals", daemon=True).start()
     signal.set_wakeup_fd(write_end)
     for number in _SIGNALS:
-        signal.signal(number, _heard)
+        signal.signal(number, _on_signal)
 
 
-def ignore() -> None:
+def ignore_signals() -> None:
     """Let a signal that comes from now on do nothing. Call it in the main thread."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _heard(_signal: int, _frame: FrameType | None) -> None:
+def _on_signal(_signal: int, _frame: FrameType | None) -> None:
     """Do nothing: the pipe has told of it."""
 
 
@@ -53,7 +53,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    if signal.getsignal(signal.SIGTERM) is _heard:
+    if signal.getsignal(signal.SIGTERM) is _on_signal:
         signal.set_wakeup_fd(-1)  # which would stop the parent
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)  # no KeyboardInterrupt: it would be raised here, and dropped

@@ -20,7 +20,7 @@ from rq.utils import utcformat
 from spanloom.engine.queue.node_queue import FAILURE_TTL_SECONDS, JOB_FUNCTION, NodeMessage, NodeQueue
 from spanloom.engine.store.port import queue_key
 
-__all__ = ["Inbox"]
+__all__ = ["JobConsumer"]
 
 _log = structlog.get_logger("spanloom.worker")
 _URGENT_SECONDS = 0.02  #: how old a look at more urgent lists may be
@@ -79,7 +79,7 @@ end
 _RENEW_BATCH = 500
 
 
-class Inbox:
+class JobConsumer:
     """Fetch node jobs for one worker, and tell Redis how they ended."""
 
     def __init__(
@@ -111,7 +111,7 @@ class Inbox:
         What is no node job of ours is refused: RQ's tools show it as failed. Raises QueueUnavailable.
         """
         self._forget_much()
-        with self._queue.breaker.asking():
+        with self._queue.breaker.guard():
             fetched = self._pop(count, 0, "")
             if not fetched and block_seconds > 0 and self._may_block():
                 try:
@@ -128,17 +128,17 @@ class Inbox:
                 self._started[job_id] = list_name
             except ValueError as error:
                 _log.warning("job_refused", job_id=job_id, queue=list_name, reason=str(error))
-                self._owe(partial(self._refuse, job_id=job_id, list_name=list_name, reason=str(error)))
+                self._defer_cleanup(partial(self._refuse, job_id=job_id, list_name=list_name, reason=str(error)))
         return messages
 
     def done(self, message: NodeMessage | None) -> None:
         """Count a node whose run was recorded, and take its job off RQ's books; None: it ran without one."""
         if message is not None:
-            self.drop(message)
+            self.discard(message)
         with self._lock:
             self._ran += 1
 
-    def drop(self, message: NodeMessage) -> None:
+    def discard(self, message: NodeMessage) -> None:
         """Take a job off RQ's books that was not run here: a duplicate, or of a type that others know."""
         self._started.pop(message.job_id, None)
         with self._lock:
@@ -147,18 +147,18 @@ class Inbox:
     def failed(self, message: NodeMessage, reason: str) -> None:
         """Show a node that failed for good among RQ's failed jobs; the store drives everything else."""
         self._started.pop(message.job_id, None)
-        self._owe(lambda pipe: self._show_failed(pipe, message, reason))
+        self._defer_cleanup(lambda pipe: self._show_failed(pipe, message, reason))
 
-    def put_back(self, messages: Sequence[NodeMessage]) -> None:
+    def requeue(self, messages: Sequence[NodeMessage]) -> None:
         """Return fetched jobs to the front of their lists, in order. Raises QueueUnavailable."""
         self._return("lpush", messages[::-1])
 
-    def put_last(self, messages: Sequence[NodeMessage]) -> None:
+    def requeue_last(self, messages: Sequence[NodeMessage]) -> None:
         """Return fetched jobs to the ends of their lists, for other workers. Raises QueueUnavailable."""
         self._return("rpush", messages)
 
     def _return(self, push: str, messages: Sequence[NodeMessage]) -> None:
-        with self._queue.breaker.asking():
+        with self._queue.breaker.guard():
             pipeline = self._redis.pipeline(transaction=False)
             for message in messages:
                 self._started.pop(message.job_id, None)
@@ -171,13 +171,13 @@ class Inbox:
 
     def announce(self, execution_id: str) -> None:
         """Tell those who wait that an execution ended."""
-        self._owe(lambda pipe: pipe.publish(self._keys.ended_channel(execution_id), "ended"))
+        self._defer_cleanup(lambda pipe: pipe.publish(self._keys.ended_channel(execution_id), "ended"))
 
     def flush(self) -> None:
         """Tell Redis what it is owed. Raises QueueUnavailable; what it is not told then is in the store."""
-        with self._queue.breaker.asking():
+        with self._queue.breaker.guard():
             pipeline = self._redis.pipeline(transaction=False)
-            self._pay(pipeline)
+            self._flush_deferred(pipeline)
             if len(pipeline):
                 pipeline.execute()
 
@@ -188,7 +188,7 @@ class Inbox:
 
     def wake(self) -> None:
         """End a blocked fetch. Raises QueueUnavailable."""
-        with self._queue.breaker.asking():
+        with self._queue.breaker.guard():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.rpush(self._wake_key, "wake")
             pipeline.expire(self._wake_key, 10)
@@ -202,7 +202,7 @@ class Inbox:
             batch = running[first : first + _RENEW_BATCH]
             keys = [key for job_id, name in batch for key in (self._keys.started(name), self._keys.job(job_id))]
             arguments = (self._worker_name, until, self._wip_seconds - _HASH_SECONDS, *(job_id for job_id, _ in batch))
-            with self._queue.breaker.asking():
+            with self._queue.breaker.guard():
                 self._redis.eval(_RENEW, len(keys), *keys, *arguments)
 
     def urgent_waits(self, queue: str, priority: str) -> bool:
@@ -213,7 +213,7 @@ class Inbox:
             return False
         looked, answer = self._urgent.get(name, (0.0, False))
         if time.monotonic() - looked > _URGENT_SECONDS:
-            with self._queue.breaker.asking():
+            with self._queue.breaker.guard():
                 pipeline = self._redis.pipeline(transaction=False)
                 for key in before:
                     pipeline.llen(key)
@@ -233,7 +233,7 @@ class Inbox:
             self._keys.job(""),
         )
         pipeline = self._redis.pipeline(transaction=False)
-        self._pay(pipeline)
+        self._flush_deferred(pipeline)
         if self._script is None:
             self._script = self._redis.script_load(_FETCH)
         pipeline.evalsha(self._script, len(self._script_keys), *self._script_keys, *arguments)
@@ -258,11 +258,11 @@ class Inbox:
             self._blocked = not (self._over or self._ran or self._owed)
             return self._blocked
 
-    def _owe(self, tell: Callable[[Any], None]) -> None:
+    def _defer_cleanup(self, tell: Callable[[Any], None]) -> None:
         with self._lock:
             self._owed.append(tell)
 
-    def _pay(self, pipeline: Any) -> None:
+    def _flush_deferred(self, pipeline: Any) -> None:
         with self._lock:
             over, self._over = self._over, {}
             ran, self._ran = self._ran, 0

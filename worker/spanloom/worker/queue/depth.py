@@ -11,13 +11,13 @@ from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.telemetry.instruments import Reading
 from spanloom.engine.telemetry.metrics import LIST, SYSTEM
 
-__all__ = ["Backlog"]
+__all__ = ["QueueDepths"]
 
 _LOOK_SECONDS = 2.0
 _STALE_SECONDS = 30.0
 
 
-class Backlog:
+class QueueDepths:
     """Remember the lists as the sweep saw them last: a collection of metrics waits for no Redis.
 
     While Redis is away nothing is told, rather than what was once true.
@@ -28,7 +28,7 @@ class Backlog:
         self._looked = float("-inf")
         self._lists: Mapping[str, tuple[int, float]] = {}
 
-    def look(self, heads: Mapping[str, datetime | None]) -> None:
+    def refresh(self, heads: Mapping[str, datetime | None]) -> None:
         """Note what the sweep found (the queue's heads), and count the jobs, but not with every pass."""
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return

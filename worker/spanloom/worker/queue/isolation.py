@@ -12,38 +12,38 @@ from spanloom.engine.queue.node_queue import NodeMessage
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.slots import Slots
 
-__all__ = ["Quarantine", "is_suspect"]
+__all__ = ["Isolation", "is_poison_candidate"]
 
 _log = structlog.get_logger("spanloom.worker")
 
 
-def is_suspect(losses: int, max_losses: int) -> bool:
+def is_poison_candidate(recovery_attempts: int, max_recovery_attempts: int) -> bool:
     """Whether one more loss fails a run that was lost so often: whatever runs beside it might fail it, or it them."""
-    return losses >= max(1, max_losses - 1)
+    return recovery_attempts >= max(1, max_recovery_attempts - 1)
 
 
-class Quarantine:
+class Isolation:
     """Keep suspects apart: one runs when the slots are empty, and they stay empty until it has ended.
 
-    Either waits for `alone_seconds` at most, so that nodes that take long can't bring a worker to a halt. For the
+    Either waits for `isolation_seconds` at most, so that nodes that take long can't bring a worker to a halt. For the
     thread that fetches.
     """
 
     def __init__(self, slots: Slots, options: WorkerOptions) -> None:
         self._slots = slots
-        self._max_losses = options.max_losses
-        self._seconds = options.alone_seconds
+        self._max_losses = options.max_recovery_attempts
+        self._seconds = options.isolation_seconds
         self._waiting: deque[NodeMessage] = deque()
         self._until = 0.0  # then whoever waits need no longer be alone, nor who runs
 
     @property
-    def closed(self) -> bool:
+    def active(self) -> bool:
         """Whether nothing else may start: a suspect waits for its turn, or runs alone."""
         return bool(self._waiting) or (self._slots.busy > 0 and time.monotonic() < self._until)
 
     def admit(self, messages: Sequence[NodeMessage]) -> list[NodeMessage]:
         """Keep the suspects of these for later, and return the rest."""
-        suspects = [message for message in messages if is_suspect(message.losses, self._max_losses)]
+        suspects = [message for message in messages if is_poison_candidate(message.recovery_attempts, self._max_losses)]
         self._until = time.monotonic() + self._seconds if suspects else 0.0
         self._waiting.extend(suspects)
         return [message for message in messages if message not in suspects]
@@ -61,7 +61,7 @@ class Quarantine:
             execution_id=suspect.execution_id,
             node_id=suspect.node_id,
             item=suspect.item,
-            losses=suspect.losses,
+            recovery_attempts=suspect.recovery_attempts,
         )
         return suspect
 

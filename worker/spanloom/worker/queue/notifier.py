@@ -10,13 +10,13 @@ import structlog
 from spanloom.engine.errors import QueueUnavailable
 from spanloom.engine.queue.node_queue import NodeQueue
 
-__all__ = ["Announcer"]
+__all__ = ["Notifier"]
 
 _log = structlog.get_logger("spanloom.worker")
 _GATHER_SECONDS = 0.01  #: the least between two round trips: changes of a busy execution are announced together
 
 
-class Announcer:
+class Notifier:
     """Announce changes of followed executions, on a thread of its own that starts when it is first needed.
 
     Redis keeps a mark while anybody follows: every fetch brings it, and the sweeper looks twice a second. When it is
@@ -35,9 +35,9 @@ class Announcer:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def look(self) -> None:
+    def refresh_watched(self) -> None:
         """Ask Redis whether anybody follows, and what. Raises QueueUnavailable."""
-        mark = self._queue.followed_mark()
+        mark = self._queue.watched_mark()
         followed = self._queue.followed_executions() if mark else frozenset[str]()
         with self._lock:
             self._mark, self._followed = mark, followed
@@ -79,7 +79,7 @@ class Announcer:
             self._wake.clear()
             try:
                 if self._followed is None:
-                    self.look()
+                    self.refresh_watched()
                 with self._lock:
                     changed, self._changed = self._changed, set()
                     if self._followed is not None:

@@ -13,10 +13,10 @@ from rq.worker.base import BaseWorker
 
 from spanloom.engine.queue.node_queue import NodeQueue
 
-__all__ = ["Presence"]
+__all__ = ["RqRegistration"]
 
 
-class Presence(BaseWorker):
+class RqRegistration(BaseWorker):
     """Stand in RQ's registry of workers for one of ours. Its calls raise QueueUnavailable."""
 
     def __init__(self, queue: NodeQueue, list_names: list[str], name: str, ttl_seconds: float) -> None:
@@ -40,16 +40,16 @@ class Presence(BaseWorker):
         """Never called: the inbox fetches, and only node jobs run."""
         raise RuntimeError("Spanloom's worker runs node jobs from its own loop")
 
-    def arrive(self) -> None:
+    def register(self) -> None:
         """Register."""
-        with self._breaker.asking():
+        with self._breaker.guard():
             self.connection.delete(self.key)  # a namesake that was killed would keep us out; leases have their own ids
             self.register_birth()  # type: ignore[no-untyped-call]
             self.set_state(WorkerStatus.IDLE)
 
-    def beat(self, *, busy: bool) -> bool:
+    def send_heartbeat(self, *, busy: bool) -> bool:
         """Renew the registration, also one that a flush removed; return whether `rq suspend` asks workers to pause."""
-        with self._breaker.asking():
+        with self._breaker.guard():
             if not self.connection.hexists(self.key, "birth"):
                 self.connection.hset(
                     self.key, "death", ""
@@ -61,7 +61,7 @@ class Presence(BaseWorker):
                 pipeline.exists(WORKERS_SUSPENDED)
                 return bool(pipeline.execute()[-1])
 
-    def leave(self) -> None:
+    def unregister(self) -> None:
         """Unregister."""
-        with self._breaker.asking():
+        with self._breaker.guard():
             self.register_death()  # type: ignore[no-untyped-call]

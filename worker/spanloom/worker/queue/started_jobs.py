@@ -9,7 +9,7 @@ from typing import NamedTuple
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.store.port import ExecutionStore
 
-__all__ = ["Books"]
+__all__ = ["StartedJobCleaner"]
 
 _LAPSED_SECONDS = 60  #: how long after its time a job is nobody's, though its worker lives: Redis may have been away
 
@@ -34,7 +34,7 @@ class _Started(NamedTuple):
     until: float  # Unix seconds
 
 
-class Books:
+class StartedJobCleaner:
     """Look after the jobs that RQ holds for started, on all lists of a namespace."""
 
     def __init__(self, store: ExecutionStore, queue: NodeQueue, list_names: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ class Books:
         self._queue = queue
         self._list_names = list_names
 
-    def strike_off(self, *dead: str) -> int:
+    def clean(self, *dead: str) -> int:
         """Take off the jobs of workers that hold no lease, or are named; return how many.
 
         What their node runs need the store has seen to. Raises QueueUnavailable, StoreUnavailable.
@@ -60,13 +60,13 @@ class Books:
                 batch = left[first : first + _BATCH]
                 keys = [self._queue.keys.started(list_name), *(self._queue.keys.job(job.job_id) for job in batch)]
                 pairs = [text for job in batch for text in (job.job_id, job.worker)]
-                with self._queue.breaker.asking():
+                with self._queue.breaker.guard():
                     self._queue.redis.eval(_STRIKE_OFF, len(keys), *keys, *pairs)
         return count
 
     def _started(self) -> dict[str, list[_Started]]:
         names = self._queue.known_lists(self._list_names)
-        with self._queue.breaker.asking():
+        with self._queue.breaker.guard():
             pipeline = self._queue.redis.pipeline(transaction=False)
             for name in names:
                 pipeline.zrange(self._queue.keys.started(name), 0, -1, withscores=True)

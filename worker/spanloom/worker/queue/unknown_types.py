@@ -1,4 +1,4 @@
-"""Strangers: fetched jobs of node types that this worker lacks, as while a new version is rolled out."""
+"""Fetched jobs of node types that this worker lacks, as during the rollout of a new version."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from collections.abc import Container, Sequence
 import structlog
 
 from spanloom.engine.queue.node_queue import NodeMessage
-from spanloom.worker.queue.consumer import Inbox
+from spanloom.worker.queue.consumer import JobConsumer
 
-__all__ = ["Strangers"]
+__all__ = ["UnknownTypeFilter"]
 
 _log = structlog.get_logger("spanloom.worker")
 _PAUSES = (0.02, 0.25)  #: first and longest, while nothing but strangers is fetched
 _LEFT_TO_THE_SWEEP = 600.0  #: seconds after its push: nobody has known it for long, and each look makes another push
 
 
-class Strangers:
+class UnknownTypeFilter:
     """Give jobs back that others may know, to the ends of their lists, without spinning on them."""
 
-    def __init__(self, inbox: Inbox, types: Container[str], stopping: threading.Event, *, keep: bool) -> None:
+    def __init__(self, consumer: JobConsumer, types: Container[str], stopping: threading.Event, *, keep: bool) -> None:
         """Without `keep` they are dropped, for the sweep to push again: a worker in burst mode comes to an end."""
-        self._inbox = inbox
+        self._consumer = consumer
         self._types = types
         self._stopping = stopping
         self._keep = keep
         self._pause = _PAUSES[0]
         self._named: set[str] = set()
 
-    def turn_away(self, fetched: Sequence[NodeMessage]) -> list[NodeMessage]:
+    def return_unknown(self, fetched: Sequence[NodeMessage]) -> list[NodeMessage]:
         """Return those that this worker can run. Waits a moment if there is none among them.
 
         Raises QueueUnavailable; what could not be given back is pushed again by the sweep.
@@ -46,9 +46,9 @@ class Strangers:
         returned = [one for one in strange if self._keep and now - one.pushed_at < _LEFT_TO_THE_SWEEP]
         for message in strange:
             if message not in returned:
-                self._inbox.drop(message)
+                self._consumer.discard(message)
         if returned:
-            self._inbox.put_last(returned)
+            self._consumer.requeue_last(returned)
         if known or not self._keep:
             self._pause = _PAUSES[0]
         else:

@@ -21,7 +21,7 @@ from spanloom.engine.store.requests import Claim, LogLine, NodeLines
 from spanloom.worker.node.outcomes import message_of
 from spanloom.worker.telemetry.log_export import LogExport
 
-__all__ = ["CURRENT", "MAX_CHARACTERS", "MAX_LINES", "Lines", "as_json", "exception_text", "text_of"]
+__all__ = ["CURRENT", "MAX_CHARACTERS", "MAX_LINES", "LogBuffer", "as_json", "exception_text", "text_of"]
 
 MAX_LINES = 5_000  #: of one attempt; the same number of its spans is kept
 MAX_CHARACTERS = 10_000  #: of one line's message, and of its fields as JSON
@@ -29,7 +29,7 @@ _MAX_TRACEBACK = 8_000
 _BATCH = 500  #: lines that are sent at once
 
 #: The lines of the attempt whose handler is at work in this context; None outside of handlers.
-CURRENT: ContextVar[Lines | None] = ContextVar("spanloom_lines", default=None)
+CURRENT: ContextVar[LogBuffer | None] = ContextVar("spanloom_lines", default=None)
 # What structlog.contextvars binds under these names: to set them costs a third of bind_contextvars() for each node.
 _IDS: dict[str, ContextVar[Any]] = {
     name: token.var
@@ -39,7 +39,7 @@ _IDS: dict[str, ContextVar[Any]] = {
 }
 
 
-class Lines:
+class LogBuffer:
     """Collect what an attempt says, and know how much of that is stored.
 
     Adding takes no lock and never waits: the watchdog may interrupt a handler between any two bytecodes. It raises
@@ -104,7 +104,7 @@ class Lines:
         _IDS["span_id"].set(self._span_id)
 
     @property
-    def rest(self) -> Sequence[LogLine]:
+    def unstored(self) -> Sequence[LogLine]:
         """The lines that are not stored yet, in order."""
         return self._lines
 
@@ -129,7 +129,7 @@ class Lines:
             fields["exception"] = exception_text(raised)
         self.add(_LEVELS.get(method, method), text_of(fields.pop("event", "")), fields)
 
-    def leave_out(self) -> None:
+    def exclude(self) -> None:
         """Count a span of this attempt that was one too many."""
         self._left_out += 1
 
@@ -147,8 +147,8 @@ class Lines:
 
     # ---- only the flusher calls these, under locks of its own ----
 
-    def offer(self) -> NodeLines | None:
-        """Return what is to be sent to the store now; it may be there until `kept` is told what became of it."""
+    def take_batch(self) -> NodeLines | None:
+        """Return what is to be sent to the store now; it may be there until `mark_stored` is told what became of it."""
         again = self._sent > 0
         if not again and not self._refused and not self._closed:
             self._sent = min(len(self._lines), _BATCH)
@@ -158,7 +158,7 @@ class Lines:
         lines = self._lines[: self._sent]
         return NodeLines(execution_id, node.node_id, node.item, node.fence, lines, self._last_id, again)
 
-    def kept(self, last_id: int | None) -> bool:
+    def mark_stored(self, last_id: int | None) -> bool:
         """Take note of the store's answer (None: it refused them) and return whether more may be sent at once."""
         if last_id is None:
             self._refused = True  # the claim is gone: whether the lines are kept is up to the record
@@ -172,7 +172,7 @@ class Lines:
         return more
 
     @property
-    def in_doubt(self) -> bool:
+    def uncertain(self) -> bool:
         """Whether lines were sent of which nobody knows yet if they are stored."""
         return self._sent > 0
 

@@ -13,24 +13,24 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from spanloom.engine.errors import NodeTimeout
-from spanloom.worker.telemetry.log_buffer import CURRENT, Lines, exception_text, text_of
+from spanloom.worker.telemetry.log_buffer import CURRENT, LogBuffer, exception_text, text_of
 from spanloom.worker.telemetry.log_export import LogExport
-from spanloom.worker.telemetry.stdout_capture import Output
+from spanloom.worker.telemetry.stdout_capture import StdoutCapture
 
-__all__ = ["Journal", "keep_event"]
+__all__ = ["LogCapture", "keep_event"]
 
 _NOT_OF_HANDLERS = ("spanloom", "rq", "opentelemetry")  #: loggers, with all below them
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _installing = threading.Lock()  # the root logger and the streams belong to the whole process
 
 
-class Journal:
+class LogCapture:
     """Listen, while one worker works. Several workers of a process each listen to their own handlers."""
 
     def __init__(self, level: str, *, capture_output: bool) -> None:
         self.export: LogExport | None = None
         self._handler = _NodeHandler(self, logging.getLevelNamesMapping()[level.upper()])
-        self._output = Output(self) if capture_output else None
+        self._output = StdoutCapture(self) if capture_output else None
 
     def open(self) -> None:
         """Begin to listen, and look whether lines are to be exported."""
@@ -51,9 +51,9 @@ class Journal:
 class _NodeHandler(logging.Handler):
     """Keep records that are made within handlers. It has no lock: the watchdog may interrupt who holds one."""
 
-    def __init__(self, journal: Journal, lowest: int) -> None:
+    def __init__(self, journal: LogCapture, lowest: int) -> None:
         super().__init__()
-        self._journal = journal
+        self._log_capture = journal
         self._lowest = lowest
 
     def createLock(self) -> None:
@@ -61,7 +61,7 @@ class _NodeHandler(logging.Handler):
 
     def handle(self, record: logging.LogRecord) -> bool:
         lines = CURRENT.get()
-        ours = lines is not None and lines.owner is self._journal
+        ours = lines is not None and lines.owner is self._log_capture
         if lines is not None and ours and record.levelno >= self._lowest and not _is_ours(record.name):
             said = CURRENT.set(None)  # what a value says while it is read is not kept: it might have no end
             try:
@@ -90,7 +90,7 @@ def keep_event(logger: Any, method: str, event: MutableMapping[str, Any]) -> Mut
     return event
 
 
-def _keep(lines: Lines, record: logging.LogRecord) -> None:
+def _keep(lines: LogBuffer, record: logging.LogRecord) -> None:
     fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
     fields["logger"] = record.name
     if record.exc_info and record.exc_info[1] is not None:

@@ -9,15 +9,15 @@ import structlog
 
 from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.worker.telemetry.log_buffer import Lines
+from spanloom.worker.telemetry.log_buffer import LogBuffer
 
-__all__ = ["Flusher"]
+__all__ = ["LogFlusher"]
 
 _log = structlog.get_logger("spanloom.worker")
 _PAUSES = (0.05, 1.0)
 
 
-class Flusher:
+class LogFlusher:
     """Send lines of the attempts that run for long, once in `look_seconds`, together.
 
     What was sent and not answered is sent again as it was, and the store knows it again: no line is lost or kept twice
@@ -27,10 +27,10 @@ class Flusher:
     look_seconds = 1.0
 
     def __init__(
-        self, store: ExecutionStore, lasting: Callable[[], Iterable[Lines]], given_up: threading.Event
+        self, store: ExecutionStore, long_running: Callable[[], Iterable[LogBuffer]], given_up: threading.Event
     ) -> None:
         self._store = store
-        self._lasting = lasting
+        self._lasting = long_running
         self._given_up = given_up
         self._choosing = threading.Lock()  # which lines are sent; held for a moment only
         self._sending = threading.Lock()  # held while the store is asked
@@ -46,12 +46,12 @@ class Flusher:
 
     def flush(self) -> None:
         """Send what the lasting attempts have said so far."""
-        lasting = list(self._lasting())
+        long_running = list(self._lasting())
         with self._sending:
-            while lasting:
-                lasting = self._send(lasting)
+            while long_running:
+                long_running = self._send(long_running)
 
-    def settle(self, lines: Lines) -> None:
+    def settle(self, lines: LogBuffer) -> None:
         """Return once it is known which lines of an attempt that has ended are stored. Costs nothing for most.
 
         While the store is away it tries again, as the record would, until the worker gives up.
@@ -62,16 +62,16 @@ class Flusher:
         pause, longest = _PAUSES
         while True:
             with self._sending:
-                if lines.in_doubt:
+                if lines.uncertain:
                     self._send([lines])
-            if not lines.in_doubt or self._given_up.wait(pause):
+            if not lines.uncertain or self._given_up.wait(pause):
                 return
             pause = min(pause * 2, longest)
 
-    def _send(self, lasting: list[Lines]) -> list[Lines]:
+    def _send(self, long_running: list[LogBuffer]) -> list[LogBuffer]:
         """Send what is waiting, as much as goes into one request, and return those of which more waits."""
         with self._choosing:
-            offered = [(lines, asked) for lines in lasting if (asked := lines.offer()) is not None]
+            offered = [(lines, asked) for lines in long_running if (asked := lines.take_batch()) is not None]
         if not offered:
             return []
         try:
@@ -86,7 +86,7 @@ class Flusher:
                 return [more for lines, _ in offered for more in self._send([lines])]
             ((lines, asked),) = offered
             _log.exception("lines_not_stored", execution_id=asked.execution_id, node_id=asked.node_id, item=asked.item)
-            lines.kept(None)
+            lines.mark_stored(None)
             return []
         self._waiting = False
-        return [lines for (lines, _), last_id in zip(offered, answers, strict=True) if lines.kept(last_id)]
+        return [lines for (lines, _), last_id in zip(offered, answers, strict=True) if lines.mark_stored(last_id)]

@@ -15,7 +15,7 @@ from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.store.models import SpanRecord
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Claim, Recorded, SpanExport, StartRequest
+from spanloom.engine.store.requests import Claim, RecordResult, SpanExport, StartRequest
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.engine.telemetry.spans import (
     EndedExecution,
@@ -26,9 +26,9 @@ from spanloom.engine.telemetry.spans import (
     nanoseconds,
 )
 from spanloom.engine.telemetry.tracing import sdk
-from spanloom.worker.node.attempt import Attempt
+from spanloom.worker.node.attempt import RunningAttempt
 
-__all__ = ["Exports"]
+__all__ = ["SpanExporter"]
 
 _log = structlog.get_logger("spanloom.worker")
 _SLACK_NS = 5_000_000_000  # a span that ended longer ago has reached the SDK, with what its record ended
@@ -37,14 +37,14 @@ _JOIN_SECONDS = 0.5
 _LAST_FLUSH_SECONDS = 1.0  # a collector that is away must not keep a worker that stops
 
 
-class Exports:
+class SpanExporter:
     """Let the store know which spans are in this process's memory, until the SDK has sent them.
 
     Every few seconds the SDK is made to send what it has, that is confirmed in the store, and what workers left there
     that are gone is exported from the store. Nothing of it happens without an SDK.
     """
 
-    look_seconds = 5.0
+    poll_seconds = 5.0
 
     def __init__(self, store: ExecutionStore, queue: NodeQueue, worker_id: Callable[[], str]) -> None:
         self._store = store
@@ -58,7 +58,7 @@ class Exports:
 
     # ---- while nodes run ----
 
-    def held(self, attempt: Attempt | None, worker_id: str) -> int | None:
+    def held(self, attempt: RunningAttempt | None, worker_id: str) -> int | None:
         """Return what a record says of an attempt whose span the SDK will export: the time by now; None if not."""
         if attempt is None or not attempt.own.exported:
             return None
@@ -91,7 +91,7 @@ class Exports:
         if failed:
             self.ended([header.execution_id], own=False)
 
-    def child_started(self, child: StartRequest, answer: Recorded) -> None:
+    def child_started(self, child: StartRequest, answer: RecordResult) -> None:
         """Export that a node has started a child execution."""
         if sdk() is None or not answer.jobs:
             return
@@ -122,32 +122,32 @@ class Exports:
         self._thread.join(_JOIN_SECONDS)  # it may wait for the collector
 
     def _watch(self) -> None:
-        while not self._stopped.wait(self.look_seconds):
+        while not self._stopped.wait(self.poll_seconds):
             try:
-                self.look()
+                self.poll()
             except StoreUnavailable as error:
                 _log.warning("exports_not_confirmed", error=str(error))
             except Exception:
                 _log.exception("exports_not_confirmed")  # the next look must still come
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Make one pass. Raises StoreUnavailable."""
         if sdk() is None:
             return
         self._confirm(time.time_ns() - _SLACK_NS, _FLUSH_SECONDS)
-        while taken := self._store.take_exports(self._worker_id()):
+        while taken := self._store.claim_exports(self._worker_id()):
             for one in taken:
                 self._export(one)
             if not self._flush(_FLUSH_SECONDS):
                 return  # they stay this worker's, and are confirmed or taken over with it
-            self._store.end_exports(self._worker_id(), taken)
+            self._store.release_exports(self._worker_id(), taken)
 
     def _confirm(self, until_ns: int, seconds: float) -> None:
         with self._lock:
             holding = list(self._holding)
         if holding and self._flush(seconds):
             for worker_id in holding:
-                self._store.confirm_exports(worker_id, until_ns)
+                self._store.ack_exports(worker_id, until_ns)
 
     def _export(self, left: SpanExport) -> None:
         """Export what a worker had recorded of an execution, and the execution's own span if that has ended."""

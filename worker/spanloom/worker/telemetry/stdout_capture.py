@@ -7,15 +7,15 @@ import sys
 import threading
 from typing import Any, TextIO
 
-from spanloom.worker.telemetry.log_buffer import CURRENT, MAX_CHARACTERS, Lines
+from spanloom.worker.telemetry.log_buffer import CURRENT, MAX_CHARACTERS, LogBuffer
 
-__all__ = ["Output", "beneath"]
+__all__ = ["StdoutCapture", "unwrapped"]
 
 _LEVELS = {"stdout": "info", "stderr": "warning"}
 _LOGGING = ("logging", "structlog._output", "structlog._native")  #: what these write was kept as the line it is
 
 
-class Output:
+class StdoutCapture:
     """Stand before sys.stdout and sys.stderr while a worker works. `owner` is whose handlers are listened to."""
 
     def __init__(self, owner: object) -> None:
@@ -35,7 +35,7 @@ class Output:
             tee.closed_by_worker = True
             stream = getattr(sys, tee.stream_name)
             while isinstance(stream, _Tee) and stream.closed_by_worker:
-                stream = stream.beneath
+                stream = stream.unwrapped
             setattr(sys, tee.stream_name, stream)
         self._tees.clear()
 
@@ -45,15 +45,15 @@ class _Tee:
 
     def __init__(self, owner: object, name: str, stream: TextIO) -> None:
         self.stream_name = name
-        self.beneath = stream
+        self.unwrapped = stream
         self.closed_by_worker = False
         self._owner = owner
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.beneath, name)
+        return getattr(self.unwrapped, name)
 
     def write(self, text: str) -> int:
-        written = self.beneath.write(text)
+        written = self.unwrapped.write(text)
         lines = CURRENT.get()
         if lines is not None and lines.owner is self._owner and not self.closed_by_worker and not _is_logging():
             self._keep(lines, text)
@@ -63,7 +63,7 @@ class _Tee:
         for text in texts:
             self.write(text)
 
-    def _keep(self, lines: Lines, text: str) -> None:
+    def _keep(self, lines: LogBuffer, text: str) -> None:
         key = (self.stream_name, threading.get_ident())  # print() writes a line's end by itself: threads would mix
         *whole, rest = (lines.unended.pop(key, "") + text).split("\n")
         for line in whole:
@@ -74,16 +74,16 @@ class _Tee:
         if rest:
             lines.unended[key] = rest
 
-    def _add(self, lines: Lines, line: str) -> None:
+    def _add(self, lines: LogBuffer, line: str) -> None:
         shown = line.rstrip("\r").rpartition("\r")[2]  # a progress bar writes over itself
         if shown.strip():
             lines.add(_LEVELS[self.stream_name], shown, {"stream": self.stream_name})
 
 
-def beneath(stream: TextIO) -> TextIO:
+def unwrapped(stream: TextIO) -> TextIO:
     """Return the stream that stands behind those that listen: what is logged goes there, and is not kept as printed."""
     while isinstance(stream, _Tee):
-        stream = stream.beneath
+        stream = stream.unwrapped
     return stream
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from spanloom.engine.store.requests import Claim, Outcome, Recorded
+from spanloom.engine.store.requests import Claim, Outcome, RecordResult
 from spanloom.engine.telemetry.instruments import Instruments, Reading, unwatch, watch
 from spanloom.engine.telemetry.metrics import (
     CLAIMS,
@@ -18,16 +18,16 @@ from spanloom.engine.telemetry.metrics import (
 )
 from spanloom.engine.workflow.cache import DefinitionCache
 from spanloom.worker.node.outcomes import Ending
-from spanloom.worker.queue.depth import Backlog
+from spanloom.worker.queue.depth import QueueDepths
 from spanloom.worker.slots import Slots
 
-__all__ = ["Tally", "count_run"]
+__all__ = ["WorkerGauges", "count_run"]
 
 
-class Tally:
+class WorkerGauges:
     """Tell of one worker, between start and stop: its claims and slots, its lists, its engine's definitions."""
 
-    def __init__(self, slots: Slots, definitions: DefinitionCache, backlog: Backlog) -> None:
+    def __init__(self, slots: Slots, definitions: DefinitionCache, backlog: QueueDepths) -> None:
         self._readings: list[tuple[Metric, Callable[[], Iterable[Reading]]]] = [
             (CLAIMS, lambda: [(slots.busy, {})]),
             (SLOTS, lambda: [(slots.size, {})]),
@@ -48,7 +48,12 @@ class Tally:
 
 
 def count_run(
-    measured: Instruments, claim: Claim, ending: Ending, answer: Recorded, error: BaseException | None, seconds: float
+    measured: Instruments,
+    claim: Claim,
+    ending: Ending,
+    answer: RecordResult,
+    error: BaseException | None,
+    seconds: float,
 ) -> None:
     """Count a run that was recorded, or whose claim was lost, and what began or ended with it."""
     outcome = ending.outcome if answer.recorded else LOST

@@ -15,9 +15,9 @@ down_revision = None
 
 FUNCTIONS = (
     "shared_v1", "arrivals_v1", "replay_v1", "start_v1", "claim_v1",
-    "work_v1", "items_v1", "waits_v1", "record_v1",
+    "record_batch_v1", "items_v1", "waits_v1", "record_v1",
     "family_v1", "cancel_v1", "pause_v1", "retry_v1", "by_hand_v1",
-    "retire_v1", "sweep_v1", "purge_v1",
+    "unregister_worker_v1", "sweep_v1", "purge_v1",
 )  # fmt: skip
 
 # Spelled out, not imported from schema.py: that one moves on, this revision stays what it was.
@@ -137,7 +137,7 @@ def _create_executions() -> None:
         _optional("started_at", INSTANT),
         _optional("ended_at", INSTANT),
         _optional("replay_of", ID),
-        _optional("discarded_at", INSTANT),
+        _optional("acknowledged_at", INSTANT),
     )  # fmt: skip
     _index("executions_created", "executions", "created_at", "id")
     _index("executions_workflow", "executions", "workflow_id", "created_at", "id")
@@ -180,14 +180,14 @@ def _create_node_runs() -> None:
         _column("taken", sa.Integer()),
         _column("fence", sa.BigInteger()),
         _column("attempt", sa.Integer()),
-        _column("losses", sa.Integer()),
+        _column("recovery_attempts", sa.Integer()),
         _optional("worker_id", sa.Text()),
-        _optional("claimed_via", sa.Text()),
+        _optional("claim_reference", sa.Text()),
         _optional("wait_kind", sa.Text()),
         _optional("wait_key", sa.Text()),
         _optional("items", sa.Integer()),
-        _optional("at_once", sa.Integer()),
-        _optional("tolerate", sa.Integer()),
+        _optional("max_concurrency", sa.Integer()),
+        _optional("tolerated_failures", sa.Integer()),
         _optional("next_item", sa.Integer()),
         _optional("span", sa.Text()),
         _optional("due_at", INSTANT),
@@ -212,7 +212,7 @@ def _create_node_runs() -> None:
         _optional("taken", sa.Text()),
         _column("arrived", sa.Boolean()),
         _column("attempt", sa.Integer()),
-        _column("losses", sa.Integer()),
+        _column("recovery_attempts", sa.Integer()),
         _column("fence", sa.BigInteger()),
         _column("push", sa.Integer()),
         _optional("worker_id", sa.Text()),

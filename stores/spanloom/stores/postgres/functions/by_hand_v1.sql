@@ -1,4 +1,4 @@
--- What operators end by hand: Control.fail_execution, discard_execution and update_node_result.
+-- What operators end by hand: Control.fail_execution, acknowledge_execution and update_node_result.
 
 -- Fail a running or paused execution, as a deadline would. p_brief is what its event tells of the error.
 create function {schema}.fail_execution_v1(
@@ -13,20 +13,20 @@ set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
-    v_said text := {schema}.controllable_v1(p_execution, p_expected, array['running', 'paused'], 'failed');
-    v_did {schema}.control_v1;
+    v_refusal text := {schema}.controllable_v1(p_execution, p_expected, array['running', 'paused'], 'failed');
+    v_result {schema}.control_v1;
 begin
-    if v_said = '' then
+    if v_refusal = '' then
         update {schema}.executions set revision = revision + 1 where id = p_execution;
         perform {schema}.fail_v1(p_execution, p_error, p_brief, null, v_now);
-        v_did.executions := array[p_execution];
+        v_result.executions := array[p_execution];
     end if;
-    return {schema}.controlled_v1(p_execution, v_said, v_did, v_now);
+    return {schema}.controlled_v1(p_execution, v_refusal, v_result, v_now);
 end
 $$;
 
 -- Let a failed execution rest.
-create function {schema}.discard_v1(p_execution uuid, p_expected integer, p_now timestamptz) returns text
+create function {schema}.acknowledge_v1(p_execution uuid, p_expected integer, p_now timestamptz) returns text
 language plpgsql
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -36,27 +36,27 @@ set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
-    v_said text := {schema}.controllable_v1(p_execution, p_expected, array['failed'], null);
+    v_refusal text := {schema}.controllable_v1(p_execution, p_expected, array['failed'], null);
     v_revision integer;
 begin
-    perform from {schema}.executions where id = p_execution and discarded_at is not null;
-    if found and v_said in ('', 'stale') then
-        v_said := 'so';
+    perform from {schema}.executions where id = p_execution and acknowledged_at is not null;
+    if found and v_refusal in ('', 'stale') then
+        v_refusal := 'so';
     end if;
-    if v_said = '' then
-        update {schema}.executions set discarded_at = v_now, revision = revision + 1 where id = p_execution
+    if v_refusal = '' then
+        update {schema}.executions set acknowledged_at = v_now, revision = revision + 1 where id = p_execution
         returning revision into v_revision;
-        perform {schema}.note_v1(array[row (
-            p_execution, 'execution.discarded', null, 0, null, null, '{"revision":' || v_revision || '}'
+        perform {schema}.append_events_v1(array[row (
+            p_execution, 'execution.acknowledged', null, 0, null, null, '{"revision":' || v_revision || '}'
         )::{schema}.event_v1], v_now);
     end if;
-    return {schema}.controlled_v1(p_execution, v_said, null, v_now);
+    return {schema}.controlled_v1(p_execution, v_refusal, null, v_now);
 end
 $$;
 
 -- End an open node run. p_record is one of those that record_v1 takes; answers what that answers, or [why, its status]:
 -- unknown (the execution), no node, or refused.
-create function {schema}.end_by_hand_v1(p_record json, p_epoch bigint, p_now timestamptz) returns text
+create function {schema}.end_manually_v1(p_record json, p_epoch bigint, p_now timestamptz) returns text
 language plpgsql
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -100,7 +100,7 @@ begin
     end if;
 
     update {schema}.node_runs
-    set status = 'running', fence = fence + 1, worker_id = null, claimed_via = null, due_at = null
+    set status = 'running', fence = fence + 1, worker_id = null, claim_reference = null, due_at = null
     where execution_id = v_execution and node_id = v_node and item = v_item;
     return {schema}.record_v1(
         json_build_array(p_record::jsonb || jsonb_build_object('fence', v_run.fence + 1, 'worker_id', '')), p_epoch, p_now

@@ -10,14 +10,14 @@ set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
-    v_said text := {schema}.controllable_v1(p_execution, p_expected, array['pending', 'running', 'paused'], 'cancelled');
-    v_did {schema}.control_v1;
+    v_refusal text := {schema}.controllable_v1(p_execution, p_expected, array['pending', 'running', 'paused'], 'cancelled');
+    v_result {schema}.control_v1;
 begin
-    if v_said = '' then
+    if v_refusal = '' then
         -- Statements after the lock: what was recorded while it waited is seen now.
-        v_did.executions := {schema}.cancel_each_v1(p_execution || {schema}.descendants_v1(array[p_execution]), v_now);
-        perform {schema}.leave_word_v1(array[p_execution], v_now);
+        v_result.executions := {schema}.cancel_each_v1(p_execution || {schema}.descendants_v1(array[p_execution]), v_now);
+        perform {schema}.notify_parent_v1(array[p_execution], v_now);
     end if;
-    return {schema}.controlled_v1(p_execution, v_said, v_did, v_now);
+    return {schema}.controlled_v1(p_execution, v_refusal, v_result, v_now);
 end
 $$;

@@ -46,7 +46,7 @@ begin
 
     with claimed as (
         update {schema}.node_runs n
-        set status = 'running', fence = n.fence + 1, worker_id = p_worker, claimed_via = v_via, due_at = null,
+        set status = 'running', fence = n.fence + 1, worker_id = p_worker, claim_reference = v_via, due_at = null,
             started_at = v_now
         from unnest(v_keys) k
         join {schema}.executions x on x.id = k.execution_id
@@ -66,7 +66,7 @@ begin
         from {schema}.node_runs n
         join (select distinct k.execution_id, k.node_id, k.item from unnest(v_keys) k) k
             on n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
-        where n.claimed_via = v_via and coalesce(n.worker_id, '') = p_worker;
+        where n.claim_reference = v_via and coalesce(n.worker_id, '') = p_worker;
     end if;
 
     if v_claimed is not null then
@@ -77,7 +77,7 @@ begin
                 x.trace_state, x.caller_span_id, (extract(epoch from x.created_at) * 1000000)::bigint
             ),
             json_build_array(
-                n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.losses,
+                n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.recovery_attempts,
                 case n.item when 0 then {schema}.inputs_v1(x.id, x.workflow_id, x.version, n.node_id) end,
                 case when n.item > 0 then {schema}.item_data_v1(x.id, n.node_id, n.item) end, n.wait_kind, n.wait_key,
                 n.span
@@ -92,7 +92,7 @@ begin
     if coalesce(cardinality(v_claimed), 0) < cardinality(v_keys) then
         with held as (
             update {schema}.node_runs n
-            set status = 'held', claimed_via = null, due_at = null
+            set status = 'held', claim_reference = null, due_at = null
             from unnest(v_keys) k
             join {schema}.executions x on x.id = k.execution_id
             where n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item

@@ -53,13 +53,13 @@ begin
 
     with gone as (
         delete from {schema}.node_runs where execution_id = any(v_cancelled)
-        returning execution_id, node_id, item, node_type, attempt, losses, fence, push, worker_id, started_at
+        returning execution_id, node_id, item, node_type, attempt, recovery_attempts, fence, push, worker_id, started_at
     ), kept as (
         insert into {schema}.node_results (
-            execution_id, node_id, item, node_type, status, arrived, attempt, losses, fence, push, worker_id, started_at,
+            execution_id, node_id, item, node_type, status, arrived, attempt, recovery_attempts, fence, push, worker_id, started_at,
             ended_at
         )
-        select execution_id, node_id, item, node_type, 'cancelled', false, attempt, losses, fence, push, worker_id,
+        select execution_id, node_id, item, node_type, 'cancelled', false, attempt, recovery_attempts, fence, push, worker_id,
             started_at, p_now
         from gone
         where node_id not in ('$start', '$end', '$parent')
@@ -87,7 +87,7 @@ as $$
 declare
     v_runs {schema}.run_key_v1[];
     v_told uuid[];
-    v_did {schema}.control_v1;
+    v_result {schema}.control_v1;
 begin
     v_runs := array(
         select row (x.parent_id, x.parent_node_id, x.parent_item)::{schema}.run_key_v1
@@ -137,9 +137,9 @@ begin
         order by execution_id, node_id, item
     )
     select array_agg(w.wait_key::uuid), array_agg({schema}.job_v1(w::{schema}.node_runs)) filter (where w.status = 'queued')
-    into v_did.executions, v_did.jobs
+    into v_result.executions, v_result.jobs
     from woken w;
-    return v_did;
+    return v_result;
 end
 $$;
 

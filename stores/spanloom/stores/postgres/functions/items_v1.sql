@@ -24,8 +24,8 @@ language plpgsql
 as $$
 begin
     insert into {schema}.node_runs (
-        execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
-        worker_id, claimed_via, due_at, push, pushed_epoch, pushed_at, started_at
+        execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, recovery_attempts,
+        worker_id, claim_reference, due_at, push, pushed_epoch, pushed_at, started_at
     )
     select p_run.execution_id, p_run.node_id, i.item, s.status, p_run.node_type, p_run.queue, p_run.priority, 0, 1,
         p_fence + case s.status when 'running' then 1 else 0 end, 1, 0, i.worker_id, case when s.status <> 'held' then i.via end,
@@ -62,16 +62,16 @@ $$;
 
 -- Let a node's run, which has just become waiting, wait for the items that its record asks for.
 create function {schema}.fan_out_v1(
-    p_work {schema}.work_v1, p_via text, p_revision integer, p_epoch bigint, p_now timestamptz
-) returns {schema}.sequel_v1
+    p_work {schema}.record_batch_v1, p_via text, p_revision integer, p_epoch bigint, p_now timestamptz
+) returns {schema}.record_result_v1
 language plpgsql
 as $$
 declare
     v_fence bigint := p_revision::bigint << 20;
     v_number integer := json_array_length(p_work.fan_out -> 'items');
-    v_first integer := least(v_number, (p_work.fan_out ->> 'at_once')::integer);
+    v_first integer := least(v_number, (p_work.fan_out ->> 'max_concurrency')::integer);
     v_run {schema}.node_runs;
-    v_answer {schema}.sequel_v1;
+    v_answer {schema}.record_result_v1;
     v_worker text;
 begin
     -- Of an earlier round, which a retry of the node forgets; no fence of it may be given again.
@@ -86,15 +86,15 @@ begin
     insert into {schema}.node_items (execution_id, node_id, item, data)
     select p_work.execution_id, p_work.node_id, 0,
         json_build_object(
-            'at_once', p_work.fan_out -> 'at_once', 'tolerate', p_work.fan_out -> 'tolerate', 'wait_key', p_work.wait_key
+            'max_concurrency', p_work.fan_out -> 'max_concurrency', 'tolerated_failures', p_work.fan_out -> 'tolerated_failures', 'wait_key', p_work.wait_key
         )::text
     union all
     select p_work.execution_id, p_work.node_id, i.item, i.data
     from json_array_elements_text(p_work.fan_out -> 'items') with ordinality i (data, item);
 
     update {schema}.node_runs
-    set items = v_number, at_once = (p_work.fan_out ->> 'at_once')::integer,
-        tolerate = (p_work.fan_out ->> 'tolerate')::integer, taken = (p_work.fan_out ->> 'tolerate')::integer,
+    set items = v_number, max_concurrency = (p_work.fan_out ->> 'max_concurrency')::integer,
+        tolerated_failures = (p_work.fan_out ->> 'tolerated_failures')::integer, taken = (p_work.fan_out ->> 'tolerated_failures')::integer,
         pending = v_first, next_item = v_first + 1
     where execution_id = p_work.execution_id and node_id = p_work.node_id and item = 0
     returning * into v_run;
@@ -146,7 +146,7 @@ $$;
 create function {schema}.items_ended_v1(
     p_execution uuid, p_workflow text, p_version integer, p_ends {schema}.item_end_v1[], p_ready text, p_revision integer,
     p_epoch bigint, p_now timestamptz
-) returns setof {schema}.sequel_v1
+) returns setof {schema}.record_result_v1
 language plpgsql
 as $$
 declare
@@ -156,7 +156,7 @@ declare
     );
     v_run {schema}.node_runs;
     v_end {schema}.item_end_v1;
-    v_answer {schema}.sequel_v1;
+    v_answer {schema}.record_result_v1;
     v_items integer[];
     v_vias text[];
     v_workers text[];
@@ -179,7 +179,7 @@ begin
         v_items := '{}';
         if v_run.taken >= 0 and v_run.next_item <= v_run.items then
             v_items := {schema}.next_items_v1(
-                p_execution, g.node_id, v_run.next_item, v_run.at_once - v_run.pending
+                p_execution, g.node_id, v_run.next_item, v_run.max_concurrency - v_run.pending
             );
 
             update {schema}.node_runs
@@ -226,10 +226,10 @@ begin
                 when p_ready = 'queued' and {schema}.is_live_v1(v_end.worker_id, p_now) then 'running' else p_ready
             end;
             update {schema}.node_runs
-            set status = v_status, claimed_via = case when v_status <> 'held' then v_end.via end,
+            set status = v_status, claim_reference = case when v_status <> 'held' then v_end.via end,
                 fence = fence + case v_status when 'running' then 1 else 0 end,
                 worker_id = case v_status when 'running' then v_end.worker_id end,
-                started_at = case v_status when 'running' then {schema}.by_now_v1(p_now) else started_at end,
+                started_at = case v_status when 'running' then {schema}.transaction_time_v1(p_now) else started_at end,
                 push = push + case v_status when 'queued' then 1 else 0 end,
                 pushed_epoch = case v_status when 'queued' then p_epoch else pushed_epoch end,
                 pushed_at = case v_status when 'queued' then p_now else pushed_at end,
@@ -247,7 +247,7 @@ begin
             )::{schema}.event_v1];
             if v_status = 'running' then
                 v_answer.next := json_build_array(
-                    v_run.node_id, 0, v_run.node_type, v_run.queue, v_run.fence, v_run.attempt, v_run.losses,
+                    v_run.node_id, 0, v_run.node_type, v_run.queue, v_run.fence, v_run.attempt, v_run.recovery_attempts,
                     coalesce({schema}.inputs_v1(p_execution, p_workflow, p_version, g.node_id), '{}'), null,
                     v_run.wait_kind, v_run.wait_key, v_run.span
                 );

@@ -11,18 +11,18 @@ set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
-    v_said text := {schema}.controllable_v1(p_execution, p_expected, array['running'], 'paused');
+    v_refusal text := {schema}.controllable_v1(p_execution, p_expected, array['running'], 'paused');
     v_family uuid[];
-    v_did {schema}.control_v1;
+    v_result {schema}.control_v1;
 begin
-    if v_said = '' then
+    if v_refusal = '' then
         v_family := p_execution || {schema}.descendants_v1(array[p_execution]);
         with paused as (
             update {schema}.executions set status = 'paused', revision = revision + 1
             where id = any(v_family) and status = 'running'
             returning id, revision, depth, created_at
         ), held as (
-            update {schema}.node_runs n set status = 'held', claimed_via = null, due_at = null
+            update {schema}.node_runs n set status = 'held', claim_reference = null, due_at = null
             from paused p
             where n.execution_id = p.id and n.status = 'queued'
             returning n.execution_id, n.node_id, n.item, n.attempt
@@ -38,9 +38,9 @@ begin
             ) e
             order by e.execution_id, e.node_id nulls first, e.item
         )
-        select array_agg(p.id order by p.id = p_execution desc, p.depth, p.created_at, p.id) into v_did.executions from paused p;
+        select array_agg(p.id order by p.id = p_execution desc, p.depth, p.created_at, p.id) into v_result.executions from paused p;
     end if;
-    return {schema}.controlled_v1(p_execution, v_said, v_did, v_now);
+    return {schema}.controlled_v1(p_execution, v_refusal, v_result, v_now);
 end
 $$;
 
@@ -83,11 +83,11 @@ set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
-    v_said text := {schema}.controllable_v1(p_execution, p_expected, array['paused'], 'running');
+    v_refusal text := {schema}.controllable_v1(p_execution, p_expected, array['paused'], 'running');
     v_family uuid[];
-    v_did {schema}.control_v1;
+    v_result {schema}.control_v1;
 begin
-    if v_said = '' then
+    if v_refusal = '' then
         v_family := p_execution || {schema}.descendants_v1(array[p_execution]);
         with resumed as (
             update {schema}.executions set status = 'running', revision = revision + 1
@@ -98,9 +98,9 @@ begin
             select id, pg_current_xact_id()::text::bigint, 'execution.resumed', 0, '{"revision":' || revision || '}', v_now
             from resumed
         )
-        select array_agg(r.id order by r.id = p_execution desc, r.depth, r.created_at, r.id) into v_did.executions from resumed r;
-        v_did.jobs := {schema}.release_held_v1(v_did.executions, 'resumed', p_epoch, v_now);
+        select array_agg(r.id order by r.id = p_execution desc, r.depth, r.created_at, r.id) into v_result.executions from resumed r;
+        v_result.jobs := {schema}.release_held_v1(v_result.executions, 'resumed', p_epoch, v_now);
     end if;
-    return {schema}.controlled_v1(p_execution, v_said, v_did, v_now);
+    return {schema}.controlled_v1(p_execution, v_refusal, v_result, v_now);
 end
 $$;

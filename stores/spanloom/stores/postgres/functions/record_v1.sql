@@ -15,8 +15,8 @@ as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
     v_due timestamptz := v_now + interval '2 seconds';
-    v_works {schema}.work_v1[];
-    w {schema}.work_v1;
+    v_works {schema}.record_batch_v1[];
+    w {schema}.record_batch_v1;
     v_answers text[] := '{}';  -- like the arrays below by number of the work
     v_statuses text[] := '{}';
     v_priorities text[] := '{}';
@@ -47,13 +47,13 @@ declare
     -- of one work
     v_queue text;
     v_attempt integer;
-    v_sequel {schema}.sequel_v1;
+    v_sequel {schema}.record_result_v1;
     -- of one round of arrivals
     a {schema}.arrival_v1;
-    l {schema}.landing_v1;
-    v_landed {schema}.landing_v1[];
-    v_skipped {schema}.landing_v1[];
-    v_open {schema}.landing_v1[];  -- ready, and nobody's yet
+    l {schema}.execution_progress_v1;
+    v_landed {schema}.execution_progress_v1[];
+    v_skipped {schema}.execution_progress_v1[];
+    v_open {schema}.execution_progress_v1[];  -- ready, and nobody's yet
     v_skips {schema}.event_v1[];
     v_readies {schema}.event_v1[];
     v_target text;
@@ -67,7 +67,7 @@ begin
         q.delay_seconds, q.due_at, q.wait_kind, q.wait_key, q.span, q.exported_ns, q.spends_attempt, q.successors, q.logs, q.spans, q.child,
         q.fan_out, x.workflow_id, x.version, e.arrivals, e.sinks, q.handled or e.handled,
         q.item = 0 and (q.outcome in ('failed', 'skipped') or e.sinks > 0 or e.skips)
-    )::{schema}.work_v1 order by q.number), bool_or(q.exported_ns is not null)
+    )::{schema}.record_batch_v1 order by q.number), bool_or(q.exported_ns is not null)
     into v_works, v_exported
     from json_to_recordset(p_records) as q (
         number integer, execution_id uuid, node_id text collate "C", item integer, fence bigint, worker_id text,
@@ -85,7 +85,7 @@ begin
             bool_or(e.took and e.target <> '$end') as handled,
             bool_or(not e.took) as skips
         from (
-            select e.*, {schema}.took_v1(q.outcome, q.taken, e.kind, e.target) as took
+            select e.*, {schema}.edge_taken_v1(q.outcome, q.taken, e.kind, e.target) as took
             from {schema}.workflow_edges e
             where e.workflow_id = x.workflow_id and e.version = x.version and e.source = q.node_id
         ) e
@@ -140,14 +140,14 @@ begin
             v_vias[i] := null;
             if v_sequel.work is null and cardinality(v_events) > 0 then
                 -- An earlier record of this call may be the one that was sent again: its event tells.
-                v_lines := {schema}.note_v1(v_events, {schema}.by_now_v1(v_now));
+                v_lines := {schema}.append_events_v1(v_events, {schema}.transaction_time_v1(v_now));
                 v_events := '{}';
             end if;
             v_answers[i] := case
                 when v_sequel.work is null then {schema}.recorded_before_v1(w) else v_sequel.answer
             end;
             if v_sequel.events is not null then
-                v_lines := {schema}.keep_lines_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
+                v_lines := {schema}.insert_telemetry_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
                 v_events := v_events || v_sequel.events;
             end if;
         else
@@ -155,15 +155,15 @@ begin
                 delete from {schema}.node_runs
                 where execution_id = w.execution_id and node_id = w.node_id and item = w.item
                     and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
-                returning node_type, queue, attempt, losses, push, started_at
+                returning node_type, queue, attempt, recovery_attempts, push, started_at
             ), kept as (
                 insert into {schema}.node_results (
-                    execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, losses, fence,
+                    execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, recovery_attempts, fence,
                     push, worker_id, span, started_at, ended_at
                 )
                 select w.execution_id, w.node_id, w.item, e.node_type, w.outcome, w.data, w.error,
                     case when w.taken is not null then array_to_json(w.taken)::text end,
-                    w.outcome <> 'failed' or w.item > 0 or coalesce(w.handled, false), e.attempt, e.losses, w.fence,
+                    w.outcome <> 'failed' or w.item > 0 or coalesce(w.handled, false), e.attempt, e.recovery_attempts, w.fence,
                     e.push, nullif(w.worker_id, ''), w.span, e.started_at, v_now
                 from ended e
             )
@@ -172,7 +172,7 @@ begin
                 v_vias[i] := null;
                 v_answers[i] := {schema}.recorded_before_v1(w);
             else
-                v_lines := {schema}.keep_lines_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
+                v_lines := {schema}.insert_telemetry_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
                 v_events := v_events || row (
                     w.execution_id, 'node.' || w.outcome, w.node_id, w.item, v_attempt, nullif(w.worker_id, ''),
                     case w.outcome when 'failed' then '{"error":' || coalesce(w.error, '{}') || '}' end
@@ -205,7 +205,7 @@ begin
 
         -- 2. The execution fails, if it does, before anything is made ready.
         if v_error is not null then
-            v_lines := {schema}.note_v1(v_events, v_now);
+            v_lines := {schema}.append_events_v1(v_events, v_now);
             v_events := '{}';
             perform {schema}.fail_v1(w.execution_id, v_error, v_brief, v_vias[v_ended_by], v_now);
             v_status := 'failed';
@@ -240,8 +240,8 @@ begin
                 -- The link of a chain: its one successor is born running, under the same worker's claim.
                 w := v_works[a.work];
                 insert into {schema}.node_runs (
-                    execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
-                    worker_id, claimed_via, push, pushed_epoch, started_at
+                    execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, recovery_attempts,
+                    worker_id, claim_reference, push, pushed_epoch, started_at
                 )
                 values (
                     w.execution_id, a.target, 0, 'running', a.node_type, a.queue, v_priority, 0, 1, v_base + 1, 1, 0,
@@ -258,8 +258,8 @@ begin
             -- All arrivals at one row are summed; the rows are taken in the order of their keys.
             with landed as (
                 insert into {schema}.node_runs as o (
-                    execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
-                    claimed_via, due_at, push, pushed_epoch, pushed_at
+                    execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, recovery_attempts,
+                    claim_reference, due_at, push, pushed_epoch, pushed_at
                 )
                 select w.execution_id, g.target, 0, g.status, g.node_type, g.queue, v_priority, g.inputs - g.arrived, g.took,
                     v_base, 1, 0, case when g.status <> 'held' then v_vias[g.work] end, case g.status when 'queued' then v_due end,
@@ -280,12 +280,12 @@ begin
                         limit 1
                     ),
                     taken = o.taken + excluded.taken,
-                    claimed_via = excluded.claimed_via
-                returning o.node_id, o.node_type, o.queue, o.status, o.pending, o.taken, o.claimed_via
+                    claim_reference = excluded.claim_reference
+                returning o.node_id, o.node_type, o.queue, o.status, o.pending, o.taken, o.claim_reference
             )
             select
-                coalesce(array_agg(row (d.*)::{schema}.landing_v1) filter (where d.taken = 0), '{}'),
-                coalesce(array_agg(row (d.*)::{schema}.landing_v1) filter (where d.taken > 0), '{}')
+                coalesce(array_agg(row (d.*)::{schema}.execution_progress_v1) filter (where d.taken = 0), '{}'),
+                coalesce(array_agg(row (d.*)::{schema}.execution_progress_v1) filter (where d.taken > 0), '{}')
             into v_skipped, v_open
             from landed d
             where d.pending = 0;
@@ -299,7 +299,7 @@ begin
                     returning node_id, node_type
                 )
                 insert into {schema}.node_results (
-                    execution_id, node_id, item, node_type, status, arrived, attempt, losses, fence, push, ended_at
+                    execution_id, node_id, item, node_type, status, arrived, attempt, recovery_attempts, fence, push, ended_at
                 )
                 select w.execution_id, node_id, 0, node_type, 'skipped', true, 1, 0, v_base, 0, v_now from gone;
 
@@ -331,7 +331,7 @@ begin
                         update {schema}.node_runs
                         set status = 'running', fence = v_base + 1, worker_id = v_works[k].worker_id, due_at = null,
                             push = 0, pushed_epoch = p_epoch, pushed_at = null,
-                            started_at = {schema}.by_now_v1(v_now), claimed_via = v_vias[k]
+                            started_at = {schema}.transaction_time_v1(v_now), claim_reference = v_vias[k]
                         where execution_id = w.execution_id and node_id = v_target and item = 0
                         returning fence into v_fence;
                         v_open := array_remove(v_open, l);
@@ -355,7 +355,7 @@ begin
                 set status = v_ready, fence = v_base, due_at = case v_ready when 'queued' then v_due end,
                     push = case v_ready when 'queued' then 1 else 0 end, pushed_epoch = p_epoch,
                     pushed_at = case v_ready when 'queued' then v_now end,
-                    claimed_via = case v_ready when 'queued' then claimed_via end
+                    claim_reference = case v_ready when 'queued' then claim_reference end
                 where execution_id = w.execution_id and item = 0 and status = 'pending'
                     and node_id = any(array(select d.node_id from unnest(v_open) d where d.status = 'pending'));
             end if;
@@ -392,14 +392,14 @@ begin
                 delete from {schema}.node_runs
                 where execution_id = w.execution_id and node_id = '$end' and item = 0 and pending <= v_sinks;
                 if found then
-                    update {schema}.executions set status = 'completed', ended_at = {schema}.by_now_v1(v_now) where id = w.execution_id
+                    update {schema}.executions set status = 'completed', ended_at = {schema}.transaction_time_v1(v_now) where id = w.execution_id
                     returning parent_id, ended_at into v_parent, v_ended_at;
                     v_events := v_events || row (
                         w.execution_id, 'execution.completed', null, 0, null, null, '{"by":"' || v_vias[v_ended_by] || '"}'
                     )::{schema}.event_v1;
                     v_ended := 'completed';
                     if v_parent is not null then
-                        perform {schema}.leave_word_v1(array[w.execution_id], v_now);
+                        perform {schema}.notify_parent_v1(array[w.execution_id], v_now);
                     end if;
                 end if;
             end if;
@@ -419,9 +419,9 @@ begin
         end loop;
     end loop;
 
-    v_lines := {schema}.note_v1(v_events, {schema}.by_now_v1(v_now));
+    v_lines := {schema}.append_events_v1(v_events, {schema}.transaction_time_v1(v_now));
     if v_exported then
-        v_lines := {schema}.owe_exports_v1(v_works);
+        v_lines := {schema}.register_pending_export_v1(v_works);
     end if;
     return '{"at":' || (extract(epoch from v_now) * 1000000)::bigint || ',"answers":['
         || array_to_string(v_answers, ',') || ']}';

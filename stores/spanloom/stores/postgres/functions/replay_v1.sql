@@ -37,10 +37,10 @@ declare
 begin
     select * into x from {schema}.executions where id = p_execution;
     insert into {schema}.node_results (
-        execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, losses, fence, push, worker_id,
+        execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, recovery_attempts, fence, push, worker_id,
         started_at, ended_at
     )
-    select p_execution, r.node_id, r.item, r.node_type, r.status, r.data, r.error, r.taken, true, r.attempt, r.losses, 0, 0,
+    select p_execution, r.node_id, r.item, r.node_type, r.status, r.data, r.error, r.taken, true, r.attempt, r.recovery_attempts, 0, 0,
         r.worker_id, r.started_at, r.ended_at
     from unnest(p_carried) c (node_id)
     cross join lateral (
@@ -54,7 +54,7 @@ begin
     ) i;
 
     insert into {schema}.node_results (
-        execution_id, node_id, item, node_type, status, arrived, attempt, losses, fence, push, ended_at
+        execution_id, node_id, item, node_type, status, arrived, attempt, recovery_attempts, fence, push, ended_at
     )
     select p_execution, s.node_id, 0, e.target_type, 'skipped', true, 1, 0, 0, 0, p_now
     from unnest(p_skipped) s (node_id)
@@ -65,10 +65,10 @@ begin
         limit 1
     ) e;
 
-    perform {schema}.note_v1(
+    perform {schema}.append_events_v1(
         array[row (p_execution, 'execution.started', null, 0, null, null, null)::{schema}.event_v1], p_now
     );
-    v_left := {schema}.count_anew_v1(x, array(
+    v_left := {schema}.recount_arrivals_v1(x, array(
         select distinct e.target
         from (
             select '$start'

@@ -1,7 +1,7 @@
 -- Control.retry_execution: a failed execution goes on from where it failed, and failed children with it.
 
 -- What lies downstream of failures that had been handled.
-create function {schema}.undone_v1(p_execution {schema}.executions) returns text[]
+create function {schema}.downstream_of_handled_failures_v1(p_execution {schema}.executions) returns text[]
 language plpgsql
 as $$
 declare
@@ -77,7 +77,7 @@ as $$
 declare
     v_run {schema}.node_runs := p_run;
     v_child record;
-    v_did {schema}.control_v1;
+    v_result {schema}.control_v1;
 begin
     select id, status into v_child
     from {schema}.executions
@@ -89,7 +89,7 @@ begin
     v_run.pending := 0;
     v_run.taken := 1;
     v_run.attempt := 1;
-    v_run.losses := 0;
+    v_run.recovery_attempts := 0;
     v_run.status := 'queued';
     if found and v_child.status <> 'cancelled' then
         v_run.wait_kind := 'child';
@@ -104,10 +104,10 @@ begin
         v_run.push := v_run.push + 1;
         v_run.pushed_at := p_now;
         v_run.due_at := p_now + interval '2 seconds';
-        v_did.jobs := array[{schema}.job_v1(v_run)];
+        v_result.jobs := array[{schema}.job_v1(v_run)];
     end if;
     insert into {schema}.node_runs select v_run.*;
-    perform {schema}.note_v1(array[row (
+    perform {schema}.append_events_v1(array[row (
         v_run.execution_id, 'node.' || v_run.status, v_run.node_id, v_run.item, 1, null,
         case v_run.status
             when 'queued' then '{"push":' || v_run.push || ',"because":"retried"}'
@@ -115,9 +115,9 @@ begin
         end
     )::{schema}.event_v1], p_now);
     if v_run.status = 'waiting' and v_child.status = 'failed' then
-        v_did := {schema}.retry_each_v1(v_child.id, p_epoch, p_now);
+        v_result := {schema}.retry_each_v1(v_child.id, p_epoch, p_now);
     end if;
-    return v_did;
+    return v_result;
 end
 $$;
 
@@ -134,7 +134,7 @@ declare
     v_gone {schema}.node_results[];
     v_items integer[];
     v_step {schema}.control_v1;
-    v_did {schema}.control_v1;
+    v_result {schema}.control_v1;
 begin
     with gone as (
         delete from {schema}.node_results
@@ -145,14 +145,14 @@ begin
     v_run.items := (
         select max(item) from {schema}.node_items where execution_id = v_run.execution_id and node_id = v_run.node_id
     );
-    v_run.at_once := p_bounds -> 'at_once';
-    v_run.tolerate := p_bounds -> 'tolerate';
-    v_run.taken := v_run.tolerate;
+    v_run.max_concurrency := p_bounds -> 'max_concurrency';
+    v_run.tolerated_failures := p_bounds -> 'tolerated_failures';
+    v_run.taken := v_run.tolerated_failures;
     v_run.wait_kind := 'items';
     v_run.wait_key := p_bounds ->> 'wait_key';
     v_run.attempt := 1;
-    v_run.losses := 0;
-    v_items := {schema}.next_items_v1(v_run.execution_id, v_run.node_id, 1, v_run.at_once);
+    v_run.recovery_attempts := 0;
+    v_items := {schema}.next_items_v1(v_run.execution_id, v_run.node_id, 1, v_run.max_concurrency);
     v_run.pending := cardinality(v_items);
     v_run.next_item := coalesce(v_items[cardinality(v_items)], v_run.items) + 1;
     v_run.pushed_epoch := p_epoch;
@@ -161,16 +161,16 @@ begin
         v_run.push := v_run.push + 1;
         v_run.pushed_at := p_now;
         v_run.due_at := p_now + interval '2 seconds';
-        v_did.jobs := array[{schema}.job_v1(v_run)];
+        v_result.jobs := array[{schema}.job_v1(v_run)];
     end if;
     insert into {schema}.node_runs select v_run.*;
-    perform {schema}.note_v1(array[row (
+    perform {schema}.append_events_v1(array[row (
         v_run.execution_id, 'node.' || v_run.status, v_run.node_id, 0, 1, null,
         case v_run.status
             when 'queued' then '{"push":' || v_run.push || ',"because":"retried"}'
             else '{"wait_kind":"items","wait_key":' || coalesce(to_json(v_run.wait_key)::text, 'null')
-                || ',"items":' || v_run.items || ',"at_once":' || v_run.at_once
-                || ',"tolerate":' || v_run.tolerate || ',"because":"retried"}'
+                || ',"items":' || v_run.items || ',"max_concurrency":' || v_run.max_concurrency
+                || ',"tolerated_failures":' || v_run.tolerated_failures || ',"because":"retried"}'
         end
     )::{schema}.event_v1], p_now);
 
@@ -181,10 +181,10 @@ begin
         into v_item.fence, v_item.push, v_item.span
         from unnest(v_gone) g where g.item = v_item.item;
         v_step := {schema}.run_again_v1(v_item, 0, p_epoch, p_now);
-        v_did.executions := v_did.executions || v_step.executions;
-        v_did.jobs := v_did.jobs || v_step.jobs;
+        v_result.executions := v_result.executions || v_step.executions;
+        v_result.jobs := v_result.jobs || v_step.jobs;
     end loop;
-    return v_did;
+    return v_result;
 end
 $$;
 
@@ -201,27 +201,27 @@ declare
     v_bounds text;
     v_left integer;
     v_step {schema}.control_v1;
-    v_did {schema}.control_v1;
+    v_result {schema}.control_v1;
     f record;
 begin
     update {schema}.executions
-    set status = 'running', revision = revision + 1, error = null, ended_at = null, discarded_at = null
+    set status = 'running', revision = revision + 1, error = null, ended_at = null, acknowledged_at = null
     where id = p_execution
     returning * into x;
     v_fence := x.revision::bigint << 20;
-    perform {schema}.note_v1(
+    perform {schema}.append_events_v1(
         array[row (x.id, 'execution.retried', null, 0, null, null, '{"revision":' || x.revision || '}')::{schema}.event_v1],
         p_now
     );
     delete from {schema}.node_runs where execution_id = x.id and node_id = '$parent' and item = 0;
-    v_below := {schema}.undone_v1(x);
-    v_did.executions := x.id || {schema}.reset_v1(x.id, v_below, p_now);
+    v_below := {schema}.downstream_of_handled_failures_v1(x);
+    v_result.executions := x.id || {schema}.reset_v1(x.id, v_below, p_now);
     with gone as (
         delete from {schema}.node_results where execution_id = x.id and item = 0 and status = 'failed' returning *
     )
     select array_agg(g::{schema}.node_results order by g.node_id) into v_failed from gone g;
     -- Of what arrived before, that counts which stays: neither reset nor to run again.
-    v_left := {schema}.count_anew_v1(x, v_below, 0, p_epoch, p_now, null);
+    v_left := {schema}.recount_arrivals_v1(x, v_below, 0, p_epoch, p_now, null);
     -- Runs held because this one had failed as well before they could tell of their child's failure.
     for f in
         update {schema}.node_runs n set status = 'waiting'
@@ -230,15 +230,15 @@ begin
             and c.parent_id = x.id and c.id = n.wait_key::uuid and c.parent_fence = n.fence and c.status = 'failed'
         returning n.node_id, n.item, n.attempt, c.id
     loop
-        perform {schema}.note_v1(array[row (
+        perform {schema}.append_events_v1(array[row (
             x.id, 'node.waiting', f.node_id, f.item, f.attempt, null,
             '{"wait_kind":"child","wait_key":"' || f.id || '","because":"retried"}'
         )::{schema}.event_v1], p_now);
         v_step := {schema}.retry_each_v1(f.id, p_epoch, p_now);
-        v_did.executions := v_did.executions || v_step.executions;
-        v_did.jobs := v_did.jobs || v_step.jobs;
+        v_result.executions := v_result.executions || v_step.executions;
+        v_result.jobs := v_result.jobs || v_step.jobs;
     end loop;
-    v_did.jobs := v_did.jobs || {schema}.release_held_v1(array[x.id], 'retried', p_epoch, p_now);
+    v_result.jobs := v_result.jobs || {schema}.release_held_v1(array[x.id], 'retried', p_epoch, p_now);
 
     for f in select * from unnest(v_failed) loop
         v_run := null;
@@ -261,20 +261,20 @@ begin
         else
             v_step := {schema}.run_again_v1(v_run, f.fence, p_epoch, p_now);
         end if;
-        v_did.executions := v_did.executions || v_step.executions;
-        v_did.jobs := v_did.jobs || v_step.jobs;
+        v_result.executions := v_result.executions || v_step.executions;
+        v_result.jobs := v_result.jobs || v_step.jobs;
     end loop;
 
     if v_left = 0 then
         -- All had ended well, if too late.
         delete from {schema}.node_runs where execution_id = x.id and node_id = '$end' and item = 0;
         update {schema}.executions set status = 'completed', ended_at = p_now where id = x.id;
-        perform {schema}.note_v1(
+        perform {schema}.append_events_v1(
             array[row (x.id, 'execution.completed', null, 0, null, null, '{"by":null}')::{schema}.event_v1], p_now
         );
-        perform {schema}.leave_word_v1(array[x.id], p_now);
+        perform {schema}.notify_parent_v1(array[x.id], p_now);
     end if;
-    return v_did;
+    return v_result;
 end
 $$;
 
@@ -288,13 +288,13 @@ set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
-    v_said text := {schema}.controllable_v1(p_execution, p_expected, array['failed'], null);
-    v_did {schema}.control_v1;
+    v_refusal text := {schema}.controllable_v1(p_execution, p_expected, array['failed'], null);
+    v_result {schema}.control_v1;
 begin
-    if v_said = '' then
+    if v_refusal = '' then
         perform {schema}.descendants_v1(array[p_execution]);
-        v_did := {schema}.retry_each_v1(p_execution, p_epoch, v_now);
+        v_result := {schema}.retry_each_v1(p_execution, p_epoch, v_now);
     end if;
-    return {schema}.controlled_v1(p_execution, v_said, v_did, v_now);
+    return {schema}.controlled_v1(p_execution, v_refusal, v_result, v_now);
 end
 $$;

@@ -22,12 +22,12 @@ language sql immutable
 as $$
     select json_build_array(
         p_run.execution_id, p_run.node_id, p_run.item, p_run.node_type, p_run.queue, p_run.priority, p_run.push,
-        p_run.losses
+        p_run.recovery_attempts
     )
 $$;
 
 -- Whether the edge to p_target is taken by a node that ended so; p_taken names targets, null leaves it to the edge's kind.
-create function {schema}.took_v1(p_status text, p_taken text[], p_kind text, p_target text) returns boolean
+create function {schema}.edge_taken_v1(p_status text, p_taken text[], p_kind text, p_target text) returns boolean
 language sql immutable
 as $$
     select case
@@ -62,7 +62,7 @@ begin
         offset 0
     ) r
     where e.workflow_id = p_workflow and e.version = p_version and e.target = p_node
-        and {schema}.took_v1(
+        and {schema}.edge_taken_v1(
             r.status, case when r.taken is not null then array(select json_array_elements_text(r.taken::json)) end,
             e.kind, e.target
         );
@@ -85,7 +85,7 @@ $$;
 
 -- The time by now, for what happens after a transition has waited for a lock: what it waited for ended later than p_now, the
 -- beginning of its statement. A time that the caller gave stands still.
-create function {schema}.by_now_v1(p_now timestamptz) returns timestamptz
+create function {schema}.transaction_time_v1(p_now timestamptz) returns timestamptz
 language sql volatile
 as $$
     select case p_now when statement_timestamp() then clock_timestamp() else p_now end
@@ -93,7 +93,7 @@ $$;
 
 -- Append events, in the order of the array, and say how many. The transaction's number makes a cursor that skips no late
 -- commit. In PL/pgSQL, which keeps its plans; before version 18 a function in SQL is planned at every call.
-create function {schema}.note_v1(p_events {schema}.event_v1[], p_now timestamptz) returns integer
+create function {schema}.append_events_v1(p_events {schema}.event_v1[], p_now timestamptz) returns integer
 language plpgsql
 as $$
 declare
@@ -117,12 +117,12 @@ end
 $$;
 
 -- Leave the row that tells an ended execution's parent of it, if it has one. It is due at once.
-create function {schema}.leave_word_v1(p_executions uuid[], p_now timestamptz) returns void
+create function {schema}.notify_parent_v1(p_executions uuid[], p_now timestamptz) returns void
 language plpgsql
 as $$
 begin
     insert into {schema}.node_runs (
-        execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
+        execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, recovery_attempts,
         wait_kind, due_at, push, pushed_epoch
     )
     select x.id, '$parent', 0, 'waiting', '$parent', '', x.priority, 0, 0, 0, 1, 0, 'child', p_now, 0, 0
@@ -139,7 +139,7 @@ language plpgsql
 as $$
 begin
     insert into {schema}.node_runs (
-        execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
+        execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, recovery_attempts,
         due_at, push, pushed_epoch
     )
     select x.id, '$end', 0, 'pending', '$end', '', x.priority, v.sinks, 0, 0, 1, 0,
@@ -150,7 +150,7 @@ begin
 
     with entries as (
         insert into {schema}.node_runs (
-            execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
+            execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, recovery_attempts,
             due_at, push, pushed_epoch, pushed_at
         )
         select x.id, e.target, 0, 'queued', e.target_type, e.target_queue, x.priority, 0, 1, 0, 1, 0,
@@ -189,7 +189,7 @@ begin
     with held as (
         -- A queued run keeps what woke it; one that waited for a retry is just ready again.
         update {schema}.node_runs
-        set status = 'held', claimed_via = null, due_at = null,
+        set status = 'held', claim_reference = null, due_at = null,
             wait_kind = case status when 'queued' then wait_kind end, wait_key = case status when 'queued' then wait_key end
         where execution_id = p_execution and (status = 'queued' or (status = 'waiting' and wait_kind = 'retry'))
         returning node_id, item, attempt
@@ -203,6 +203,6 @@ begin
         select 'node.held', node_id, item, attempt, null from held
     ) n
     order by n.node_id nulls first, n.item;
-    perform {schema}.leave_word_v1(array[p_execution], p_now);
+    perform {schema}.notify_parent_v1(array[p_execution], p_now);
 end
 $$;

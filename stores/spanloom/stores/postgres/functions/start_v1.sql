@@ -107,7 +107,7 @@ begin
         end if;
         if v_delayed then
             insert into {schema}.node_runs (
-                execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, losses,
+                execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, recovery_attempts,
                 wait_kind, due_at, push, pushed_epoch
             )
             values (
@@ -115,7 +115,7 @@ begin
                 'timer', v_now + r.delay_seconds * interval '1 second', 0, 0
             );
         elsif r.replay_of is not null then
-            perform {schema}.note_v1(v_events, v_now);
+            perform {schema}.append_events_v1(v_events, v_now);
             v_events := '{}';
             perform {schema}.replay_v1(r.id, r.replay_of, r.carried, r.skipped, v_push, p_epoch, v_now, v_due);
         else
@@ -123,7 +123,7 @@ begin
         end if;
     end loop;
 
-    perform {schema}.note_v1(v_events, v_now);
+    perform {schema}.append_events_v1(v_events, v_now);
     if cardinality(v_begun) > 0 then
         perform {schema}.begin_v1(v_begun, v_push, p_epoch, v_now, v_due);
     end if;

@@ -207,9 +207,9 @@ begin
                 when 'look' then greatest(v_suspect, least(interval '1 minute', v_now - n.pushed_at))
                 else interval '2 seconds'
             end end,
-            losses = case j.cause when 'lost_worker' then n.losses + 1 else n.losses end,
+            recovery_attempts = case j.cause when 'lost_worker' then n.recovery_attempts + 1 else n.recovery_attempts end,
             worker_id = case j.cause when 'lost_worker' then null else n.worker_id end,
-            claimed_via = case j.cause when 'look' then n.claimed_via end,
+            claim_reference = case j.cause when 'look' then n.claim_reference end,
             -- A retry is forgotten; what else woke a run stays known until its next record.
             wait_kind = case when j.cause <> 'retry' then n.wait_kind end,
             wait_key = case when j.cause <> 'retry' then n.wait_key end
@@ -225,7 +225,7 @@ begin
         order by execution_id, node_id, item
     )
     select
-        array_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push, losses))
+        array_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push, recovery_attempts))
             filter (where status = 'queued' and cause <> 'look'),
         array_agg(cause) filter (where cause <> 'look'),
         count(*)

@@ -2,7 +2,7 @@
 
 -- Create the child that a record asks for; the run that waits for it is its parent, under the record's fence, and it
 -- has no later deadline. Answers what start_v1 does.
-create function {schema}.start_child_v1(p_work {schema}.work_v1, p_epoch bigint, p_now timestamptz) returns json
+create function {schema}.start_child_v1(p_work {schema}.record_batch_v1, p_epoch bigint, p_now timestamptz) returns json
 language plpgsql
 as $$
 declare
@@ -53,12 +53,12 @@ $$;
 
 -- Record an outcome that does not end the run. Answers null if the fence is stale.
 create function {schema}.wait_v1(
-    p_work {schema}.work_v1, p_via text, p_status text, p_revision integer, p_epoch bigint, p_now timestamptz
-) returns {schema}.sequel_v1
+    p_work {schema}.record_batch_v1, p_via text, p_status text, p_revision integer, p_epoch bigint, p_now timestamptz
+) returns {schema}.record_result_v1
 language plpgsql
 as $$
 declare
-    w {schema}.work_v1 := p_work;
+    w {schema}.record_batch_v1 := p_work;
     v_run {schema}.node_runs;
     -- Nothing new starts in an execution that is not running: the run is held as it was, to ask again.
     v_asks_again boolean := p_status <> 'running' and p_work.outcome = 'waiting' and p_work.wait_kind in ('child', 'items');
@@ -68,8 +68,8 @@ declare
     v_attempt integer;
     v_why text;
     v_child json;
-    v_items {schema}.sequel_v1;
-    v_answer {schema}.sequel_v1;
+    v_items {schema}.record_result_v1;
+    v_answer {schema}.record_result_v1;
 begin
     if v_asks_again then
         w.child := null;
@@ -98,7 +98,7 @@ begin
             push = case when v_held then push else push + 1 end,  -- nothing is pushed of what is held
             pushed_epoch = case when v_held then pushed_epoch else p_epoch end,
             pushed_at = case when v_held then pushed_at else p_now end,
-            worker_id = null, claimed_via = null, span = coalesce(w.span, span)
+            worker_id = null, claim_reference = null, span = coalesce(w.span, span)
         where execution_id = w.execution_id and node_id = w.node_id and item = w.item
             and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
         returning * into v_run;
@@ -112,7 +112,7 @@ begin
                 coalesce(w.due_at, p_now + w.delay_seconds * interval '1 second')
             end,
             attempt = attempt + case when w.outcome = 'retry' and w.spends_attempt then 1 else 0 end,
-            worker_id = null, claimed_via = null, span = coalesce(w.span, span)
+            worker_id = null, claim_reference = null, span = coalesce(w.span, span)
         where execution_id = w.execution_id and node_id = w.node_id and item = w.item
             and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
         returning * into v_run;
@@ -133,8 +133,8 @@ begin
             when 'waiting' then
                 '{"wait_kind":"' || w.wait_kind || '","wait_key":' || coalesce(to_json(v_key)::text, 'null')
                 || coalesce(
-                    ',"items":' || json_array_length(w.fan_out -> 'items') || ',"at_once":' || (w.fan_out ->> 'at_once')
-                    || ',"tolerate":' || (w.fan_out ->> 'tolerate'), ''
+                    ',"items":' || json_array_length(w.fan_out -> 'items') || ',"max_concurrency":' || (w.fan_out ->> 'max_concurrency')
+                    || ',"tolerated_failures":' || (w.fan_out ->> 'tolerated_failures'), ''
                 )
                 || ',"fence":' || w.fence || '}'
             else '{"fence":' || w.fence || '}'

@@ -10,7 +10,7 @@ import pytest
 from spanloom.engine.errors import InvalidTransition, StaleVersion, UnknownExecution
 from spanloom.engine.store.models import Execution
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Controlled, Outcome
+from spanloom.engine.store.requests import ControlResult, Outcome
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.conformance.reading.seen import everything_of, execution_of, status_of
 from spanloom.testing.driver import StoreDriver
@@ -64,7 +64,7 @@ class Controls:
         store: ExecutionStore,
         driver: StoreDriver,
         clock: ManualClock,
-        control: Callable[[StoreDriver, str], Controlled],
+        control: Callable[[StoreDriver, str], ControlResult],
         status: str,
     ) -> None:
         execution = _in_status(driver, clock, status)
@@ -78,7 +78,7 @@ class Controls:
     @_EACH_CONTROL
     @pytest.mark.parametrize("unknown", [str(uuid.UUID(int=7)), "no such thing"])
     def test_an_unknown_execution_is_refused(
-        self, driver: StoreDriver, control: Callable[[StoreDriver, str], Controlled], from_status: str, unknown: str
+        self, driver: StoreDriver, control: Callable[[StoreDriver, str], ControlResult], from_status: str, unknown: str
     ) -> None:
         with pytest.raises(UnknownExecution):
             control(driver, unknown)
@@ -89,7 +89,7 @@ class Controls:
         store: ExecutionStore,
         driver: StoreDriver,
         clock: ManualClock,
-        control: Callable[..., Controlled],
+        control: Callable[..., ControlResult],
         from_status: str,
     ) -> None:
         execution = _in_status(driver, clock, from_status)
@@ -110,7 +110,7 @@ class Controls:
         store: ExecutionStore,
         driver: StoreDriver,
         clock: ManualClock,
-        control: Callable[[StoreDriver, str], Controlled],
+        control: Callable[[StoreDriver, str], ControlResult],
         from_status: str,
     ) -> None:
         execution = _in_status(driver, clock, from_status)
@@ -126,7 +126,7 @@ class Controls:
         store: ExecutionStore,
         driver: StoreDriver,
         clock: ManualClock,
-        control: Callable[..., Controlled],
+        control: Callable[..., ControlResult],
         from_status: str,
     ) -> None:
         execution = _in_status(driver, clock, from_status)

@@ -9,7 +9,7 @@ import pytest
 from spanloom.engine.errors import InvalidTransition, StaleVersion, UnknownExecution, UserError
 from spanloom.engine.store.models import ExecutionFilter
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Claim, NodeKey, Outcome, Record, Recorded
+from spanloom.engine.store.requests import Claim, NodeKey, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.conformance.reading.seen import events_of, execution_of, run_of, status_of, statuses_of
@@ -17,13 +17,13 @@ from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race
 from spanloom.testing.workflows import chain, diamond, single
 
-__all__ = ["Discards", "EndsByHand", "FailuresByHand", "HeldClaims"]
+__all__ = ["Acknowledgements", "HeldClaims", "ManualEnds", "ManualFailures"]
 
 UNKNOWN = "00000000-0000-7000-8000-000000000000"
 WHY = json.dumps({"type": "ByHand", "message": "enough"})
 
 
-class FailuresByHand:
+class ManualFailures:
     """`fail_execution`."""
 
     def test_it_fails_as_by_its_deadline(self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock) -> None:
@@ -88,46 +88,46 @@ class FailuresByHand:
         assert status_of(store, execution) is ExecutionStatus.RUNNING
 
 
-class Discards:
-    """`discard_execution`, and how dead letters are found."""
+class Acknowledgements:
+    """`acknowledge_execution`, and how dead letters are found."""
 
     def test_a_failure_rests_until_it_is_retried(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
-        dead = ExecutionFilter(status=ExecutionStatus.FAILED, discarded=False)
+        dead = ExecutionFilter(status=ExecutionStatus.FAILED, acknowledged=False)
         execution, other = driver.start(single()), driver.start("single")
         for one in (execution, other):
             driver.run(one, "only", Outcome.FAILED)
         clock.advance(9)
-        answer = store.discard_execution(execution, now=clock())
+        answer = store.acknowledge_execution(execution, now=clock())
         assert (answer.done, answer.revision, list(answer.executions), list(answer.jobs)) == (True, 1, [], [])
         found = execution_of(store, execution)
-        assert (found.status, found.discarded_at, found.revision) == (ExecutionStatus.FAILED, clock(), 1)
-        assert not store.discard_execution(execution, now=clock()).done
+        assert (found.status, found.acknowledged_at, found.revision) == (ExecutionStatus.FAILED, clock(), 1)
+        assert not store.acknowledge_execution(execution, now=clock()).done
         assert [one.id for one in store.list_executions(dead).items] == [other]
-        assert store.get_execution_count(dead.model_copy(update={"discarded": True})) == 1
-        assert events_of(store, execution)[-1] == "execution.discarded"
+        assert store.get_execution_count(dead.model_copy(update={"acknowledged": True})) == 1
+        assert events_of(store, execution)[-1] == "execution.acknowledged"
         driver.retry(execution)
-        assert execution_of(store, execution).discarded_at is None
+        assert execution_of(store, execution).acknowledged_at is None
 
     def test_only_failures_are_discarded(self, store: ExecutionStore, driver: StoreDriver) -> None:
         running = driver.start(single())
         for execution in (running, driver.start("single", delay_seconds=9.0)):
             with pytest.raises(InvalidTransition):
-                store.discard_execution(execution)
+                store.acknowledge_execution(execution)
         driver.run(running, "only")
         with pytest.raises(InvalidTransition):
-            store.discard_execution(running)
+            store.acknowledge_execution(running)
         with pytest.raises(UnknownExecution):
-            store.discard_execution(UNKNOWN)
+            store.acknowledge_execution(UNKNOWN)
 
     def test_who_read_an_older_state_is_refused(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(single())
         driver.run(execution, "only", Outcome.FAILED)
         with pytest.raises(StaleVersion) as stale:
-            store.discard_execution(execution, expected_revision=3)
+            store.acknowledge_execution(execution, expected_revision=3)
         assert stale.value.actual == 0
-        assert execution_of(store, execution).discarded_at is None
+        assert execution_of(store, execution).acknowledged_at is None
 
     def test_roots_are_found_without_their_children(self, store: ExecutionStore, driver: StoreDriver) -> None:
         parent = driver.start(single("outer"))
@@ -136,17 +136,17 @@ class Discards:
         assert [one.id for one in store.list_executions(ExecutionFilter(root=False)).items] == [child]
 
 
-class EndsByHand:
+class ManualEnds:
     """`update_node_result`."""
 
     def by_hand(
         self, driver: StoreDriver, key: NodeKey, outcome: Outcome = Outcome.COMPLETED, **fields: str
-    ) -> Recorded:
+    ) -> RecordResult:
         if outcome is Outcome.COMPLETED:
             fields.setdefault("data", '"by hand"')
         elif outcome is Outcome.FAILED:
             fields.setdefault("error", WHY)
-        record = Record(*key, fence=0, worker_id="", outcome=outcome, **fields)  # type: ignore[arg-type]
+        record = RecordRequest(*key, fence=0, worker_id="", outcome=outcome, **fields)  # type: ignore[arg-type]
         answer = driver.store.update_node_result(record, now=driver.now())
         driver.jobs.extend(answer.jobs)
         return answer
@@ -305,4 +305,4 @@ class HeldClaims:
         clock.advance(6)
         (swept,) = driver.sweep_all()
         assert store.list_claims(worker.worker_id) == {}
-        assert [job.losses for job in swept.jobs] == [1]  # its next worker is told before it claims
+        assert [job.recovery_attempts for job in swept.jobs] == [1]  # its next worker is told before it claims

@@ -23,7 +23,7 @@ from spanloom.testing.conformance.reading.seen import (
 )
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.race import race
-from spanloom.testing.workflows import after_failure, chain, fan, graph, single
+from spanloom.testing.workflows import chain, fan, graph, route_failure, single
 
 __all__ = ["Pauses", "Resumes"]
 
@@ -67,7 +67,7 @@ class Pauses:
     def test_a_failure_handled_while_paused_holds_what_it_leads_to(
         self, store: ExecutionStore, driver: StoreDriver
     ) -> None:
-        execution = driver.start(graph("repair", {"a": [], "b": [after_failure("a")]}))
+        execution = driver.start(graph("repair", {"a": [], "b": [route_failure("a")]}))
         node = driver.claim(execution, "a")
         driver.pause(execution)
         assert list(driver.record(execution, node, Outcome.FAILED).jobs) == []

@@ -9,7 +9,7 @@ import pytest
 from spanloom.engine.errors import UnknownExecution
 from spanloom.engine.store.models import ExecutionFilter
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import LogLine, Outcome, Purged, Started
+from spanloom.engine.store.requests import LogLine, Outcome, PurgeResult, StartResult
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.conformance.reading.seen import everything_of, status_of
@@ -31,7 +31,7 @@ class Purges:
         ended_before: datetime,
         statuses: tuple[ExecutionStatus, ...] = ENDED,
         limit: int = 500,
-    ) -> Purged:
+    ) -> PurgeResult:
         return store.purge_executions(ended_before=ended_before, statuses=statuses, limit=limit, now=ended_before)
 
     def test_what_ended_before_goes_with_all_that_was_kept_of_it(
@@ -46,12 +46,12 @@ class Purges:
         driver.run(execution, "n2")
         clock.advance(10)
         kept = driver.start("chain", metadata={"k": "v"})
-        assert self.purge(store, clock()) == Purged(1, 0)
+        assert self.purge(store, clock()) == PurgeResult(1, 0)
         assert store.get_execution(execution) is None
         assert everything_of(store, execution) == [None, [], [], [], []]
         assert store.get_attempts(execution, "n1") == []
         assert [one.id for one in store.list_executions(ExecutionFilter(metadata={"k": "v"})).items] == [kept]
-        assert self.purge(store, clock()) == Purged(0, 0)
+        assert self.purge(store, clock()) == PurgeResult(0, 0)
 
     def test_what_ended_later_or_has_another_status_stays(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -97,9 +97,9 @@ class Purges:
             ids.append(driver.start("single"))
             driver.run(ids[-1], "only")
             clock.advance(1)
-        assert self.purge(store, clock(), limit=3) == Purged(3, 0, more=True)
+        assert self.purge(store, clock(), limit=3) == PurgeResult(3, 0, more=True)
         assert [store.get_execution(one) is None for one in ids] == [True] * 3 + [False] * 4
-        assert self.purge(store, clock(), limit=5) == Purged(4, 0, more=False)
+        assert self.purge(store, clock(), limit=5) == PurgeResult(4, 0, more=False)
 
     def test_old_families_that_must_stay_do_not_keep_younger_ones(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -129,7 +129,7 @@ class Purges:
             driver.run(parent, "only", item=item)
         driver.run(parent, "only")
         clock.advance(1)
-        assert self.purge(store, clock(), limit=1) == Purged(5, 0, more=True)
+        assert self.purge(store, clock(), limit=1) == PurgeResult(5, 0, more=True)
         assert store.get_execution_count() == 0
 
     def test_its_idempotency_key_is_free_again(
@@ -139,9 +139,9 @@ class Purges:
         execution = driver.start(single(), **key)
         driver.run(execution, "only")
         clock.advance(1)
-        assert self.purge(store, clock()) == Purged(1, 1)
+        assert self.purge(store, clock()) == PurgeResult(1, 1)
         again = store.create_execution(request("single", **key), now=clock())
-        assert isinstance(again, Started)
+        assert isinstance(again, StartResult)
         assert (again.created, again.execution_id == execution) == (True, False)
 
     def test_keys_that_have_expired_go_and_their_executions_stay(
@@ -151,7 +151,7 @@ class Purges:
         for number, ttl in enumerate((5.0, 50.0, None)):
             driver.start("single", idempotency_key=f"k{number}", input_hash="h", key_ttl_seconds=ttl)
         clock.advance(10)
-        assert self.purge(store, clock()) == Purged(0, 1)
+        assert self.purge(store, clock()) == PurgeResult(0, 1)
         assert store.get_execution_count() == 3
 
     def test_only_what_has_ended_can_be_asked_for(self, store: ExecutionStore, clock: ManualClock) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from spanloom.engine.errors import InvalidTransition, UnknownExecution
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Outcome, Replay, Started
+from spanloom.engine.store.requests import Outcome, Replay, StartResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.conformance.reading.seen import (
@@ -21,7 +21,7 @@ from spanloom.testing.conformance.reading.seen import (
     statuses_of,
 )
 from spanloom.testing.driver import StoreDriver, request
-from spanloom.testing.workflows import after_failure, chain, diamond, fan, graph
+from spanloom.testing.workflows import chain, diamond, fan, graph, route_failure
 
 __all__ = ["ReplayedStarts"]
 
@@ -52,7 +52,9 @@ class ReplayedStarts:
         driver.jobs.clear()
         clock.advance(5)
         again = driver.start("chain", "other", replay=Replay(source, carried=["n1", "n2"]))
-        assert [(job.node_id, job.push, job.losses, job.pushed_at) for job in driver.jobs] == [("n3", 1, 0, clock())]
+        assert [(job.node_id, job.push, job.recovery_attempts, job.pushed_at) for job in driver.jobs] == [
+            ("n3", 1, 0, clock())
+        ]
         kept = run_of(store, again, "n2")
         assert (kept.status, kept.data) == (NodeStatus.COMPLETED, "two")
         assert kept.ended_at == run_of(store, source, "n2").ended_at
@@ -101,7 +103,7 @@ class ReplayedStarts:
     def test_skips_and_handled_failures_count_as_they_did(self, store: ExecutionStore, driver: StoreDriver) -> None:
         workflow = graph(
             "mixed",
-            {"a": [], "b": ["a"], "c": ["a"], "bad": ["a"], "mend": [after_failure("bad")], "end": ["b", "c", "mend"]},
+            {"a": [], "b": ["a"], "c": ["a"], "bad": ["a"], "mend": [route_failure("bad")], "end": ["b", "c", "mend"]},
         )
         source = driver.start(workflow)
         driver.run(source, "a", taken=("b", "bad"))
@@ -202,6 +204,6 @@ class ReplayedStarts:
         }  # fmt: skip
         first = driver.start("chain", **asked)
         again = store.create_execution(request("chain", **asked), now=driver.now())
-        assert isinstance(again, Started)
+        assert isinstance(again, StartResult)
         assert (again.execution_id, again.created, list(again.jobs)) == (first, False, [])
         assert events_of(store, first).count("execution.created") == 1

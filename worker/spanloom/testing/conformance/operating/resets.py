@@ -17,7 +17,7 @@ from spanloom.testing.conformance.reading.seen import (
     statuses_of,
 )
 from spanloom.testing.driver import StoreDriver
-from spanloom.testing.workflows import after_any_end, after_failure, graph, single
+from spanloom.testing.workflows import after_any_end, graph, route_failure, single
 
 __all__ = ["Resets"]
 
@@ -26,7 +26,7 @@ _ERROR = {"error": {"type": "Boom", "message": "no"}}
 
 def _repaired(driver: StoreDriver, **more: list[str]) -> str:
     """Start `a`, whose failure leads to `repair`, beside `b`; fail `a`."""
-    execution = driver.start(graph("repaired", {"a": [], "b": [], "repair": [after_failure("a")], **more}))
+    execution = driver.start(graph("repaired", {"a": [], "b": [], "repair": [route_failure("a")], **more}))
     assert driver.run(execution, "a", Outcome.FAILED, data=_ERROR).ended is None
     return execution
 
@@ -72,7 +72,7 @@ class Resets:
         driver.run(execution, "b")
         node = driver.claim(execution, "repair")
         assert node.fence > first.fence
-        assert (node.attempt, node.losses) == (1, 0)
+        assert (node.attempt, node.recovery_attempts) == (1, 0)
         driver.record(execution, node, data="second")
         assert dict(driver.claim(execution, "after").results) == {"repair": '"second"'}
 
@@ -238,7 +238,7 @@ class Resets:
         self, store: ExecutionStore, driver: StoreDriver, open_items: bool
     ) -> None:
         execution = _repaired(driver)
-        driver.fan_out(execution, "repair", list("wxyz"), at_once=2)
+        driver.fan_out(execution, "repair", list("wxyz"), max_concurrency=2)
         stale = driver.claim(execution, "repair", 1)
         if not open_items:
             driver.drain(lambda node: node.item if node.node_id == "repair" else 1 / 0)

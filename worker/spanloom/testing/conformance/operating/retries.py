@@ -51,7 +51,7 @@ class ExecutionRetries:
         assert (event.node_id, event.data["because"]) == ("n1", "retried")
         # and the run is given under a higher fence
         node = driver.claim(execution, "n1")
-        assert (node.attempt, node.losses, node.woken) == (1, 0, None)
+        assert (node.attempt, node.recovery_attempts, node.woken) == (1, 0, None)
         assert node.fence > failed.fence
         driver.record(execution, node)
         driver.drain()
@@ -67,11 +67,11 @@ class ExecutionRetries:
         driver.run(execution, "only", Outcome.RETRY)
         driver.sweep()
         node = driver.claim(execution, "only")
-        assert (node.attempt, node.losses) == (2, 1)
+        assert (node.attempt, node.recovery_attempts) == (2, 1)
         driver.record(execution, node, Outcome.FAILED)
         driver.retry(execution)
         again = driver.claim(execution, "only")
-        assert (again.attempt, again.losses) == (1, 0)
+        assert (again.attempt, again.recovery_attempts) == (1, 0)
         assert again.fence > node.fence
 
     def test_what_was_held_is_queued(self, store: ExecutionStore, driver: StoreDriver) -> None:

@@ -19,7 +19,7 @@ __all__ = ["RunSpans", "SpansToExport"]
 
 
 class RunSpans:
-    """`Record.span`: what becomes of it."""
+    """`RecordRequest.span`: what becomes of it."""
 
     def test_a_join_is_told_the_spans_of_its_parents(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(diamond())
@@ -123,7 +123,7 @@ class SpansToExport:
         execution = driver.start(single())
         driver.run(execution, "only", exported_ns=5)
         other = StoreDriver(store, clock=clock)
-        assert store.take_exports(other.worker_id, now=driver.now()) == []
+        assert store.claim_exports(other.worker_id, now=driver.now()) == []
 
     @pytest.mark.parametrize("how", ["retired", "lapsed"])
     def test_what_a_worker_leaves_is_taken_once(
@@ -134,27 +134,27 @@ class SpansToExport:
         for node, at in (("n1", 7), ("n2", 9)):
             gone.run(execution, node, exported_ns=at)
         if how == "retired":
-            store.retire_worker(gone.worker_id, now=clock())
+            store.unregister_worker(gone.worker_id, now=clock())
         else:
             clock.advance(6)
-        taken = store.take_exports(driver.worker_id, now=clock())
+        taken = store.claim_exports(driver.worker_id, now=clock())
         assert taken == [SpanExport(gone.worker_id, execution, 9)]
         other = StoreDriver(store, clock=clock)
-        assert store.take_exports(other.worker_id, now=clock()) == []
-        store.end_exports(driver.worker_id, taken)
-        store.retire_worker(driver.worker_id, now=clock())
-        assert store.take_exports(other.worker_id, now=clock()) == []
+        assert store.claim_exports(other.worker_id, now=clock()) == []
+        store.release_exports(driver.worker_id, taken)
+        store.unregister_worker(driver.worker_id, now=clock())
+        assert store.claim_exports(other.worker_id, now=clock()) == []
 
     def test_what_a_taker_leaves_is_taken_from_it(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
         execution = driver.start(single())
         driver.run(execution, "only", exported_ns=5)
-        store.retire_worker(driver.worker_id, now=clock())
+        store.unregister_worker(driver.worker_id, now=clock())
         first, second = (StoreDriver(store, clock=clock) for _ in range(2))
-        taken = store.take_exports(first.worker_id, now=clock())
-        store.retire_worker(first.worker_id, now=clock())
-        assert store.take_exports(second.worker_id, now=clock()) == taken
+        taken = store.claim_exports(first.worker_id, now=clock())
+        store.unregister_worker(first.worker_id, now=clock())
+        assert store.claim_exports(second.worker_id, now=clock()) == taken
 
     def test_what_was_confirmed_is_forgotten_as_far_as_it_goes(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -162,10 +162,10 @@ class SpansToExport:
         early, late = driver.start(single()), driver.start(single())
         driver.run(early, "only", exported_ns=5)
         driver.run(late, "only", exported_ns=9)
-        assert store.confirm_exports(driver.worker_id, 8) == 1
-        store.retire_worker(driver.worker_id, now=clock())
+        assert store.ack_exports(driver.worker_id, 8) == 1
+        store.unregister_worker(driver.worker_id, now=clock())
         other = StoreDriver(store, clock=clock)
-        assert [one.execution_id for one in store.take_exports(other.worker_id, now=clock())] == [late]
+        assert [one.execution_id for one in store.claim_exports(other.worker_id, now=clock())] == [late]
 
     def test_a_confirmation_does_not_reach_what_came_after(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -173,27 +173,27 @@ class SpansToExport:
         execution = driver.start(chain(2))
         driver.run(execution, "n1", exported_ns=5)
         driver.run(execution, "n2", exported_ns=9)
-        assert store.confirm_exports(driver.worker_id, 7) == 0
-        assert store.confirm_exports(str(uuid.uuid4()), 99) == 0
-        assert store.confirm_exports(driver.worker_id, 9) == 1
+        assert store.ack_exports(driver.worker_id, 7) == 0
+        assert store.ack_exports(str(uuid.uuid4()), 99) == 0
+        assert store.ack_exports(driver.worker_id, 9) == 1
 
     def test_at_most_so_many_are_taken(self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock) -> None:
         for _ in range(3):
             driver.run(driver.start(single()), "only", exported_ns=5)
-        store.retire_worker(driver.worker_id, now=clock())
+        store.unregister_worker(driver.worker_id, now=clock())
         other = StoreDriver(store, clock=clock)
-        assert [len(store.take_exports(other.worker_id, limit=2, now=clock())) for _ in range(3)] == [2, 1, 0]
+        assert [len(store.claim_exports(other.worker_id, limit=2, now=clock())) for _ in range(3)] == [2, 1, 0]
 
     def test_takers_that_race_share_it(self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock) -> None:
         executions = [driver.start(single()) for _ in range(12)]
         for execution in executions:
             driver.run(execution, "only", exported_ns=5)
-        store.retire_worker(driver.worker_id, now=clock())
+        store.unregister_worker(driver.worker_id, now=clock())
         takers = [StoreDriver(store, clock=clock) for _ in range(4)]
 
         def take(taker: StoreDriver) -> list[str]:
             found: list[str] = []
-            while taken := store.take_exports(taker.worker_id, limit=2, now=clock()):
+            while taken := store.claim_exports(taker.worker_id, limit=2, now=clock()):
                 found += [one.execution_id for one in taken]
             return found
 
@@ -204,15 +204,15 @@ class SpansToExport:
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
         driver.run(driver.start(single()), "only", span="s")
-        store.retire_worker(driver.worker_id, now=clock())
+        store.unregister_worker(driver.worker_id, now=clock())
         other = StoreDriver(store, clock=clock)
-        assert store.take_exports(other.worker_id, now=clock()) == []
+        assert store.claim_exports(other.worker_id, now=clock()) == []
 
     def test_a_purge_takes_it_with_it(self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock) -> None:
         answer = driver.run(driver.start(single()), "only", exported_ns=5)
         assert answer.ended is not None
         clock.advance(10)
         store.purge_executions(ended_before=clock(), statuses=[answer.ended], now=clock())
-        store.retire_worker(driver.worker_id, now=clock())
+        store.unregister_worker(driver.worker_id, now=clock())
         other = StoreDriver(store, clock=clock)
-        assert store.take_exports(other.worker_id, now=clock()) == []
+        assert store.claim_exports(other.worker_id, now=clock()) == []

@@ -11,7 +11,7 @@ import pytest
 
 from spanloom.engine.store.models import Execution, ExecutionFilter, Page
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import NodeKey, Outcome, Started
+from spanloom.engine.store.requests import NodeKey, Outcome, StartResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
@@ -213,7 +213,7 @@ class Pages:
             if next(gaps, None) is not None:
                 same = store.create_executions([request("single") for _ in range(3)], now=clock())
                 later = store.create_execution(request("single"), now=clock() + timedelta(seconds=1))
-                assert all(isinstance(answer, Started) for answer in [*same, later])
+                assert all(isinstance(answer, StartResult) for answer in [*same, later])
 
         # when others of the same instant, and later ones, come in between the first pages of the list
         paged = _all_pages(lambda cursor: store.list_executions(limit=limit, cursor=cursor), between=start_some)

@@ -11,7 +11,7 @@ import pytest
 
 from spanloom.engine.errors import UnknownExecution, UnknownWorkflow
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import LogLine, SpanLine, Started
+from spanloom.engine.store.requests import LogLine, SpanLine, StartResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
@@ -96,7 +96,7 @@ class Transactions:
         with store.transaction():
             store.create_executions([request("unknown"), request("single", version=9)])
             answer = store.create_execution(request("single"))
-        assert isinstance(answer, Started)
+        assert isinstance(answer, StartResult)
         assert store.get_execution(answer.execution_id) is not None
 
     def test_nobody_else_sees_half_a_block(self, store: ExecutionStore) -> None:
@@ -172,7 +172,7 @@ class Atomicity:
             assert store.get_execution_count() == 0
             assert store.get_events(bad.execution_id) == []
             answer = store.create_execution(request("single", idempotency_key="k"), now=clock())
-        assert isinstance(answer, Started)
+        assert isinstance(answer, StartResult)
         assert answer.created
 
     def test_refused_calls_leave_the_store_usable(self, store: ExecutionStore, driver: StoreDriver) -> None:

@@ -44,7 +44,7 @@ class Leases:
             StoreDriver(store, clock=clock, name=name)
         short = StoreDriver(store, clock=clock, name="short", lease_seconds=5)
         gone = StoreDriver(store, clock=clock, name="gone")
-        store.retire_worker(gone.worker_id, now=clock())
+        store.unregister_worker(gone.worker_id, now=clock())
         assert [lease.name for lease in store.list_workers(now=clock())] == ["a", "b", "c", "short"]
         clock.advance(6)
         assert [lease.name for lease in store.list_workers(now=clock())] == ["a", "b", "c"]
@@ -82,10 +82,10 @@ class Leases:
         execution = driver.start(fan(3))
         driver.run(execution, "split")
         held = {name: driver.claim(execution, name) for name in ("w1", "w2")}
-        jobs = store.retire_worker(driver.worker_id, now=clock())
+        jobs = store.unregister_worker(driver.worker_id, now=clock())
         assert sorted((job.node_id, job.push) for job in jobs) == [("w1", 2), ("w2", 2)]
         runs = store.get_node_results(execution, ["w1", "w2"])
-        assert [(run.status, run.losses, run.attempt) for run in runs] == [(NodeStatus.QUEUED, 0, 1)] * 2
+        assert [(run.status, run.recovery_attempts, run.attempt) for run in runs] == [(NodeStatus.QUEUED, 0, 1)] * 2
         assert not driver.record(execution, held["w1"]).recorded
         other = StoreDriver(store, clock=clock)
         assert other.claim(execution, "w1").fence == held["w1"].fence + 1
@@ -95,9 +95,9 @@ class Leases:
     ) -> None:
         execution = driver.start(single())
         driver.claim(execution, "only")
-        assert len(store.retire_worker(driver.worker_id, now=clock())) == 1
-        assert list(store.retire_worker(driver.worker_id, now=clock())) == []
-        assert list(store.retire_worker(str(uuid.uuid4()), now=clock())) == []
+        assert len(store.unregister_worker(driver.worker_id, now=clock())) == 1
+        assert list(store.unregister_worker(driver.worker_id, now=clock())) == []
+        assert list(store.unregister_worker(str(uuid.uuid4()), now=clock())) == []
 
     def test_what_a_retired_worker_held_in_a_failed_execution_is_held(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -105,7 +105,7 @@ class Leases:
         execution = driver.start(graph("sinks", {"a": [], "b": []}))
         a, _ = driver.claim(execution, "a"), driver.claim(execution, "b")
         driver.record(execution, a, Outcome.FAILED)
-        assert list(store.retire_worker(driver.worker_id, now=clock())) == []
+        assert list(store.unregister_worker(driver.worker_id, now=clock())) == []
         (run,) = store.get_node_results(execution, ["b"])
         assert run.status is NodeStatus.HELD
 
@@ -115,4 +115,4 @@ class Leases:
         execution = driver.start(single())
         driver.claim(execution, "only")
         store.cancel_execution(execution, now=clock())
-        assert list(store.retire_worker(driver.worker_id, now=clock())) == []
+        assert list(store.unregister_worker(driver.worker_id, now=clock())) == []

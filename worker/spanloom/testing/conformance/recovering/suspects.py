@@ -52,14 +52,14 @@ class Suspects:
         driver.start(single())
         head = clock() + timedelta(seconds=1.5)
         clock.advance(60)
-        assert self._pushes(store, clock, {"default": head}, suspect_seconds=2.0) == []
+        assert self._pushes(store, clock, {"default": head}, lost_job_after_seconds=2.0) == []
 
     def test_a_run_just_pushed_is_no_loss_though_its_list_is_empty(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
         driver.start(single())
         clock.advance(1.5)
-        assert self._pushes(store, clock, {"default": None}, suspect_seconds=2.0) == []
+        assert self._pushes(store, clock, {"default": None}, lost_job_after_seconds=2.0) == []
 
     def test_a_list_that_was_not_looked_at_is_not_judged(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -157,4 +157,4 @@ class Suspects:
         driver.jobs.extend(swept.jobs)  # now twice in the queue
         assert driver.drain() == ["only"]
         (run,) = store.get_node_results(execution)
-        assert (run.attempt, run.losses) == (1, 0)
+        assert (run.attempt, run.recovery_attempts) == (1, 0)

@@ -29,7 +29,7 @@ class LostWorkers:
         assert [(job.node_id, job.push) for job in swept.jobs] == [("w1", 2)]
         assert swept.moved["lost_worker"] == 1
         node = survivor.claim(execution, "w1")
-        assert (node.losses, node.attempt, node.fence) == (1, 1, lost.fence + 1)
+        assert (node.recovery_attempts, node.attempt, node.fence) == (1, 1, lost.fence + 1)
         assert not driver.record(execution, lost, data="too late").recorded
         assert survivor.record(execution, node).recorded
 
@@ -68,19 +68,19 @@ class LostWorkers:
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
         execution = driver.start(single())
-        losses: list[int] = []
+        recovery_attempts: list[int] = []
         for _ in range(5):
-            losses.append(StoreDriver(store, clock=clock).claim(execution, "only").losses)
+            recovery_attempts.append(StoreDriver(store, clock=clock).claim(execution, "only").recovery_attempts)
             clock.advance(61)
             assert list(store.sweep(heads={}, epoch=0, now=clock()).ended) == []
-        assert losses == [0, 1, 2, 3, 4]
+        assert recovery_attempts == [0, 1, 2, 3, 4]
         (run,) = store.get_node_results(execution)
-        assert (run.status, run.losses, run.attempt) == (NodeStatus.QUEUED, 5, 1)
+        assert (run.status, run.recovery_attempts, run.attempt) == (NodeStatus.QUEUED, 5, 1)
         # the worker that finds them too many fails it
         answer = StoreDriver(store, clock=clock).run(execution, "only", Outcome.FAILED)
         assert answer.ended is ExecutionStatus.FAILED
         (run,) = store.get_node_results(execution)
-        assert (run.status, run.losses) == (NodeStatus.FAILED, 5)
+        assert (run.status, run.recovery_attempts) == (NodeStatus.FAILED, 5)
 
     def test_what_a_lost_worker_held_in_a_failed_execution_is_held(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock

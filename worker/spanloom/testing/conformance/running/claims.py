@@ -40,7 +40,7 @@ class Claims:
         )
         node = claim.node
         assert (node.node_id, node.item, node.node_type, node.queue) == ("only", 0, "work", "q")
-        assert (node.attempt, node.losses, dict(node.results)) == (1, 0, {})
+        assert (node.attempt, node.recovery_attempts, dict(node.results)) == (1, 0, {})
         assert node.fence >= 1
 
     def test_a_claimed_run_is_running_and_waits_for_no_time(
@@ -188,5 +188,5 @@ class Claims:
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
         execution = driver.start(single())
-        store.retire_worker(driver.worker_id, now=clock())
+        store.unregister_worker(driver.worker_id, now=clock())
         assert driver.try_claim(execution, "only") is Refusal.RETIRED

@@ -12,7 +12,16 @@ import pytest
 from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.store.models import Event
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Claim, ClaimAnswer, NodeJob, NodeKey, Recorded, Refusal, Started, Swept
+from spanloom.engine.store.requests import (
+    Claim,
+    ClaimAnswer,
+    NodeJob,
+    NodeKey,
+    RecordResult,
+    Refusal,
+    StartResult,
+    SweepResult,
+)
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
@@ -102,7 +111,7 @@ class Concurrency:
                     for _ in range(20)
                 ]
             )
-            started = [answer for answer in answers if isinstance(answer, Started)]
+            started = [answer for answer in answers if isinstance(answer, StartResult)]
             assert len(started) == 20
             assert len({answer.execution_id for answer in started}) == 1
             assert [len(answer.jobs) for answer in started if answer.created] == [1]
@@ -139,7 +148,7 @@ class Concurrency:
             node = driver.claim(execution, "only")
             calls: list[Callable[[], object]] = [partial(cancel, execution), partial(driver.record, execution, node)]
             cancelled, recorded = race(calls)
-            assert isinstance(recorded, Recorded)
+            assert isinstance(recorded, RecordResult)
             assert recorded.recorded
             ended = _status(store, execution)
             assert ended is (ExecutionStatus.CANCELLED if cancelled else ExecutionStatus.COMPLETED)
@@ -171,7 +180,7 @@ class Concurrency:
         def sweep() -> list[NodeJob]:
             found: list[NodeJob] = []
             while True:
-                swept: Swept = store.sweep(heads={}, epoch=0, limit=7, now=clock())
+                swept: SweepResult = store.sweep(heads={}, epoch=0, limit=7, now=clock())
                 found.extend(swept.jobs)
                 if not swept.more:
                     return found
@@ -189,7 +198,7 @@ class Concurrency:
         answers = race([partial(store.sweep, heads={}, epoch=0, now=clock()) for _ in range(6)])
         assert len([job for swept in answers for job in swept.jobs]) == 1
         (run,) = store.get_node_results(execution)
-        assert (run.status, run.losses) == (NodeStatus.QUEUED, 1)
+        assert (run.status, run.recovery_attempts) == (NodeStatus.QUEUED, 1)
 
     def test_a_reader_by_cursor_misses_nothing_that_eight_threads_write(
         self, store: ExecutionStore, driver: StoreDriver

@@ -11,7 +11,7 @@ import pytest
 
 from spanloom.engine.store.models import Event, LogRecord, NodeRun
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import LogLine, Outcome, Record, Recorded
+from spanloom.engine.store.requests import LogLine, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver
@@ -58,7 +58,11 @@ class Fences:
         ],
     )
     def test_a_record_that_does_not_match_the_claim_writes_nothing(
-        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock, change: Callable[[Record], Record]
+        self,
+        store: ExecutionStore,
+        driver: StoreDriver,
+        clock: ManualClock,
+        change: Callable[[RecordRequest], RecordRequest],
     ) -> None:
         execution = driver.start(chain(2))
         node = driver.claim(execution, "n1")
@@ -75,7 +79,7 @@ class Fences:
     ) -> None:
         execution = driver.start(chain(2))
         lost = driver.claim(execution, "n1")
-        store.retire_worker(driver.worker_id, now=clock())
+        store.unregister_worker(driver.worker_id, now=clock())
         successor = StoreDriver(store, clock=clock)
         held = successor.claim(execution, "n1")
         before = _seen(store, execution)
@@ -91,7 +95,7 @@ class Fences:
     ) -> None:
         execution = driver.start(chain(2))
         lost = driver.claim(execution, "n1")
-        store.retire_worker(driver.worker_id, now=clock())
+        store.unregister_worker(driver.worker_id, now=clock())
         StoreDriver(store, clock=clock).run(execution, "n1", data="good")
         before = _seen(store, execution)
         assert not driver.record(execution, lost, data="stale").recorded
@@ -130,7 +134,7 @@ class Fences:
 class Replays:
     """`record` sent again after a lost answer: the same continuation, nothing written."""
 
-    def _same_again(self, store: ExecutionStore, driver: StoreDriver, record: Record) -> Recorded:
+    def _same_again(self, store: ExecutionStore, driver: StoreDriver, record: RecordRequest) -> RecordResult:
         first = store.record([record], now=driver.now())[0]
         before = _seen(store, record.execution_id)
         again = store.record([record], now=driver.now())[0]

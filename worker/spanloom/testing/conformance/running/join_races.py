@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Outcome, Record, Recorded
+from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.race import race
@@ -48,7 +48,7 @@ class JoinRaces:
             assert [job.node_id for answer in answers for job in answer.jobs] == ["join"]
             assert len(driver.claim(execution, "join").results) == width
 
-    def _record_each(self, store: ExecutionStore, records: list[Record]) -> list[Recorded]:
+    def _record_each(self, store: ExecutionStore, records: list[RecordRequest]) -> list[RecordResult]:
         return [store.record([record])[0] for record in records]
 
     def test_only_one_of_many_gets_the_join_to_run_next(self, store: ExecutionStore, driver: StoreDriver) -> None:

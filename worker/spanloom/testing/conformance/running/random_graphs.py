@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import NodeClaim, Outcome, Record
+from spanloom.engine.store.requests import NodeClaim, Outcome, RecordRequest
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.engine.workflow.definitions import Workflow
 from spanloom.testing.clock import ManualClock
@@ -86,7 +86,9 @@ class RandomGraphs:
         assert found.status is ExecutionStatus.COMPLETED
         assert sum(store.stats().open_node_runs.values()) == 0
 
-    def _record(self, driver: StoreDriver, execution: str, node: NodeClaim, plan: _Plan, draw: random.Random) -> Record:
+    def _record(
+        self, driver: StoreDriver, execution: str, node: NodeClaim, plan: _Plan, draw: random.Random
+    ) -> RecordRequest:
         taken = plan.taken[node.node_id]
         outcome = plan.outcomes[node.node_id]
         return driver.outcome(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import LogLine, Outcome, Priority, Recorded, SpanLine
+from spanloom.engine.store.requests import LogLine, Outcome, Priority, RecordResult, SpanLine
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver
@@ -24,11 +24,11 @@ class Records:
         clock.advance(2)
         answer = driver.record(execution, node, data={"ok": True})
         ended_at = clock()
-        assert answer == Recorded(True, answer.jobs, None, ExecutionStatus.COMPLETED, ended_at)
+        assert answer == RecordResult(True, answer.jobs, None, ExecutionStatus.COMPLETED, ended_at)
         assert list(answer.jobs) == []
         (run,) = store.get_node_results(execution)
         assert (run.status, run.data, run.error) == (NodeStatus.COMPLETED, {"ok": True}, None)
-        assert (run.attempt, run.losses, run.worker_id) == (1, 0, driver.worker_id)
+        assert (run.attempt, run.recovery_attempts, run.worker_id) == (1, 0, driver.worker_id)
         assert (run.started_at, run.ended_at, run.due_at) == (started, clock(), None)
 
     def test_the_only_sink_gives_the_output(
@@ -127,7 +127,7 @@ class Records:
         (job,) = driver.run(execution, "only", Outcome.RELEASED).jobs
         assert (job.node_id, job.push) == ("only", 2)
         (run,) = store.get_node_results(execution)
-        assert (run.status, run.attempt, run.losses) == (NodeStatus.QUEUED, 1, 0)
+        assert (run.status, run.attempt, run.recovery_attempts) == (NodeStatus.QUEUED, 1, 0)
         assert driver.claim(execution, "only").attempt == 1
 
     def test_a_run_may_wait_for_a_timer(self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock) -> None:

@@ -14,7 +14,7 @@ from spanloom.engine.workflow.definitions import Input, Workflow
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.conformance.reading.seen import events_of, everything_of, execution_of, status_of, statuses_of
 from spanloom.testing.driver import StoreDriver
-from spanloom.testing.workflows import after_any_end, after_failure, chain, graph
+from spanloom.testing.workflows import after_any_end, chain, graph, route_failure
 
 __all__ = ["HandledFailures", "Routing"]
 
@@ -23,7 +23,7 @@ _ERROR = {"error": {"type": "Boom", "message": "no"}}
 
 def _every_kind() -> Workflow:
     """A node with a successor after each kind of end."""
-    return graph("kinds", {"a": [], "good": ["a"], "bad": [after_failure("a")], "any": [after_any_end("a")]})
+    return graph("kinds", {"a": [], "good": ["a"], "bad": [route_failure("a")], "any": [after_any_end("a")]})
 
 
 class Routing:
@@ -77,7 +77,7 @@ class Routing:
         assert statuses_of(store, execution) == {"a": NodeStatus.FAILED}
 
     def test_a_join_after_success_and_after_failure_sees_those_that_were_taken(self, driver: StoreDriver) -> None:
-        workflow = graph("mixed", {"a": [], "b": [], "join": [after_failure("a"), "b"]})
+        workflow = graph("mixed", {"a": [], "b": [], "join": [route_failure("a"), "b"]})
         well, ill = driver.start(workflow), driver.start(workflow)
         # when both complete, only the edge after success is taken
         driver.run(well, "a", data=1)
@@ -90,7 +90,7 @@ class Routing:
         assert {name: json.loads(text) for name, text in results.items()} == {"a": _ERROR, "b": 2}
 
     def test_a_join_that_no_input_leads_to_is_skipped(self, store: ExecutionStore, driver: StoreDriver) -> None:
-        execution = driver.start(graph("alarm", {"a": [], "b": [], "alarm": [after_failure("a"), after_failure("b")]}))
+        execution = driver.start(graph("alarm", {"a": [], "b": [], "alarm": [route_failure("a"), route_failure("b")]}))
         driver.run(execution, "a")
         assert driver.run(execution, "b").ended is ExecutionStatus.COMPLETED
         assert statuses_of(store, execution)["alarm"] is NodeStatus.SKIPPED
@@ -100,7 +100,7 @@ class Routing:
     ) -> None:
         # given a long branch after a failure, which joins the one after success
         depth = 50
-        repair: dict[str, list[str | Input]] = {"r0": [after_failure("a")]}
+        repair: dict[str, list[str | Input]] = {"r0": [route_failure("a")]}
         repair |= {f"r{number}": [f"r{number - 1}"] for number in range(1, depth)}
         execution = driver.start(graph("repair", {"a": [], **repair, "go": ["a"], "join": ["go", f"r{depth - 1}"]}))
         # when the failure does not come
@@ -188,7 +188,7 @@ class HandledFailures:
     def test_a_handled_failure_does_not_revive_a_failed_execution(
         self, store: ExecutionStore, driver: StoreDriver
     ) -> None:
-        execution = driver.start(graph("two", {"a": [], "after": [after_failure("a")], "b": []}))
+        execution = driver.start(graph("two", {"a": [], "after": [route_failure("a")], "b": []}))
         a = driver.claim(execution, "a")
         driver.run(execution, "b", Outcome.FAILED)
         answer = driver.record(execution, a, Outcome.FAILED, data=_ERROR)
@@ -215,7 +215,7 @@ class HandledFailures:
     def test_handled_and_unhandled_failures_of_one_call_are_told_apart(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
-        workflow = graph("pair", {"a": [], "after": [after_failure("a")]})
+        workflow = graph("pair", {"a": [], "after": [route_failure("a")]})
         executions = [driver.start(workflow) for _ in range(4)]
         records = [
             driver.outcome(execution, driver.claim(execution, "a"), Outcome.FAILED, data=_ERROR, taken=taken)

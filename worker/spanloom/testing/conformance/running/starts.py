@@ -9,7 +9,7 @@ import pytest
 
 from spanloom.engine.errors import ConfigurationError, IdempotencyConflict, UnknownWorkflow
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import NodeKey, Priority, Refusal, Started
+from spanloom.engine.store.requests import NodeKey, Priority, Refusal, StartResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
@@ -25,7 +25,7 @@ class Starts:
         store.save_workflow(graph("entries", {"a": [], "b": [], "last": ["a", "b"], "alone": []}, queue="q"))
         wanted = request("entries", priority=Priority.HIGH)
         started = store.create_execution(wanted, now=clock())
-        assert isinstance(started, Started)
+        assert isinstance(started, StartResult)
         assert (started.execution_id, started.version, started.created) == (wanted.execution_id, 1, True)
         assert sorted(job.node_id for job in started.jobs) == ["a", "alone", "b"]
         for job in started.jobs:
@@ -49,7 +49,7 @@ class Starts:
     def test_only_entry_nodes_are_queued(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(diamond())
         (top,) = store.get_node_results(execution, ["top"])
-        assert (top.status, top.attempt, top.losses, top.worker_id) == (NodeStatus.QUEUED, 1, 0, None)
+        assert (top.status, top.attempt, top.recovery_attempts, top.worker_id) == (NodeStatus.QUEUED, 1, 0, None)
         assert all(run.status is NodeStatus.PENDING for run in store.get_node_results(execution, ["left", "bottom"]))
 
     def test_virtual_nodes_are_not_shown(self, store: ExecutionStore, driver: StoreDriver) -> None:
@@ -62,8 +62,8 @@ class Starts:
         store.save_workflow(chain(1))
         store.save_workflow(fan(2, "chain"))
         latest, pinned = store.create_executions([request("chain"), request("chain", version=1)])
-        assert isinstance(latest, Started)
-        assert isinstance(pinned, Started)
+        assert isinstance(latest, StartResult)
+        assert isinstance(pinned, StartResult)
         assert (latest.version, [job.node_id for job in latest.jobs]) == (2, ["split"])
         assert (pinned.version, [job.node_id for job in pinned.jobs]) == (1, ["n1"])
 
@@ -81,8 +81,8 @@ class Starts:
         store.save_workflow(single())
         requests = [request("single"), request("unknown"), request("single", version=9), request("single")]
         first, unknown, no_version, last = store.create_executions(requests)
-        assert isinstance(first, Started)
-        assert isinstance(last, Started)
+        assert isinstance(first, StartResult)
+        assert isinstance(last, StartResult)
         assert isinstance(unknown, UnknownWorkflow)
         assert isinstance(no_version, UnknownWorkflow)
         assert (no_version.workflow_id, no_version.version) == ("single", 9)
@@ -96,7 +96,9 @@ class Starts:
         assert all(store.get_execution(one.execution_id) is None for one in requests)
         assert all(store.get_events(one.execution_id) == [] for one in requests)
         store.save_workflow(single("unknown"))  # the key was not used up
-        assert isinstance(store.create_execution(request("unknown", 2, idempotency_key="k", input_hash="2")), Started)
+        assert isinstance(
+            store.create_execution(request("unknown", 2, idempotency_key="k", input_hash="2")), StartResult
+        )
 
     def test_no_requests_have_no_answers(self, store: ExecutionStore) -> None:
         assert store.create_executions([]) == []
@@ -105,7 +107,7 @@ class Starts:
         store.save_workflow(single())
         requests = [request("single", number) for number in range(200)]
         answers = store.create_executions(requests)
-        assert [answer.execution_id for answer in answers if isinstance(answer, Started)] == [
+        assert [answer.execution_id for answer in answers if isinstance(answer, StartResult)] == [
             one.execution_id for one in requests
         ]
         assert store.get_execution_count() == 200
@@ -149,18 +151,18 @@ class IdempotencyKeys:
         first, again = (
             store.create_execution(request("diamond", 1, idempotency_key="k", input_hash="1")) for _ in range(2)
         )
-        assert isinstance(first, Started)
-        assert again == Started(
-            first.execution_id, 1, created=False, jobs=again.jobs if isinstance(again, Started) else ()
+        assert isinstance(first, StartResult)
+        assert again == StartResult(
+            first.execution_id, 1, created=False, jobs=again.jobs if isinstance(again, StartResult) else ()
         )
-        assert isinstance(again, Started)
+        assert isinstance(again, StartResult)
         assert list(again.jobs) == []
         assert store.get_execution_count() == 1
 
     def test_a_key_used_with_other_input_is_a_conflict(self, store: ExecutionStore) -> None:
         store.save_workflow(single())
         first = store.create_execution(request("single", 1, idempotency_key="k", input_hash="1"))
-        assert isinstance(first, Started)
+        assert isinstance(first, StartResult)
         other = store.create_execution(request("single", 2, idempotency_key="k", input_hash="2"))
         assert isinstance(other, IdempotencyConflict)
         assert (other.workflow_id, other.key, other.execution_id) == ("single", "k", first.execution_id)
@@ -171,8 +173,8 @@ class IdempotencyKeys:
         first, again = store.create_executions(
             [request("single", 1, idempotency_key="k", input_hash="1") for _ in range(2)]
         )
-        assert isinstance(first, Started)
-        assert isinstance(again, Started)
+        assert isinstance(first, StartResult)
+        assert isinstance(again, StartResult)
         assert (first.created, again.created) == (True, False)
         assert first.execution_id == again.execution_id
         assert store.get_execution_count() == 1
@@ -181,7 +183,7 @@ class IdempotencyKeys:
         for name in ("a", "b"):
             store.save_workflow(single(name))
             answer = store.create_execution(request(name, idempotency_key="k"))
-            assert isinstance(answer, Started)
+            assert isinstance(answer, StartResult)
             assert answer.created
 
     def test_a_key_outlives_the_end_of_its_execution(self, store: ExecutionStore, driver: StoreDriver) -> None:

@@ -119,7 +119,7 @@ class ChildStarts:
         parent = driver.start(single("parent"))
         store.save_workflow(single("child"))
         record = driver.waiting_for_child(parent, driver.claim(parent, "only"), request("child"))
-        store.retire_worker(driver.worker_id)
+        store.unregister_worker(driver.worker_id)
         before = everything_of(store, parent)
         answer = driver.send(record)
         assert (answer.recorded, list(answer.jobs)) == (False, [])

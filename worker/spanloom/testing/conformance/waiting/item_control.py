@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import NodeClaim, Outcome, Record, Recorded
+from spanloom.engine.store.requests import NodeClaim, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.conformance.reading.seen import everything_of, item_statuses, run_of, status_of
 from spanloom.testing.driver import StoreDriver
@@ -55,7 +55,7 @@ class ItemControl:
     ) -> None:
         # given a running and a queued item, and two that were never started
         execution = driver.start(graph("two", {"a": [], "b": []}))
-        driver.fan_out(execution, "a", list("wxyz"), at_once=2)
+        driver.fan_out(execution, "a", list("wxyz"), max_concurrency=2)
         running = driver.claim(execution, "a", 1)
         _stop(driver, execution, how)
         assert item_statuses(store, execution, "a") == {1: NodeStatus.RUNNING, 2: NodeStatus.HELD}
@@ -89,7 +89,7 @@ class ItemControl:
     def test_a_cancel_ends_the_node_and_its_open_items(self, store: ExecutionStore, driver: StoreDriver) -> None:
         # given an ended, a running and a queued item, and one that was never started
         execution = driver.start(single())
-        driver.fan_out(execution, "only", list("wxyz"), at_once=2)
+        driver.fan_out(execution, "only", list("wxyz"), max_concurrency=2)
         driver.run(execution, "only", item=1)
         running = driver.claim(execution, "only", 2)
         # when the execution is cancelled
@@ -119,12 +119,14 @@ class ItemControl:
 class ItemRounds:
     """A node that is mapped again, after its items had ended."""
 
-    @pytest.mark.parametrize("at_once", [1, 5])
-    def test_no_fence_of_an_item_is_given_twice(self, store: ExecutionStore, driver: StoreDriver, at_once: int) -> None:
+    @pytest.mark.parametrize("max_concurrency", [1, 5])
+    def test_no_fence_of_an_item_is_given_twice(
+        self, store: ExecutionStore, driver: StoreDriver, max_concurrency: int
+    ) -> None:
         execution = driver.start(single())
         seen: set[tuple[int, int]] = set()
         for _ in range(2):
-            driver.fan_out(execution, "only", ["x", "y"], at_once=at_once)
+            driver.fan_out(execution, "only", ["x", "y"], max_concurrency=max_concurrency)
             for item in (1, 2):
                 for outcome in (Outcome.RELEASED, Outcome.COMPLETED):
                     node = driver.claim(execution, "only", item)
@@ -147,7 +149,7 @@ class ItemRounds:
 class ItemReplays:
     """A fan-out, and an item's end, sent again after a lost answer."""
 
-    def _same_again(self, store: ExecutionStore, driver: StoreDriver, record: Record) -> Recorded:
+    def _same_again(self, store: ExecutionStore, driver: StoreDriver, record: RecordRequest) -> RecordResult:
         first = driver.send(record)
         before = everything_of(store, record.execution_id)
         again = driver.send(record)
@@ -163,7 +165,7 @@ class ItemReplays:
     ) -> None:
         execution = driver.start(single())
         node = driver.claim(execution, "only")
-        record = driver.fanning_out(execution, node, ["x", "y", "z"], at_once=2, successors=successors)
+        record = driver.fanning_out(execution, node, ["x", "y", "z"], max_concurrency=2, successors=successors)
         answer = self._same_again(store, driver, record)
         assert len(answer.jobs) + (answer.next is not None) == 2
         given = {} if answer.next is None else {answer.next.item: answer.next}
@@ -220,7 +222,7 @@ class ItemRaces:
     def test_each_next_item_is_started_once(self, store: ExecutionStore, driver: StoreDriver) -> None:
         for _ in range(3):
             execution = driver.start(single())
-            driver.fan_out(execution, "only", list(range(24)), at_once=8)
+            driver.fan_out(execution, "only", list(range(24)), max_concurrency=8)
             workers = [StoreDriver(store) for _ in range(8)]
             nodes = [worker.claim(execution, "only", item) for item, worker in enumerate(workers, 1)]
             # when eight workers run one item after the other, each what its record gives it
@@ -232,7 +234,7 @@ class ItemRaces:
     def test_a_pause_and_ends_at_once_leave_nothing_behind(self, store: ExecutionStore, driver: StoreDriver) -> None:
         for _ in range(5):
             execution = driver.start(single())
-            driver.fan_out(execution, "only", list(range(12)), at_once=4)
+            driver.fan_out(execution, "only", list(range(12)), max_concurrency=4)
             nodes = [driver.claim(execution, "only", item) for item in range(1, 5)]
             calls: list[Callable[[], object]] = [partial(driver.pause, execution)]
             calls += [partial(driver.record, execution, node) for node in nodes]
@@ -245,7 +247,7 @@ class ItemRaces:
             assert len(item_statuses(store, execution, "only")) == 12
 
 
-def _record_each(driver: StoreDriver, records: list[Record]) -> list[Recorded]:
+def _record_each(driver: StoreDriver, records: list[RecordRequest]) -> list[RecordResult]:
     return [driver.send(record) for record in records]
 
 

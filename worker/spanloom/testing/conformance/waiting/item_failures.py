@@ -24,7 +24,7 @@ class ItemFailures:
         self, store: ExecutionStore, driver: StoreDriver
     ) -> None:
         execution = driver.start(single())
-        driver.fan_out(execution, "only", list(range(5)), at_once=1, tolerate=1)
+        driver.fan_out(execution, "only", list(range(5)), max_concurrency=1, tolerated_failures=1)
         assert [job.item for job in driver.run(execution, "only", Outcome.FAILED, item=1).jobs] == [2]
         assert [job.item for job in driver.run(execution, "only", item=2).jobs] == [3]
         # when the second fails, the node is ready at once: none is open
@@ -40,7 +40,7 @@ class ItemFailures:
         self, store: ExecutionStore, driver: StoreDriver
     ) -> None:
         execution = driver.start(single())
-        driver.fan_out(execution, "only", list(range(5)), at_once=2)
+        driver.fan_out(execution, "only", list(range(5)), max_concurrency=2)
         assert list(driver.run(execution, "only", Outcome.FAILED, item=1).jobs) == []
         assert run_of(store, execution, "only").status is NodeStatus.WAITING
         assert [job.item for job in driver.run(execution, "only", item=2).jobs] == [0]
@@ -49,7 +49,7 @@ class ItemFailures:
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
         execution = driver.start(single())
-        driver.fan_out(execution, "only", list(range(9)), at_once=3, tolerate=1)
+        driver.fan_out(execution, "only", list(range(9)), max_concurrency=3, tolerated_failures=1)
         claims = [driver.claim(execution, "only", item) for item in (1, 2, 3)]
         records = [
             driver.outcome(execution, node, outcome)
@@ -89,7 +89,7 @@ class ItemFailures:
 
     def test_a_skipped_item_is_no_failure(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(single())
-        driver.fan_out(execution, "only", [1, 2, 3], at_once=1)
+        driver.fan_out(execution, "only", [1, 2, 3], max_concurrency=1)
         for item, started in ((1, [2]), (2, [3]), (3, [0])):
             answer = driver.run(execution, "only", Outcome.SKIPPED, item=item)
             assert [job.item for job in answer.jobs] == started
@@ -97,7 +97,7 @@ class ItemFailures:
 
     def test_an_item_is_retried_by_itself(self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock) -> None:
         execution = driver.start(single())
-        driver.fan_out(execution, "only", ["x", "y", "z"], at_once=2)
+        driver.fan_out(execution, "only", ["x", "y", "z"], max_concurrency=2)
         answer = driver.run(execution, "only", Outcome.RETRY, item=1, delay_seconds=5)
         assert list(answer.jobs) == []  # it is still open
         assert [job.item for job in driver.run(execution, "only", item=2).jobs] == [3]
@@ -129,13 +129,13 @@ class ItemFailures:
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
         execution = driver.start(single())
-        driver.fan_out(execution, "only", ["x", "y", "z"], at_once=2)
+        driver.fan_out(execution, "only", ["x", "y", "z"], max_concurrency=2)
         lost = [driver.claim(execution, "only", item) for item in (1, 2)]
         clock.advance(61)
         swept = driver.sweep()
         assert sorted((job.item, job.push) for job in swept.jobs) == [(1, 2), (2, 2)]
         other = StoreDriver(store, clock=clock)
         node = other.claim(execution, "only", 1)
-        assert (node.losses, node.data) == (1, '"x"')
+        assert (node.recovery_attempts, node.data) == (1, '"x"')
         assert not driver.record(execution, lost[0]).recorded
         assert [job.item for job in other.record(execution, node).jobs] == [3]

@@ -50,7 +50,7 @@ class Items:
         node = driver.claim(execution, "n2", 2)
         assert (node.node_id, node.item, node.node_type, node.queue) == ("n2", 2, "work", "default")
         assert (node.data, dict(node.results)) == (json.dumps(value), {})
-        assert (node.attempt, node.losses, node.woken, node.wait_key) == (1, 0, None, None)
+        assert (node.attempt, node.recovery_attempts, node.woken, node.wait_key) == (1, 0, None, None)
         assert node.fence >= 1
 
     def test_a_run_that_is_no_item_has_no_data_of_its_own(self, driver: StoreDriver) -> None:
@@ -81,7 +81,7 @@ class Items:
 
     def test_no_more_items_than_asked_for_are_open_at_once(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(single())
-        answer = driver.fan_out(execution, "only", list("abcde"), at_once=2)
+        answer = driver.fan_out(execution, "only", list("abcde"), max_concurrency=2)
         assert [job.item for job in answer.jobs] == [1, 2]
         assert [run.item for run in store.get_node_results(execution)] == [0, 1, 2]
         assert driver.try_claim(execution, "only", 3) is Refusal.GONE
@@ -94,7 +94,7 @@ class Items:
 
     def test_items_of_one_call_are_summed(self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock) -> None:
         execution = driver.start(single())
-        driver.fan_out(execution, "only", list(range(8)), at_once=3)
+        driver.fan_out(execution, "only", list(range(8)), max_concurrency=3)
         seen: list[list[int]] = []
         for some in ((1, 2, 3), (4, 5, 6), (7, 8)):
             records = [driver.outcome(execution, driver.claim(execution, "only", item)) for item in some]
@@ -126,7 +126,7 @@ class Items:
         execution = driver.start(chain(3))
         driver.run(execution, "n1", data="parent")
         itself = ("n2",)
-        answer = driver.fan_out(execution, "n2", ["x", "y", "z"], at_once=2, successors=itself)
+        answer = driver.fan_out(execution, "n2", ["x", "y", "z"], max_concurrency=2, successors=itself)
         # the first item
         first = answer.next
         assert first is not None
@@ -153,7 +153,7 @@ class Items:
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
         execution = driver.start(single())
-        driver.fan_out(execution, "only", list(range(5)), at_once=3)
+        driver.fan_out(execution, "only", list(range(5)), max_concurrency=3)
         records = [
             driver.outcome(execution, driver.claim(execution, "only", item), successors=("only",)) for item in (1, 2, 3)
         ]
@@ -166,7 +166,7 @@ class Items:
     def test_a_drain_runs_items_as_it_runs_nodes(self, store: ExecutionStore, driver: StoreDriver) -> None:
         for work_first in (True, False):
             execution = driver.start(chain(2))
-            driver.fan_out(execution, "n1", list(range(7)), at_once=3)
+            driver.fan_out(execution, "n1", list(range(7)), max_concurrency=3)
             ran = driver.drain(lambda node: node.item, work_first=work_first)
             assert (ran.count("n1"), ran.count("n2")) == (8, 1)
             assert [run.data for run in store.get_node_results(execution, ["n1"])] == list(range(8))
@@ -174,11 +174,11 @@ class Items:
 
     def test_ten_thousand_items(self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock) -> None:
         execution = driver.start(single())
-        width, at_once = 10_000, 500
-        due = list(driver.fan_out(execution, "only", [0] * width, at_once=at_once).jobs)
+        width, max_concurrency = 10_000, 500
+        due = list(driver.fan_out(execution, "only", [0] * width, max_concurrency=max_concurrency).jobs)
         started = 0
         while due[0].item:
-            assert len(due) <= at_once
+            assert len(due) <= max_concurrency
             started += len(due)
             keys = [NodeKey(job.execution_id, job.node_id, job.item) for job in due]
             claims = store.claim(keys, worker_id=driver.worker_id, now=clock())

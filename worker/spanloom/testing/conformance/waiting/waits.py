@@ -34,7 +34,7 @@ def _lose_worker(driver: StoreDriver, clock: ManualClock, execution: str) -> Non
 def _retire_worker(driver: StoreDriver, clock: ManualClock, execution: str) -> None:
     other = StoreDriver(driver.store, clock=clock)
     other.claim(execution, "only")
-    driver.store.retire_worker(other.worker_id, now=clock())
+    driver.store.unregister_worker(other.worker_id, now=clock())
 
 
 def _hold_while_queued(driver: StoreDriver, clock: ManualClock, execution: str) -> None:

@@ -9,7 +9,7 @@ create type {schema}.arrival_v1 as (
     work integer  -- the number of the work that it comes from
 );
 
-create type {schema}.work_v1 as (
+create type {schema}.record_batch_v1 as (
     number integer,
     execution_id uuid,
     node_id text collate "C",
@@ -32,7 +32,7 @@ create type {schema}.work_v1 as (
     logs json,
     spans json,
     child json,  -- what start_v1 takes
-    fan_out json,  -- {items: [text], at_once, tolerate}
+    fan_out json,  -- {items: [text], max_concurrency, tolerate}
     workflow_id text,
     version integer,
     arrivals {schema}.arrival_v1[],  -- at its successors
@@ -51,7 +51,7 @@ create type {schema}.item_end_v1 as (
 );
 
 -- What follows from a work, besides arrivals.
-create type {schema}.sequel_v1 as (
+create type {schema}.record_result_v1 as (
     work integer,
     answer text,
     next text,
@@ -59,7 +59,7 @@ create type {schema}.sequel_v1 as (
     events {schema}.event_v1[]
 );
 
-create type {schema}.landing_v1 as (
+create type {schema}.execution_progress_v1 as (
     node_id text,
     node_type text,
     queue text,
@@ -70,7 +70,7 @@ create type {schema}.landing_v1 as (
 );
 
 -- Store the log lines and spans that came with a record, and say how many there were.
-create function {schema}.keep_lines_v1(p_execution uuid, p_node text, p_item integer, p_logs json, p_spans json)
+create function {schema}.insert_telemetry_v1(p_execution uuid, p_node text, p_item integer, p_logs json, p_spans json)
 returns integer
 language plpgsql
 as $$
@@ -116,7 +116,7 @@ as $$
 $$;
 
 -- Note that spans of these records are in their workers' memory, until those say that they were exported.
-create function {schema}.owe_exports_v1(p_works {schema}.work_v1[]) returns integer
+create function {schema}.register_pending_export_v1(p_works {schema}.record_batch_v1[]) returns integer
 language plpgsql
 as $$
 declare
@@ -141,12 +141,12 @@ language sql immutable
 as $$
     select json_build_array(
         p_run.execution_id, p_run.node_id, p_run.item, p_run.node_type, p_run.queue, p_run.priority, p_run.push,
-        p_run.losses, (extract(epoch from p_run.pushed_at) * 1000000)::bigint
+        p_run.recovery_attempts, (extract(epoch from p_run.pushed_at) * 1000000)::bigint
     )
 $$;
 
 -- Answer a record that was refused: was it recorded before? Then with the same continuation, else as not recorded.
-create function {schema}.recorded_before_v1(p_work {schema}.work_v1) returns text
+create function {schema}.recorded_before_v1(p_work {schema}.record_batch_v1) returns text
 language plpgsql
 as $$
 declare
@@ -166,7 +166,7 @@ begin
         update {schema}.node_results set taken = '[]'
         where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item and taken is null;
         if found then
-            perform {schema}.keep_lines_v1(p_work.execution_id, p_work.node_id, p_work.item, p_work.logs, p_work.spans);
+            perform {schema}.insert_telemetry_v1(p_work.execution_id, p_work.node_id, p_work.item, p_work.logs, p_work.spans);
         end if;
         return '[true,null,null,null]';
     elsif v_status is distinct from p_work.outcome and (
@@ -187,7 +187,7 @@ begin
     end if;
     select
         json_agg(json_build_array(
-            n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.losses,
+            n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.recovery_attempts,
             case n.item
                 when 0 then
                     coalesce({schema}.inputs_v1(n.execution_id, p_work.workflow_id, p_work.version, n.node_id), '{}')
@@ -200,7 +200,7 @@ begin
     into v_next, v_jobs
     from {schema}.node_runs n
     where n.execution_id = p_work.execution_id and (
-        n.claimed_via = v_via
+        n.claim_reference = v_via
         or p_work.outcome = 'released'
             and n.node_id = p_work.node_id and n.item = p_work.item and n.fence = p_work.fence
     );

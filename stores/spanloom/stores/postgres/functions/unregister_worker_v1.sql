@@ -1,6 +1,6 @@
 -- Close a worker's lease and queue again whatever it still held, without a loss. Answers {at, jobs}.
 
-create function {schema}.retire_v1(p_worker text, p_epoch bigint, p_now timestamptz) returns text
+create function {schema}.unregister_worker_v1(p_worker text, p_epoch bigint, p_now timestamptz) returns text
 language plpgsql
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -34,7 +34,7 @@ begin
             push = n.push + case x.status when 'running' then 1 else 0 end,
             pushed_epoch = case x.status when 'running' then p_epoch else n.pushed_epoch end,
             pushed_at = case x.status when 'running' then v_now else n.pushed_at end,
-            worker_id = null, claimed_via = null
+            worker_id = null, claim_reference = null
         from unnest(v_keys) k
         join {schema}.executions x on x.id = k.execution_id
         where n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
@@ -55,7 +55,7 @@ begin
         ) n (number, kind, worker_id, data)
         order by r.execution_id, r.node_id, r.item, n.number
     )
-    select json_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push, losses))
+    select json_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push, recovery_attempts))
     into v_jobs
     from released
     where status = 'queued';
