@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 from redis import Redis
 from redis.crc import key_slot
-from redis_play import play_apart
 from rq import defaults
 
 from e2e.support.harness import until
+from e2e.support.redis_play import play_apart
 from spanloom.testing.servers import RedisServer, redis_server
 
 PREFIX = "{spanloom}"
