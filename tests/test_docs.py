@@ -176,7 +176,7 @@ def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
 
 def test_the_way_of_one_node_job_names_what_is_there() -> None:
     way = README.read_text().partition("## The way of one node job")[2].partition("\n## ")[0]
-    steps = re.findall(r"^\d\. \[[\w/.]+\]\((\w+)/(spanloom/\w+/\w+)\.py\): `(\w+)\.(\w+)`", way, re.MULTILINE)
+    steps = re.findall(r"^\d\. \[[\w/.]+\]\((\w+)/(spanloom/\w+(?:/\w+)+)\.py\): `(\w+)\.(\w+)`", way, re.MULTILINE)
     assert len(steps) == way.count("\n1. ") + len(re.findall(r"^[2-9]\. ", way, re.MULTILINE))
     for _, path, class_name, method in steps:
         module = importlib.import_module(path.replace("/", "."))
@@ -184,7 +184,7 @@ def test_the_way_of_one_node_job_names_what_is_there() -> None:
 
 
 def test_the_table_of_commands_is_that_of_the_command() -> None:
-    assert table_rows(README, r"`spanloom (\w+)") == list(SUBCOMMANDS)
+    assert table_rows(README, r"`spanloom ([\w-]+)") == list(SUBCOMMANDS)
 
 
 def test_the_table_of_variables_is_that_of_the_settings() -> None:

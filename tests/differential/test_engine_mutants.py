@@ -14,7 +14,7 @@ from differential.runner import Differs, Runner, runner
 from differential.workflows import cases
 from spanloom.engine.store.requests import END
 from spanloom.engine.workflow.routing import RoutingDecision, route_failure
-from spanloom.stores import sqlite_ends, sqlite_resets
+from spanloom.stores.sqlite import ends, resets
 from spanloom.stores.sqlite.memory import InMemoryExecutionStore
 from spanloom.worker.node import outcomes
 
@@ -32,19 +32,19 @@ pytestmark = [
 
 def lost_increment(patch: pytest.MonkeyPatch) -> None:
     """One arrival in twenty at a join is dropped."""
-    arrive: Callable[..., None] = sqlite_ends._Flow._arrive
+    arrive: Callable[..., None] = ends._Flow._arrive
     numbers = itertools.count(1)
 
     def dropping(self: Any, edge: Any, taken: bool) -> None:
         if edge.target_inputs == 1 or next(numbers) % 20:
             arrive(self, edge, taken)
 
-    patch.setattr(sqlite_ends._Flow, "_arrive", dropping)
+    patch.setattr(ends._Flow, "_arrive", dropping)
 
 
 def skip_that_stops_after_one(patch: pytest.MonkeyPatch) -> None:
     """A skipped node's successors are not told, if it has any; an end that it leads to is."""
-    skip: Callable[..., None] = sqlite_ends._Flow._skip
+    skip: Callable[..., None] = ends._Flow._skip
 
     def stopping(self: Any, edge: Any) -> None:
         graph = self._graph
@@ -54,7 +54,7 @@ def skip_that_stops_after_one(patch: pytest.MonkeyPatch) -> None:
         finally:
             self._graph = graph
 
-    patch.setattr(sqlite_ends._Flow, "_skip", stopping)
+    patch.setattr(ends._Flow, "_skip", stopping)
 
 
 def failure_edge_ignored(patch: pytest.MonkeyPatch) -> None:
@@ -64,14 +64,14 @@ def failure_edge_ignored(patch: pytest.MonkeyPatch) -> None:
         routes = {name: tuple(one for one in found if one.on != "failure") for name, found in plan.routes.items()}
         return route_failure(dataclasses.replace(plan, routes=routes), node_id, data)
 
-    patch.setattr(outcomes, "after_failure", ignoring)
+    patch.setattr(outcomes, "route_failure", ignoring)
 
 
 def double_count_on_retry(patch: pytest.MonkeyPatch) -> None:
     """What arrives again after a retry is counted twice."""
-    doubled = sqlite_resets._ARRIVED.replace("count(*)", "2 * count(*)")
-    assert doubled != sqlite_resets._ARRIVED
-    patch.setattr(sqlite_resets, "_ARRIVED", doubled)
+    doubled = resets._ARRIVED.replace("count(*)", "2 * count(*)")
+    assert doubled != resets._ARRIVED
+    patch.setattr(resets, "_ARRIVED", doubled)
 
 
 def map_order(patch: pytest.MonkeyPatch) -> None:

@@ -172,18 +172,18 @@ class TestByHand:
         with pytest.raises(InvalidTransition):
             system.engine.set_execution_status(execution_id, "completed")
 
-    def test_a_discarded_failure_is_no_dead_letter_until_it_is_retried(self, system: System) -> None:
+    def test_an_acknowledged_failure_is_no_dead_letter_until_it_is_retried(self, system: System) -> None:
         workflow_id = system.register({"id": "bad", "type": "boom"})
         dead = ExecutionFilter(workflow_id=workflow_id, status=ExecutionStatus.FAILED, acknowledged=False)
         ids = [system.run(workflow_id, metadata={"test": f"rest-{system.kind}"}).id for _ in range(3)]
 
-        def quoted_list() -> set[str]:
+        def dead_letters() -> set[str]:
             return {execution.id for execution in system.engine.store.list_executions(dead).items}
 
-        assert quoted_list() == set(ids)
+        assert dead_letters() == set(ids)
         assert system.engine.acknowledge_execution(ids[0])
         assert not system.engine.acknowledge_execution(ids[0])
-        assert quoted_list() == set(ids[1:])
+        assert dead_letters() == set(ids[1:])
         system.redis.set(f"mended:rest-{system.kind}", 1)
         retried = system.engine.retry_executions(ExecutionFilter(workflow_id=workflow_id))
         assert set(retried.done) == set(ids[1:])

@@ -77,7 +77,7 @@ def _look(place: Place, ids: dict[str, str], replayed: str) -> None:
     settings = Settings(namespace=place.namespace)
     store = open_store(place.store_url, namespace="spanloom")
     with WorkflowEngine(registry, store, place.redis_url, settings=settings) as engine:
-        # what was failed by hand has failed once, is discarded, and has its lines
+        # what was failed by hand has failed once, is acknowledged, and has its lines
         failed = store.get_execution(ids["failed"])
         assert failed is not None
         assert (failed.status, (failed.error or {}).get("message")) == (ExecutionStatus.FAILED, "enough")

@@ -14,45 +14,45 @@ from model.test_model import RUNS
 from model.world import World
 from spanloom.engine.errors import SpanloomError
 from spanloom.engine.store.requests import Refusal
-from spanloom.stores import sqlite_claims, sqlite_ends, sqlite_recovery, sqlite_retry, sqlite_transitions
+from spanloom.stores.sqlite import claims, ends, retry, sweep, transitions
 
 MOST_EXAMPLES = 300
 
 
 def lost_arrival(patch: pytest.MonkeyPatch) -> None:
     """What a run that was claimed more than once sends to a join does not arrive."""
-    arrive: Callable[..., None] = sqlite_ends._Flow._arrive
+    arrive: Callable[..., None] = ends._Flow._arrive
 
     def dropping(self: Any, edge: Any, taken: bool) -> None:
         if edge.target_inputs == 1 or self._run.fence == self._run.first_fence + 1:
             arrive(self, edge, taken)
 
-    patch.setattr(sqlite_ends._Flow, "_arrive", dropping)
+    patch.setattr(ends._Flow, "_arrive", dropping)
 
 
 def claim_without_a_lease(patch: pytest.MonkeyPatch) -> None:
     """A worker whose lease has lapsed may claim."""
-    patch.setattr(sqlite_transitions, "is_live", lambda turn, worker_id: True)
+    patch.setattr(transitions, "may_claim", lambda turn, worker_id: True)
 
 
 def retry_under_the_same_fence(patch: pytest.MonkeyPatch) -> None:
     """A run that a retry starts anew is claimed under the fence of its last claim again."""
-    add: Callable[..., None] = sqlite_retry._Retry._add
+    add: Callable[..., None] = retry._Retry._add
 
     def adding(self: Any, member: Any, one: Any, edge: Any, wait: Any, status: Any, fence: int, push: int) -> None:
         add(self, member, one, edge, wait, status, one.fence - 1, push)
 
-    patch.setattr(sqlite_retry._Retry, "_add", adding)
+    patch.setattr(retry._Retry, "_add", adding)
 
 
 def loss_that_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     """A run that lost its worker is queued again as if it had been given back."""
-    patch.setattr(sqlite_recovery._Sweep, "lost_run", lambda self, run: self._requeue(run, "lost_worker"))
+    patch.setattr(sweep._Sweep, "lost_run", lambda self, run: self._requeue(run, "lost_worker"))
 
 
 def second_claim(patch: pytest.MonkeyPatch) -> None:
     """A run that is running is given to whoever asks for it, too."""
-    claim: Callable[..., Any] = sqlite_claims.claim
+    claim: Callable[..., Any] = claims.claim
 
     def giving(turn: Any, key: Any, worker_id: str, token: str | None) -> Any:
         answer = claim(turn, key, worker_id, token)
@@ -61,7 +61,7 @@ def second_claim(patch: pytest.MonkeyPatch) -> None:
         turn.execute("UPDATE node_runs SET status = 'queued' WHERE execution_id = ? AND node_id = ? AND item = ?", key)
         return claim(turn, key, worker_id, token)
 
-    patch.setattr(sqlite_transitions, "claim", giving)
+    patch.setattr(transitions, "claim", giving)
 
 
 _LATE = pytest.mark.torture  # found after dozens of runs

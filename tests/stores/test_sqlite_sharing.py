@@ -19,7 +19,8 @@ import pytest
 
 from spanloom.engine.errors import PayloadRejected, StoreUnavailable
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
-from spanloom.stores import SqliteExecutionStore, sqlite_connections
+from spanloom.stores import SqliteExecutionStore
+from spanloom.stores.sqlite import connections as sqlite_connections
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.workflows import chain, fan, graph, single
 

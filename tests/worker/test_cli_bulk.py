@@ -71,7 +71,7 @@ def test_each_command_finds_those_that_it_can_do_something_about(control: Contro
     assert statuses(store) == ["failed", *["cancelled"] * 4]
 
 
-def test_a_retry_leaves_discarded_ones_alone_unless_it_is_told_otherwise(
+def test_a_retry_leaves_acknowledged_ones_alone_unless_it_is_told_otherwise(
     control: Control, store: ExecutionStore
 ) -> None:
     store.acknowledge_execution(OLDER)
@@ -212,8 +212,8 @@ class TestInATerminal:
 
     def test_a_dry_run_says_what_would_be(self, store: ExecutionStore, places: list[str]) -> None:
         shown = in_terminal(["acknowledge", "--all", "--dry-run", *places])
-        assert f"orders v1 {OLDER}  would be discarded\r\n" in shown
-        assert "1 would be discarded" in shown.splitlines()[-1]
+        assert f"orders v1 {OLDER}  would be acknowledged\r\n" in shown
+        assert "1 would be acknowledged" in shown.splitlines()[-1]
 
     def test_that_there_are_none_is_said(self, store: ExecutionStore, sqlite_url: str, places: list[str]) -> None:
         assert f"no executions to resume in {sqlite_url}" in in_terminal(["resume", "--all", "--yes", *places])

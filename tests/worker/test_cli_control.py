@@ -1,4 +1,4 @@
-"""`spanloom cancel`, `pause`, `resume`, `retry` and `discard` of executions that are named by their ids."""
+"""`spanloom cancel`, `pause`, `resume`, `retry` and `acknowledge` of executions that are named by their ids."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_each_has_a_line_that_says_where_it_failed_and_why(store: ExecutionStore
     ]
 
 
-def test_what_was_discarded_or_retried_waits_no_more(store: ExecutionStore, invoke: Invoke) -> None:
+def test_what_was_acknowledged_or_retried_waits_no_more(store: ExecutionStore, invoke: Invoke) -> None:
     fail(store, NEWER)
     store.acknowledge_execution(OLDER, now=at(9))
     assert ids(invoke("dead-letters")) == [NEWER]
@@ -108,9 +108,9 @@ def test_it_pages_by_the_cursor_of_its_json(store: ExecutionStore, invoke: Invok
 
 def test_a_terminal_gets_a_table_and_is_told_if_there_is_nothing(store: ExecutionStore, sqlite_url: str) -> None:
     def shown(*arguments: str) -> str:
-        return re.sub(r"\x1b\[[0-9;]*m", "", in_terminal(["dead", *arguments, "--store", sqlite_url]))
+        return re.sub(r"\x1b\[[0-9;]*m", "", in_terminal(["dead-letters", *arguments, "--store", sqlite_url]))
 
     assert re.search(rf"{OLDER}  orders v1  .* ago  n2 +ValueError: no stock", shown())
-    assert f"no discarded executions in {sqlite_url}" in shown("--acknowledged")
+    assert f"no acknowledged executions in {sqlite_url}" in shown("--acknowledged")
     store.acknowledge_execution(OLDER)
     assert f"no dead executions in {sqlite_url}" in shown()

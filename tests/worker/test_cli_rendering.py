@@ -138,14 +138,14 @@ class TestTree:
             "mail\tnot run\t\t\t\t\t\t",
         ]
 
-    def test_a_replay_a_deadline_and_a_discard_are_told_at_the_top(self) -> None:
+    def test_a_replay_a_deadline_and_an_acknowledgement_are_told_at_the_top(self) -> None:
         replayed = execution(
             status="failed", replay_of=CHILD_ID, deadline_seconds=90.0, acknowledged_at=NOW - timedelta(minutes=2)
         )
         snapshot = Snapshot(replayed, single(), (run("only", "failed", 0, 1),), NOW)
         assert drawn(execution_tree(snapshot), width=120)[:3] == [
             f"↻ replay of {CHILD_ID}",
-            "orders v3  ✗ failed in 3.20 s, discarded 2 min ago",
+            "orders v3  ✗ failed in 3.20 s, acknowledged 2 min ago",
             f"{ID}  created 5 min ago, 2026-03-01T09:00:00.000Z  deadline 1 m 30 s  customer=17",
         ]
         piped = dict(line.split("\t", 1) for line in list(execution_lines(snapshot)) if line.count("\t") == 1)

@@ -165,7 +165,7 @@ class TestTables:
             '\t{"customer": "17"}\t'
         ]
 
-    def test_one_that_was_discarded_says_when(self) -> None:
+    def test_one_that_was_acknowledged_says_when(self) -> None:
         (line,) = dead_lines([execution(status="failed", acknowledged_at=NOW)])
         assert line.split("\t")[4:] == ["", "", "", '{"customer": "17"}', "2026-03-01T09:05:00.000Z"]
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("clean_environment")
 
 TOLD = [
     "--concurrency", "2", "--queues", "high,default", "--grace", "5s", "--lease", "3s", "--max-recovery-attempts", "5",
-    "--isolation-seconds", "2m", "--log-level", "warning", "--capture-output", "--burst",
+    "--isolation", "2m", "--log-level", "warning", "--capture-output", "--burst",
 ]  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_several_processes_are_each_told_the_same(served: list[WorkerOptions], m
     assert served[0] == served[1] == served[2]
 
 
-def test_a_number_of_losses_that_makes_no_sense_is_refused(
+def test_a_number_of_recovery_attempts_that_makes_no_sense_is_refused(
     served: list[WorkerOptions], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["worker", "shop:engine", "--max-recovery-attempts", "0"]) == MISTAKE

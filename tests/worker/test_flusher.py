@@ -72,7 +72,7 @@ class Stage:
         """Do what a slot does when its handler has returned."""
         self.lines[0].end(None, final=True)
         self.log_flusher.settle(self.lines[0])
-        self.driver.record(self.execution, self.claims[0].node, logs=tuple(self.lines[0].rest))
+        self.driver.record(self.execution, self.claims[0].node, logs=tuple(self.lines[0].unstored))
 
     def told(self, node_id: str = "w1") -> list[str]:
         found: list[Any] = []
@@ -148,7 +148,7 @@ def test_a_flush_that_comes_as_a_node_ends_leaves_its_lines_to_the_record(stage:
     stage.log_flusher.flush()
 
     assert stage.unreliable.asked == []
-    assert [line.message for line in stage.lines[0].rest] == ["a"]
+    assert [line.message for line in stage.lines[0].unstored] == ["a"]
 
 
 def test_lines_of_a_cancelled_execution_come_with_the_record(stage: Stage) -> None:

@@ -23,7 +23,9 @@ SUBCOMMANDS = {
     "run": Subcommand("run", "run", "Start a workflow, wait for its end and print its output."),
     "list": Subcommand("executions", "list_executions", "List executions, newest first."),
     "show": Subcommand("executions", "show", "Show one execution and what became of its nodes."),
-    "dead-letters": Subcommand("dead_letters", "dead", "List failed executions that wait for someone, newest first."),
+    "dead-letters": Subcommand(
+        "dead_letters", "dead_letters", "List failed executions that wait for someone, newest first."
+    ),
     "cancel": Subcommand("control", "cancel", "Cancel executions and their children."),
     "pause": Subcommand("control", "pause", "Pause executions and their children."),
     "resume": Subcommand("control", "resume", "Let paused executions and their children go on."),

@@ -1,4 +1,4 @@
-"""What operators do to executions, through the engine: cancel, pause, resume, retry, discard, end by hand."""
+"""What operators do to executions, through the engine: cancel, pause, resume, retry, acknowledge, end by hand."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class ExecutionControl:
     def acknowledge_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Let a failed execution rest: it is listed no more among those that wait for someone, until it is retried.
 
-        True if this call did it, False if it was discarded already.
+        True if this call did it, False if it was acknowledged already.
         """
         self.open()
         return self.store.acknowledge_execution(execution_id, expected_revision=expected_revision).done
@@ -177,7 +177,7 @@ class ExecutionControl:
         return self._each(wanted, [ExecutionStatus.PAUSED], self.resume_execution, limit)
 
     def retry_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
-        """Retry each that has failed; discarded ones only if the filter asks for them."""
+        """Retry each that has failed; acknowledged ones only if the filter asks for them."""
         return self._each(_dead(wanted), [ExecutionStatus.FAILED], self.retry_execution, limit)
 
     def acknowledge_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:

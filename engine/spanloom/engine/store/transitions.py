@@ -222,7 +222,7 @@ class Control(ABC):
         """Mark a failed execution as dealt with (`acknowledged_at`): it is no dead letter any more, unless it is
         retried.
 
-        Raises InvalidTransition unless it is failed; not done if it is discarded. Event: execution.acknowledged.
+        Raises InvalidTransition unless it is failed; not done if it is acknowledged. Event: execution.acknowledged.
         """
 
     @abstractmethod

@@ -54,7 +54,7 @@ def control_named(
     return code
 
 
-def _command(action: Action, help_text: str, *, offers_discarded: bool = False) -> click.Command:
+def _command(action: Action, help_text: str, *, offers_acknowledged: bool = False) -> click.Command:
     """Make a command of the one shape that all of them have."""
     of_dead = action.statuses == (ExecutionStatus.FAILED,)
 
@@ -98,8 +98,8 @@ def _command(action: Action, help_text: str, *, offers_discarded: bool = False) 
             wanted = selection.filter(engine.store, **more)
             return control_found(engine, action, wanted, limit=limit, dry_run=dry_run, yes=yes, as_json=as_json)
 
-    if offers_discarded:
-        command = click.option("--acknowledged", is_flag=True, help="Those that were discarded.")(command)
+    if offers_acknowledged:
+        command = click.option("--acknowledged", is_flag=True, help="Those that were acknowledged.")(command)
     statuses = " or ".join(f"`{one}`" for one in action.statuses)
     return click.command(name=action.verb, help=help_text + _EXECUTIONS.format(statuses=statuses))(command)
 
@@ -138,9 +138,9 @@ retry = _command(
     """Run failed executions on from where they failed.
 
     Failed nodes and failed children run again; what completed before is kept. What came after a failure that the
-    workflow had handled is done anew. Filters leave discarded ones alone, unless --acknowledged asks for them.
+    workflow had handled is done anew. Filters leave acknowledged ones alone, unless --acknowledged asks for them.
 """,
-    offers_discarded=True,
+    offers_acknowledged=True,
 )
 
 acknowledge = _command(

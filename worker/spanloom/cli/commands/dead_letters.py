@@ -13,16 +13,16 @@ from spanloom.cli.output import in_terminal, print_json, show
 from spanloom.cli.rendering import dead_lines, dead_table
 from spanloom.engine.store.states import ExecutionStatus
 
-__all__ = ["dead"]
+__all__ = ["dead_letters"]
 
 
 @click.command()
 @selection_options()
-@click.option("--acknowledged", is_flag=True, help="Those that were discarded instead.")
+@click.option("--acknowledged", is_flag=True, help="Those that were acknowledged instead.")
 @page_options(20)
 @target_options()
 @json_option
-def dead(
+def dead_letters(
     target: Target, selection: Selection, acknowledged: bool, limit: int, cursor: str | None, as_json: bool
 ) -> None:
     """List failed executions that wait for someone, newest first.
@@ -35,12 +35,12 @@ def dead(
       spanloom logs ID          what they said; show --attempts NODE has the tracebacks
       spanloom retry ID         run it on from where it failed, once the cause is mended
       spanloom replay ID        start anew with its data, in a mended version: --version latest --from NODE
-      spanloom acknowledge ID       let it rest: it is listed here no more
+      spanloom acknowledge ID   take it off this list
 
-    retry and discard take the same filters as this, to deal with many at once.
+    retry and acknowledge take the same filters as this, to deal with many at once.
 
     In a pipe each is a line of tab-separated id, workflow, version, failed, node, type of error, message, metadata,
-    discarded. With --json it is one document, {"items": […], "next_cursor": …}; --cursor takes the latter.
+    acknowledged. With --json it is one document, {"items": […], "next_cursor": …}; --cursor takes the latter.
     """
     with target.store() as store:
         root = None if selection.parent else True  # who asks for an execution's children means children

@@ -65,7 +65,7 @@ _DEFAULTS = WorkerOptions()
     help="How often a node may be lost with its worker before it fails.",
 )
 @click.option(
-    "--isolation-seconds",
+    "--isolation",
     type=duration,
     default=f"{_DEFAULTS.isolation_seconds:g}s",
     show_default=True,
@@ -106,7 +106,7 @@ def worker(
     grace: float,
     lease: float,
     max_recovery_attempts: int,
-    alone: float,
+    isolation: float,
     log_level: str,
     capture_output: bool,
     metrics_port: int | None,
@@ -136,7 +136,7 @@ def worker(
         grace_seconds=grace,
         lease_seconds=lease,
         max_recovery_attempts=max_recovery_attempts,
-        isolation_seconds=alone,
+        isolation_seconds=isolation,
         log_level=log_level,
         capture_output=capture_output,
         burst=burst,
@@ -153,16 +153,8 @@ def worker(
     _check(engine)
     configure_logging(engine.settings.log_format)
     own = ["worker", app, "--processes", "1", "--concurrency", str(concurrency), "--queues", ",".join(queues)]
-    own += [
-        "--grace",
-        str(grace),
-        "--lease",
-        str(lease),
-        "--max-recovery-attempts",
-        str(max_recovery_attempts),
-        "--isolation-seconds",
-        str(alone),
-    ]
+    own += ["--grace", str(grace), "--lease", str(lease), "--isolation", str(isolation)]
+    own += ["--max-recovery-attempts", str(max_recovery_attempts)]
     own += ["--log-level", log_level]
     own += ["--capture-output"] if capture_output else []
     own += ["--burst"] if burst else []

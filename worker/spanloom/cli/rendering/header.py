@@ -39,7 +39,7 @@ def execution_header(execution: Execution, now: datetime, parent: Execution | No
     if took is not None:
         text.append(f" {'in' if execution.ended_at else 'for'} {duration(took)}")
     if execution.acknowledged_at is not None:
-        text.append(f", discarded {ago(execution.acknowledged_at, now)}", "bright_black")
+        text.append(f", acknowledged {ago(execution.acknowledged_at, now)}", "bright_black")
     facts = [execution.id, f"created {ago(execution.created_at, now)}, {instant(execution.created_at)}"]
     if execution.priority != "normal":
         facts.append(f"priority {execution.priority}")

@@ -98,7 +98,7 @@ def dead_table(executions: Sequence[Execution], now: datetime) -> RenderableType
 
 
 def dead_lines(executions: Sequence[Execution]) -> Iterator[str]:
-    """Write them for a pipe: id, workflow, version, failed, node, type of error, message, metadata, discarded."""
+    """Write them for a pipe: id, workflow, version, failed, node, type of error, message, metadata, acknowledged."""
     for one in executions:
         error = one.error or {}
         yield _line(

@@ -110,7 +110,7 @@ class Acknowledgements:
         driver.retry(execution)
         assert execution_of(store, execution).acknowledged_at is None
 
-    def test_only_failures_are_discarded(self, store: ExecutionStore, driver: StoreDriver) -> None:
+    def test_only_failures_are_acknowledged(self, store: ExecutionStore, driver: StoreDriver) -> None:
         running = driver.start(single())
         for execution in (running, driver.start("single", delay_seconds=9.0)):
             with pytest.raises(InvalidTransition):
