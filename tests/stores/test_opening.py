@@ -11,7 +11,8 @@ import pytest
 
 import spanloom.stores
 from spanloom.engine.errors import ConfigurationError
-from spanloom.stores import InMemoryExecutionStore, SqliteExecutionStore, open_store, opening
+from spanloom.engine.store import opening
+from spanloom.stores import InMemoryExecutionStore, SqliteExecutionStore, open_store
 
 
 def test_memory_is_opened_by_its_url() -> None:
@@ -48,7 +49,7 @@ def test_a_malformed_url_is_refused_without_its_password() -> None:
 )
 def test_a_missing_driver_is_told_how_to_install_it(monkeypatch: pytest.MonkeyPatch, scheme: str, says: str) -> None:
     point = EntryPoint(name=scheme, value="no_such_driver:Store", group="spanloom.stores")
-    monkeypatch.setattr(opening, "_store_classes", lambda: {scheme: point})
+    monkeypatch.setattr(opening, "plugins", lambda group: {scheme: point})
     with pytest.raises(ConfigurationError, match=f"'no_such_driver'.*{says}"):
         open_store(f"{scheme}://host")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,9 +26,11 @@ from spanloom.engine.operations.control import ExecutionControl
 from spanloom.engine.operations.replay import ExecutionReplays
 from spanloom.engine.operations.start_options import Duration, start_options
 from spanloom.engine.payload import encode
+from spanloom.engine.plugins import WORKERS, plugins
 from spanloom.engine.queue.epoch import Epoch
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.settings import Settings
+from spanloom.engine.store.opening import open_store
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import NodeJob, StartAnswer, StartRequest, StartResult
 from spanloom.engine.telemetry.call_metrics import instrument
@@ -254,8 +255,9 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
 
         Options are those of spanloom.worker.WorkerOptions (queues, concurrency, …).
         """
-        worker: Any = importlib.import_module("spanloom.worker")  # by a string: the engine knows no worker
-        running: AbstractContextManager[Any] = worker.start_workers(self, workers, **options)
+        if "threads" not in (installed := plugins(WORKERS)):  # an entry point, as of stores: the engine knows no worker
+            raise ConfigurationError("no installed package runs workers in threads; reinstall spanloom")
+        running: AbstractContextManager[Any] = installed["threads"].load()(self, workers, **options)
         return running
 
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
@@ -351,6 +353,4 @@ def _store(given: ExecutionStore | str | None, settings: Settings) -> ExecutionS
         )
     if not isinstance(given, str):
         raise ConfigurationError(f"store= takes a URL or an ExecutionStore, not {type(given).__name__}")
-    stores: Any = importlib.import_module("spanloom.stores")  # by a string: the engine knows no database
-    store: ExecutionStore = stores.open_store(given, namespace=settings.namespace)
-    return store
+    return open_store(given, namespace=settings.namespace)

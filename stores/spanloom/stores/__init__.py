@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spanloom.stores.opening import open_store
+    from spanloom.engine.store.opening import open_store
     from spanloom.stores.postgres.store import PostgresExecutionStore
     from spanloom.stores.sqlite.memory import InMemoryExecutionStore
     from spanloom.stores.sqlite.store import SqliteExecutionStore
@@ -17,7 +17,7 @@ _MODULES = {
     "InMemoryExecutionStore": "spanloom.stores.sqlite.memory",
     "PostgresExecutionStore": "spanloom.stores.postgres.store",
     "SqliteExecutionStore": "spanloom.stores.sqlite.store",
-    "open_store": "spanloom.stores.opening",
+    "open_store": "spanloom.engine.store.opening",
 }
 
 

@@ -17,7 +17,8 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
 from spanloom.engine.errors import LeaseLost
 from spanloom.engine.store.requests import Claim, Outcome, SpanLine
 from spanloom.engine.telemetry.tracing import SCOPE, new_span_id
-from spanloom.worker.telemetry.log_buffer import MAX_LINES, LogBuffer, as_json, text_of
+from spanloom.worker.error_text import text_of
+from spanloom.worker.telemetry.log_buffer import MAX_LINES, LogBuffer, as_json
 from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.node_span import NodeSpan, tell_error
 

@@ -14,7 +14,6 @@ from spanloom.engine.errors import (
     PayloadRejected,
     PermanentError,
     RoutingFailed,
-    SpanloomError,
     StoreUnavailable,
 )
 from spanloom.engine.handlers.builtin import LONGEST_SECONDS
@@ -25,18 +24,17 @@ from spanloom.engine.store.states import WaitKind
 from spanloom.engine.workflow.compiled import CompiledWorkflow
 from spanloom.engine.workflow.definitions import Node, RetryPolicy
 from spanloom.engine.workflow.routing import route_failure, route_success
+from spanloom.worker.error_text import full_name, message_of
 
 __all__ = [
     "Ending",
     "as_data",
     "left",
-    "message_of",
     "of_error",
     "of_load_error",
     "of_refusal",
     "of_result",
     "retry_delay",
-    "type_of",
 ]
 
 _MAX_MESSAGE = 4_000
@@ -149,37 +147,19 @@ def retry_delay(policy: RetryPolicy, attempt: int, fraction: float | None = None
 
 
 def _retries(policy: RetryPolicy, error: BaseException) -> bool:
-    names = {name for kind in type(error).__mro__ for name in (kind.__qualname__, _full_name(kind))}
+    names = {name for kind in type(error).__mro__ for name in (kind.__qualname__, full_name(kind))}
     return not names.intersection(policy.no_retry_on) and (
         not policy.retry_on or bool(names.intersection(policy.retry_on))
     )
-
-
-def message_of(error: BaseException) -> str:
-    """Return what an exception says; one whose own `__str__` fails must not take its node with it."""
-    try:
-        return str(error)
-    except BaseException as failed:  # it may raise SystemExit as well, which would end the slot
-        return f"(its message can't be read: {type(failed).__name__})"
-
-
-def type_of(error: BaseException) -> str:
-    """Return what an error record, and a span's `error.type`, call the class of an exception."""
-    return _full_name(type(error))
 
 
 def _describe(error: BaseException, *, permanent: bool) -> str:
     lines = "".join(traceback.format_exception(error, limit=-50))
     return json.dumps(
         {
-            "type": _full_name(type(error)),
+            "type": full_name(type(error)),
             "message": message_of(error)[:_MAX_MESSAGE],
             "traceback": lines[-_MAX_TRACEBACK:],
             "permanent": permanent,
         }
     )
-
-
-def _full_name(kind: type) -> str:
-    plain = kind.__module__ in ("builtins", SpanloomError.__module__)
-    return kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"

@@ -19,7 +19,8 @@ from spanloom.engine.errors import LeaseLost, PermanentError, QueueUnavailable, 
 from spanloom.engine.queue.node_queue import NodeMessage
 from spanloom.engine.store.requests import Claim, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
-from spanloom.engine.telemetry.instruments import instruments
+from spanloom.engine.telemetry.instruments import Instruments, instruments
+from spanloom.engine.telemetry.metrics import LOST, OTHER
 from spanloom.worker.lease import Lease
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.caller import Caller, Loaded
@@ -32,7 +33,6 @@ from spanloom.worker.queue.isolation import is_poison_candidate
 from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.log_flusher import LogFlusher
 from spanloom.worker.telemetry.span_exporter import SpanExporter
-from spanloom.worker.telemetry.worker_metrics import count_run
 
 __all__ = ["NodeRunner"]
 
@@ -148,7 +148,7 @@ class NodeRunner:
             # Without its lines: whatever the store can't keep, it can keep that this failed.
             answer = self._record(claim, worker_id, ending, None, ())
         if (measured := instruments()) is not None:
-            count_run(measured, claim, ending, answer, error, seconds)
+            _count_run(measured, claim, ending, answer, error, seconds)
         return self._continue(job, claim, ending, answer)
 
     def _leave(self, loaded: Loaded | None, claim: Claim, ending: Ending) -> Ending:
@@ -228,7 +228,7 @@ class NodeRunner:
                 fan_out=ending.fan_out,
                 spends_attempt=ending.spends_attempt,
                 span=None if attempt is None else attempt.reference,
-                exported_ns=self._exports.held(attempt, worker_id),
+                exported_ns=None if attempt is None else self._exports.held(attempt.own, worker_id),
                 logs=() if attempt is None else attempt.lines.unstored,
                 spans=() if attempt is None else attempt.spans,
                 successors=successors,
@@ -295,3 +295,22 @@ def _inline(claim: Claim, engine: WorkflowEngine) -> NodeMessage:
         pushed_at=time.time(),
         list_name=engine.queue.list_name(node.queue, claim.header.priority),
     )
+
+
+def _count_run(
+    measured: Instruments,
+    claim: Claim,
+    ending: Ending,
+    answer: RecordResult,
+    error: BaseException | None,
+    seconds: float,
+) -> None:
+    """Count a run that was recorded, or whose claim was lost, and what began or ended with it."""
+    outcome = ending.outcome if answer.recorded else LOST
+    failed = outcome in (Outcome.FAILED, Outcome.RETRY)
+    kind = OTHER if error is None else type(error).__qualname__
+    measured.node_ran(claim.node.node_type, outcome, seconds, kind if failed else None)
+    if ending.child is not None and answer.recorded:
+        measured.execution_started(ending.child.workflow_id)
+    if answer.ended is not None:
+        measured.execution_ended(claim.header.workflow_id, answer.ended)

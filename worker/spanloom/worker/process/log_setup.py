@@ -11,7 +11,7 @@ import structlog
 from opentelemetry import trace
 
 from spanloom.engine.errors import NodeTimeout
-from spanloom.worker.telemetry.log_buffer import text_of
+from spanloom.worker.error_text import text_of
 from spanloom.worker.telemetry.log_capture import keep_event
 from spanloom.worker.telemetry.stdout_capture import unwrapped
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import structlog
@@ -18,14 +16,13 @@ from structlog.contextvars import bind_contextvars
 
 from spanloom.engine.errors import NodeTimeout
 from spanloom.engine.store.requests import Claim, LogLine, NodeLines
-from spanloom.worker.node.outcomes import message_of
+from spanloom.worker.error_text import exception_text, message_of, text_of, traceback_of
 from spanloom.worker.telemetry.log_export import LogExport
 
-__all__ = ["CURRENT", "MAX_CHARACTERS", "MAX_LINES", "LogBuffer", "as_json", "exception_text", "text_of"]
+__all__ = ["CURRENT", "MAX_CHARACTERS", "MAX_LINES", "LogBuffer", "as_json", "storable"]
 
 MAX_LINES = 5_000  #: of one attempt; the same number of its spans is kept
 MAX_CHARACTERS = 10_000  #: of one line's message, and of its fields as JSON
-_MAX_TRACEBACK = 8_000
 _BATCH = 500  #: lines that are sent at once
 
 #: The lines of the attempt whose handler is at work in this context; None outside of handlers.
@@ -234,41 +231,10 @@ _STAMPS = frozenset({"span_id", "level", "timestamp"})
 _LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
 
 
-def text_of(value: Any) -> str:
-    """Return a value as text, also one whose own `__str__` fails."""
-    try:
-        return str(value)
-    except NodeTimeout:  # the watchdog's, which came just then
-        raise
-    except Exception as failed:
-        return f"(it can't be read: {type(failed).__name__})"
-
-
 def storable(text: str) -> str:
     """Cut a text to its bound, without what no database keeps as text."""
     text = text[:MAX_CHARACTERS].replace("\x00", "\ufffd")
     return text if text.isascii() else text.encode(errors="replace").decode()
-
-
-def exception_text(
-    raised: bool | BaseException | tuple[type[BaseException] | None, BaseException | None, TracebackType | None],
-) -> str:
-    """Return the traceback that an `exc_info` stands for."""
-    if isinstance(raised, BaseException):
-        return traceback_of(raised)
-    if isinstance(raised, tuple):
-        return "" if raised[1] is None else traceback_of(raised[1])
-    return text_of(traceback.format_exc(limit=-50))[-_MAX_TRACEBACK:]
-
-
-def traceback_of(error: BaseException, *, limit: int = 50) -> str:
-    """Return an exception's traceback, bounded at its older end."""
-    try:
-        return "".join(traceback.format_exception(error, limit=-limit))[-_MAX_TRACEBACK:]
-    except NodeTimeout:
-        raise
-    except Exception as failed:
-        return f"{type(error).__name__} (its traceback can't be read: {type(failed).__name__})"
 
 
 def as_json(fields: Mapping[str, Any]) -> str:

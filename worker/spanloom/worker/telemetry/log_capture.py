@@ -13,7 +13,8 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from spanloom.engine.errors import NodeTimeout
-from spanloom.worker.telemetry.log_buffer import CURRENT, LogBuffer, exception_text, text_of
+from spanloom.worker.error_text import exception_text, text_of
+from spanloom.worker.telemetry.log_buffer import CURRENT, LogBuffer
 from spanloom.worker.telemetry.log_export import LogExport
 from spanloom.worker.telemetry.stdout_capture import StdoutCapture
 

@@ -17,8 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from spanloom.engine.store.requests import Claim, Outcome, SpanLine
 from spanloom.engine.telemetry.spans import PROCESSING, links_to
 from spanloom.engine.telemetry.tracing import below, execution_span, new_span_id, sdk
-from spanloom.worker.node.outcomes import message_of, type_of
-from spanloom.worker.telemetry.log_buffer import traceback_of
+from spanloom.worker.error_text import message_of, traceback_of, type_of
 
 __all__ = ["NodeSpan", "tell_error"]
 

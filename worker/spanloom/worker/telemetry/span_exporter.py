@@ -26,7 +26,7 @@ from spanloom.engine.telemetry.spans import (
     nanoseconds,
 )
 from spanloom.engine.telemetry.tracing import sdk
-from spanloom.worker.node.attempt import RunningAttempt
+from spanloom.worker.telemetry.node_span import NodeSpan
 
 __all__ = ["SpanExporter"]
 
@@ -58,9 +58,9 @@ class SpanExporter:
 
     # ---- while nodes run ----
 
-    def held(self, attempt: RunningAttempt | None, worker_id: str) -> int | None:
-        """Return what a record says of an attempt whose span the SDK will export: the time by now; None if not."""
-        if attempt is None or not attempt.own.exported:
+    def held(self, span: NodeSpan, worker_id: str) -> int | None:
+        """Return the time by now, which is recorded with a span that the SDK will export; None if it will not."""
+        if not span.exported:
             return None
         if worker_id not in self._holding:
             with self._lock:

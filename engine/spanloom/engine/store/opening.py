@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from urllib.parse import urlsplit
 
 from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.plugins import STORES, plugins
 from spanloom.engine.store.port import ExecutionStore
 
 __all__ = ["open_store"]
-
-GROUP = "spanloom.stores"  #: the entry points that name a store class for each URL scheme
 
 
 def open_store(url: str, *, namespace: str = "spanloom") -> ExecutionStore:
@@ -23,7 +20,7 @@ def open_store(url: str, *, namespace: str = "spanloom") -> ExecutionStore:
     Raises ConfigurationError for an unknown scheme, a malformed URL, or a driver that is not installed.
     """
     scheme = _scheme(url)
-    classes = _store_classes()
+    classes = plugins(STORES)
     if scheme not in classes:
         known = ", ".join(f"{name}://" for name in sorted(classes)) or "none; reinstall spanloom"
         raise ConfigurationError(f"no store knows URLs that begin with {scheme + '://'!r}; there are: {known}")
@@ -38,11 +35,6 @@ def open_store(url: str, *, namespace: str = "spanloom") -> ExecutionStore:
         ) from error
     store: ExecutionStore = store_class.from_url(url, namespace)
     return store
-
-
-@cache  # to look through all that is installed takes milliseconds
-def _store_classes() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def _scheme(url: str) -> str:
