@@ -136,7 +136,7 @@ def test_one_that_changed_since_it_was_found_is_refused_and_the_others_are_done(
         store.cancel_execution(FIRST)
         return found
 
-    monkeypatch.setattr("spanloom.cli.commands.bulk.find", find_too_early)
+    monkeypatch.setattr("spanloom.cli.commands.control.find", find_too_early)
     code, lines, complaints = control("pause", "--all", "--yes")
     assert (code, [line[0] for line in lines]) == (FAILED, [NEWER, SECOND, THIRD])
     assert complaints == f"spanloom: execution {FIRST} is cancelled and can't become paused\n"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from spanloom.cli.commands.log_tail import LogTail
+from spanloom.cli.commands.logs import LogTail
 from spanloom.cli.exit_codes import DONE, FAILED, MISTAKE, run
 from spanloom.cli.rendering import event_text
 from spanloom.engine import Event, ExecutionStore, NodeContext, NodeRegistry, Workflow, WorkflowEngine

@@ -1,20 +1,23 @@
-"""Starting executions again with the data of earlier ones, through the engine."""
+"""Replays: new executions with the data of earlier ones, from their beginning or from a node on."""
 
 from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from graphlib import TopologicalSorter
 from typing import Any, Literal
 
-from spanloom.engine.errors import ConfigurationError, UnknownWorkflow
+from spanloom.engine.errors import ConfigurationError, UnknownWorkflow, UserError
+from spanloom.engine.messages import did_you_mean, quoted_list
 from spanloom.engine.operations.bulk import ENDED, BulkResult, control_each, find
-from spanloom.engine.operations.replay_rules import replay_from
 from spanloom.engine.operations.start_options import start_options
-from spanloom.engine.store.models import Execution, ExecutionFilter
+from spanloom.engine.store.models import Execution, ExecutionFilter, NodeRun
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import Replay, StartRequest
+from spanloom.engine.store.states import NodeStatus
 from spanloom.engine.workflow.cache import DefinitionCache
+from spanloom.engine.workflow.compiled import CompiledWorkflow
 
 __all__ = ["ExecutionReplays"]
 
@@ -66,7 +69,7 @@ class ExecutionReplays:
         if from_node is not None:
             nodes = [from_node] if isinstance(from_node, str) else list(from_node)
             plan = self.definitions.get(source.workflow_id, options["version"])
-            replay = replay_from(plan, source.id, self.store.get_node_results(source.id), nodes)
+            replay = _replay_from(plan, source.id, self.store.get_node_results(source.id), nodes)
         request = self._request(source.workflow_id, source.input, start_options(**options))
         return self._start([dataclasses.replace(request, replay=replay)], None)[0]
 
@@ -78,7 +81,7 @@ class ExecutionReplays:
         from_node: str | Sequence[str] | None = None,
         limit: int | None = None,
     ) -> BulkResult:
-        """Replay the oldest `limit` that a filter finds, of those that ended and have no parent; see Bulk.started."""
+        """Replay the oldest `limit` that a filter finds, of those that ended and have no parent."""
         self.open()
         started: dict[str, str] = {}
 
@@ -100,3 +103,66 @@ class ExecutionReplays:
         if latest is None:
             raise UnknownWorkflow(source.workflow_id)
         return latest.version
+
+
+def _replay_from(plan: CompiledWorkflow, source: str, runs: Iterable[NodeRun], nodes: Sequence[str]) -> Replay:
+    """Plan a replay of `source`, whose node runs are given, that runs `nodes` and all that follows from them anew.
+
+    Any other node's result is taken over if there is one and those of all nodes before it are taken over as well; what
+    had not ended, or is new in this version, runs. Raises UserError for a node that does not exist, or that nothing
+    would lead to.
+    """
+    workflow = plan.workflow
+    for node_id in nodes:
+        if node_id not in plan.nodes:
+            hint = did_you_mean(node_id, plan.nodes)
+            raise UserError(f"workflow {workflow.id!r} has no node {node_id!r} to replay from{hint}")
+    again = _downstream(plan, nodes)
+    results = {run.node_id: run for run in runs if run.item == 0 and _has_arrived(run)}
+    taken_over: dict[str, NodeRun | None] = {}  # None: skipped
+    carried: list[str] = []
+    skipped: list[str] = []
+    for node_id in TopologicalSorter({node.id: node.parents for node in workflow.nodes}).static_order():
+        parents = plan.nodes[node_id].parents
+        if not all(parent in taken_over for parent in parents):
+            continue
+        led_to = not parents or any(_leads(plan, parent, taken_over[parent], node_id) for parent in parents)
+        if node_id in again:
+            if not led_to:
+                raise UserError(
+                    f"node {node_id!r} was not reached in execution {source}: none of {quoted_list(parents)} "
+                    "led to it; replay from one of these, or from a node before them"
+                )
+        elif (run := results.get(node_id)) is not None:
+            taken_over[node_id] = run
+            carried.append(node_id)
+        elif not led_to:
+            taken_over[node_id] = None
+            skipped.append(node_id)
+    return Replay(source, carried, skipped)
+
+
+def _downstream(plan: CompiledWorkflow, nodes: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    todo = list(nodes)
+    while todo:
+        if (node_id := todo.pop()) not in found:
+            found.add(node_id)
+            todo.extend(plan.successors(node_id))
+    return found
+
+
+def _has_arrived(run: NodeRun) -> bool:
+    """Whether the run's end told its successors: a failure that nobody handled, which has no data, did not."""
+    if run.status is NodeStatus.FAILED:
+        return run.data is not None
+    return run.status in (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
+
+
+def _leads(plan: CompiledWorkflow, source: str, run: NodeRun | None, target: str) -> bool:
+    if run is None or run.status is NodeStatus.SKIPPED:
+        return False
+    if run.taken is not None:
+        return target in run.taken
+    (on,) = (route.on for route in plan.routes[source] if route.target == target)
+    return on == "always" or on == ("success" if run.status is NodeStatus.COMPLETED else "failure")

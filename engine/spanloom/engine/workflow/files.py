@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Hashable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ __all__ = ["dump_workflow", "load_workflow", "workflow_json_schema"]
 
 _YAML = frozenset({".yaml", ".yml"})
 _KNOWN = _YAML | {".json"}
+_SURPRISING = frozenset({"tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"})  # of YAML 1.1
 
 
 def load_workflow(path: str | Path) -> Workflow:
@@ -20,7 +24,7 @@ def load_workflow(path: str | Path) -> Workflow:
 
     YAML is loaded safely, and by the rules of YAML 1.2: only true and false are booleans, so that `on` and `no` are
     words, and dates stay text. Raises ConfigurationError for a file that can't be read as such, and WorkflowInvalid
-    with the place of each thing that is wrong in it; `graph.find_problems` then looks at the graph.
+    with the place of each thing that is wrong in it; `validation.find_problems` then checks the graph.
     """
     file = Path(path)
     content = _parse(file, _text(file))
@@ -100,10 +104,8 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _parse_yaml(file: Path, text: str) -> Any:
     import yaml
 
-    from spanloom.engine.workflow.yaml_rules import WorkflowLoader
-
     try:
-        return yaml.load(text, Loader=WorkflowLoader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=_yaml_loader())  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f", line {mark.line + 1} column {mark.column + 1}" if mark else ""
@@ -112,6 +114,34 @@ def _parse_yaml(file: Path, text: str) -> Any:
         raise ConfigurationError(f"{file} can't be used: it is nested too deep") from error
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigurationError(f"{file} is not YAML: {error}") from error
+
+
+@cache  # made once a YAML file is read: the package is imported then, not before
+def _yaml_loader() -> Any:
+    import yaml
+
+    class WorkflowLoader(yaml.SafeLoader):
+        """A SafeLoader by the rules of YAML 1.2 that also refuses a key that stands twice in one mapping."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+            seen: set[Any] = set()
+            for key, _ in node.value:
+                if key.value in seen and isinstance(key, yaml.ScalarNode):
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice in one mapping", key.start_mark
+                    )
+                if isinstance(key, yaml.ScalarNode):
+                    seen.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    WorkflowLoader.yaml_implicit_resolvers = {
+        first: [(tag, rule) for tag, rule in rules if tag not in _SURPRISING]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    WorkflowLoader.add_implicit_resolver(
+        "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+    )
+    return WorkflowLoader
 
 
 def _short(edges: list[dict[str, Any]]) -> Any:

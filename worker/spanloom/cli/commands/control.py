@@ -1,23 +1,28 @@
-"""`spanloom cancel`, `pause`, `resume`, `retry`, `acknowledge`: what operators do to executions, by id or by filter."""
+"""`spanloom cancel`, `pause`, `resume`, `retry` and `acknowledge`, of executions named by id or found by a filter."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import click
 
-from spanloom.cli.commands.actions import Action, control, tell
-from spanloom.cli.commands.bulk import control_found
-from spanloom.cli.exit_codes import DONE
-from spanloom.cli.options.confirmation import check_confirmation, confirmation_options
+from spanloom.cli.exit_codes import DONE, FAILED, report
+from spanloom.cli.options.confirmation import check_confirmation, confirm, confirmation_options
 from spanloom.cli.options.filters import Selection, selection_options
-from spanloom.cli.options.parameters import json_option
+from spanloom.cli.options.parameters import find_execution, json_option
 from spanloom.cli.options.target import Target, target_options
+from spanloom.cli.output import in_terminal, print_json
 from spanloom.engine import WorkflowEngine
+from spanloom.engine.errors import UserError
+from spanloom.engine.operations.bulk import apply_to_each, find
+from spanloom.engine.store.models import Execution, ExecutionFilter
 from spanloom.engine.store.states import ExecutionStatus
 
-__all__ = ["acknowledge", "cancel", "control_named", "pause", "resume", "retry", "revision_option"]
+__all__ = ["Action", "acknowledge", "cancel", "control_named", "pause", "resume", "retry", "revision_option"]
 
 _EXECUTIONS = """
     EXECUTION_ID is an id, or the first or last six or more characters of a recent one's; several are done one after the
@@ -38,6 +43,24 @@ revision_option = click.option(
 )
 
 
+class Action(NamedTuple):
+    """One transition: its verb, what is said when it was done, and how the engine does it."""
+
+    verb: str
+    done: str
+    transition: Callable[..., bool]
+    statuses: tuple[ExecutionStatus, ...] = ()  # in which a filter finds executions for it
+
+
+class ControlledExecution(NamedTuple):
+    """What came of one request; `done` False without an error: it was so before, or came with its parent."""
+
+    given: str
+    execution: Execution | None = None
+    done: bool = False
+    error: UserError | None = None
+
+
 def control_named(
     target: Target, action: Action, given: Sequence[str], *, expected_revision: int | None, as_json: bool
 ) -> int:
@@ -50,7 +73,103 @@ def control_named(
     code = DONE
     with target.operator() as engine:
         for one in given:
-            code = max(code, tell(control(engine, action, one, expected_revision), action, as_json=as_json))
+            code = max(code, _print_result(_control(engine, action, one, expected_revision), action, as_json=as_json))
+    return code
+
+
+def _control(
+    engine: WorkflowEngine, action: Action, given: str, expected_revision: int | None = None
+) -> ControlledExecution:
+    """Do it to the execution that an id, or a part of one, names. What is refused is in the answer."""
+    execution = None
+    try:
+        execution = find_execution(engine.store, given)
+        done = action.transition(engine, execution.id, expected_revision=expected_revision)
+    except UserError as error:
+        return ControlledExecution(given, execution, error=error)
+    return ControlledExecution(given, engine.store.get_execution(execution.id) or execution, done)
+
+
+def _print_result(controlled: ControlledExecution, action: Action, *, as_json: bool, would: bool = False) -> int:
+    """Print one line, or why it was refused, and return the exit code. With `would` nothing has been done yet."""
+    given, execution, done, error = controlled
+    if as_json:
+        document = {
+            "execution_id": execution.id if execution else given,
+            "done": done,
+            "status": execution.status if execution else None,
+            "revision": execution.revision if execution else None,
+            "error": None if error is None else str(error),
+        }
+        print_json(document)
+    elif execution is not None and error is None:
+        if in_terminal():
+            told = f"would be {action.done}" if would else action.done if done else f"{action.done} already"
+            click.echo(f"{execution.workflow_id} v{execution.version} {execution.id}  {told}")
+        else:
+            how = "would" if would else "done" if done else "already"
+            click.echo(f"{execution.id}\t{action.done}\t{how}\t{execution.revision}")
+    return DONE if error is None else report(error, str(error), FAILED)
+
+
+def _control_found(
+    engine: WorkflowEngine,
+    action: Action,
+    wanted: ExecutionFilter,
+    *,
+    limit: int | None,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Do it to the oldest `limit` that are found, parents first, and return the exit code: 1 if one was refused.
+
+    Each has its line, and in a terminal their number is told at the end. With `dry_run` nothing is done; without
+    `yes` it is asked first.
+    """
+    ids = find(engine.store, wanted, action.statuses, limit)
+    if not ids:
+        if in_terminal() and not as_json:
+            click.secho(f"no executions to {action.verb} in {engine.store.url}", fg="bright_black")
+        return DONE
+    if dry_run:
+        return _print_all(_found(engine, ids), action, as_json=as_json, would=True)
+    noun, them = ("execution", "it") if len(ids) == 1 else ("executions", "them")
+    if not confirm(f"{len(ids):,} {noun} found; {action.verb} {them}?", yes=yes):
+        return FAILED
+    return _print_all(_controlled(engine, action, ids), action, as_json=as_json, would=False)
+
+
+def _found(engine: WorkflowEngine, ids: Iterable[str]) -> Iterator[ControlledExecution]:
+    for execution_id in ids:
+        if (execution := engine.store.get_execution(execution_id)) is not None:
+            yield ControlledExecution(execution_id, execution)
+
+
+def _controlled(engine: WorkflowEngine, action: Action, ids: Iterable[str]) -> Iterator[ControlledExecution]:
+    for execution_id, answer in apply_to_each(engine.store, ids, partial(action.transition, engine)):
+        execution = engine.store.get_execution(execution_id)
+        if isinstance(answer, UserError):
+            yield ControlledExecution(execution_id, execution, error=answer)
+        else:
+            yield ControlledExecution(execution_id, execution, done=answer)
+
+
+def _print_all(answers: Iterable[ControlledExecution], action: Action, *, as_json: bool, would: bool) -> int:
+    counts: Counter[str] = Counter()
+    code = DONE
+    try:
+        for one in answers:
+            if one.error is not None:
+                counts["refused"] += 1
+            elif would:
+                counts[f"would be {action.done}"] += 1
+            else:
+                counts[action.done if one.done else f"{action.done} already"] += 1
+            code = max(code, _print_result(one, action, as_json=as_json, would=would))
+    finally:  # also of what was done before the store went away, or before Ctrl-C
+        if sys.stderr.isatty():
+            click.secho(", ".join(f"{count:,} {what}" for what, count in counts.items()), fg="bright_black", err=True)
     return code
 
 
@@ -96,7 +215,7 @@ def _command(action: Action, help_text: str, *, offers_acknowledged: bool = Fals
         more: dict[str, Any] = {"acknowledged": acknowledged} if of_dead else {}
         with target.operator() as engine:
             wanted = selection.filter(engine.store, **more)
-            return control_found(engine, action, wanted, limit=limit, dry_run=dry_run, yes=yes, as_json=as_json)
+            return _control_found(engine, action, wanted, limit=limit, dry_run=dry_run, yes=yes, as_json=as_json)
 
     if offers_acknowledged:
         command = click.option("--acknowledged", is_flag=True, help="Those that were acknowledged.")(command)

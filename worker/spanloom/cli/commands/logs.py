@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
 import click
 
-from spanloom.cli.commands.log_tail import LogTail
 from spanloom.cli.options.parameters import find_execution, json_option
 from spanloom.cli.options.target import Target, target_options
 from spanloom.cli.output import console, in_terminal, print_json, show
@@ -19,10 +19,12 @@ from spanloom.engine.logs import Logger
 from spanloom.engine.store.models import LogRecord
 from spanloom.engine.store.port import ExecutionStore
 
-__all__ = ["logs", "trace"]
+__all__ = ["LogTail", "logs", "trace"]
 
 _log = Logger("spanloom.cli")
 _FOLLOW_SECONDS = 0.5  #: how often --follow looks for lines of a node that runs, which nobody announces
+_PAGE = 1000
+_LATE_SECONDS = 5.0
 
 
 @click.command()
@@ -75,6 +77,45 @@ def trace(target: Target, execution: str, as_json: bool) -> None:
         )
     if not family.whole:
         click.echo(f"of its family the {len(executions):,} executions nearest to it are shown", err=True)
+
+
+class LogTail:
+    """Read an execution's lines once each, in portions.
+
+    Where transactions overlap, a line may be committed after one with a higher id was read. So the latest thousand ids
+    are looked at again until they are five seconds old.
+    """
+
+    def __init__(self, store: ExecutionStore, execution_id: str, node_id: str | None) -> None:
+        self._store = store
+        self._execution_id = execution_id
+        self._node_id = node_id
+        self._settled = 0  # no look goes back beyond this id
+        self._recent: deque[tuple[int, float]] = deque()  # ids after it, as they were read, and when
+        self._read: set[int] = set()  # the same ids
+
+    def read(self) -> Iterator[LogRecord]:
+        """Yield what is new. Raises StoreUnavailable."""
+        after = self._settled
+        while page := self._store.get_logs(self._execution_id, node_id=self._node_id, after=after, limit=_PAGE):
+            for record in page:
+                if record.id not in self._read:
+                    self._note(record.id)
+                    yield record
+            after = page[-1].id
+        while self._recent and self._recent[0][1] < time.monotonic() - _LATE_SECONDS:
+            self._settle()
+
+    def _note(self, line_id: int) -> None:
+        self._read.add(line_id)
+        self._recent.append((line_id, time.monotonic()))
+        if len(self._recent) > _PAGE:
+            self._settle()
+
+    def _settle(self) -> None:
+        line_id, _ = self._recent.popleft()
+        self._read.discard(line_id)
+        self._settled = max(self._settled, line_id)
 
 
 def _print_logs(records: Iterable[LogRecord], *, as_json: bool) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from spanloom.cli.commands.actions import Action
-from spanloom.cli.commands.control import control_named, revision_option
+from spanloom.cli.commands.control import Action, control_named, revision_option
 from spanloom.cli.exit_codes import DONE, FAILED, report
 from spanloom.cli.options.parameters import find_execution, json_option, json_value, node_and_item
 from spanloom.cli.options.target import Target, target_options
