@@ -1,4 +1,4 @@
-"""`spanloom fail` and `spanloom end`: what an operator ends in place of a worker, or of time."""
+"""`spanloom fail` and `spanloom node`: what an operator ends in place of a worker, or of time."""
 
 from __future__ import annotations
 
@@ -62,35 +62,36 @@ class TestEnding:
     def test_a_node_is_completed_with_data_and_the_execution_with_it(
         self, control: Control, store: ExecutionStore
     ) -> None:
-        ended = control("end", NEWER[-8:], "only", "--data", '{"by": "ada"}')
+        ended = control("node", "complete", NEWER[-8:], "only", "--data", '{"by": "ada"}')
         assert ended == (DONE, [[NEWER, "only", "0", "completed", "completed"]], "")
         assert read(store, NEWER).output == {"by": "ada"}
 
     def test_without_data_it_is_completed_with_null(self, control: Control, store: ExecutionStore) -> None:
-        code, ((line,),), _ = control("end", NEWER, "only", "--json")
+        code, ((line,),), _ = control("node", "complete", NEWER, "only", "--json")
         document = json.loads(line)
         assert (code, document["status"], document["data"]) == (DONE, "completed", None)
         assert set(document) == set(NodeRun.model_fields)
 
     def test_data_may_come_from_a_file(self, control: Control, store: ExecutionStore, tmp_path: Path) -> None:
         (tmp_path / "answer.json").write_text("[1, 2]")
-        assert control("end", NEWER, "only", "--data", "@answer.json")[0] == DONE
+        assert control("node", "complete", NEWER, "only", "--data", "@answer.json")[0] == DONE
         assert read(store, NEWER).output == [1, 2]
 
     def test_a_node_is_failed_with_a_reason(self, control: Control, store: ExecutionStore) -> None:
-        assert control("end", NEWER, "only", "--error", "no answer")[1] == [[NEWER, "only", "0", "failed", "failed"]]
+        ended = control("node", "fail", NEWER, "only", "--error", "no answer")
+        assert ended == (DONE, [[NEWER, "only", "0", "failed", "failed"]], "")
         failed = read(store, NEWER)
         assert failed.error is not None
         assert (failed.error["node_id"], failed.error["message"]) == ("only", "no answer")
 
     def test_a_node_is_skipped(self, control: Control, store: ExecutionStore) -> None:
-        code, lines, _ = control("end", NEWER, "only", "--skip")
+        code, lines, _ = control("node", "skip", NEWER, "only")
         assert (code, lines) == (DONE, [[NEWER, "only", "0", "skipped", "completed"]])
 
     def test_it_leads_to_the_successors_that_are_named(self, control: Control, store: ExecutionStore) -> None:
         store.save_workflow(graph("choice", {"ask": [], "yes": ["ask"], "no": ["ask"], "never": ["ask"]}))
         store.create_executions([StartRequest(THIRD, "choice", "null")])
-        code, lines, _ = control("end", THIRD, "ask", "--data", "7", "--next", "yes", "--next", "no")
+        code, lines, _ = control("node", "complete", THIRD, "ask", "--data", "7", "--next", "yes", "--next", "no")
         assert (code, lines) == (DONE, [[THIRD, "ask", "0", "completed", "running"]])
         assert node_statuses(store, THIRD) == {"ask": "completed", "yes": "queued", "no": "queued", "never": "skipped"}
 
@@ -105,7 +106,7 @@ class TestEnding:
             THIRD, "each", 0, claim.node.fence, "w1", Outcome.WAITING, wait_kind=WaitKind.ITEMS, fan_out=fan_out
         )
         store.record([record], now=at(6))
-        code, lines, _ = control("end", THIRD, "each:2", "--data", "20")
+        code, lines, _ = control("node", "complete", THIRD, "each:2", "--data", "20")
         assert (code, lines) == (DONE, [[THIRD, "each", "2", "completed", "running"]])
         runs = {run.item: (run.status.value, run.data) for run in store.get_node_results(THIRD)}
         assert (runs[1], runs[2]) == (("queued", None), ("completed", 20))
@@ -114,37 +115,37 @@ class TestEnding:
     def test_a_node_that_has_ended_is_refused(
         self, control: Control, store: ExecutionStore, node: str, said: str
     ) -> None:
-        code, lines, complaints = control("end", OLDER, node, "--skip")
+        code, lines, complaints = control("node", "skip", OLDER, node)
         assert (code, lines) == (FAILED, [])
         assert said in complaints
         assert "can't become skipped" in complaints
 
     def test_a_node_that_a_live_worker_runs_is_refused(self, control: Control, store: ExecutionStore) -> None:
         store.claim([NodeKey(NEWER, "only")], worker_id="w1", now=at(4))
-        assert control("end", NEWER, "only")[0] == FAILED
+        assert control("node", "complete", NEWER, "only")[0] == FAILED
         assert read(store, NEWER).status == "running"
 
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["onyl"], "no node 'onyl' (did you mean 'only'?)"),
-            (["only", "--error", "x", "--skip"], "give one of them"),
-            (["only", "--error", "x", "--data", "1"], "give one of them"),
-            (["only", "--skip", "--data", "null"], "give one of them"),
-            (["only", "--skip", "--next", "b"], "--next says where a node that completed leads"),
-            (["only", "--next", "b"], "'b'"),
-            (["only:0"], "write NODE, or NODE:ITEM with an item from 1"),
-            (["only", "--data", "{"], "the JSON is not valid"),
+            (["complete", "onyl"], "no node 'onyl' (did you mean 'only'?)"),
+            (["fail", "only"], "Missing option '--error'"),
+            (["fail", "only", "--error", "x", "--data", "1"], "No such option"),
+            (["skip", "only", "--next", "b"], "No such option"),
+            (["end", "only"], "No such command 'end'"),
+            (["complete", "only", "--next", "b"], "'b'"),
+            (["skip", "only:0"], "write NODE, or NODE:ITEM with an item from 1"),
+            (["complete", "only", "--data", "{"], "the JSON is not valid"),
         ],
     )
     def test_a_mistake_is_told_and_changes_nothing(
         self, control: Control, store: ExecutionStore, arguments: list[str], said: str
     ) -> None:
-        code, lines, complaints = control("end", NEWER, *arguments)
+        code, lines, complaints = control("node", arguments[0], NEWER, *arguments[1:])
         assert (code, lines) == (MISTAKE, [])
         assert said in complaints
         assert read(store, NEWER).status == "running"
 
     def test_a_terminal_gets_a_sentence(self, store: ExecutionStore, sqlite_url: str, redis_url: str) -> None:
-        shown = in_terminal(["end", NEWER, "only", "--store", sqlite_url, "--redis", redis_url])
+        shown = in_terminal(["node", "complete", NEWER, "only", "--store", sqlite_url, "--redis", redis_url])
         assert shown.strip() == f"mail v1 {NEWER}  only completed; the execution is completed"

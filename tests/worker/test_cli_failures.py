@@ -9,7 +9,7 @@ from collections.abc import Callable
 import click
 import pytest
 
-from spanloom.cli.app import SUBCOMMANDS, root
+from spanloom.cli.app import ALIASES, SUBCOMMANDS, root
 from spanloom.cli.exit_codes import DONE, FAILED, INTERRUPTED, MISTAKE, run
 from spanloom.engine.errors import SpanloomError, StoreUnavailable, WaitTimeout, WorkflowInvalid
 
@@ -52,6 +52,14 @@ def test_the_line_in_the_root_help_is_the_first_sentence_of_the_commands_own(nam
     assert command is not None
     assert command.name == name
     assert (command.help or "").partition("\n")[0] == SUBCOMMANDS[name].line
+
+
+@pytest.mark.parametrize(("short", "name"), ALIASES.items())
+def test_a_shorter_name_is_the_same_command(short: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    group = click.Context(root)
+    assert root.get_command(group, short) is root.get_command(group, name)
+    assert run(["--help"]) == DONE
+    assert f"\n  {short} " not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)

@@ -31,9 +31,9 @@ SUBCOMMANDS = {
     "resume": Subcommand("control", "resume", "Let paused executions and their children go on."),
     "retry": Subcommand("control", "retry", "Run failed executions on from where they failed."),
     "replay": Subcommand("replay", "replay", "Start a new execution with the data of an earlier one."),
-    "acknowledge": Subcommand("control", "acknowledge", "Let failed executions rest."),
+    "acknowledge": Subcommand("control", "acknowledge", "Take failed executions off the list of dead letters."),
     "fail": Subcommand("manual", "fail", "Fail running or paused executions by hand."),
-    "end": Subcommand("manual", "end", "End an open node by hand."),
+    "node": Subcommand("manual", "node", "End a node by hand, in place of a worker."),
     "events": Subcommand("events", "events", "Print what happened to an execution and its nodes."),
     "logs": Subcommand("logs", "logs", "Print an execution's log lines."),
     "trace": Subcommand("logs", "trace", "Show the spans of an execution and its children as a waterfall."),
@@ -43,6 +43,7 @@ SUBCOMMANDS = {
     "purge": Subcommand("purge", "purge", "Delete executions that ended long ago."),
     "stats": Subcommand("admin", "stats", "Count executions, open node runs and workers."),
 }
+ALIASES = {"dead": "dead-letters"}  #: shorter names, which the help does not list
 
 
 class _LazyGroup(click.Group):
@@ -52,9 +53,9 @@ class _LazyGroup(click.Group):
         return list(SUBCOMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in SUBCOMMANDS:
+        found = SUBCOMMANDS.get(ALIASES.get(cmd_name, cmd_name))
+        if found is None:
             return None
-        found = SUBCOMMANDS[cmd_name]
         command = getattr(importlib.import_module(f"spanloom.cli.commands.{found.module}"), found.attribute)
         assert isinstance(command, click.Command)
         return command

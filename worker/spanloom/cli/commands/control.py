@@ -264,9 +264,9 @@ retry = _command(
 
 acknowledge = _command(
     Action("acknowledge", "acknowledged", WorkflowEngine.acknowledge_execution, (ExecutionStatus.FAILED,)),
-    """Let failed executions rest.
+    """Take failed executions off the list of dead letters.
 
-    They stay as they are, and `spanloom dead-letters` lists them no more; a retry brings one back. Their children
-    are not touched: `spanloom dead-letters` does not list these anyway.
+    They stay as they are; a retry that fails again brings one back. Their children are not touched: `spanloom
+    dead-letters` does not list these anyway.
 """,
 )

@@ -1,7 +1,8 @@
-"""`spanloom fail` and `spanloom end`: ending an execution, or one of its nodes, by hand."""
+"""`spanloom fail` and `spanloom node`: ending an execution, or one of its nodes, by hand."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from spanloom.engine import WorkflowEngine
 from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 
-__all__ = ["end", "fail"]
+__all__ = ["fail", "node"]
 
 
 @click.command()
@@ -42,58 +43,88 @@ def fail(
     return control_named(target, action, execution_id, expected_revision=expected_revision, as_json=as_json)
 
 
-@click.command()
-@click.argument("execution")
-@click.argument("node", type=node_and_item, metavar="NODE[:ITEM]")
-@click.option("--data", type=json_value, metavar="JSON|@FILE|-", help="Complete it with this data.  [default: null]")
-@click.option("--error", metavar="TEXT", help="Fail it, for this reason; without a retry.")
-@click.option("--skip", is_flag=True, help="Skip it, and what only it leads to.")
-@click.option("--next", "next_nodes", multiple=True, metavar="NODE", help="Go on to this successor only.  [repeatable]")
-@target_options(redis=True)
-@json_option
-def end(
-    target: Target,
-    execution: str,
-    node: tuple[str, int],
-    data: Any,
-    error: str | None,
-    skip: bool,
-    next_nodes: tuple[str, ...],
-    as_json: bool,
-) -> int:
-    """End an open node by hand.
+@click.group(invoke_without_command=True)
+@click.pass_context
+def node(context: click.Context) -> None:
+    """End a node by hand, in place of a worker.
 
-    In place of a worker: NODE is completed with --data, failed with --error, or skipped, and what follows from that
-    follows: its successors run, the execution may end. It may be queued, held or waiting, or have been lost with its
-    worker; a node that a live worker runs is refused, as is one whose turn has not come or that has ended.
+    What follows from that follows: its successors run, the execution may end. The node may be queued, held or waiting,
+    or have been lost with its worker. Refused are a node that a live worker runs, one that nothing has led to yet, and
+    one that has ended.
+
+    \b
+      spanloom node complete 3f9a21c4 approve --data '{"by": "ada"}' --next ship
+      spanloom node fail 3f9a21c4 approve --error 'nobody answered'
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+_OUTPUT = """
 
     EXECUTION is its id, or the first or last six or more characters of a recent one's. In a pipe a line of
     tab-separated id, node, item, its status, the execution's status is printed; with --json the node, with the fields
     of its model. Exit code 1: it was refused.
+"""
 
-    \b
-      spanloom end 3f9a21c4 approve --data '{"by": "ada"}' --next ship
-    """
-    given = click.get_current_context().get_parameter_source("data")
-    completes = error is None and not skip
-    if (error is not None and skip) or (given is click.core.ParameterSource.COMMANDLINE and not completes):
-        raise click.UsageError(
-            "a node is completed with --data, failed with --error or skipped with --skip; give one of them"
-        )
-    if next_nodes and not completes:
-        raise click.UsageError("--next says where a node that completed leads; leave it out with --error and --skip")
+
+def _command(function: Callable[..., int], name: str, summary: str, *options: Callable[[Any], Any]) -> None:
+    """Add a command for one node, which is named by its execution and its id."""
+    for decorate in (
+        json_option,
+        target_options(redis=True),
+        *options,
+        click.argument("node", type=node_and_item, metavar="NODE[:ITEM]"),
+        click.argument("execution"),
+    ):
+        function = decorate(function)
+    node.command(name, help=summary + _OUTPUT)(function)
+
+
+def _complete(
+    target: Target, execution: str, node: tuple[str, int], data: Any, next_nodes: tuple[str, ...], as_json: bool
+) -> int:
+    return _end(
+        target, execution, node, NodeStatus.COMPLETED, as_json=as_json, data=data, next_nodes=next_nodes or None
+    )
+
+
+def _fail(target: Target, execution: str, node: tuple[str, int], error: str, as_json: bool) -> int:
+    return _end(target, execution, node, NodeStatus.FAILED, as_json=as_json, error=error)
+
+
+def _skip(target: Target, execution: str, node: tuple[str, int], as_json: bool) -> int:
+    return _end(target, execution, node, NodeStatus.SKIPPED, as_json=as_json)
+
+
+_command(
+    _complete,
+    "complete",
+    "Complete an open node.",
+    click.option("--next", "next_nodes", multiple=True, metavar="NODE", help="Lead to this one only.  [repeatable]"),
+    click.option("--data", type=json_value, metavar="JSON|@FILE|-", help="With this data.  [default: null]"),
+)
+_command(
+    _fail,
+    "fail",
+    "Fail an open node, without a retry.",
+    click.option("--error", required=True, metavar="TEXT", help="Why; it becomes the node's error."),
+)
+_command(_skip, "skip", "Skip an open node, and what only it leads to.")
+
+
+def _end(
+    target: Target, execution: str, node: tuple[str, int], status: NodeStatus, *, as_json: bool, **result: Any
+) -> int:
     node_id, item = node
-    status = NodeStatus.COMPLETED if completes else NodeStatus.SKIPPED if skip else NodeStatus.FAILED
     with target.operator() as engine:
         found = find_execution(engine.store, execution)
         try:
-            engine.update_node_result(
-                found.id, node_id, status, item=item, data=data, error=error, next_nodes=next_nodes or None
-            )
+            engine.update_node_result(found.id, node_id, status, item=item, **result)
         except InvalidTransition as refused:
             return report(refused, str(refused), FAILED)
         after = engine.store.get_execution(found.id) or found
-        (run,) = (one for one in engine.store.get_node_results(found.id, [node_id]) if one.item == item)
+        (run,) = (run for run in engine.store.get_node_results(found.id, [node_id]) if run.item == item)
     if as_json:
         print_json(run)
     elif in_terminal():
