@@ -1,0 +1,140 @@
+"""Operations of a write transaction on keys, workers, what is due, and what may be purged."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+
+from spanloom.engine.store.requests import NodeKey, StartRequest
+from spanloom.stores.sql.deletion import delete_statements
+from spanloom.stores.sql.rows import SqlRows
+from spanloom.stores.sql.statements import insert
+from spanloom.stores.transitions.transaction import UsedKey
+
+__all__ = ["SqlRecovery"]
+
+
+class SqlRecovery(SqlRows):
+    """Idempotency keys, workers, what is due, and retention."""
+
+    # ---- idempotency keys ----
+
+    def used_key(self, workflow_id: str, key: str) -> UsedKey | None:
+        """See Transaction.used_key."""
+        row = self._one(
+            "SELECT execution_id, input_hash FROM {s}idempotency_keys "
+            "WHERE workflow_id = :workflow_id AND key = :key AND (expires_at IS NULL OR expires_at > :now)",
+            {"workflow_id": workflow_id, "key": key, "now": self.now},
+        )
+        return None if row is None else UsedKey(self._id(row[0]), row[1])
+
+    def take_key(self, request: StartRequest) -> UsedKey:
+        """See Transaction.take_key."""
+        ttl = request.key_ttl_seconds
+        values = {
+            "workflow_id": request.workflow_id,
+            "key": request.idempotency_key,
+            "input_hash": request.input_hash,
+            "execution_id": request.execution_id,
+            "expires_at": None if ttl is None else self.now + timedelta(seconds=ttl),
+        }
+        replaced = ", ".join(
+            f"{name} = CASE WHEN idempotency_keys.expires_at <= :now THEN excluded.{name} "
+            f"ELSE idempotency_keys.{name} END"
+            for name in ("input_hash", "execution_id", "expires_at")
+        )
+        statement = insert(
+            "idempotency_keys",
+            tuple(values),
+            f"ON CONFLICT (workflow_id, key) DO UPDATE SET {replaced} RETURNING execution_id, input_hash",
+        )
+        row = self._one(statement, {**values, "now": self.now})
+        assert row is not None
+        return UsedKey(self._id(row[0]), row[1])
+
+    # ---- workers, and what is due ----
+
+    def is_live(self, worker_id: str) -> bool:
+        """See Transaction.is_live."""
+        found = self._one(
+            "SELECT 1 FROM {s}workers WHERE id = :id AND released_at IS NULL AND lease_until > :now",
+            {"id": worker_id, "now": self.now},
+        )
+        return found is not None
+
+    def released_workers(self, worker_ids: Collection[str]) -> set[str]:
+        """See Transaction.released_workers."""
+        rows = self._all(
+            "SELECT id FROM {s}workers WHERE id = ANY(:ids::text[]) AND released_at IS NULL",
+            {"ids": list(worker_ids)},
+        )
+        return set(worker_ids).difference(worker_id for (worker_id,) in rows)
+
+    def lost_runs(self, limit: int) -> list[NodeKey]:
+        """See Transaction.lost_runs."""
+        return self._keys(
+            "SELECT r.execution_id, r.node_id, r.item FROM {s}workers w JOIN {s}node_runs r ON r.worker_id = w.id "
+            "WHERE w.released_at IS NOT NULL AND r.status = 'running' LIMIT :limit",
+            {"limit": limit},
+        )
+
+    def due_runs(self, limit: int, nodes: Collection[str] | None = None) -> list[NodeKey]:
+        """See Transaction.due_runs."""
+        wanted = "node_id NOT IN ('$start', '$end', '$parent')" if nodes is None else "node_id = ANY(:nodes::text[])"
+        return self._keys(
+            "SELECT execution_id, node_id, item FROM {s}node_runs "
+            f"WHERE due_at IS NOT NULL AND due_at <= :now AND {wanted} ORDER BY due_at LIMIT :limit",
+            {"now": self.now, "nodes": list(nodes or ()), "limit": limit},
+        )
+
+    def outdated_runs(self, limit: int) -> list[NodeKey]:
+        """See Transaction.outdated_runs."""
+        return self._keys(
+            "SELECT execution_id, node_id, item FROM {s}node_runs WHERE status = 'queued' AND pushed_epoch < :epoch "
+            "ORDER BY pushed_epoch LIMIT :limit",
+            {"epoch": self.epoch, "limit": limit},
+        )
+
+    # ---- retention ----
+
+    def ended_roots(
+        self, ended_before: datetime, after: tuple[datetime, str] | None, limit: int
+    ) -> list[tuple[datetime, str, str]]:
+        """See Transaction.ended_roots."""
+        later = "AND (ended_at, id) > (:after_at, :after_id::uuid)" if after is not None else ""
+        rows = self._all(
+            "SELECT ended_at, id, status FROM {s}executions WHERE parent_id IS NULL AND ended_at IS NOT NULL "
+            f"AND ended_at < :ended_before {later} ORDER BY ended_at, id LIMIT :limit",
+            {
+                "ended_before": ended_before,
+                "limit": limit,
+                **({} if after is None else {"after_at": after[0], "after_id": after[1]}),
+            },
+        )
+        return [(self._time(at), self._id(execution_id), status) for at, execution_id, status in rows]
+
+    def delete_executions(self, ids: Sequence[str]) -> int | None:
+        """See Transaction.delete_executions."""
+        if not self._hold_keys(ids):
+            return None
+        every = {"ids": list(ids)}
+        keys = self._run("DELETE FROM {s}idempotency_keys WHERE execution_id = ANY(:ids::uuid[])", [every])
+        rows = self._all("SELECT id, metadata FROM {s}executions WHERE id = ANY(:ids::uuid[])", every)
+        pairs = [
+            {"key": key, "value": value, "execution_id": self._id(execution_id)}
+            for execution_id, text in rows
+            for key, value in json.loads(text).items()
+        ]
+        if pairs:
+            condition = "key = :key AND value = :value AND execution_id = :execution_id"
+            self._run(f"DELETE FROM {{s}}execution_metadata WHERE {condition}", pairs)
+        for statement in delete_statements():
+            self._run(statement, [every])
+        self._run("DELETE FROM {s}executions WHERE id = :id", [{"id": execution_id} for execution_id in reversed(ids)])
+        return keys
+
+    @abstractmethod
+    def _hold_keys(self, ids: Sequence[str]) -> bool:
+        """Lock the idempotency keys of executions without waiting; False if someone else holds one."""

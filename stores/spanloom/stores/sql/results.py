@@ -1,0 +1,158 @@
+"""Operations of a write transaction on what has ended: results, items, history, pending exports."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from spanloom.engine.store.requests import NodeKey
+from spanloom.stores.sql.rows import KEY, SqlRows
+from spanloom.stores.sql.statements import RESULT, RESULT_COLUMNS, insert
+from spanloom.stores.transitions.rows import ResultRow
+from spanloom.stores.transitions.transaction import StoredEvent
+
+__all__ = ["SqlResults"]
+
+_LATEST_EXPORT = """
+ON CONFLICT (worker_id, execution_id) DO UPDATE
+SET until_ns = CASE WHEN span_exports.until_ns > excluded.until_ns THEN span_exports.until_ns
+               ELSE excluded.until_ns END,
+    exporter = excluded.exporter
+"""
+
+
+class SqlResults(SqlRows):
+    """Results, items, history and pending exports."""
+
+    # ---- ended node runs, and items ----
+
+    def insert_results(self, rows: Sequence[ResultRow]) -> None:
+        """See Transaction.insert_results."""
+        if rows:
+            self._run(insert("node_results", RESULT_COLUMNS), [row._asdict() for row in rows])
+
+    def results(self, execution_id: str, node_ids: Collection[str] | None = None) -> list[ResultRow]:
+        """See Transaction.results."""
+        condition = "execution_id = :execution_id AND item = 0"
+        parameters: dict[str, Any] = {"execution_id": execution_id}
+        if node_ids is not None:
+            condition += " AND node_id = ANY(:nodes::text[])"
+            parameters["nodes"] = list(node_ids)
+        rows = self._all(
+            f"SELECT {RESULT} FROM {{s}}node_results WHERE {condition} ORDER BY node_id",
+            parameters,
+        )
+        return [self._result(row) for row in rows]
+
+    def result(self, key: NodeKey) -> ResultRow | None:
+        """See Transaction.result."""
+        row = self._one(f"SELECT {RESULT} FROM {{s}}node_results WHERE {KEY}", key._asdict())
+        return None if row is None else self._result(row)
+
+    def mark_cancelled(self, key: NodeKey) -> bool:
+        """See Transaction.mark_cancelled."""
+        statement = f"UPDATE {{s}}node_results SET taken = '[]' WHERE {KEY} AND status = 'cancelled' AND taken IS NULL"
+        return self._run(statement, [key._asdict()]) == 1
+
+    def delete_result(self, key: NodeKey) -> None:
+        """See Transaction.delete_result."""
+        self._run(f"DELETE FROM {{s}}node_results WHERE {KEY}", [key._asdict()])
+
+    def delete_results(self, execution_id: str, node_ids: Collection[str]) -> list[ResultRow]:
+        """See Transaction.delete_results."""
+        return self._deleted_results(
+            "execution_id = :execution_id AND node_id = ANY(:nodes::text[])",
+            {"execution_id": execution_id, "nodes": list(node_ids)},
+        )
+
+    def delete_item_results(self, execution_id: str, node_id: str, *, failed_only: bool) -> list[ResultRow]:
+        """See Transaction.delete_item_results."""
+        return self._deleted_results(
+            "execution_id = :execution_id AND node_id = :node_id AND item > 0"
+            + (" AND status = 'failed'" if failed_only else ""),
+            {"execution_id": execution_id, "node_id": node_id},
+        )
+
+    def insert_items(self, execution_id: str, node_id: str, items: Mapping[int, str]) -> None:
+        """See Transaction.insert_items."""
+        rows = [
+            {"execution_id": execution_id, "node_id": node_id, "item": item, "data": data}
+            for item, data in items.items()
+        ]
+        self._run(insert("node_items", ("execution_id", "node_id", "item", "data")), rows)
+
+    def delete_items(self, execution_id: str, node_ids: Collection[str]) -> None:
+        """See Transaction.delete_items."""
+        self._run(
+            "DELETE FROM {s}node_items WHERE execution_id = :execution_id AND node_id = ANY(:nodes::text[])",
+            [{"execution_id": execution_id, "nodes": list(node_ids)}],
+        )
+
+    def item(self, key: NodeKey) -> str | None:
+        """See Transaction.item."""
+        row = self._one(f"SELECT data FROM {{s}}node_items WHERE {KEY}", key._asdict())
+        return None if row is None else str(row[0])
+
+    def item_count(self, execution_id: str, node_id: str) -> int:
+        """See Transaction.item_count."""
+        row = self._one(
+            "SELECT max(item) FROM {s}node_items WHERE execution_id = :execution_id AND node_id = :node_id",
+            {"execution_id": execution_id, "node_id": node_id},
+        )
+        return int(row[0]) if row is not None and row[0] is not None else 0
+
+    def next_items(self, execution_id: str, node_id: str, first: int, limit: int) -> list[int]:
+        """See Transaction.next_items."""
+        if limit <= 0:
+            return []
+        # After a retry there may be holes: items that have ended well before it, or are open still.
+        other = "o.execution_id = i.execution_id AND o.node_id = i.node_id AND o.item = i.item"
+        rows = self._all(
+            "SELECT i.item FROM {s}node_items i "
+            "WHERE i.execution_id = :execution_id AND i.node_id = :node_id AND i.item >= :first "
+            f"AND NOT EXISTS (SELECT 1 FROM {{s}}node_runs o WHERE {other}) "
+            f"AND NOT EXISTS (SELECT 1 FROM {{s}}node_results o WHERE {other}) ORDER BY i.item LIMIT :limit",
+            {"execution_id": execution_id, "node_id": node_id, "first": max(first, 1), "limit": limit},
+        )
+        return [item for (item,) in rows]
+
+    def copy_results(self, source: str, target: str, node_ids: Sequence[str]) -> None:
+        """See Transaction.copy_results."""
+        parameters = {"source": source, "target": target, "nodes": list(node_ids)}
+        changed = {
+            "execution_id": ":target::uuid", "arrived": "true", "fence": "0", "push": "0", "span": "NULL::text",
+        }  # fmt: skip
+        self._run(
+            f"INSERT INTO {{s}}node_results ({RESULT}) "
+            f"SELECT {', '.join(changed.get(name, name) for name in RESULT_COLUMNS)} FROM {{s}}node_results "
+            "WHERE execution_id = :source AND node_id = ANY(:nodes::text[])",
+            [parameters],
+        )
+        self._run(
+            "INSERT INTO {s}node_items (execution_id, node_id, item, data) "
+            "SELECT :target::uuid, node_id, item, data FROM {s}node_items "
+            "WHERE execution_id = :source AND node_id = ANY(:nodes::text[])",
+            [parameters],
+        )
+
+    # ---- history and telemetry ----
+
+    def end_events(self, execution_id: str) -> list[StoredEvent]:
+        """See Transaction.end_events."""
+        return self._stored_events(
+            "execution_id = :execution_id AND kind IN ('execution.completed', 'execution.failed')",
+            {"execution_id": execution_id},
+        )
+
+    def events(self, key: NodeKey, kinds: Sequence[str]) -> list[StoredEvent]:
+        """See Transaction.events."""
+        return self._stored_events(f"{KEY} AND kind = ANY(:kinds::text[])", {**key._asdict(), "kinds": list(kinds)})
+
+    def register_pending_exports(self, exports: Mapping[tuple[str, str], int]) -> None:
+        """See Transaction.register_pending_exports."""
+        rows = [
+            {"worker_id": worker_id, "execution_id": execution_id, "until_ns": until, "exporter": worker_id}
+            for (worker_id, execution_id), until in sorted(exports.items())
+        ]
+        if rows:
+            self._run(insert("span_exports", tuple(rows[0]), _LATEST_EXPORT), rows)

@@ -1,0 +1,200 @@
+"""Steps that several transitions share: queueing, holding, failing, completing, and counting what has arrived."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from spanloom.engine.store.requests import END, PARENT, NodeKey
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.stores.transitions.rows import Event, ExecutionRow, GraphEdge, ResultRow, RunRow, as_data
+from spanloom.stores.transitions.transaction import RunFilter, Transaction
+
+__all__ = [
+    "SUSPECT_AFTER",
+    "complete",
+    "fail",
+    "hold",
+    "inputs",
+    "notify_parent",
+    "queue_held",
+    "queued",
+    "recount_arrivals",
+    "requeue",
+]
+
+SUSPECT_AFTER = timedelta(seconds=2)  #: when a sweep first checks whether the job of a queued run was lost
+
+
+def queued(tx: Transaction, run: RunRow, **columns: Any) -> RunRow:
+    """Return a run as it is once it is pushed again."""
+    return run._replace(
+        status=NodeStatus.QUEUED.value, push=run.push + 1, pushed_epoch=tx.epoch, pushed_at=tx.now,
+        due_at=tx.now + SUSPECT_AFTER, **columns,
+    )  # fmt: skip
+
+
+def requeue(
+    tx: Transaction, run: RunRow, execution_status: str, *, because: str, reference: str | None = None, losses: int = 0
+) -> RunRow:
+    """Queue a run again, or hold it unless its execution is running; return it as it is now.
+
+    What woke it is kept until its next record, but for a retry. `reference` names the record that made it ready.
+    """
+    kept = _without_retry(run)._replace(
+        worker_id=None, claim_reference=reference, recovery_attempts=run.recovery_attempts + losses
+    )
+    if execution_status == ExecutionStatus.RUNNING:
+        new = queued(tx, kept)
+        told: Mapping[str, Any] = {"push": new.push, "because": because}
+    else:
+        new = kept._replace(status=NodeStatus.HELD.value, due_at=None)
+        told = {"because": because}
+    tx.update_runs([(run, new)])
+    tx.add_events([_event(new, f"node.{new.status}", told)])
+    return new
+
+
+def hold(tx: Transaction, run: RunRow, *, because: str | None = None, **columns: Any) -> RunRow:
+    """Keep a ready run back until its execution is resumed or retried."""
+    new = run._replace(status=NodeStatus.HELD.value, worker_id=None, claim_reference=None, due_at=None, **columns)
+    tx.update_runs([(run, new)])
+    tx.add_events([_event(new, "node.held", None if because is None else {"because": because})])
+    return new
+
+
+def queue_held(tx: Transaction, execution_ids: Sequence[str], *, because: str) -> list[RunRow]:
+    """Queue all held runs of executions that run again, each under its next push number."""
+    runs = tx.move_runs(
+        RunFilter(execution_ids, [NodeStatus.HELD]), NodeStatus.QUEUED, push=True, pushed_epoch=tx.epoch,
+        pushed_at=tx.now, due_at=tx.now + SUSPECT_AFTER,
+    )  # fmt: skip
+    tx.add_events([_event(run, "node.queued", {"push": run.push, "because": because}) for run in runs])
+    return runs
+
+
+def fail(tx: Transaction, execution: ExecutionRow, error: Mapping[str, Any], by: str | None) -> ExecutionRow:
+    """Fail a running or paused execution that is held alone: nothing of it that is not running now starts.
+
+    Its deadline has nothing left to end. `by` names the claim whose record did it.
+    """
+    (failed,) = tx.set_status(
+        [execution], ExecutionStatus.FAILED, revise=False, error=json.dumps(error), ended_at=tx.now
+    )
+    brief = {name: error[name] for name in ("node_id", "type", "message") if name in error}
+    # A queued run keeps what woke it; one that waited for a retry is just ready again.
+    held = [
+        *tx.move_runs(
+            RunFilter([execution.id], [NodeStatus.QUEUED]), NodeStatus.HELD, due_at=None, claim_reference=None
+        ),
+        *tx.move_runs(
+            RunFilter([execution.id], [NodeStatus.WAITING], WaitKind.RETRY.value), NodeStatus.HELD,
+            due_at=None, wait_kind=None, wait_key=None, claim_reference=None,
+        ),
+    ]  # fmt: skip
+    end = NodeKey(execution.id, END)
+    if (run := tx.runs([end]).get(end)) is not None:
+        tx.update_runs([(run, run._replace(due_at=None))])
+    tx.add_events(
+        [
+            Event(execution.id, "execution.failed", data=as_data({"error": brief, "by": by})),
+            *(_event(run, "node.held", None) for run in sorted(held)),
+        ]
+    )
+    notify_parent(tx, execution)
+    return failed
+
+
+def complete(tx: Transaction, execution: ExecutionRow, by: str | None) -> ExecutionRow:
+    """Complete a running or paused execution that is held alone, all of whose sinks have ended."""
+    (completed,) = tx.set_status([execution], ExecutionStatus.COMPLETED, revise=False, ended_at=tx.later())
+    tx.delete_runs([NodeKey(execution.id, END)])
+    tx.add_events([Event(execution.id, "execution.completed", data=as_data({"by": by}))], at=tx.later())
+    notify_parent(tx, execution)
+    return completed
+
+
+def notify_parent(tx: Transaction, execution: ExecutionRow) -> None:
+    """Insert a `$parent` row, due immediately, that notifies the parent's run of a child's end, if it is a child.
+
+    The parent's own rows are changed in a separate transaction.
+    """
+    if execution.parent_id is None:
+        return
+    row = RunRow(
+        execution.id, PARENT, 0, NodeStatus.WAITING.value, PARENT, "", execution.priority, taken=0,
+        wait_kind=WaitKind.CHILD.value, due_at=tx.now,
+    )  # fmt: skip
+    if (there := tx.lock_runs([row.key]).get(row.key)) is not None:
+        tx.update_runs([(there, row)])
+    else:
+        tx.insert_runs([row])
+
+
+def inputs(tx: Transaction, execution: ExecutionRow, node_id: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the data, as JSON text, and the spans of those parents whose edge to the node was taken.
+
+    Called after the last arrival was written: what other transactions added to a join is seen now.
+    """
+    leading = {edge.source: edge for edge in tx.graph(execution.workflow_id, execution.version).leading(node_id)}
+    rows = [row for row in tx.results(execution.id, leading) if leading[row.node_id].is_taken(row.status, _named(row))]
+    data = {row.node_id: "null" if row.data is None else row.data for row in rows}
+    return data, {row.node_id: row.span for row in rows if row.span is not None}
+
+
+def recount_arrivals(
+    tx: Transaction, execution: ExecutionRow, nodes: Collection[str], *, from_start: bool = False, outbox: bool = False
+) -> tuple[int, list[RunRow]]:
+    """Make the rows of nodes that have none as their arrivals want it, and count anew what `$end` waits for.
+
+    What has arrived is told by the results that are there. Returns how many arrivals `$end` waits for, and the runs
+    that are queued by it: with `from_start` also entry nodes.
+    """
+    graph = tx.graph(execution.workflow_id, execution.version)
+    results = {row.node_id: row for row in tx.results(execution.id) if row.arrived}
+    rows: list[RunRow] = []
+    for node_id in sorted(nodes):
+        edges = graph.leading(node_id)
+        arrived = [edge for edge in edges if edge.source in results or (from_start and edge.source == "$start")]
+        if not arrived:
+            continue
+        taken = sum(edge.source == "$start" or _took(edge, results[edge.source]) for edge in arrived)
+        row = RunRow(
+            execution.id, node_id, 0, NodeStatus.PENDING.value, edges[0].target_type, edges[0].target_queue,
+            execution.priority, pending=edges[0].target_inputs - len(arrived), taken=taken, fence=execution.first_fence,
+        )  # fmt: skip
+        if not row.pending and taken:
+            row = queued(tx, row)
+            if outbox:
+                row = row._replace(push=0, due_at=tx.now)
+        rows.append(row)
+    tx.insert_runs(rows)
+    ready = [row for row in rows if row.status == NodeStatus.QUEUED]
+    tx.add_events([_event(row, "node.queued", {"push": row.push}) for row in ready])
+    sinks = graph.leading(END)
+    left = sinks[0].target_inputs - sum(edge.source in results for edge in sinks)
+    end = NodeKey(execution.id, END)
+    seconds = execution.deadline_seconds
+    due_at = None if seconds is None else tx.now + timedelta(seconds=seconds)
+    run = tx.lock_runs([end])[end]
+    tx.update_runs([(run, run._replace(pending=left, due_at=due_at))])
+    return left, ready
+
+
+def _took(edge: GraphEdge, result: ResultRow) -> bool:
+    return edge.is_taken(result.status, _named(result))
+
+
+def _named(result: ResultRow) -> Sequence[str] | None:
+    return None if result.taken is None else json.loads(result.taken)
+
+
+def _without_retry(run: RunRow) -> RunRow:
+    return run._replace(wait_kind=None, wait_key=None) if run.wait_kind == WaitKind.RETRY else run
+
+
+def _event(run: RunRow, kind: str, told: Mapping[str, Any] | None, worker_id: str | None = None) -> Event:
+    data = None if told is None else as_data(told)
+    return Event(run.execution_id, kind, run.node_id, run.item, run.attempt, worker_id, data)

@@ -1,0 +1,101 @@
+"""Claiming queued node runs, and describing a claim with the data that it works on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spanloom.engine.store.requests import (
+    Claim,
+    ClaimAnswer,
+    ExecutionHeader,
+    NodeClaim,
+    NodeKey,
+    RecordRequest,
+    Refusal,
+)
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.stores.transitions.arrivals import hold, inputs
+from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow
+from spanloom.stores.transitions.transaction import Transaction
+
+__all__ = ["claim", "node_claim"]
+
+
+def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str | None) -> list[ClaimAnswer]:
+    """Claim runs for a worker whose lease is live, or find the claims that the same call was given before.
+
+    The same key twice is claimed once.
+    """
+    if not tx.is_live(worker_id):
+        return [Refusal.RETIRED] * len(keys)
+    executions = tx.lock_executions({key.execution_id for key in keys})
+    runs = tx.lock_runs([key for key in keys if key.execution_id in executions])
+    reference = None if token is None else _call_reference(token)
+    answers: dict[NodeKey, ClaimAnswer] = {}
+    headers: dict[str, ExecutionHeader] = {}
+    for key in sorted(set(keys)):
+        run = runs.get(key)
+        if run is None:
+            answers[key] = Refusal.GONE
+            continue
+        execution = executions[key.execution_id]
+        claimed = _claim(tx, execution, run, worker_id, reference)
+        if isinstance(claimed, Refusal):
+            answers[key] = claimed
+            continue
+        if execution.id not in headers:
+            headers[execution.id] = tx.header(execution.id)
+        answers[key] = Claim(headers[execution.id], node_claim(tx, execution, claimed))
+    given: set[NodeKey] = set()
+    ordered: list[ClaimAnswer] = []
+    for key in keys:
+        answer = answers[key]
+        ordered.append(Refusal.TAKEN if key in given and isinstance(answer, Claim) else answer)
+        given.add(key)
+    return ordered
+
+
+def _claim(
+    tx: Transaction, execution: ExecutionRow, run: RunRow, worker_id: str, reference: str | None
+) -> RunRow | Refusal:
+    if run.status == NodeStatus.RUNNING:
+        again = reference is not None and run.worker_id == worker_id and run.claim_reference == reference
+        return run if again else Refusal.TAKEN
+    if run.status != NodeStatus.QUEUED:
+        return Refusal.NOT_READY
+    if execution.status != ExecutionStatus.RUNNING:
+        hold(tx, run)
+        return Refusal.NOT_READY
+    new = run._replace(
+        status=NodeStatus.RUNNING.value, fence=run.fence + 1, worker_id=worker_id, claim_reference=reference,
+        due_at=None, started_at=tx.now,
+    )  # fmt: skip
+    tx.update_runs([(run, new)])
+    tx.add_events([Event(run.execution_id, "node.started", run.node_id, run.item, run.attempt, worker_id)])
+    return new
+
+
+def node_claim(
+    tx: Transaction, execution: ExecutionRow, run: RunRow, *, parent: RecordRequest | None = None
+) -> NodeClaim:
+    """Describe the claim of a running run; `parent` is the record that it follows, whose data is in hand."""
+    edge = tx.graph(execution.workflow_id, execution.version).target(run.node_id)
+    data: str | None = None
+    results: dict[str, str] = {}
+    spans: dict[str, str] = {}
+    if run.item:
+        data = tx.item(run.key)
+    elif parent is not None and edge is not None and edge.target_inputs == 1:
+        results = {parent.node_id: "null" if parent.data is None else parent.data}
+        spans = {} if parent.span is None else {parent.node_id: parent.span}
+    else:
+        results, spans = inputs(tx, execution, run.node_id)
+    return NodeClaim(
+        run.node_id, run.item, run.node_type, run.queue, run.fence, run.attempt, run.recovery_attempts, results, data,
+        None if run.wait_kind is None else WaitKind(run.wait_kind), run.wait_key if run.wait_kind else None, run.span,
+        spans,
+    )  # fmt: skip
+
+
+def _call_reference(token: str) -> str:
+    return f"claim {token}"  # apart from the references of records: node/item/fence

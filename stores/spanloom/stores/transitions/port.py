@@ -1,0 +1,206 @@
+"""The transitions as the port has them: each method one transaction over the functions of this package."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import (
+    ClaimAnswer,
+    ControlResult,
+    NodeJob,
+    NodeKey,
+    PurgeResult,
+    RecordRequest,
+    RecordResult,
+    StartAnswer,
+    StartRequest,
+    SweepResult,
+)
+from spanloom.engine.store.states import ExecutionStatus
+from spanloom.stores.sql.base import canonical_id, check_ended
+from spanloom.stores.transitions.children import wake_parents
+from spanloom.stores.transitions.claim import claim
+from spanloom.stores.transitions.control import ControlTarget, cancel, pause, resume
+from spanloom.stores.transitions.manual import acknowledge, end_node, fail_execution
+from spanloom.stores.transitions.purge import purge
+from spanloom.stores.transitions.record import record
+from spanloom.stores.transitions.retry import retry
+from spanloom.stores.transitions.start import create
+from spanloom.stores.transitions.sweep import LostJobCheck, sweep, unregister_worker
+from spanloom.stores.transitions.transaction import Transaction
+
+__all__ = ["Transitions"]
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+ControlStep = Callable[[Transaction, ControlTarget], ControlResult]
+
+
+class Transitions(ExecutionStore):
+    """Implements the parts of the port that move executions and node runs, over a dialect's transaction."""
+
+    @abstractmethod
+    def _transact(
+        self, step: Callable[[Transaction], Answer], *, epoch: int = 0, now: datetime | None = None
+    ) -> Answer:
+        """Run a step in a write transaction, or in this thread's own; what a conflict undid is run again."""
+
+    @abstractmethod
+    def _survives_errors(self) -> bool:
+        """Return whether an error of one step leaves this thread's transaction, if it has one, as it was before."""
+
+    def create_executions(
+        self,
+        requests: Sequence[StartRequest],
+        *,
+        epoch: int = 0,
+        connection: Any = None,
+        now: datetime | None = None,
+    ) -> list[StartAnswer]:
+        """See NodeTransitions.create_executions."""
+        if connection is not None:
+            raise ConfigurationError(
+                f"connection= starts an execution inside a transaction of your own Postgres; the store {self.url} "
+                "has no part in it; leave connection= out, or use a postgresql:// store"
+            )
+        return self._each(requests, lambda some: self._transact(lambda tx: create(tx, some), epoch=epoch, now=now))
+
+    def claim(
+        self, keys: Sequence[NodeKey], *, worker_id: str, token: str | None = None, now: datetime | None = None
+    ) -> list[ClaimAnswer]:
+        """See NodeTransitions.claim."""
+
+        def step(some: Sequence[NodeKey]) -> list[ClaimAnswer]:
+            return self._transact(lambda tx: claim(tx, some, worker_id, token), now=now)
+
+        return self._each(keys, step)
+
+    def record(
+        self, records: Sequence[RecordRequest], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[RecordResult]:
+        """See NodeTransitions.record."""
+        return self._each(records, lambda some: self._transact(lambda tx: record(tx, some), epoch=epoch, now=now))
+
+    def wake_parents(
+        self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[NodeJob]:
+        """See NodeTransitions.wake_parents."""
+        known = [known for given in execution_ids if (known := canonical_id(given)) is not None]
+        return list(self._transact(lambda tx: wake_parents(tx, known).jobs, epoch=epoch, now=now)) if known else []
+
+    def cancel_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> ControlResult:
+        """See Control.cancel_execution."""
+        return self._control(cancel, execution_id, expected_revision, now=now)
+
+    def pause_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> ControlResult:
+        """See Control.pause_execution."""
+        return self._control(pause, execution_id, expected_revision, now=now)
+
+    def resume_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
+    ) -> ControlResult:
+        """See Control.resume_execution."""
+        return self._control(resume, execution_id, expected_revision, epoch=epoch, now=now)
+
+    def retry_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
+    ) -> ControlResult:
+        """See Control.retry_execution."""
+        return self._control(retry, execution_id, expected_revision, epoch=epoch, now=now)
+
+    def fail_execution(
+        self, execution_id: str, error: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> ControlResult:
+        """See Control.fail_execution."""
+
+        def step(tx: Transaction, target: ControlTarget) -> ControlResult:
+            return fail_execution(tx, target, error)
+
+        return self._control(step, execution_id, expected_revision, now=now)
+
+    def acknowledge_execution(
+        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> ControlResult:
+        """See Control.acknowledge_execution."""
+        return self._control(acknowledge, execution_id, expected_revision, now=now)
+
+    def update_node_result(self, record: RecordRequest, *, epoch: int = 0, now: datetime | None = None) -> RecordResult:
+        """See Control.update_node_result."""
+        return self._transact(lambda tx: end_node(tx, record), epoch=epoch, now=now)
+
+    def purge_executions(
+        self,
+        *,
+        ended_before: datetime,
+        statuses: Sequence[ExecutionStatus],
+        limit: int = 500,
+        now: datetime | None = None,
+    ) -> PurgeResult:
+        """See Retention.purge_executions."""
+        wanted = check_ended(statuses)
+        return self._transact(lambda tx: purge(tx, ended_before, wanted, limit), now=now)
+
+    def unregister_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
+        """See WorkerLeases.unregister_worker."""
+        return self._transact(lambda tx: unregister_worker(tx, worker_id), epoch=epoch, now=now)
+
+    def sweep(
+        self,
+        *,
+        heads: Mapping[str, datetime | None],
+        epoch: int,
+        limit: int = 500,
+        lost_job_after_seconds: float = 2.0,
+        now: datetime | None = None,
+    ) -> SweepResult:
+        """See Recovery.sweep."""
+        check = LostJobCheck(heads, timedelta(seconds=lost_job_after_seconds))
+        return self._transact(lambda tx: sweep(tx, check, limit=limit), epoch=epoch, now=now)
+
+    def _control(
+        self,
+        step: ControlStep,
+        execution_id: str,
+        expected_revision: int | None,
+        *,
+        epoch: int = 0,
+        now: datetime | None = None,
+    ) -> ControlResult:
+        target = ControlTarget(execution_id, expected_revision, self.get_execution)
+        return self._transact(lambda tx: step(tx, target), epoch=epoch, now=now)
+
+    def _each(self, items: Sequence[Item], step: Callable[[Sequence[Item]], list[Answer]]) -> list[Answer]:
+        """Do a step for all items in one call; if one of them can't be done, in a call for each.
+
+        Then every other item is done before the error of the one is raised.
+        """
+        if not items:
+            return []
+        try:
+            return step(items)
+        except (StoreUnavailable, StoreNotMigrated):
+            raise
+        except Exception:
+            if len(items) == 1 or not self._survives_errors():
+                raise
+        answers: list[Answer] = []
+        failure: Exception | None = None
+        for item in items:
+            try:
+                answers.extend(step([item]))
+            except StoreUnavailable:
+                raise
+            except Exception as error:  # raised below: the items beside it come first
+                failure = error
+        if failure is not None:
+            raise failure
+        return answers

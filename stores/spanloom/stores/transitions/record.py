@@ -1,0 +1,230 @@
+"""Recording the outcomes of claims: each execution's records together, with all that follows from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+
+from spanloom.engine.store.requests import END, NodeClaim, NodeJob, NodeKey, Outcome, RecordRequest, RecordResult
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus
+from spanloom.stores.transitions.arrivals import complete, fail
+from spanloom.stores.transitions.claim import node_claim
+from spanloom.stores.transitions.mapped import ItemEnd, end_items
+from spanloom.stores.transitions.propagation import Arrival, Propagation, Wish
+from spanloom.stores.transitions.repeated import answer_again
+from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, RunRow, as_data, claim_reference
+from spanloom.stores.transitions.transaction import Transaction
+from spanloom.stores.transitions.waiting import wait
+
+__all__ = ["record", "record_taken"]
+
+ENDS = {
+    Outcome.COMPLETED: NodeStatus.COMPLETED,
+    Outcome.FAILED: NodeStatus.FAILED,
+    Outcome.SKIPPED: NodeStatus.SKIPPED,
+}
+
+_STALE = RecordResult(recorded=False)
+
+
+def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordResult]:
+    """Record outcomes, in the order of their keys, and return the answers in the order of the requests."""
+    order = sorted(range(len(requests)), key=lambda place: requests[place].key)
+    exports: dict[tuple[str, str], int] = {}
+    known = tx.executions({request.execution_id for request in requests})
+    alone = {request.execution_id for request in requests if _may_end(tx, request, known.get(request.execution_id))}
+    executions = tx.lock_executions(known.keys(), alone=alone)
+    runs = tx.lock_runs([request.key for request in requests if request.execution_id in executions])
+    answers: dict[int, RecordResult] = {}
+    for execution_id, places in groupby(order, key=lambda place: requests[place].execution_id):
+        works = {place: Work(requests[place]) for place in places}
+        if (execution := executions.get(execution_id)) is None:
+            answers |= dict.fromkeys(works, _STALE)
+            continue
+        for work in works.values():
+            if (until := work.request.exported_ns) is not None:
+                owner = (work.request.worker_id, execution_id)
+                exports[owner] = max(exports.get(owner, until), until)
+        answers |= zip(works, _Group(tx, execution, runs).record(list(works.values())), strict=True)
+    tx.register_pending_exports(exports)
+    return [answers[place] for place in range(len(requests))]
+
+
+def record_taken(tx: Transaction, execution: ExecutionRow, run: RunRow, request: RecordRequest) -> RecordResult:
+    """Record the end of a run that an operator takes in this step; its execution is held alone."""
+    (answer,) = _Group(tx, execution, {run.key: run}).record([Work(request)])
+    return answer
+
+
+def _may_end(tx: Transaction, request: RecordRequest, execution: ExecutionRow | None) -> bool:
+    """Return whether a record may change its execution's status: by a failure, a way to `$end`, or a skip.
+
+    Such an execution is locked alone at once: two siblings that share it first and fail would deadlock.
+    """
+    if execution is None or request.item or request.outcome not in ENDS:
+        return False
+    if request.outcome is not Outcome.COMPLETED:
+        return True
+    edges = tx.graph(execution.workflow_id, execution.version).following(request.node_id)
+    status = ENDS[request.outcome]
+    return any(edge.target == END or not edge.is_taken(status, request.taken) for edge in edges)
+
+
+class Work:
+    """One record on its way: what it asks for, and what follows from it."""
+
+    def __init__(self, request: RecordRequest) -> None:
+        self.request = request
+        self.reference = claim_reference(request.node_id, request.item, request.fence)
+        self.run: RunRow | None = None  # as its claim holds it; None: the fence is stale
+        self.answer: RecordResult | None = None  # of one that does not end its run
+        self.jobs: list[NodeJob] = []
+        self.following: NodeClaim | None = None
+
+
+class _Group:
+    """The records of one execution, in the order of their keys."""
+
+    def __init__(self, tx: Transaction, execution: ExecutionRow, runs: dict[NodeKey, RunRow]) -> None:
+        self._tx = tx
+        self._execution = execution
+        self._runs = runs
+        self._graph = tx.graph(execution.workflow_id, execution.version)
+        self._error: dict[str, object] | None = None
+        self._ended_by: Work | None = None
+        self._sinks = 0
+
+    def record(self, works: Sequence[Work]) -> list[RecordResult]:
+        """Record them all and return their answers."""
+        ended = [work for work in works if self._record_run(work)]
+        ending: ExecutionStatus | None = None
+        if self._error is not None:
+            assert self._ended_by is not None
+            self._execution = fail(self._tx, self._execution, self._error, self._ended_by.reference)
+            ending = ExecutionStatus.FAILED
+        self._follow(ended)
+        if self._sinks and self._reaches_end():
+            assert self._ended_by is not None
+            self._execution = complete(self._tx, self._execution, self._ended_by.reference)
+            ending = ExecutionStatus.COMPLETED
+        return [self._answer(work, ending) for work in works]
+
+    # ---- 1. the run itself ----
+
+    def _record_run(self, work: Work) -> bool:
+        """Record what became of a claim and return whether its run has ended; the fence may be stale."""
+        request, run = work.request, self._runs.get(work.request.key)
+        if (
+            run is None
+            or run.status != NodeStatus.RUNNING
+            or run.fence != request.fence
+            or (run.worker_id or "") != request.worker_id
+        ):
+            work.answer = answer_again(self._tx, self._execution, request, run)
+            return False
+        work.run = run
+        if request.outcome not in ENDS:
+            status = self._execution.status if self._error is None else ExecutionStatus.FAILED.value
+            waited, new = wait(self._tx, self._execution._replace(status=status), run, request, work.reference)
+            self._runs[run.key] = new
+            work.answer = waited
+            if waited.refused is None:
+                self._tx.add_telemetry(run.key, request.logs, request.spans)
+            return False
+        self._end_run(work, run)
+        return True
+
+    def _end_run(self, work: Work, run: RunRow) -> None:
+        tx, request = self._tx, work.request
+        status = ENDS[request.outcome]
+        edges = () if run.item else self._graph.following(run.node_id)
+        handled = request.handled or any(edge.target != END and edge.is_taken(status, request.taken) for edge in edges)
+        lost = status is NodeStatus.FAILED and not run.item and not handled
+        result = ResultRow(
+            *run.key, run.node_type, status.value, request.data, request.error,
+            None if request.taken is None else json.dumps(request.taken), not lost, run.attempt, run.recovery_attempts,
+            run.fence, run.push, run.worker_id, request.span, run.started_at, tx.now,
+        )  # fmt: skip
+        tx.end_runs([(run, result)])
+        del self._runs[run.key]
+        tx.add_telemetry(run.key, request.logs, request.spans)
+        told = as_data({"error": json.loads(request.error or "{}")}) if status is NodeStatus.FAILED else None
+        tx.add_events(
+            [Event(run.execution_id, f"node.{status.value}", run.node_id, run.item, run.attempt, run.worker_id, told)]
+        )
+        if run.item or self._error is not None:
+            return
+        self._ended_by = work
+        if lost and self._execution.status in (ExecutionStatus.RUNNING, ExecutionStatus.PAUSED):
+            self._error = {"node_id": run.node_id, **json.loads(request.error or "{}")}
+
+    # ---- 2. what follows ----
+
+    def _follow(self, ended: Sequence[Work]) -> None:
+        """Let the ended runs arrive at their nodes' runs and successors, and hand out what becomes ready."""
+        arrivals: list[Arrival] = []
+        items: list[ItemEnd] = []
+        for work in ended:
+            request, run = work.request, work.run
+            assert run is not None
+            status = ENDS[request.outcome]
+            if run.item:
+                items.append(ItemEnd(run, work.reference, request.worker_id, self._goes_on(work), status))
+            elif status is not NodeStatus.FAILED or self._is_handled(work):
+                for edge in self._graph.following(run.node_id):
+                    if edge.target == END:
+                        self._sinks += 1
+                    else:
+                        arrivals.append(Arrival(edge, edge.is_taken(status, request.taken), work.reference))
+        by_reference = {work.reference: work for work in ended}
+        if items:
+            for follows in end_items(self._tx, self._execution, items):
+                work = by_reference[follows.reference]
+                work.jobs.extend(follows.jobs)
+                work.following = follows.claim or work.following
+        if arrivals:
+            wishes = [self._wish(work) for work in ended if work.run is not None and not work.run.item]
+            propagation = Propagation(self._tx, self._execution, wishes)
+            propagation.settle(arrivals)
+            self._sinks += propagation.sinks
+            for reference, run in propagation.pushed:
+                by_reference[reference].jobs.append(run.job)
+            for reference, run in propagation.claimed:
+                work = by_reference[reference]
+                work.following = node_claim(self._tx, self._execution, run, parent=work.request)
+
+    def _is_handled(self, work: Work) -> bool:
+        request = work.request
+        return request.handled or any(
+            edge.target != END and edge.is_taken(ENDS[request.outcome], request.taken)
+            for edge in self._graph.following(request.node_id)
+        )
+
+    def _goes_on(self, work: Work) -> bool:
+        return work.request.node_id in work.request.successors
+
+    def _wish(self, work: Work) -> Wish:
+        assert work.run is not None
+        return Wish(work.reference, work.request.worker_id, work.run.queue, work.request.successors)
+
+    # ---- 3. the end of the execution ----
+
+    def _reaches_end(self) -> bool:
+        """Arrive at `$end`; return whether the execution is complete by that."""
+        key = NodeKey(self._execution.id, END)
+        end = self._tx.lock_runs([key]).get(key)
+        if end is None:
+            return False
+        left = end.pending - self._sinks
+        if left <= 0 and self._execution.status in (ExecutionStatus.RUNNING, ExecutionStatus.PAUSED):
+            return True
+        self._tx.update_runs([(end, end._replace(pending=left))])
+        return False
+
+    def _answer(self, work: Work, ending: ExecutionStatus | None) -> RecordResult:
+        if work.answer is not None:
+            return work.answer
+        mine = ending if work is self._ended_by else None
+        ended_at = None if mine is None else self._execution.ended_at
+        return RecordResult(True, tuple(work.jobs), work.following, mine, ended_at)

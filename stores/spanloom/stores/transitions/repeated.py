@@ -1,0 +1,66 @@
+"""Records that are sent again: found by the result or the event of the first, and answered with its continuation."""
+
+from __future__ import annotations
+
+import json
+
+from spanloom.engine.store.requests import NodeClaim, NodeJob, Outcome, RecordRequest, RecordResult
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus
+from spanloom.stores.transitions.claim import node_claim
+from spanloom.stores.transitions.rows import ExecutionRow, RunRow, claim_reference
+from spanloom.stores.transitions.transaction import Transaction
+from spanloom.stores.transitions.waiting import PARKED
+
+__all__ = ["answer_again"]
+
+_STALE = RecordResult(recorded=False)
+
+
+def answer_again(tx: Transaction, execution: ExecutionRow, request: RecordRequest, run: RunRow | None) -> RecordResult:
+    """Answer a record whose claim is over: as before if it was recorded, else that its fence is stale."""
+    result = tx.result(request.key)
+    mine = result is not None and result.fence == request.fence and (result.worker_id or "") == request.worker_id
+    if result is not None and mine and result.status == NodeStatus.CANCELLED:
+        # Nothing follows, but its telemetry is kept, once: the mark tells.
+        if tx.mark_cancelled(request.key):
+            tx.add_telemetry(request.key, request.logs, request.spans)
+        return RecordResult(True)
+    if result is not None and mine and result.status == request.outcome:
+        return _continuation(tx, execution, request, run)
+    if request.outcome in PARKED and _was_parked(tx, request):
+        return _continuation(tx, execution, request, run)
+    return _STALE
+
+
+def _was_parked(tx: Transaction, request: RecordRequest) -> bool:
+    """Return whether an event shows that the record was kept. After a reset of the run its fence is stale."""
+    for event in tx.events(request.key, [PARKED[request.outcome], "node.reset"]):
+        if event.kind == "node.reset":
+            return False
+        if event.worker_id == request.worker_id and json.loads(event.data or "{}").get("fence") == request.fence:
+            return True
+    return False
+
+
+def _continuation(tx: Transaction, execution: ExecutionRow, request: RecordRequest, run: RunRow | None) -> RecordResult:
+    """Return what followed from a record and has not been taken up by anyone else since."""
+    reference = claim_reference(*_claim(request))
+    runs = tx.runs_made_ready(request.execution_id, reference)
+    if request.outcome is Outcome.RELEASED and run is not None and run.fence == request.fence:
+        runs.append(run)
+    jobs: list[NodeJob] = []
+    following: NodeClaim | None = None
+    for ready in sorted(set(runs)):
+        if ready.status == NodeStatus.RUNNING and ready.worker_id == request.worker_id:
+            following = node_claim(tx, execution, ready)
+        elif ready.status == NodeStatus.QUEUED and ready.pushed_at is not None:
+            jobs.append(ready.job)
+    for event in tx.end_events(request.execution_id):
+        if json.loads(event.data or "{}").get("by") == reference:
+            status = ExecutionStatus(event.kind.removeprefix("execution."))
+            return RecordResult(True, tuple(jobs), following, status, execution.ended_at or event.at)
+    return RecordResult(True, tuple(jobs), following)
+
+
+def _claim(request: RecordRequest) -> tuple[str, int, int]:
+    return request.node_id, request.item, request.fence

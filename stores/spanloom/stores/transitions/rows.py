@@ -1,0 +1,186 @@
+"""Rows that transitions read and write, and the graph of a version that they follow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from spanloom.engine.store.requests import END, NodeJob, NodeKey
+from spanloom.engine.store.states import NodeStatus
+from spanloom.stores.schema import FENCES_A_REVISION
+
+__all__ = ["Event", "ExecutionRow", "Graph", "GraphEdge", "ResultRow", "RunRow", "as_data", "claim_reference"]
+
+
+class ExecutionRow(NamedTuple):
+    """The columns of an execution that decide transitions."""
+
+    id: str
+    workflow_id: str
+    version: int
+    status: str
+    revision: int
+    priority: str
+    parent_id: str | None
+    parent_node_id: str | None
+    parent_item: int | None
+    parent_fence: int | None
+    depth: int
+    deadline_seconds: float | None
+    created_at: datetime
+    ended_at: datetime | None
+    acknowledged_at: datetime | None
+
+    @property
+    def first_fence(self) -> int:
+        """The fence that a run of this execution has before its first claim."""
+        return self.revision * FENCES_A_REVISION
+
+
+class RunRow(NamedTuple):
+    """One open node run: the columns of `node_runs`, in their order."""
+
+    execution_id: str
+    node_id: str
+    item: int
+    status: str
+    node_type: str
+    queue: str
+    priority: str
+    pending: int = 0
+    taken: int = 1
+    fence: int = 0
+    attempt: int = 1
+    recovery_attempts: int = 0
+    worker_id: str | None = None
+    claim_reference: str | None = None
+    wait_kind: str | None = None
+    wait_key: str | None = None
+    items: int | None = None
+    max_concurrency: int | None = None
+    tolerated_failures: int | None = None
+    next_item: int | None = None
+    span: str | None = None
+    due_at: datetime | None = None
+    push: int = 0
+    pushed_epoch: int = 0
+    pushed_at: datetime | None = None
+    started_at: datetime | None = None
+
+    @property
+    def key(self) -> NodeKey:
+        """Its key."""
+        return NodeKey(self.execution_id, self.node_id, self.item)
+
+    @property
+    def job(self) -> NodeJob:
+        """The job of its last push."""
+        assert self.pushed_at is not None, f"{self.key} was never pushed"
+        return NodeJob(
+            self.execution_id, self.node_id, self.item, self.node_type, self.queue, self.priority, self.push,
+            self.pushed_at, self.recovery_attempts,
+        )  # fmt: skip
+
+
+class ResultRow(NamedTuple):
+    """One ended node run: the columns of `node_results`, in their order."""
+
+    execution_id: str
+    node_id: str
+    item: int
+    node_type: str
+    status: str
+    data: str | None = None
+    error: str | None = None
+    taken: str | None = None  # a JSON list of targets; None: by each edge's kind
+    arrived: bool = True
+    attempt: int = 1
+    recovery_attempts: int = 0
+    fence: int = 0
+    push: int = 0
+    worker_id: str | None = None
+    span: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class Event(NamedTuple):
+    """One line of an execution's history, before it has a number."""
+
+    execution_id: str
+    kind: str
+    node_id: str | None = None
+    item: int = 0
+    attempt: int | None = None
+    worker_id: str | None = None
+    data: str | None = None  # JSON text
+
+
+class GraphEdge(NamedTuple):
+    """One edge of a version."""
+
+    source: str
+    target: str
+    kind: str  # success | failure | always
+    target_type: str
+    target_queue: str
+    target_inputs: int
+
+    def is_taken(self, status: str, named: Sequence[str] | None) -> bool:
+        """Return whether a source that ended with this status takes the edge; `named` are targets, None: by kind.
+
+        This is the one rule of stores for it. `$end` is taken by all that was not skipped.
+        """
+        if status not in (NodeStatus.COMPLETED, NodeStatus.FAILED):
+            return False
+        if self.target == END:
+            return True
+        if named is not None:
+            return self.target in named
+        return self.kind != ("failure" if status == NodeStatus.COMPLETED else "success")
+
+
+class Graph:
+    """The edges of one version of a workflow; they never change once they are saved."""
+
+    def __init__(self, edges: Iterable[GraphEdge]) -> None:
+        self._following: dict[str, list[GraphEdge]] = {}
+        self._leading: dict[str, list[GraphEdge]] = {}
+        for edge in sorted(edges, key=lambda edge: (edge.source, edge.target)):
+            self._following.setdefault(edge.source, []).append(edge)
+            self._leading.setdefault(edge.target, []).append(edge)
+
+    def following(self, source: str) -> Sequence[GraphEdge]:
+        """Return the edges from a node, in the order of their targets."""
+        return self._following.get(source, ())
+
+    def leading(self, target: str) -> Sequence[GraphEdge]:
+        """Return the edges to a node, in the order of their sources."""
+        return self._leading.get(target, ())
+
+    def target(self, node_id: str) -> GraphEdge | None:
+        """Return some edge to a node: it knows the node's type, queue and number of inputs. None: no such node."""
+        edges = self._leading.get(node_id)
+        return None if edges is None else edges[0]
+
+    def downstream(self, sources: Iterable[str]) -> set[str]:
+        """Return every node that can be reached from these by at least one edge, without `$end`."""
+        found: set[str] = set()
+        pending = list(sources)
+        while pending:
+            for edge in self.following(pending.pop()):
+                if edge.target != END and edge.target not in found:
+                    found.add(edge.target)
+                    pending.append(edge.target)
+        return found
+
+
+def claim_reference(node_id: str, item: int, fence: int) -> str:
+    """Name one claim within its execution; what its record makes ready or ends carries this name."""
+    return f"{node_id}/{item}/{fence}"
+
+
+#: Write what an event carries: compact, with the keys in their order. By its end a repeated record is found.
+as_data = json.JSONEncoder(separators=(",", ":")).encode

@@ -1,0 +1,193 @@
+"""The sweep: lapsed leases, due rows and lost jobs, each moved on; and a worker that leaves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from spanloom.engine.store.port import queue_key
+from spanloom.engine.store.requests import END, PARENT, START, NodeJob, NodeKey, SweepResult
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.stores.transitions.arrivals import fail, requeue
+from spanloom.stores.transitions.children import wake_parents
+from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, as_data
+from spanloom.stores.transitions.start import begin
+from spanloom.stores.transitions.transaction import Transaction
+from spanloom.stores.transitions.waits import WAITS
+
+__all__ = ["LostJobCheck", "sweep", "unregister_worker"]
+
+LONGEST_CHECK = timedelta(minutes=1)  # a queued run is checked this often however old it is
+LONGEST_BACKOFF = timedelta(minutes=5)  # and pushed again this often however often it was pushed
+
+
+class LostJobCheck(NamedTuple):
+    """What decides whether the job of a queued run was lost."""
+
+    heads: Mapping[str, datetime | None]  # of each list: when its head was pushed, None if it is empty
+    after: timedelta
+
+    def is_lost(self, run: RunRow, now: datetime) -> bool:
+        """Return whether a run's list is past it, or empty, for long enough."""
+        key = queue_key(run.queue, run.priority)
+        if key not in self.heads or run.pushed_at is None:
+            return False
+        head = self.heads[key]
+        return now - run.pushed_at >= self.after if head is None else head - run.pushed_at > self.after
+
+    def pause(self, wanted: timedelta, longest: timedelta) -> timedelta:
+        """Return how long to wait for the next check of a run, within the limits."""
+        return max(self.after, min(wanted, longest))
+
+
+def sweep(tx: Transaction, check: LostJobCheck, *, limit: int) -> SweepResult:
+    """Move on at most `limit` rows that are lost or due. Rows that others hold are left to the next pass."""
+    tx.release_lapsed_leases()
+    one = _Sweep(tx, check, limit)
+    one.starts_and_deadlines()
+    one.ended_children()
+    one.other_runs()
+    return SweepResult(one.jobs, dict(one.moved), more=one.left <= 0 and one.touched > 0, ended=one.ended)
+
+
+def unregister_worker(tx: Transaction, worker_id: str) -> list[NodeJob]:
+    """Close a worker's lease and queue again what it still held, without a loss counted."""
+    tx.close_lease(worker_id)
+    keys = tx.runs_of_worker(worker_id)
+    executions = tx.lock_executions({key.execution_id for key in keys})
+    jobs: list[NodeJob] = []
+    for key, run in sorted(tx.lock_runs(keys).items()):
+        if run.worker_id != worker_id or run.status != NodeStatus.RUNNING:
+            continue
+        # Without the fence that the event of a record carries: had its worker sent one, it would be refused now.
+        told = as_data({"because": "retired"})
+        tx.add_events([Event(*key[:1], "node.released", run.node_id, run.item, run.attempt, worker_id, told)])
+        new = requeue(tx, run, executions[key.execution_id].status, because="retired")
+        if new.status == NodeStatus.QUEUED:
+            jobs.append(new.job)
+    return jobs
+
+
+class _Sweep:
+    """One pass: what it moved, by cause, and what is to be pushed for it."""
+
+    def __init__(self, tx: Transaction, check: LostJobCheck, limit: int) -> None:
+        self.jobs: list[NodeJob] = []
+        self.moved: Counter[str] = Counter()
+        self.ended: list[str] = []
+        self.left = limit
+        self.touched = 0
+        self._tx = tx
+        self._check = check
+
+    # ---- 1. what changes an execution's status ----
+
+    def starts_and_deadlines(self) -> None:
+        """Begin executions whose delay is over, and fail those whose deadline has passed."""
+        for key in self._taken(self._tx.due_runs(self.left, [START, END])):
+            execution = self._tx.lock_executions([key.execution_id], alone=[key.execution_id], wait=False)
+            run = self._tx.runs([key]).get(key)
+            if not execution or run is None or run.due_at is None or run.due_at > self._tx.now:
+                continue
+            self.touched += 1
+            if key.node_id == START:
+                self._begin(execution[key.execution_id], key)
+            else:
+                self._miss_deadline(execution[key.execution_id], run)
+
+    def _begin(self, execution: ExecutionRow, key: NodeKey) -> None:
+        self.moved["start"] += 1
+        self._tx.delete_runs([key])
+        (running,) = self._tx.set_status([execution], ExecutionStatus.RUNNING, revise=False, started_at=self._tx.now)
+        self.jobs.extend(begin(self._tx, running))
+
+    def _miss_deadline(self, execution: ExecutionRow, run: RunRow) -> None:
+        if ExecutionStatus(execution.status).ended:
+            self._tx.update_runs([(run, run._replace(due_at=None))])
+            return
+        self.moved["deadline"] += 1
+        message = f"execution {execution.id} had not ended {execution.deadline_seconds:g} s after its start"
+        fail(self._tx, execution, {"type": "DeadlineExceeded", "message": message}, None)
+        self.ended.append(execution.id)
+
+    # ---- 2. ended children ----
+
+    def ended_children(self) -> None:
+        """Wake the parents' runs that wait for them."""
+        keys = self._taken(self._tx.due_runs(self.left, [PARENT]) if self.left > 0 else [])
+        if keys:
+            woken = wake_parents(self._tx, [key.execution_id for key in keys], wait=False)
+            self.touched += woken.passed
+            self.jobs.extend(woken.jobs)
+            if woken.children:
+                self.moved["child"] += len(woken.children)
+
+    # ---- 3. all other runs ----
+
+    def other_runs(self) -> None:
+        """Queue what is lost or due again: find it, lock it, and judge it by what it is then."""
+        found: dict[NodeKey, None] = {}
+        for find in (self._tx.lost_runs, self._tx.due_runs, self._tx.outdated_runs):
+            found |= dict.fromkeys(find(self.left) if self.left > 0 else [])
+        keys = self._taken(list(found)[: max(self.left, 0)])
+        executions = self._tx.lock_executions({key.execution_id for key in keys}, wait=False)
+        runs = self._tx.lock_runs([key for key in keys if key.execution_id in executions], wait=False)
+        gone = self._tx.released_workers({run.worker_id for run in runs.values() if run.worker_id is not None})
+        for _, run in sorted(runs.items()):
+            if (cause := self._cause(run, gone)) is not None:
+                self.touched += 1
+                self._move(run, executions[run.execution_id].status, cause)
+
+    def _cause(self, run: RunRow, gone: set[str]) -> str | None:
+        """Return why a run is moved, None to leave it: someone else was first."""
+        now = self._tx.now
+        if run.status == NodeStatus.RUNNING:
+            return "lost_worker" if run.worker_id in gone else None
+        due = run.due_at is not None and run.due_at <= now
+        if run.status == NodeStatus.WAITING:
+            kind = WaitKind(run.wait_kind or WaitKind.TIMER)
+            return kind.value if due and WAITS[kind].timed else None
+        if run.status != NodeStatus.QUEUED:
+            return None
+        if due and not run.push:
+            return "start"  # from a caller's own transaction
+        if run.pushed_epoch < self._tx.epoch:
+            return "lost_redis"
+        if not due:
+            return None
+        return "lost_job" if self._check.is_lost(run, now) else "check"
+
+    def _move(self, run: RunRow, execution_status: str, cause: str) -> None:
+        if cause == "check" and execution_status == ExecutionStatus.RUNNING:
+            assert run.pushed_at is not None
+            pause = self._check.pause(self._tx.now - run.pushed_at, LONGEST_CHECK)
+            self._tx.update_runs([(run, run._replace(due_at=self._tx.now + pause))])
+            return
+        if cause != "check":
+            self.moved[cause] += 1
+        new = requeue(
+            self._tx, run, execution_status, because=cause, losses=cause == "lost_worker",
+        )  # fmt: skip
+        if new.status == NodeStatus.QUEUED:
+            if cause == "lost_job":
+                pause = self._backoff(run)
+                deferred = new._replace(due_at=self._tx.now + pause)
+                self._tx.update_runs([(new, deferred)])
+                new = deferred
+            self.jobs.append(new.job)
+
+    def _backoff(self, run: RunRow) -> timedelta:
+        """Return the time until a run that was found lost is checked again: twice as long each time.
+
+        Not by the number of its pushes alone, which had other reasons too, nor by how long it was in a backlog.
+        """
+        assert run.due_at is not None
+        assert run.pushed_at is not None
+        trusted = run.due_at - run.pushed_at
+        return self._check.pause(min(2 * trusted, self._check.after * 2 ** min(run.push, 20)), LONGEST_BACKOFF)
+
+    def _taken(self, keys: Sequence[NodeKey]) -> Sequence[NodeKey]:
+        self.left -= len(keys)
+        return keys

@@ -1,0 +1,138 @@
+"""Records that do not end a run: given back, to be tried again, or waiting for a timer, a child or items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from spanloom.engine.errors import StoreRefused, UnknownWorkflow
+from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.stores.transitions.arrivals import queued
+from spanloom.stores.transitions.children import start_child
+from spanloom.stores.transitions.mapped import fan_out
+from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, as_data
+from spanloom.stores.transitions.transaction import Transaction
+from spanloom.stores.transitions.waits import WAITS
+
+__all__ = ["PARKED", "wait"]
+
+PARKED = {Outcome.RETRY: "node.retrying", Outcome.WAITING: "node.waiting", Outcome.RELEASED: "node.released"}
+
+
+def wait(
+    tx: Transaction, execution: ExecutionRow, run: RunRow, request: RecordRequest, reference: str
+) -> tuple[RecordResult, RunRow]:
+    """Give up a claim without ending its run; return the answer, and the run as it is then."""
+    kept = run._replace(worker_id=None, claim_reference=None, span=request.span or run.span)
+    if request.outcome is Outcome.RELEASED:
+        return _release(tx, execution, run, kept)
+    kind = WaitKind.RETRY if request.outcome is Outcome.RETRY else request.wait_kind or WaitKind.TIMER
+    if kind is WaitKind.RETRY and request.outcome is not Outcome.RETRY:
+        raise _refused(run, kind)
+    if WAITS[kind].starts:
+        return _start(tx, execution, run, kept, request, kind, reference)
+    return _wait_for_time(tx, execution, run, kept, request, kind)
+
+
+def _release(tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow) -> tuple[RecordResult, RunRow]:
+    _note(tx, run, PARKED[Outcome.RELEASED], {"fence": run.fence})
+    if execution.status != ExecutionStatus.RUNNING:
+        held = _hold(tx, run, kept, {"because": "released"})
+        return RecordResult(True), held
+    new = queued(tx, kept)
+    tx.update_runs([(run, new)])
+    _note_ready(tx, new, {"push": new.push, "because": "released"})
+    return RecordResult(True, (new.job,)), new
+
+
+def _wait_for_time(
+    tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow, request: RecordRequest, kind: WaitKind
+) -> tuple[RecordResult, RunRow]:
+    """Wait for a retry or a timer. A retry in an execution that has failed is held: only its own retry runs it."""
+    due_at = request.due_at if kind is WaitKind.TIMER and request.due_at is not None else None
+    due_at = tx.now + timedelta(seconds=request.delay_seconds) if due_at is None else due_at
+    if kind is WaitKind.TIMER:
+        told: dict[str, Any] = {"wait_kind": kind.value, "wait_key": request.wait_key}
+    else:
+        told = {} if request.error is None else {"error": json.loads(request.error)}
+        told["delay_seconds"] = request.delay_seconds
+    _note(tx, run, PARKED[request.outcome], {**told, "fence": run.fence})
+    attempt = run.attempt + (request.outcome is Outcome.RETRY and request.spends_attempt)
+    open_now = (ExecutionStatus.RUNNING, ExecutionStatus.PAUSED)
+    if kind is WaitKind.RETRY and execution.status not in open_now:
+        new = kept._replace(attempt=attempt, wait_kind=None, wait_key=None)
+        return RecordResult(True), _hold(tx, run, new, None)
+    new = kept._replace(
+        status=NodeStatus.WAITING.value, attempt=attempt, wait_kind=kind.value,
+        wait_key=request.wait_key if WAITS[kind].kept else None, due_at=due_at,
+    )  # fmt: skip
+    tx.update_runs([(run, new)])
+    return RecordResult(True), new
+
+
+def _start(
+    tx: Transaction,
+    execution: ExecutionRow,
+    run: RunRow,
+    kept: RunRow,
+    request: RecordRequest,
+    kind: WaitKind,
+    reference: str,
+) -> tuple[RecordResult, RunRow]:
+    """Wait for what the wait itself starts: a child, or items. Unless the execution runs, the run is held instead."""
+    child, wanted = request.child, request.fan_out
+    complete = child is not None if kind is WaitKind.CHILD else wanted is not None and wanted.items and not run.item
+    if not complete:
+        raise _refused(run, kind)
+    wait_key = request.wait_key if child is None or kind is not WaitKind.CHILD else child.execution_id
+    told: dict[str, Any] = {"wait_kind": kind.value, "wait_key": wait_key}
+    if execution.status != ExecutionStatus.RUNNING:  # held as it was: what woke it stays, and it asks again
+        _note(tx, run, PARKED[Outcome.WAITING], {**told, "fence": run.fence})
+        return RecordResult(True), _hold(tx, run, kept, None)
+    waiting = kept._replace(status=NodeStatus.WAITING.value, wait_kind=kind.value, wait_key=wait_key, due_at=None)
+    if kind is WaitKind.CHILD:
+        assert child is not None
+        started = start_child(tx, execution, run, child)
+        if isinstance(started, UnknownWorkflow):
+            return RecordResult(True, refused=started), run
+        _note(tx, run, PARKED[Outcome.WAITING], {**told, "fence": run.fence})
+        tx.update_runs([(run, waiting)])
+        return RecordResult(True, tuple(started.jobs)), waiting
+    assert wanted is not None
+    bounds = {
+        "items": len(wanted.items), "max_concurrency": wanted.max_concurrency,
+        "tolerated_failures": wanted.tolerated_failures,
+    }  # fmt: skip
+    _note(tx, run, PARKED[Outcome.WAITING], {**told, **bounds, "fence": run.fence})
+    goes_on = run.node_id in request.successors and tx.is_live(request.worker_id)
+    new, follows = fan_out(tx, execution, waiting, wanted, reference, request.worker_id if goes_on else None)
+    tx.update_runs([(run, new)])
+    return RecordResult(True, tuple(follows.jobs), follows.claim), new
+
+
+def _hold(tx: Transaction, run: RunRow, kept: RunRow, told: Mapping[str, Any] | None) -> RunRow:
+    new = kept._replace(status=NodeStatus.HELD.value, due_at=None)
+    tx.update_runs([(run, new)])
+    _note_ready(tx, new, told)
+    return new
+
+
+def _note(tx: Transaction, run: RunRow, kind: str, told: Mapping[str, Any]) -> None:
+    # The fence comes last: by that end of the text a record that is sent again is found.
+    tx.add_events([Event(run.execution_id, kind, run.node_id, run.item, run.attempt, run.worker_id, as_data(told))])
+
+
+def _note_ready(tx: Transaction, run: RunRow, told: Mapping[str, Any] | None) -> None:
+    data = None if told is None else as_data(told)
+    tx.add_events([Event(run.execution_id, f"node.{run.status}", run.node_id, run.item, run.attempt, None, data)])
+
+
+def _refused(run: RunRow, kind: WaitKind) -> StoreRefused:
+    return StoreRefused(
+        f"node {run.node_id!r}, item {run.item}, of execution {run.execution_id} can't wait for {kind.value}: "
+        "a record of WAITING for a child needs `child`, one for items needs a `fan_out` that is not empty and comes "
+        "from item 0, and a retry is an outcome of its own"
+    )
