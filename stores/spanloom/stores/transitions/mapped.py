@@ -120,9 +120,9 @@ def _ended(
             for place, item in enumerate(items)
             for end in [ends[min(place, len(ends) - 1)]]
         ]
-        for opened in open_items(tx, execution, new, openings):
-            assert opened.claim_reference is not None
-            yield _follows(tx, execution, opened.claim_reference, [opened])
+        for opening, opened in zip(openings, open_items(tx, execution, new, openings), strict=True):
+            assert opening.reference is not None
+            yield _follows(tx, execution, opening.reference, [opened])
         return
     yield _wake(tx, execution, run, new, ends)
 
