@@ -1,4 +1,4 @@
-"""The conformance suite over Postgres."""
+"""The conformance suite over Postgres: with the hot transitions as PL/pgSQL functions, and with all of them in Python."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.stores import open_store
+from spanloom.stores import PostgresExecutionStore
 from spanloom.testing.conformance import StoreConformance
 from support.stores import truncate
 
 
-@pytest.fixture(scope="module")
-def opened(module_postgres_url: str) -> Iterator[ExecutionStore]:
-    store = open_store(module_postgres_url)
+@pytest.fixture(scope="module", params=[True, False], ids=["accelerated", "python"])
+def opened(request: pytest.FixtureRequest, module_postgres_url: str) -> Iterator[ExecutionStore]:
+    store = PostgresExecutionStore(module_postgres_url, accelerated=request.param)
     store.open()
     yield store
     store.close()

@@ -8,9 +8,9 @@ import select
 import threading
 import time
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
@@ -31,6 +31,8 @@ from spanloom.stores.postgres.url import Location
 from spanloom.stores.schema import SCHEMA_VERSION
 
 __all__ = ["PostgresConnections"]
+
+Answer = TypeVar("Answer")
 
 CHECKOUT_SECONDS = 10.0
 CONFLICT_RETRIES = 8
@@ -131,6 +133,40 @@ class PostgresConnections:
         with self._translated():
             return self._call(engine, statement, parameters)
 
+    def step(self, step: Callable[[psycopg.Connection[Any], bool], Answer]) -> Answer:
+        """Run a step in this thread's transaction, or in one of its own, and tell it whether it is one of its own.
+
+        One of its own is run again when Postgres breaks a deadlock at its expense.
+        """
+        joined = self.joined
+        if joined is not None:
+            with self._translated():
+                raw = joined.connection.driver_connection
+                assert isinstance(raw, psycopg.Connection)
+                return step(raw, False)
+        for attempt in range(CONFLICT_RETRIES):
+            try:
+                return self._step(step)
+            except _CONFLICTS:
+                time.sleep(random.uniform(0, 0.002 * 2**attempt))  # noqa: S311 - only to fall out of step
+        with self._translated():
+            return self._step(step)
+
+    def step_within(self, given: object, step: Callable[[psycopg.Connection[Any]], Answer]) -> Answer:
+        """Run a step in the transaction of a caller's psycopg or SQLAlchemy connection.
+
+        Raises ConfigurationError for anything else.
+        """
+        with self._translated():
+            if isinstance(given, psycopg.Connection):
+                return step(given)
+            if isinstance(given, sa.Connection) and given.dialect.driver == "psycopg":
+                given.execute(sa.text("select 1"))  # otherwise it would not know that there is something to commit
+                raw = given.connection.driver_connection
+                assert isinstance(raw, psycopg.Connection)
+                return step(raw)
+        raise _no_connection(given)
+
     def call_within(self, given: object, statement: str, parameters: Sequence[Any]) -> Any:
         """Run a statement that answers one value in the transaction of a caller's psycopg or SQLAlchemy connection.
 
@@ -142,10 +178,7 @@ class PostgresConnections:
             if isinstance(given, sa.Connection) and given.dialect.driver == "psycopg":
                 # Through SQLAlchemy, which otherwise would not know that there is something to commit.
                 return given.exec_driver_sql(statement, tuple(parameters)).scalar_one()
-        raise ConfigurationError(
-            f"connection is a {type(given).__module__}.{type(given).__qualname__}; pass a psycopg.Connection, or a "
-            f"SQLAlchemy Connection on postgresql+psycopg, to the Postgres that holds the store"
-        )
+        raise _no_connection(given)
 
     def forget_parent(self) -> None:
         """Begin anew in a forked child. The parent's connections are kept, unused: they are the parent's to close."""
@@ -160,15 +193,32 @@ class PostgresConnections:
         self._reserved.dispose()
 
     @property
+    def prepares(self) -> bool | None:
+        """Whether statements are prepared at once; None leaves it to the connection, which then prepares nothing."""
+        return self._prepare or None
+
+    @property
     def joined(self) -> sa.Connection | None:
         """This thread's transaction, if it is inside `writing`."""
         return getattr(self._thread, "joined", None)
 
+    def _step(self, step: Callable[[psycopg.Connection[Any], bool], Answer]) -> Answer:
+        def run(raw: psycopg.Connection[Any]) -> Answer:
+            with raw.transaction():
+                return step(raw, True)
+
+        return self._lend(self.engine, run)
+
     def _call(self, engine: sa.Engine, statement: str, parameters: Sequence[Any]) -> Any:
+        return self._lend(engine, lambda raw: self._value(raw, statement, parameters))
+
+    def _lend(self, engine: sa.Engine, use: Callable[[psycopg.Connection[Any]], Answer]) -> Answer:
         with self._translated(but=_CONFLICTS):
             lent = engine.raw_connection()
             try:
-                return self._value(lent.driver_connection, statement, parameters)
+                raw = lent.driver_connection
+                assert isinstance(raw, psycopg.Connection)
+                return use(raw)
             except psycopg.OperationalError as error:
                 connection = lent.driver_connection
                 if connection is not None and connection.broken:
@@ -228,6 +278,13 @@ class PostgresConnections:
                 if isinstance(error.orig, _NOT_MIGRATED):
                     return None
                 raise
+
+
+def _no_connection(given: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"connection is a {type(given).__module__}.{type(given).__qualname__}; pass a psycopg.Connection, or a "
+        f"SQLAlchemy Connection on postgresql+psycopg, to the Postgres that holds the store"
+    )
 
 
 def _first(cursor: psycopg.Cursor[Any]) -> Any:

@@ -13,8 +13,8 @@ from sqlalchemy.dialects import postgresql
 
 from spanloom.engine.errors import ConfigurationError, StoreNotMigrated
 from spanloom.engine.store.models import Event
+from spanloom.stores.postgres.accelerated import AcceleratedTransitions
 from spanloom.stores.postgres.connections import PostgresConnections
-from spanloom.stores.postgres.transitions import PostgresTransitions
 from spanloom.stores.postgres.url import DEFAULT_NAMESPACE, Location
 from spanloom.stores.schema import SCHEMA_VERSION, events
 from spanloom.stores.sql.base import Upsert, canonical_id
@@ -25,23 +25,31 @@ __all__ = ["PostgresExecutionStore"]
 SETTLE_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.03, 0.05)  #: the pauses of a reader of events, while some may come late
 
 
-class PostgresExecutionStore(PostgresTransitions):
+class PostgresExecutionStore(AcceleratedTransitions):
     """Keep executions in one schema of a Postgres database, version 14 or newer.
 
     `url` is libpq's, and may name the schema: `postgresql://user:password@host/database?namespace=orders`. At most
     `pool_size` connections are open in a process, and one more that renews leases. With `prepare=False` no statement is
     prepared, for a PgBouncer that pools transactions and does not know prepared statements; nothing is ever set on a
-    session. `spanloom migrate` makes the schema. Events show once no older transaction of the database server is still
-    at work.
+    session. `spanloom migrate` makes the schema. With `accelerated=False` the hot transitions run in Python, as all
+    others always do, and not as PL/pgSQL functions: it is the reference that these are held to. Events show once no
+    older transaction of the database server is still at work.
     """
 
     def __init__(
-        self, url: str, *, namespace: str = DEFAULT_NAMESPACE, pool_size: int = 10, prepare: bool = True
+        self,
+        url: str,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        pool_size: int = 10,
+        prepare: bool = True,
+        accelerated: bool = True,
     ) -> None:
         if pool_size < 1:
             raise ConfigurationError(f"pool_size is {pool_size}; a store needs at least one connection")
         self._location = Location.parse(url, namespace)
-        super().__init__(PostgresConnections(self._location, pool_size=pool_size, prepare=prepare))
+        connections = PostgresConnections(self._location, pool_size=pool_size, prepare=prepare)
+        super().__init__(connections, accelerated=accelerated)
         self._opened = False
 
     @classmethod

@@ -15,6 +15,8 @@ from spanloom.stores.transitions.transaction import UsedKey
 
 __all__ = ["SqlRecovery"]
 
+RELEASED_KEPT = timedelta(hours=1)  #: how long a worker is known after its lease
+
 
 class SqlRecovery(SqlRows):
     """Idempotency keys, workers, what is due, and retention."""
@@ -63,6 +65,27 @@ class SqlRecovery(SqlRows):
             {"id": worker_id, "now": self.now},
         )
         return found is not None
+
+    def close_lease(self, worker_id: str) -> None:
+        """See Transaction.close_lease."""
+        self._run(
+            "UPDATE {s}workers SET released_at = :now WHERE id = :id AND released_at IS NULL",
+            [{"id": worker_id, "now": self.now}],
+        )
+
+    def release_lapsed_leases(self) -> None:
+        """See Transaction.release_lapsed_leases."""
+        self._run(
+            "UPDATE {s}workers SET released_at = :now WHERE id IN (SELECT id FROM {s}workers "
+            "WHERE released_at IS NULL AND lease_until <= :now FOR UPDATE SKIP LOCKED)",
+            [{"now": self.now}],
+        )
+        self._run(
+            "DELETE FROM {s}workers WHERE id IN (SELECT w.id FROM {s}workers w WHERE w.released_at < :until "
+            "AND NOT EXISTS (SELECT 1 FROM {s}node_runs n WHERE n.worker_id = w.id AND n.status = 'running') "
+            "FOR UPDATE SKIP LOCKED)",
+            [{"until": self.now - RELEASED_KEPT}],
+        )
 
     def released_workers(self, worker_ids: Collection[str]) -> set[str]:
         """See Transaction.released_workers."""
@@ -134,6 +157,15 @@ class SqlRecovery(SqlRows):
             self._run(statement, [every])
         self._run("DELETE FROM {s}executions WHERE id = :id", [{"id": execution_id} for execution_id in reversed(ids)])
         return keys
+
+    def delete_expired_keys(self, limit: int) -> int:
+        """See Transaction.delete_expired_keys."""
+        return self._run(
+            "DELETE FROM {s}idempotency_keys WHERE (workflow_id, key) IN (SELECT workflow_id, key "
+            "FROM {s}idempotency_keys WHERE expires_at IS NOT NULL AND expires_at <= :now ORDER BY expires_at "
+            "LIMIT :limit FOR UPDATE SKIP LOCKED)",
+            [{"now": self.now, "limit": limit}],
+        )
 
     @abstractmethod
     def _hold_keys(self, ids: Sequence[str]) -> bool:

@@ -135,29 +135,10 @@ class SqliteTransaction(SqlTransaction):
             self._executemany(_ADD_EVENT, self._events)
             self._events.clear()
 
-    # ---- workers ----
-
-    def close_lease(self, worker_id: str) -> None:
-        """See Transaction.close_lease."""
-        self._execute("DELETE FROM workers WHERE id = ?", (worker_id,))
-
-    def release_lapsed_leases(self) -> None:
-        """See Transaction.release_lapsed_leases."""
-        now = to_micros(self._now)
-        self._execute("UPDATE workers SET released_at = ? WHERE released_at IS NULL AND lease_until <= ?", (now, now))
-
     # ---- retention ----
 
     def _hold_keys(self, ids: Sequence[str]) -> bool:
         return True
-
-    def delete_expired_keys(self, limit: int) -> int:
-        """See Transaction.delete_expired_keys."""
-        return self._run(
-            "DELETE FROM idempotency_keys WHERE (workflow_id, key) IN (SELECT workflow_id, key FROM idempotency_keys "
-            "WHERE expires_at IS NOT NULL AND expires_at <= :now LIMIT :limit)",
-            [{"now": self._now, "limit": limit}],
-        )
 
     # ---- what the dialect supplies ----
 
@@ -165,6 +146,8 @@ class SqliteTransaction(SqlTransaction):
         return self._execute(for_sqlite(statement), _bound(parameters)).fetchall()
 
     def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> int:
+        if not parameters:
+            return 0
         rendered = for_sqlite(statement)
         if len(parameters) == 1:
             return self._execute(rendered, _bound(parameters[0])).rowcount

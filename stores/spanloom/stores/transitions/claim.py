@@ -14,6 +14,7 @@ from spanloom.engine.store.requests import (
     Refusal,
 )
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.transitions.arrivals import hold, inputs
 from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow
 from spanloom.stores.transitions.transaction import Transaction
@@ -28,7 +29,7 @@ def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str |
     """
     if not tx.is_live(worker_id):
         return [Refusal.RETIRED] * len(keys)
-    executions = tx.lock_executions({key.execution_id for key in keys})
+    executions = tx.lock_executions({key.execution_id for key in keys if canonical_id(key.execution_id)})
     runs = tx.lock_runs([key for key in keys if key.execution_id in executions])
     reference = None if token is None else _call_reference(token)
     answers: dict[NodeKey, ClaimAnswer] = {}

@@ -112,8 +112,8 @@ class Propagation:
                 ready.remove(row)
                 self._wishes.remove(wish)
                 run = row._replace(
-                    status=NodeStatus.RUNNING.value, fence=row.fence + 1, worker_id=wish.worker_id,
-                    started_at=self._tx.later(), claim_reference=wish.reference,
+                    status=NodeStatus.RUNNING.value, fence=self._execution.first_fence + 1, worker_id=wish.worker_id,
+                    pushed_epoch=self._tx.epoch, started_at=self._tx.later(),
                 )  # fmt: skip
                 placed.append((row, run))
                 self.claimed.append((wish.reference, run))
@@ -122,13 +122,16 @@ class Propagation:
             assert row.claim_reference is not None
             if self._running:
                 run = row._replace(
-                    status=NodeStatus.QUEUED.value, push=1, pushed_epoch=self._tx.epoch, pushed_at=self._tx.now,
-                    due_at=self._tx.now + SUSPECT_AFTER,
+                    status=NodeStatus.QUEUED.value, fence=self._execution.first_fence, push=1,
+                    pushed_epoch=self._tx.epoch, pushed_at=self._tx.now, due_at=self._tx.now + SUSPECT_AFTER,
                 )  # fmt: skip
                 self.pushed.append((row.claim_reference, run))
                 self._note(run, "node.queued", data=as_data({"push": 1}))
             else:
-                run = row._replace(status=NodeStatus.HELD.value, claim_reference=None)
+                run = row._replace(
+                    status=NodeStatus.HELD.value, fence=self._execution.first_fence, pushed_epoch=self._tx.epoch,
+                    claim_reference=None,
+                )  # fmt: skip
                 self._note(run, "node.held")
             placed.append((row, run))
         self._tx.insert_runs([run for row, run in placed if row.node_id not in there])
@@ -137,7 +140,7 @@ class Propagation:
     def _wanted(self, wish: Wish, ready: Sequence[RunRow]) -> RunRow | None:
         for node_id in wish.successors:
             for row in ready:
-                if row.node_id == node_id and row.queue == wish.queue:
+                if row.node_id == node_id and row.queue == wish.queue and row.claim_reference == wish.reference:
                     return row
         return None
 

@@ -8,6 +8,7 @@ from itertools import groupby
 
 from spanloom.engine.store.requests import END, NodeClaim, NodeJob, NodeKey, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
+from spanloom.stores.sql.base import canonical_id, check_wait
 from spanloom.stores.transitions.arrivals import complete, fail
 from spanloom.stores.transitions.claim import node_claim
 from spanloom.stores.transitions.mapped import ItemEnd, end_items
@@ -30,9 +31,11 @@ _STALE = RecordResult(recorded=False)
 
 def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordResult]:
     """Record outcomes, in the order of their keys, and return the answers in the order of the requests."""
+    for request in requests:
+        check_wait(request)
     order = sorted(range(len(requests)), key=lambda place: requests[place].key)
     exports: dict[tuple[str, str], int] = {}
-    known = tx.executions({request.execution_id for request in requests})
+    known = tx.executions({request.execution_id for request in requests if canonical_id(request.execution_id)})
     alone = {request.execution_id for request in requests if _may_end(tx, request, known.get(request.execution_id))}
     executions = tx.lock_executions(known.keys(), alone=alone)
     runs = tx.lock_runs([request.key for request in requests if request.execution_id in executions])

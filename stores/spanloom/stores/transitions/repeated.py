@@ -8,7 +8,7 @@ from spanloom.engine.store.requests import NodeClaim, NodeJob, Outcome, RecordRe
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores.transitions.claim import node_claim
 from spanloom.stores.transitions.rows import ExecutionRow, RunRow, claim_reference
-from spanloom.stores.transitions.transaction import Transaction
+from spanloom.stores.transitions.transaction import RunFilter, Transaction
 from spanloom.stores.transitions.waiting import PARKED
 
 __all__ = ["answer_again"]
@@ -48,6 +48,8 @@ def _continuation(tx: Transaction, execution: ExecutionRow, request: RecordReque
     runs = tx.runs_made_ready(request.execution_id, reference)
     if request.outcome is Outcome.RELEASED and run is not None and run.fence == request.fence:
         runs.append(run)
+    if request.outcome is Outcome.WAITING and request.child is not None:
+        runs += _entries(tx, request, request.child.execution_id)
     jobs: list[NodeJob] = []
     following: NodeClaim | None = None
     for ready in sorted(set(runs)):
@@ -60,6 +62,17 @@ def _continuation(tx: Transaction, execution: ExecutionRow, request: RecordReque
             status = ExecutionStatus(event.kind.removeprefix("execution."))
             return RecordResult(True, tuple(jobs), following, status, execution.ended_at or event.at)
     return RecordResult(True, tuple(jobs), following)
+
+
+def _entries(tx: Transaction, request: RecordRequest, child_id: str) -> list[RunRow]:
+    """Return the entry nodes of the child that the record has started, as far as nobody pushed them again."""
+    child = tx.executions([child_id]).get(child_id)
+    if child is None or child.parent_fence != request.fence:
+        return []
+    if (child.parent_id, child.parent_node_id, child.parent_item) != request.key:
+        return []
+    queued = tx.find_runs(RunFilter([child_id], [NodeStatus.QUEUED]))
+    return [run for run in queued if run.push == 1 and run.fence == 0]
 
 
 def _claim(request: RecordRequest) -> tuple[str, int, int]:

@@ -120,12 +120,12 @@ class _Retry:
             self._queue(run)
 
     def _wait_for_child(self, run: RunRow, child: ExecutionRow) -> None:
-        woken = run._replace(wait_kind=WaitKind.CHILD.value, wait_key=child.id)
+        woken = run._replace(wait_kind=WaitKind.CHILD.value, wait_key=child.id, fence=run.fence + 1)
+        self._tx.update_executions([child], parent_fence=woken.fence)
         if child.status == ExecutionStatus.COMPLETED:
             self._queue(woken)
             return
-        waiting = woken._replace(status=NodeStatus.WAITING.value, fence=run.fence + 1)
-        self._tx.update_executions([child], parent_fence=waiting.fence)
+        waiting = woken._replace(status=NodeStatus.WAITING.value)
         self._insert(run, waiting)
         self._note_waiting(waiting, {"wait_kind": WaitKind.CHILD.value, "wait_key": child.id})
         if child.status == ExecutionStatus.FAILED:

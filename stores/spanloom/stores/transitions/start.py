@@ -167,5 +167,5 @@ def _take_over(tx: Transaction, execution: ExecutionRow, replay: Replay, *, outb
     settled = {*replay.carried, *replay.skipped}
     leading = {edge.target for node_id in (START, *settled) for edge in graph.following(node_id)}
     tx.insert_runs([_end_of(tx, execution, graph.leading(END)[0].target_inputs)])
-    _, queued = recount_arrivals(tx, execution, leading - settled - {END}, from_start=True, outbox=outbox)
-    return [] if outbox else [run.job for run in queued]
+    _, ready = recount_arrivals(tx, execution, leading - settled - {END}, from_start=True, outbox=outbox)
+    return [] if outbox else [run.job for run in ready]

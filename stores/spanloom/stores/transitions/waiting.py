@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from spanloom.engine.errors import StoreRefused, UnknownWorkflow
+from spanloom.engine.errors import UnknownWorkflow
 from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.transitions.arrivals import queued
@@ -30,8 +30,6 @@ def wait(
     if request.outcome is Outcome.RELEASED:
         return _release(tx, execution, run, kept)
     kind = WaitKind.RETRY if request.outcome is Outcome.RETRY else request.wait_kind or WaitKind.TIMER
-    if kind is WaitKind.RETRY and request.outcome is not Outcome.RETRY:
-        raise _refused(run, kind)
     if WAITS[kind].starts:
         return _start(tx, execution, run, kept, request, kind, reference)
     return _wait_for_time(tx, execution, run, kept, request, kind)
@@ -84,9 +82,6 @@ def _start(
 ) -> tuple[RecordResult, RunRow]:
     """Wait for what the wait itself starts: a child, or items. Unless the execution runs, the run is held instead."""
     child, wanted = request.child, request.fan_out
-    complete = child is not None if kind is WaitKind.CHILD else wanted is not None and wanted.items and not run.item
-    if not complete:
-        raise _refused(run, kind)
     wait_key = request.wait_key if child is None or kind is not WaitKind.CHILD else child.execution_id
     told: dict[str, Any] = {"wait_kind": kind.value, "wait_key": wait_key}
     if execution.status != ExecutionStatus.RUNNING:  # held as it was: what woke it stays, and it asks again
@@ -128,11 +123,3 @@ def _note(tx: Transaction, run: RunRow, kind: str, told: Mapping[str, Any]) -> N
 def _note_ready(tx: Transaction, run: RunRow, told: Mapping[str, Any] | None) -> None:
     data = None if told is None else as_data(told)
     tx.add_events([Event(run.execution_id, f"node.{run.status}", run.node_id, run.item, run.attempt, None, data)])
-
-
-def _refused(run: RunRow, kind: WaitKind) -> StoreRefused:
-    return StoreRefused(
-        f"node {run.node_id!r}, item {run.item}, of execution {run.execution_id} can't wait for {kind.value}: "
-        "a record of WAITING for a child needs `child`, one for items needs a `fan_out` that is not empty and comes "
-        "from item 0, and a retry is an outcome of its own"
-    )

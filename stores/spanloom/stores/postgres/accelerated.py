@@ -1,0 +1,222 @@
+"""The accelerator of the hot transitions on Postgres: start, claim, record, wake and sweep as PL/pgSQL functions.
+
+Each is one round trip for a list. What they do is written in `transitions/`, to which tests hold them on one database;
+a store with `accelerated=False` runs those instead, also beside workers whose stores run these.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from cachetools import LRUCache
+
+from spanloom.engine.errors import IdempotencyConflict, PayloadRejected, StoreRefused
+from spanloom.engine.store.requests import (
+    ClaimAnswer,
+    EpochState,
+    NodeJob,
+    NodeKey,
+    RecordRequest,
+    RecordResult,
+    Refusal,
+    StartAnswer,
+    StartRequest,
+    SweepResult,
+)
+from spanloom.stores.postgres import wire
+from spanloom.stores.postgres.connections import PostgresConnections
+from spanloom.stores.postgres.transaction import PostgresTransaction
+from spanloom.stores.sql.base import canonical_id, check_wait
+from spanloom.stores.sql.reads import SqlStore
+from spanloom.stores.transitions.port import Transitions
+from spanloom.stores.transitions.rows import Graph
+from spanloom.stores.transitions.start import create
+from spanloom.stores.transitions.transaction import Transaction
+
+__all__ = ["AcceleratedTransitions"]
+
+GRAPHS_KEPT = 256  # versions whose edges a process remembers
+
+Answer = TypeVar("Answer")
+
+
+class AcceleratedTransitions(Transitions, SqlStore):
+    """All transitions over Postgres; the hot ones by function calls unless `accelerated` is False."""
+
+    def __init__(self, connections: PostgresConnections, *, accelerated: bool = True) -> None:
+        self._connections = connections
+        self._accelerated = accelerated
+        self._graphs: LRUCache[tuple[str, int], Graph] = LRUCache(GRAPHS_KEPT)
+        schema = f'"{connections.location.namespace}"'
+        self._start = f"select {schema}.start_v1(%s::json, %s::bigint, %s::boolean, %s::timestamptz)"
+        self._claim = f"select {schema}.claim_v1(%s::json, %s::text, %s::text, %s::timestamptz)"
+        self._record = f"select {schema}.record_v1(%s::json, %s::bigint, %s::timestamptz)"
+        self._wake = f"select {schema}.wake_v1(%s::json, %s::bigint, %s::timestamptz)"
+        self._sweep = f"select {schema}.sweep_v1(%s::json, %s::bigint, %s::integer, %s::float8, %s::timestamptz)"
+        self._renew = (
+            f"update {schema}.workers w "  # noqa: S608  the namespace was checked
+            "set lease_until = coalesce(g.at, statement_timestamp()) + g.seconds * interval '1 second' "
+            "from (values (%s::text, %s::float8, %s::timestamptz)) g (id, seconds, at) "
+            "where w.id = g.id and w.released_at is null returning true"
+        )
+        self._raise = (
+            f"update {schema}.store_state set epoch = epoch + 1, redis_run_id = %s::text "  # noqa: S608  as above
+            "where epoch = %s::bigint returning true"
+        )
+
+    def create_executions(
+        self,
+        requests: Sequence[StartRequest],
+        *,
+        epoch: int = 0,
+        connection: Any = None,
+        now: datetime | None = None,
+    ) -> list[StartAnswer]:
+        """See NodeTransitions.create_executions."""
+        if connection is not None:
+            return self._create_within(connection, requests, epoch, now)
+        if not self._accelerated:
+            return super().create_executions(requests, epoch=epoch, now=now)
+
+        def start(some: Sequence[StartRequest]) -> list[StartAnswer]:
+            try:
+                return wire.started(some, self._call(self._start, wire.starts(some), epoch, False, now))
+            except PayloadRejected as refused:
+                if len(some) > 1:
+                    raise
+                return [refused]
+
+        return self._each(requests, start)
+
+    def claim(
+        self, keys: Sequence[NodeKey], *, worker_id: str, token: str | None = None, now: datetime | None = None
+    ) -> list[ClaimAnswer]:
+        """See NodeTransitions.claim."""
+        if not self._accelerated:
+            return super().claim(keys, worker_id=worker_id, token=token, now=now)
+
+        def call(some: Sequence[NodeKey]) -> list[ClaimAnswer]:
+            known = wire.keys(some)
+            if known is None:
+                return [Refusal.GONE] * len(some)
+            return wire.claims(len(some), self._call(self._claim, known, worker_id, token, now))
+
+        return self._each(keys, call)
+
+    def record(
+        self, records: Sequence[RecordRequest], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[RecordResult]:
+        """See NodeTransitions.record."""
+        if not self._accelerated:
+            return super().record(records, epoch=epoch, now=now)
+
+        def call(some: Sequence[RecordRequest]) -> list[RecordResult]:
+            for request in some:
+                check_wait(request)
+            order = wire.in_key_order(some)
+            if not order:
+                return [RecordResult(recorded=False)] * len(some)
+            try:
+                answer = self._call(self._record, wire.records(some, order), epoch, now)
+            except StoreRefused as error:
+                raise (_key_conflict(some[0], error) or error) from error.__cause__
+            return wire.recorded(some, order, answer)
+
+        return self._each(records, call)
+
+    def wake_parents(
+        self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[NodeJob]:
+        """See NodeTransitions.wake_parents."""
+        if not self._accelerated:
+            return super().wake_parents(execution_ids, epoch=epoch, now=now)
+        known = [execution_id for execution_id in execution_ids if canonical_id(execution_id) is not None]
+        return wire.owed(self._call(self._wake, json.dumps(known), epoch, now)) if known else []
+
+    def sweep(
+        self,
+        *,
+        heads: Mapping[str, datetime | None],
+        epoch: int,
+        limit: int = 500,
+        lost_job_after_seconds: float = 2.0,
+        now: datetime | None = None,
+    ) -> SweepResult:
+        """See Recovery.sweep."""
+        if not self._accelerated:
+            return super().sweep(
+                heads=heads, epoch=epoch, limit=limit, lost_job_after_seconds=lost_job_after_seconds, now=now
+            )
+        pushed = json.dumps({name: None if head is None else head.isoformat() for name, head in heads.items()})
+        return wire.swept(self._call(self._sweep, pushed, epoch, limit, lost_job_after_seconds, now))
+
+    def renew_lease(self, worker_id: str, *, lease_seconds: float, now: datetime | None = None) -> bool:
+        """See WorkerLeases.renew_lease. One statement: who stops between two would keep the lease locked for good.
+
+        Over a connection of its own: a lease must not lapse because many slots are busy with the others.
+        """
+        self.open()
+        return self._connections.call(self._renew, (worker_id, lease_seconds, now), reserved=True) is True
+
+    def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
+        """See Recovery.raise_epoch. One statement: who stops between two would keep all sweepers waiting."""
+        raised = self._call(self._raise, redis_run_id, expected) is True
+        return replace(self.get_epoch(), raised=raised)
+
+    def _create_within(
+        self, connection: Any, requests: Sequence[StartRequest], epoch: int, now: datetime | None
+    ) -> list[StartAnswer]:
+        """Create executions in a caller's transaction. Nothing is answered to push before that has committed."""
+        if self._accelerated:
+            call = partial(self._connections.call_within, connection)
+            return wire.started(requests, call(self._start, (wire.starts(requests), epoch, True, now)))
+        return self._connections.step_within(
+            connection, lambda raw: self._step(raw, lambda tx: create(tx, requests, outbox=True), epoch, now, own=False)
+        )
+
+    def _transact(
+        self, step: Callable[[Transaction], Answer], *, epoch: int = 0, now: datetime | None = None
+    ) -> Answer:
+        self.open()
+        return self._connections.step(lambda raw, own: self._step(raw, step, epoch, now, own=own))
+
+    def _step(
+        self, raw: Any, step: Callable[[Transaction], Answer], epoch: int, now: datetime | None, *, own: bool
+    ) -> Answer:
+        # What is read inside a caller's transaction may be rolled back with it: it is not remembered.
+        graphs = self._graphs if own else {}
+        tx = PostgresTransaction(
+            raw, self._connections.location.namespace, graphs, now=now, epoch=epoch,
+            prepare=self._connections.prepares, plans=own,
+        )  # fmt: skip
+        answer = step(tx)
+        tx.flush()
+        return answer
+
+    def _survives_errors(self) -> bool:
+        return self._connections.joined is None  # a transaction of Postgres does not survive an error
+
+    def _call(self, statement: str, document: str | None, *parameters: Any) -> Any:
+        self.open()
+        try:
+            return self._connections.call(statement, (document, *parameters))
+        except PayloadRejected:
+            # Once more without what Postgres' text can't hold, such as a NUL that a handler logged.
+            if document is None or (scrubbed := wire.scrubbed(document)) == document:
+                raise
+        return self._connections.call(statement, (scrubbed, *parameters))
+
+
+def _key_conflict(record: RecordRequest, error: StoreRefused) -> IdempotencyConflict | None:
+    """Return why a child was not started, if that was its idempotency key."""
+    told = getattr(error.__cause__, "diag", None)
+    if record.child is None or record.child.idempotency_key is None or told is None:
+        return None
+    if told.constraint_name != "idempotency_keys":
+        return None
+    return IdempotencyConflict(record.child.workflow_id, record.child.idempotency_key, told.message_detail)

@@ -1,0 +1,226 @@
+"""The write transaction on Postgres: statements over one psycopg connection, and the locks in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+
+from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
+from spanloom.stores.sql.rows import KEY, Row
+from spanloom.stores.sql.statements import EXECUTION, RUN, for_postgres, insert
+from spanloom.stores.sql.transaction import SqlTransaction
+from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, RunRow
+
+__all__ = ["PostgresTransaction"]
+
+# Planned by key: these tables grow from empty within seconds, faster than statistics follow. For this transaction only.
+_PLANNER = (
+    "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), "
+    "set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true), "
+    "set_config('plan_cache_mode', 'force_generic_plan', true)"
+)
+
+_EVENT = ("execution_id", "kind", "node_id", "item", "attempt", "worker_id", "data", "at")
+# The transaction's number makes a cursor that skips no late commit.
+_ADD_EVENT = (
+    "INSERT INTO {s}events (xid, execution_id, kind, node_id, item, attempt, worker_id, data, at) VALUES "
+    "(pg_current_xact_id()::text::bigint, :execution_id, :kind, :node_id, :item, :attempt, :worker_id, :data, :at)"
+)
+_LOG = ("execution_id", "node_id", "item", "attempt", "level", "message", "fields", "at", "trace_id", "span_id")
+_SPAN = (
+    "execution_id", "span_id", "trace_id", "parent_span_id", "node_id", "item", "attempt", "name", "kind", "status",
+    "start_ns", "end_ns", "attributes", "links",
+)  # fmt: skip
+_NEWER_SPAN = "ON CONFLICT (execution_id, span_id) DO UPDATE SET " + ", ".join(
+    f"{name} = excluded.{name}" for name in _SPAN[2:]
+)
+
+
+class PostgresTransaction(SqlTransaction):
+    """One write transaction. Events are kept back and written by `flush`, in the order in which they came."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        schema: str,
+        graphs: MutableMapping[tuple[str, int], Graph],
+        *,
+        now: datetime | None,
+        epoch: int = 0,
+        prepare: bool | None = None,
+        plans: bool = True,
+    ) -> None:
+        super().__init__(graphs, epoch=epoch)
+        self._connection = connection
+        self._schema = schema
+        self._prepare = prepare
+        self._given = now
+        self._began: datetime | None = None
+        self._events: list[dict[str, Any]] = []
+        if plans:
+            connection.execute(_PLANNER, prepare=prepare)
+
+    @property
+    def now(self) -> datetime:
+        """See Transaction.now."""
+        if self._given is not None:
+            return self._given
+        if self._began is None:
+            self._began = self._clock()
+        return self._began
+
+    def later(self) -> datetime:
+        """See Transaction.later."""
+        return self._clock() if self._given is None else self._given
+
+    # ---- locks ----
+
+    def lock_executions(
+        self, ids: Collection[str], *, alone: Collection[str] = (), wait: bool = True
+    ) -> dict[str, ExecutionRow]:
+        """See Transaction.lock_executions. Each by itself where both kinds of locks are wanted, for their order."""
+        _ = self.now  # before it waits for a lock
+        kinds = {execution_id: execution_id in alone for execution_id in sorted(set(ids))}
+        if len(set(kinds.values())) < 2:
+            return self._locked(list(kinds), alone=any(kinds.values()), wait=wait)
+        found: dict[str, ExecutionRow] = {}
+        for execution_id, only in kinds.items():
+            found |= self._locked([execution_id], alone=only, wait=wait)
+        return found
+
+    def lock_descendants(self, ids: Sequence[str]) -> list[ExecutionRow]:
+        """See Transaction.lock_descendants."""
+        found: list[ExecutionRow] = []
+        level = list(ids)
+        while level:
+            # One that has completed may still have a failed child, and that a running one.
+            rows = self._all(
+                "SELECT id FROM {s}executions "
+                "WHERE parent_id = ANY(:ids::uuid[]) AND parent_id IS NOT NULL ORDER BY id",
+                {"ids": level},
+            )
+            level = [str(execution_id) for (execution_id,) in rows]
+            if level:
+                statement = (
+                    f"SELECT {EXECUTION} FROM {{s}}executions WHERE id = ANY(:ids::uuid[]) "
+                    "AND status NOT IN ('completed', 'cancelled') ORDER BY id FOR NO KEY UPDATE"
+                )
+                found += map(self._execution, self._all(statement, {"ids": level}))
+        return sorted(found, key=lambda row: (row.depth, row.created_at, row.id))
+
+    def lock_runs(self, keys: Collection[NodeKey], *, wait: bool = True) -> dict[NodeKey, RunRow]:
+        """See Transaction.lock_runs."""
+        _ = self.now
+        statement = f"SELECT {RUN} FROM {{s}}node_runs WHERE {KEY} FOR UPDATE" + ("" if wait else " SKIP LOCKED")
+        return self._runs_of(statement, keys)
+
+    def lock_family(self, root: str) -> list[ExecutionRow] | None:
+        """See Transaction.lock_family. Read, locked, and read again: of what is locked none gets another child."""
+        before = self._family(root)
+        statement = f"SELECT {EXECUTION} FROM {{s}}executions WHERE id = :id FOR UPDATE SKIP LOCKED"
+        for row in before:
+            if self._one(statement, {"id": row.id}) is None:
+                return None
+        after = self._family(root)
+        return after if {row.id for row in after} == {row.id for row in before} else None
+
+    def _hold_keys(self, ids: Sequence[str]) -> bool:
+        # A start that repeats one of these keys holds that until it is answered.
+        condition = "FROM {s}idempotency_keys WHERE execution_id = ANY(:ids::uuid[])"
+        every = {"ids": list(ids)}
+        named = self._all(f"SELECT workflow_id, key {condition}", every)
+        held = self._all(f"SELECT workflow_id, key {condition} FOR UPDATE SKIP LOCKED", every)
+        return len(named) == len(held)
+
+    # ---- history and telemetry ----
+
+    def add_events(self, events: Iterable[Event], *, at: datetime | None = None) -> None:
+        """See Transaction.add_events."""
+        time = self.now if at is None else at
+        self._events.extend(dict(zip(_EVENT, (*event, time), strict=True)) for event in events)
+
+    def _stored_events(self, condition: str, parameters: Mapping[str, Any]) -> list[Any]:
+        self.flush()  # one of them may be kept back yet
+        return super()._stored_events(condition, parameters)
+
+    def add_telemetry(self, key: NodeKey, logs: Sequence[LogLine], spans: Sequence[SpanLine]) -> None:
+        """See Transaction.add_telemetry."""
+        if logs:
+            lines = [
+                (
+                    *key,
+                    line.attempt,
+                    line.level,
+                    _storable(line.message),
+                    line.fields,
+                    line.at,
+                    line.trace_id,
+                    line.span_id,
+                )
+                for line in logs
+            ]
+            self._run(insert("logs", _LOG), [dict(zip(_LOG, line, strict=True)) for line in lines])
+        if spans:
+            rows = [
+                {"execution_id": key.execution_id, **{name: getattr(span, name) for name in _SPAN[1:]}}
+                for span in spans
+            ]
+            for row in rows:
+                row["name"] = _storable(row["name"])
+            self._run(insert("spans", _SPAN, _NEWER_SPAN), rows)
+
+    def flush(self) -> None:
+        """See Transaction.flush."""
+        if self._events:
+            events, self._events = self._events, []
+            self._run(_ADD_EVENT, events)
+
+    # ---- what the dialect supplies ----
+
+    def _all(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
+        rendered = for_postgres(statement, self._schema).encode()
+        return self._connection.execute(rendered, parameters, prepare=self._prepare).fetchall()
+
+    def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> int:
+        if not parameters:
+            return 0
+        rendered = for_postgres(statement, self._schema).encode()
+        if len(parameters) == 1:
+            return self._connection.execute(rendered, parameters[0], prepare=self._prepare).rowcount
+        with self._connection.cursor() as cursor:
+            cursor.executemany(rendered, parameters)  # in a pipeline: one round trip for all of them
+            return cursor.rowcount
+
+    def _id(self, value: Any) -> Any:
+        return None if value is None else str(value)
+
+    def _time(self, value: Any) -> Any:
+        return None if value is None else value.astimezone(UTC)
+
+    def _clock(self) -> datetime:
+        (now,) = self._all("SELECT clock_timestamp()", {})[0]
+        return now.astimezone(UTC)  # type: ignore[no-any-return]  # a timestamptz
+
+    def _locked(self, ids: Sequence[str], *, alone: bool, wait: bool) -> dict[str, ExecutionRow]:
+        lock = "FOR NO KEY UPDATE" if alone else "FOR SHARE"
+        statement = f"SELECT {EXECUTION} FROM {{s}}executions WHERE id = ANY(:ids::uuid[]) ORDER BY id {lock}"
+        return self._executions_of(statement + ("" if wait else " SKIP LOCKED"), ids)
+
+    def _family(self, root: str) -> list[ExecutionRow]:
+        rows = self._all(
+            "WITH RECURSIVE family (family_id, level) AS (SELECT :root::uuid, 0 UNION ALL "
+            "SELECT c.id, level + 1 FROM family CROSS JOIN LATERAL (SELECT x.id FROM {s}executions x "
+            "WHERE x.parent_id = family_id AND x.parent_id IS NOT NULL OFFSET 0) c) "
+            f"SELECT {EXECUTION} FROM family JOIN {{s}}executions ON id = family_id ORDER BY level, id",
+            {"root": root},
+        )
+        return [self._execution(row) for row in rows]
+
+
+def _storable(text: str) -> str:
+    """Return text without what Postgres' text can't hold: NUL, and halves of a surrogate pair."""
+    clean = text.replace("\x00", "\ufffd")
+    return clean if clean.isascii() else clean.encode("utf-8", "replace").decode()
