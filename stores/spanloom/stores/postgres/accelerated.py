@@ -80,7 +80,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
         """See NodeTransitions.create_executions."""
         if connection is not None:
             return self._create_within(connection, requests, epoch, now)
-        if not self._accelerated:
+        if not self._accelerated or _replays(requests):
             return super().create_executions(requests, epoch=epoch, now=now)
 
         def start(some: Sequence[StartRequest]) -> list[StartAnswer]:
@@ -172,7 +172,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
         self, connection: Any, requests: Sequence[StartRequest], epoch: int, now: datetime | None
     ) -> list[StartAnswer]:
         """Create executions in a caller's transaction. Nothing is answered to push before that has committed."""
-        if self._accelerated:
+        if self._accelerated and not _replays(requests):
             call = partial(self._connections.call_within, connection)
             return wire.started(requests, call(self._start, (wire.starts(requests), epoch, True, now)))
         return self._connections.step_within(
@@ -192,7 +192,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
         graphs = self._graphs if own else {}
         tx = PostgresTransaction(
             raw, self._connections.location.namespace, graphs, now=now, epoch=epoch,
-            prepare=self._connections.prepares, plans=own,
+            prepare=self._connections.prepares, own=own,
         )  # fmt: skip
         answer = step(tx)
         tx.flush()
@@ -210,6 +210,11 @@ class AcceleratedTransitions(Transitions, SqlStore):
             if document is None or (scrubbed := wire.scrubbed(document)) == document:
                 raise
         return self._connections.call(statement, (scrubbed, *parameters))
+
+
+def _replays(requests: Sequence[StartRequest]) -> bool:
+    """Return whether a replay is among them: the function that starts executions knows none."""
+    return any(request.replay is not None for request in requests)
 
 
 def _key_conflict(record: RecordRequest, error: StoreRefused) -> IdempotencyConflict | None:

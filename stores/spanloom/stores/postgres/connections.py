@@ -204,7 +204,7 @@ class PostgresConnections:
 
     def _step(self, step: Callable[[psycopg.Connection[Any], bool], Answer]) -> Answer:
         def run(raw: psycopg.Connection[Any]) -> Answer:
-            with raw.transaction():
+            with raw.pipeline(), raw.transaction():  # what is only written waits for no answer of its own
                 return step(raw, True)
 
         return self._lend(self.engine, run)

@@ -17,8 +17,8 @@ from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, RunRow
 __all__ = ["PostgresTransaction"]
 
 # Planned by key: these tables grow from empty within seconds, faster than statistics follow. For this transaction only.
-_PLANNER = (
-    "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), "
+_BEGIN = (
+    "SELECT clock_timestamp(), set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), "
     "set_config('enable_mergejoin', 'off', true), set_config('jit', 'off', true), "
     "set_config('plan_cache_mode', 'force_generic_plan', true)"
 )
@@ -51,7 +51,7 @@ class PostgresTransaction(SqlTransaction):
         now: datetime | None,
         epoch: int = 0,
         prepare: bool | None = None,
-        plans: bool = True,
+        own: bool = True,
     ) -> None:
         super().__init__(graphs, epoch=epoch)
         self._connection = connection
@@ -59,9 +59,9 @@ class PostgresTransaction(SqlTransaction):
         self._prepare = prepare
         self._given = now
         self._began: datetime | None = None
+        # The first answer that is read brings this one along.
+        self._opening = connection.execute(_BEGIN if own else "SELECT clock_timestamp()", prepare=prepare)
         self._events: list[dict[str, Any]] = []
-        if plans:
-            connection.execute(_PLANNER, prepare=prepare)
 
     @property
     def now(self) -> datetime:
@@ -69,7 +69,9 @@ class PostgresTransaction(SqlTransaction):
         if self._given is not None:
             return self._given
         if self._began is None:
-            self._began = self._clock()
+            row = self._opening.fetchone()
+            assert row is not None
+            self._began = row[0].astimezone(UTC)
         return self._began
 
     def later(self) -> datetime:
@@ -181,18 +183,15 @@ class PostgresTransaction(SqlTransaction):
     # ---- what the dialect supplies ----
 
     def _all(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
-        rendered = for_postgres(statement, self._schema).encode()
+        rendered = for_postgres(statement, self._schema)
         return self._connection.execute(rendered, parameters, prepare=self._prepare).fetchall()
 
-    def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> int:
-        if not parameters:
-            return 0
-        rendered = for_postgres(statement, self._schema).encode()
+    def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> None:
+        rendered = for_postgres(statement, self._schema)
         if len(parameters) == 1:
-            return self._connection.execute(rendered, parameters[0], prepare=self._prepare).rowcount
-        with self._connection.cursor() as cursor:
-            cursor.executemany(rendered, parameters)  # in a pipeline: one round trip for all of them
-            return cursor.rowcount
+            self._connection.execute(rendered, parameters[0], prepare=self._prepare)
+        elif parameters:
+            self._connection.cursor().executemany(rendered, parameters)
 
     def _id(self, value: Any) -> Any:
         return None if value is None else str(value)

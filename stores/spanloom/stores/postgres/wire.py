@@ -12,42 +12,34 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from spanloom.engine.errors import IdempotencyConflict, InvalidTransition, UnknownExecution, UnknownWorkflow, UserError
+from spanloom.engine.errors import IdempotencyConflict, UnknownWorkflow
 from spanloom.engine.store.requests import (
     Claim,
     ClaimAnswer,
-    ControlResult,
     ExecutionHeader,
     LogLine,
     NodeClaim,
     NodeJob,
     NodeKey,
     Outcome,
-    PurgeResult,
     RecordRequest,
     RecordResult,
     Refusal,
-    Replay,
     SpanLine,
     StartAnswer,
     StartRequest,
     StartResult,
     SweepResult,
 )
-from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.stores.schema import from_micros
 from spanloom.stores.sql.base import canonical_id
 
 __all__ = [
-    "brief",
-    "by_hand",
     "claims",
-    "controlled",
-    "ended_by_hand",
     "in_key_order",
     "keys",
     "owed",
-    "purged",
     "recorded",
     "records",
     "scrubbed",
@@ -68,7 +60,7 @@ def starts(requests: Sequence[StartRequest]) -> str:
 
 def _start(position: int, request: StartRequest) -> dict[str, Any]:
     parent = request.parent
-    said: dict[str, Any] = {
+    return {
         "position": position,
         "id": request.execution_id,
         "workflow_id": request.workflow_id,
@@ -90,12 +82,6 @@ def _start(position: int, request: StartRequest) -> dict[str, Any]:
         "parent_fence": request.parent_fence,
         "depth": request.depth,
     }
-    return said if request.replay is None else said | _replay(request.replay)
-
-
-def _replay(asked: Replay) -> dict[str, Any]:
-    source = canonical_id(asked.source)
-    return {"replay_of": source or _NOBODY, "carried": list(asked.carried), "skipped": list(asked.skipped)}
 
 
 def started(requests: Sequence[StartRequest], answer: str) -> list[StartAnswer]:
@@ -106,13 +92,7 @@ def started(requests: Sequence[StartRequest], answer: str) -> list[StartAnswer]:
 
 
 def _started(request: StartRequest, at: datetime, said: list[Any]) -> StartAnswer:
-    code, execution_id, version, pushes, why = said
-    if request.replay is not None:
-        if code == "no source":
-            return UnknownExecution(request.replay.source)
-        if code == "not arrived":
-            node_id, status = why
-            return InvalidTransition(f"node run {node_id}", status, NodeStatus.COMPLETED)
+    code, execution_id, version, pushes = said
     if code in ("unknown", "no version", "inactive"):
         return _refusal(request, code)
     if code == "conflict":
@@ -195,7 +175,7 @@ def _record(number: int, record: RecordRequest) -> dict[str, Any]:
         said["data"] = record.data
     if record.error is not None:
         said["error"] = record.error
-        said["brief"] = brief(record.error)
+        said["brief"] = _brief(record.error)
     if record.taken is not None:
         said["taken"] = record.taken
     if record.span is not None:
@@ -218,7 +198,7 @@ def _record(number: int, record: RecordRequest) -> dict[str, Any]:
     return said
 
 
-def brief(error: str) -> str:
+def _brief(error: str) -> str:
     """Return what an event tells of an error: all but its traceback."""
     told = json.loads(error)
     return _compact({name: told[name] for name in ("node_id", "type", "message") if name in told})
@@ -304,40 +284,9 @@ def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, .
 
 
 def owed(answer: str) -> list[NodeJob]:
-    """Read what wake_v1 and unregister_worker_v1 answer."""
+    """Read what wake_v1 answers."""
     said = json.loads(answer)
     return list(jobs(said["jobs"], from_micros(said["at"])))
-
-
-def controlled(answer: str) -> tuple[str, ControlResult]:
-    """Read what a control function answers: what it says of the execution's status, and what it did."""
-    said, revision, executions, pushes, at = json.loads(answer)
-    return said, ControlResult(said == "done", revision or 0, tuple(executions or ()), jobs(pushes, from_micros(at)))
-
-
-def by_hand(record: RecordRequest) -> str:
-    """Write what end_manually_v1 takes."""
-    return json.dumps(_record(1, record))
-
-
-def ended_by_hand(record: RecordRequest, answer: str) -> RecordResult:
-    """Read what end_manually_v1 answers. Raises why it was refused."""
-    said = json.loads(answer)
-    if isinstance(said, dict):
-        (one,) = recorded([record], [0], answer)
-        return one
-    why, status = said
-    if why == "unknown":
-        raise UnknownExecution(record.execution_id)
-    if why == "no node":
-        raise UserError(f"execution {record.execution_id} has no node {record.node_id!r}")
-    raise InvalidTransition(f"node run {record.node_id}", status, record.outcome)
-
-
-def purged(answer: str) -> PurgeResult:
-    """Read what purge_v1 answers."""
-    executions, keys, more = json.loads(answer)
-    return PurgeResult(executions, keys, more)
 
 
 def swept(answer: str) -> SweepResult:

@@ -143,7 +143,7 @@ class SqlRecovery(SqlRows):
         if not self._hold_keys(ids):
             return None
         every = {"ids": list(ids)}
-        keys = self._run("DELETE FROM {s}idempotency_keys WHERE execution_id = ANY(:ids::uuid[])", [every])
+        keys = self._all("DELETE FROM {s}idempotency_keys WHERE execution_id = ANY(:ids::uuid[]) RETURNING key", every)
         rows = self._all("SELECT id, metadata FROM {s}executions WHERE id = ANY(:ids::uuid[])", every)
         pairs = [
             {"key": key, "value": value, "execution_id": self._id(execution_id)}
@@ -156,16 +156,17 @@ class SqlRecovery(SqlRows):
         for statement in delete_statements():
             self._run(statement, [every])
         self._run("DELETE FROM {s}executions WHERE id = :id", [{"id": execution_id} for execution_id in reversed(ids)])
-        return keys
+        return len(keys)
 
     def delete_expired_keys(self, limit: int) -> int:
         """See Transaction.delete_expired_keys."""
-        return self._run(
+        gone = self._all(
             "DELETE FROM {s}idempotency_keys WHERE (workflow_id, key) IN (SELECT workflow_id, key "
             "FROM {s}idempotency_keys WHERE expires_at IS NOT NULL AND expires_at <= :now ORDER BY expires_at "
-            "LIMIT :limit FOR UPDATE SKIP LOCKED)",
-            [{"now": self.now, "limit": limit}],
+            "LIMIT :limit FOR UPDATE SKIP LOCKED) RETURNING key",
+            {"now": self.now, "limit": limit},
         )
+        return len(gone)
 
     @abstractmethod
     def _hold_keys(self, ids: Sequence[str]) -> bool:

@@ -51,8 +51,9 @@ class SqlResults(SqlRows):
 
     def mark_cancelled(self, key: NodeKey) -> bool:
         """See Transaction.mark_cancelled."""
-        statement = f"UPDATE {{s}}node_results SET taken = '[]' WHERE {KEY} AND status = 'cancelled' AND taken IS NULL"
-        return self._run(statement, [key._asdict()]) == 1
+        condition = f"{KEY} AND status = 'cancelled' AND taken IS NULL"
+        statement = f"UPDATE {{s}}node_results SET taken = '[]' WHERE {condition} RETURNING item"
+        return bool(self._all(statement, key._asdict()))
 
     def delete_result(self, key: NodeKey) -> None:
         """See Transaction.delete_result."""

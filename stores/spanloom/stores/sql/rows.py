@@ -29,8 +29,8 @@ class SqlRows(Transaction):
         """Run a statement and return its rows."""
 
     @abstractmethod
-    def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> int:
-        """Run a statement for each of these and return how many rows it changed in all."""
+    def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> None:
+        """Run a statement for each of these; its errors may come with a later statement."""
 
     @abstractmethod
     def _id(self, value: Any) -> Any:

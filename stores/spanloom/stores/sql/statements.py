@@ -28,9 +28,9 @@ def for_sqlite(statement: str) -> str:
 
 
 @cache
-def for_postgres(statement: str, schema: str) -> str:
+def for_postgres(statement: str, schema: str) -> bytes:
     """Render a statement for psycopg."""
-    return _PARAMETER.sub(r"%(\1)s", statement.replace("{s}", f'"{schema}".'))
+    return _PARAMETER.sub(r"%(\1)s", statement.replace("{s}", f'"{schema}".')).encode()
 
 
 EXECUTION_COLUMNS = (

@@ -89,7 +89,7 @@ class SqlTransaction(SqlResults, SqlRecovery):
             "started_at": None if status is ExecutionStatus.PENDING else self.now,
             "replay_of": None if request.replay is None else canonical_id(request.replay.source),
         }
-        if not self._run(insert("executions", tuple(values), "ON CONFLICT (id) DO NOTHING"), [values]):
+        if not self._all(insert("executions", tuple(values), "ON CONFLICT (id) DO NOTHING RETURNING id"), values):
             return False
         pairs = [
             {"key": key, "value": value, "execution_id": request.execution_id}

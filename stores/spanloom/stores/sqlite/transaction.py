@@ -145,13 +145,12 @@ class SqliteTransaction(SqlTransaction):
     def _all(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
         return self._execute(for_sqlite(statement), _bound(parameters)).fetchall()
 
-    def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> int:
-        if not parameters:
-            return 0
+    def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> None:
         rendered = for_sqlite(statement)
         if len(parameters) == 1:
-            return self._execute(rendered, _bound(parameters[0])).rowcount
-        return self._executemany(rendered, map(_bound, parameters)).rowcount
+            self._execute(rendered, _bound(parameters[0]))
+        elif parameters:
+            self._executemany(rendered, map(_bound, parameters))
 
     def _id(self, value: Any) -> Any:
         return value

@@ -67,7 +67,7 @@ def wake_parents(tx: Transaction, execution_ids: Sequence[str], *, wait: bool = 
     tx.delete_runs(sorted(gone))
     woken: list[str] = []
     jobs: list[NodeJob] = []
-    for child_id in sorted(key.execution_id for key in gone):
+    for child_id in sorted((key.execution_id for key in gone), key=lambda child_id: keys[child_id]):
         child = children[child_id]
         run = locked.get(keys[child_id])
         if run is None or not _waits_for(run, child) or not ExecutionStatus(child.status).ended:

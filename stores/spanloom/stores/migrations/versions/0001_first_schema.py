@@ -14,10 +14,7 @@ revision = "0001"
 down_revision = None
 
 FUNCTIONS = (
-    "shared_v1", "arrivals_v1", "replay_v1", "start_v1", "claim_v1",
-    "record_batch_v1", "items_v1", "waits_v1", "record_v1",
-    "family_v1", "cancel_v1", "pause_v1", "retry_v1", "by_hand_v1",
-    "unregister_worker_v1", "sweep_v1", "purge_v1",
+    "shared_v1", "start_v1", "claim_v1", "record_batch_v1", "items_v1", "waits_v1", "record_v1", "wake_v1", "sweep_v1",
 )  # fmt: skip
 
 # Spelled out, not imported from schema.py: that one moves on, this revision stays what it was.

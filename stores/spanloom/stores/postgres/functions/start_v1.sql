@@ -1,5 +1,5 @@
--- Create executions, each whole or not at all. Answers {at, answers: [[code, execution, version, jobs, why]]} in the order
--- asked; why is [node, its status] of the code `not arrived`.
+-- Create executions, each whole or not at all. Answers {at, answers: [[code, execution, version, jobs]]} in the order
+-- asked. Those that replay another are not started here.
 -- With p_outbox (the caller's own transaction) nothing is answered to push: the sweep makes the first push after the commit.
 
 create function {schema}.start_v1(p_requests json, p_epoch bigint, p_outbox boolean, p_now timestamptz) returns text
@@ -21,8 +21,6 @@ declare
     v_owner record;
     v_push constant integer := case when p_outbox then 0 else 1 end;
     v_due constant timestamptz := case when p_outbox then v_now else v_now + interval '2 seconds' end;
-    v_why text[];
-    v_whys json[] := '{}';
     v_answer text;
     r record;
 begin
@@ -32,8 +30,7 @@ begin
             position integer, id uuid, workflow_id text, version integer, input text, priority text,
             delay_seconds double precision, deadline_seconds double precision, key text, input_hash text,
             key_ttl_seconds double precision, metadata text, trace_parent text, trace_state text, caller_span_id text,
-            parent_id uuid, parent_node_id text, parent_item integer, parent_fence bigint, depth integer,
-            replay_of uuid, carried text[], skipped text[]
+            parent_id uuid, parent_node_id text, parent_item integer, parent_fence bigint, depth integer
         )
         left join {schema}.workflows w on w.id = q.workflow_id
         left join {schema}.workflow_versions v
@@ -42,9 +39,8 @@ begin
     loop
         v_ids[r.position] := r.id;
         v_versions[r.position] := r.found;
-        v_why := case when r.replay_of is not null then {schema}.not_carried_v1(r.replay_of, r.carried) end;
-        if r.found is null or not r.active or v_why is not null then
-            -- A start that was sent before is answered, whatever has become of its workflow, or its source.
+        if r.found is null or not r.active then
+            -- A start that was sent before is answered, whatever has become of its workflow.
             select k.execution_id, k.input_hash into v_owner
             from {schema}.idempotency_keys k
             where k.workflow_id = r.workflow_id and k.key = r.key and (k.expires_at is null or k.expires_at > v_now);
@@ -55,9 +51,8 @@ begin
             else
                 v_codes[r.position] := case
                     when not r.known then 'unknown' when r.found is null then 'no version'
-                    when not r.active then 'inactive' else v_why[1]
+                    else 'inactive'
                 end;
-                v_whys[r.position] := to_json(v_why[2:]);
             end if;
             continue;
         end if;
@@ -79,17 +74,15 @@ begin
                 continue;
             end if;
         end if;
-        v_delayed := r.delay_seconds > 0 and r.replay_of is null;
+        v_delayed := r.delay_seconds > 0;
         insert into {schema}.executions (
             id, workflow_id, version, status, revision, priority, input, metadata, parent_id, parent_node_id, parent_item,
-            parent_fence, depth, trace_parent, trace_state, caller_span_id, deadline_seconds, created_at, started_at,
-            replay_of
+            parent_fence, depth, trace_parent, trace_state, caller_span_id, deadline_seconds, created_at, started_at
         )
         values (
             r.id, r.workflow_id, r.found, case when v_delayed then 'pending' else 'running' end, 0, r.priority, r.input,
             r.metadata, r.parent_id, r.parent_node_id, r.parent_item, r.parent_fence, r.depth, r.trace_parent,
-            r.trace_state, r.caller_span_id, r.deadline_seconds, v_now, case when not v_delayed then v_now end,
-            r.replay_of
+            r.trace_state, r.caller_span_id, r.deadline_seconds, v_now, case when not v_delayed then v_now end
         )
         on conflict (id) do nothing;
         if not found then  -- sent again after a lost answer
@@ -98,8 +91,7 @@ begin
         v_codes[r.position] := 'created';
         v_events := v_events || row (
             r.id, 'execution.created', null, 0, null, null,
-            '{"version":' || r.found
-            || coalesce(',"replay_of":"' || r.replay_of || '","carried":' || cardinality(r.carried), '') || '}'
+            '{"version":' || r.found || '}'
         )::{schema}.event_v1;
         if r.metadata <> '{}' then
             insert into {schema}.execution_metadata (key, value, execution_id)
@@ -114,10 +106,6 @@ begin
                 r.id, '$start', 0, 'waiting', '$start', '', r.priority, 0, 0, 0, 1, 0,
                 'timer', v_now + r.delay_seconds * interval '1 second', 0, 0
             );
-        elsif r.replay_of is not null then
-            perform {schema}.append_events_v1(v_events, v_now);
-            v_events := '{}';
-            perform {schema}.replay_v1(r.id, r.replay_of, r.carried, r.skipped, v_push, p_epoch, v_now, v_due);
         else
             v_begun := v_begun || r.id;
         end if;
@@ -130,7 +118,7 @@ begin
 
     select json_build_object(
         'at', (extract(epoch from v_now) * 1000000)::bigint,
-        'answers', json_agg(json_build_array(a.code, a.id, a.version, j.jobs, v_whys[a.position]) order by a.position)
+        'answers', json_agg(json_build_array(a.code, a.id, a.version, j.jobs) order by a.position)
     )::text
     into v_answer
     from unnest(v_codes, v_ids, v_versions) with ordinality a (code, id, version, position)
