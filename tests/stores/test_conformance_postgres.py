@@ -1,4 +1,4 @@
-"""The conformance suite over Postgres: with the hot transitions as PL/pgSQL functions, and with all of them in Python."""
+"""The conformance suite over Postgres: its hot transitions as PL/pgSQL functions, and all of them in Python."""
 
 from __future__ import annotations
 

@@ -25,8 +25,15 @@ from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.sql.base import canonical_id, check_ended
 from spanloom.stores.transitions.children import wake_parents
 from spanloom.stores.transitions.claim import claim
-from spanloom.stores.transitions.control import ControlTarget, cancel, pause, resume
-from spanloom.stores.transitions.manual import acknowledge, end_node, fail_execution
+from spanloom.stores.transitions.control import (
+    ControlTarget,
+    acknowledge,
+    cancel,
+    end_node,
+    fail_execution,
+    pause,
+    resume,
+)
 from spanloom.stores.transitions.purge import purge
 from spanloom.stores.transitions.record import record
 from spanloom.stores.transitions.retry import retry

@@ -15,7 +15,7 @@ from spanloom.stores.transitions.children import wake_parents
 from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, as_data
 from spanloom.stores.transitions.start import begin
 from spanloom.stores.transitions.transaction import Transaction
-from spanloom.stores.transitions.waits import WAITS
+from spanloom.stores.transitions.waiting import WAITS
 
 __all__ = ["LostJobCheck", "sweep", "unregister_worker"]
 

@@ -1,11 +1,11 @@
-"""Records that do not end a run: given back, to be tried again, or waiting for a timer, a child or items."""
+"""Records that do not end a run: given back, to be tried again, or waiting; and the rule of each kind of wait."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from spanloom.engine.errors import UnknownWorkflow
 from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
@@ -15,9 +15,25 @@ from spanloom.stores.transitions.children import start_child
 from spanloom.stores.transitions.mapped import fan_out
 from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, as_data
 from spanloom.stores.transitions.transaction import Transaction
-from spanloom.stores.transitions.waits import WAITS
 
-__all__ = ["PARKED", "wait"]
+__all__ = ["PARKED", "WAITS", "WaitRule", "wait"]
+
+
+class WaitRule(NamedTuple):
+    """How runs of one kind of wait are recorded, woken and retried."""
+
+    timed: bool  # whether it is due after a time, and then woken by the sweep
+    starts: bool  # whether the wait itself starts something, which it may not unless the execution is running
+    kept: bool  # whether the run keeps, until its next record, what woke it
+    on_retry: Literal["anew", "child", "items"]  # how a failed run that had waited so is started by a retry
+
+
+WAITS: Mapping[WaitKind, WaitRule] = {
+    WaitKind.RETRY: WaitRule(timed=True, starts=False, kept=False, on_retry="anew"),
+    WaitKind.TIMER: WaitRule(timed=True, starts=False, kept=True, on_retry="anew"),
+    WaitKind.CHILD: WaitRule(timed=False, starts=True, kept=True, on_retry="child"),
+    WaitKind.ITEMS: WaitRule(timed=False, starts=True, kept=True, on_retry="items"),
+}
 
 PARKED = {Outcome.RETRY: "node.retrying", Outcome.WAITING: "node.waiting", Outcome.RELEASED: "node.released"}
 
