@@ -66,8 +66,7 @@ def test_a_module_is_small_and_begins_with_what_it_is_for(module: Path) -> None:
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_a_folder_holds_few_modules(folder: Path) -> None:
     modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
-    most = MOST_MODULES
-    assert len(modules) <= most, f"{folder} has {len(modules)} modules; make rooms in it"
+    assert len(modules) <= MOST_MODULES, f"{folder} has {len(modules)} modules; make rooms in it"
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
