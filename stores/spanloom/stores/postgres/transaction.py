@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from spanloom.stores.sql.rows import KEY, Row
 from spanloom.stores.sql.statements import EXECUTION, RUN, for_postgres, insert
 from spanloom.stores.sql.transaction import SqlTransaction
 from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, RunRow
+from spanloom.stores.transitions.transaction import always, never
 
 __all__ = ["PostgresTransaction"]
 
@@ -81,11 +82,14 @@ class PostgresTransaction(SqlTransaction):
     # ---- locks ----
 
     def lock_executions(
-        self, ids: Collection[str], *, alone: Collection[str] = (), wait: bool = True
+        self, ids: Collection[str], *, alone: Callable[[ExecutionRow], bool] = never, wait: bool = True
     ) -> dict[str, ExecutionRow]:
         """See Transaction.lock_executions. Each by itself where both kinds of locks are wanted, for their order."""
         _ = self.now  # before it waits for a lock
-        kinds = {execution_id: execution_id in alone for execution_id in sorted(set(ids))}
+        if alone in (never, always):
+            return self._locked(sorted(set(ids)), alone=alone is always, wait=wait)
+        before = self.executions(ids)
+        kinds = {execution_id: alone(before[execution_id]) for execution_id in sorted(before)}
         if len(set(kinds.values())) < 2:
             return self._locked(list(kinds), alone=any(kinds.values()), wait=wait)
         found: dict[str, ExecutionRow] = {}

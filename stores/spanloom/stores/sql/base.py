@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.stores.schema import executions
 
 __all__ = ["SqlStoreBase", "Upsert", "canonical_id", "check_ended", "check_manual", "check_wait", "known_id"]
+
+_USUAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 Upsert = sqlite.Insert | postgresql.Insert  #: an insert that knows `on conflict`
 
@@ -61,6 +64,8 @@ def known_id(connection: sa.Connection, execution_id: str) -> str:
 
 def canonical_id(execution_id: str) -> str | None:
     """Return a UUID's usual spelling, None for any other text: Postgres would refuse to compare that."""
+    if _USUAL.fullmatch(execution_id):
+        return execution_id
     try:
         return str(uuid.UUID(execution_id))
     except ValueError:

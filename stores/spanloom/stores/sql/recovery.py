@@ -60,11 +60,13 @@ class SqlRecovery(SqlRows):
 
     def is_live(self, worker_id: str) -> bool:
         """See Transaction.is_live."""
-        found = self._one(
-            "SELECT 1 FROM {s}workers WHERE id = :id AND released_at IS NULL AND lease_until > :now",
-            {"id": worker_id, "now": self.now},
-        )
-        return found is not None
+        if (known := self._live.get(worker_id)) is None:
+            found = self._one(
+                "SELECT 1 FROM {s}workers WHERE id = :id AND released_at IS NULL AND lease_until > :now",
+                {"id": worker_id, "now": self.now},
+            )
+            known = self._live[worker_id] = found is not None
+        return known
 
     def close_lease(self, worker_id: str) -> None:
         """See Transaction.close_lease."""

@@ -22,6 +22,9 @@ KEY = "execution_id = :execution_id AND node_id = :node_id AND item = :item"
 class SqlRows(Transaction):
     """The dialect's hooks, and how rows are read from what its driver returns."""
 
+    def __init__(self) -> None:
+        self._live: dict[str, bool] = {}  # workers whose leases were looked up
+
     # ---- what a dialect supplies ----
 
     @abstractmethod

@@ -23,8 +23,10 @@ class SqlTransaction(SqlResults, SqlRecovery):
     """The operations that read alike in every dialect. A subclass runs statements, and writes what it keeps back."""
 
     def __init__(self, graphs: MutableMapping[tuple[str, int], Graph], *, epoch: int) -> None:
+        super().__init__()
         self.epoch = epoch
         self._graphs = graphs
+        self._versions: dict[tuple[str, int | None], VersionRow | None] = {}
 
     # ---- definitions ----
 
@@ -42,12 +44,15 @@ class SqlTransaction(SqlResults, SqlRecovery):
 
     def version(self, workflow_id: str, version: int | None) -> VersionRow | None:
         """See Transaction.version."""
+        if (workflow_id, version) in self._versions:
+            return self._versions[workflow_id, version]
         row = self._one(
             "SELECT w.active, v.version FROM {s}workflows w LEFT JOIN {s}workflow_versions v ON v.workflow_id = w.id "
             "AND v.version = coalesce(:version::integer, w.latest_version) WHERE w.id = :workflow_id",
             {"workflow_id": workflow_id, "version": version},
         )
-        return None if row is None else VersionRow(bool(row[0]), row[1])
+        found = self._versions[workflow_id, version] = None if row is None else VersionRow(bool(row[0]), row[1])
+        return found
 
     # ---- executions ----
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,8 +12,9 @@ from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
 from spanloom.stores.schema import from_micros, to_micros
 from spanloom.stores.sql.rows import Row
 from spanloom.stores.sql.statements import EXECUTION, for_sqlite
-from spanloom.stores.sql.transaction import SqlTransaction
+from spanloom.stores.sqlite.rows import SqliteRows
 from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, RunRow
+from spanloom.stores.transitions.transaction import never
 
 __all__ = ["SqliteTransaction"]
 
@@ -45,7 +46,7 @@ ORDER BY level, created_at, id
 """
 
 
-class SqliteTransaction(SqlTransaction):
+class SqliteTransaction(SqliteRows):
     """One write transaction. Results and events are kept back and written together by `flush`."""
 
     def __init__(
@@ -56,11 +57,12 @@ class SqliteTransaction(SqlTransaction):
         now: int,
         epoch: int = 0,
     ) -> None:
-        super().__init__(graphs, epoch=epoch)
-        self._execute = connection.execute
-        self._executemany = connection.executemany
+        super().__init__(connection, graphs, epoch=epoch)
         self._now = from_micros(now)
+        self._micros = now
         self._events: list[tuple[Any, ...]] = []
+        self._logs: list[tuple[Any, ...]] = []
+        self._spans: list[tuple[Any, ...]] = []
 
     @property
     def now(self) -> datetime:
@@ -74,7 +76,7 @@ class SqliteTransaction(SqlTransaction):
     # ---- locks, which are none ----
 
     def lock_executions(
-        self, ids: Collection[str], *, alone: Collection[str] = (), wait: bool = True
+        self, ids: Collection[str], *, alone: Callable[[ExecutionRow], bool] = never, wait: bool = True
     ) -> dict[str, ExecutionRow]:
         """See Transaction.lock_executions."""
         return self.executions(ids)
@@ -99,41 +101,34 @@ class SqliteTransaction(SqlTransaction):
 
     def add_events(self, events: Iterable[Event], *, at: datetime | None = None) -> None:
         """See Transaction.add_events."""
-        time = to_micros(self._now if at is None else at)
-        self._events.extend((*event, time) for event in events)
-
-    def _stored_events(self, condition: str, parameters: Mapping[str, Any]) -> list[Any]:
-        self.flush()  # one of them may be kept back yet
-        return super()._stored_events(condition, parameters)
+        time = self._micros if at is None else to_micros(at)
+        self._events.extend([(*event, time) for event in events])
 
     def add_telemetry(self, key: NodeKey, logs: Sequence[LogLine], spans: Sequence[SpanLine]) -> None:
         """See Transaction.add_telemetry."""
         execution_id, node_id, item = key
-        if logs:
-            self._executemany(
-                _ADD_LOG,
-                [
-                    (execution_id, node_id, item, line.attempt, line.level, _storable(line.message), line.fields,
-                     to_micros(line.at), line.trace_id, line.span_id)
-                    for line in logs
-                ],
-            )  # fmt: skip
-        if spans:
-            self._executemany(
-                _ADD_SPAN,
-                [
-                    (execution_id, span.span_id, span.trace_id, span.parent_span_id, span.node_id, span.item,
-                     span.attempt, _storable(span.name), span.kind, span.status, span.start_ns, span.end_ns,
-                     span.attributes, span.links)
-                    for span in spans
-                ],
-            )  # fmt: skip
+        self._logs.extend(
+            [
+                (execution_id, node_id, item, line.attempt, line.level, _storable(line.message), line.fields,
+                 to_micros(line.at), line.trace_id, line.span_id)
+                for line in logs
+            ]
+        )  # fmt: skip
+        self._spans.extend(
+            [
+                (execution_id, span.span_id, span.trace_id, span.parent_span_id, span.node_id, span.item, span.attempt,
+                 _storable(span.name), span.kind, span.status, span.start_ns, span.end_ns, span.attributes, span.links)
+                for span in spans
+            ]
+        )  # fmt: skip
 
     def flush(self) -> None:
         """See Transaction.flush."""
-        if self._events:
-            self._executemany(_ADD_EVENT, self._events)
-            self._events.clear()
+        super().flush()
+        for statement, rows in ((_ADD_EVENT, self._events), (_ADD_LOG, self._logs), (_ADD_SPAN, self._spans)):
+            if rows:
+                self._executemany(statement, rows)
+                rows.clear()
 
     # ---- retention ----
 
@@ -143,6 +138,8 @@ class SqliteTransaction(SqlTransaction):
     # ---- what the dialect supplies ----
 
     def _all(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
+        if self._results or self._events:
+            self.flush()  # it may read, or delete, what was kept back
         return self._execute(for_sqlite(statement), _bound(parameters)).fetchall()
 
     def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from spanloom.engine.store.requests import END, PARENT, NodeKey
+from spanloom.engine.store.requests import END, PARENT, START, NodeKey
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.transitions.rows import Event, ExecutionRow, GraphEdge, ResultRow, RunRow, as_data
 from spanloom.stores.transitions.transaction import RunFilter, Transaction
 
 __all__ = [
+    "FIRST_PUSH",
     "SUSPECT_AFTER",
     "Arrival",
     "Propagation",
@@ -28,6 +29,7 @@ __all__ = [
     "requeue",
 ]
 
+FIRST_PUSH = as_data({"push": 1})  #: what the event of a run's first push carries
 SUSPECT_AFTER = timedelta(seconds=2)  #: when a sweep first checks whether the job of a queued run was lost
 
 
@@ -141,7 +143,10 @@ def inputs(tx: Transaction, execution: ExecutionRow, node_id: str) -> tuple[dict
 
     Called after the last arrival was written: what other transactions added to a join is seen now.
     """
-    leading = {edge.source: edge for edge in tx.graph(execution.workflow_id, execution.version).leading(node_id)}
+    edges = tx.graph(execution.workflow_id, execution.version).leading(node_id)
+    leading = {edge.source: edge for edge in edges if edge.source != START}
+    if not leading:
+        return {}, {}
     rows = [row for row in tx.results(execution.id, leading) if leading[row.node_id].is_taken(row.status, _named(row))]
     data = {row.node_id: "null" if row.data is None else row.data for row in rows}
     return data, {row.node_id: row.span for row in rows if row.span is not None}
@@ -160,10 +165,10 @@ def recount_arrivals(
     rows: list[RunRow] = []
     for node_id in sorted(nodes):
         edges = graph.leading(node_id)
-        arrived = [edge for edge in edges if edge.source in results or (from_start and edge.source == "$start")]
+        arrived = [edge for edge in edges if edge.source in results or (from_start and edge.source == START)]
         if not arrived:
             continue
-        taken = sum(edge.source == "$start" or _took(edge, results[edge.source]) for edge in arrived)
+        taken = sum(edge.source == START or _took(edge, results[edge.source]) for edge in arrived)
         row = RunRow(
             execution.id, node_id, 0, NodeStatus.PENDING.value, edges[0].target_type, edges[0].target_queue,
             execution.priority, pending=edges[0].target_inputs - len(arrived), taken=taken, fence=execution.first_fence,
@@ -251,8 +256,11 @@ class Propagation:
         counted = self._tx.arrive(partial, counts) if partial else []
         met = sorted([*whole, *(row for row in counted if not row.pending)], key=lambda row: row.node_id)
         there = {row.node_id for row in counted}
-        onward = self._skip([row for row in met if not row.taken], there)
-        self._place([row for row in met if row.taken], there)
+        skipped = [row for row in met if not row.taken]
+        onward = self._skip(skipped, there) if skipped else []
+        ready = [row for row in met if row.taken]
+        if ready:
+            self._place(ready, there)
         return onward
 
     def _summed(self, arrivals: Sequence[Arrival]) -> list[tuple[RunRow, int]]:
@@ -318,7 +326,7 @@ class Propagation:
                     pushed_epoch=self._tx.epoch, pushed_at=self._tx.now, due_at=self._tx.now + SUSPECT_AFTER,
                 )  # fmt: skip
                 self.pushed.append((row.claim_reference, run))
-                self._note(run, "node.queued", data=as_data({"push": 1}))
+                self._note(run, "node.queued", data=FIRST_PUSH)
             else:
                 run = row._replace(
                     status=NodeStatus.HELD.value, fence=self._execution.first_fence, pushed_epoch=self._tx.epoch,

@@ -15,7 +15,7 @@ from spanloom.stores.sql.base import canonical_id, check_manual
 from spanloom.stores.transitions.arrivals import fail, notify_parent, queue_held
 from spanloom.stores.transitions.record import record_taken
 from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, RunRow, as_data
-from spanloom.stores.transitions.transaction import RunFilter, Transaction
+from spanloom.stores.transitions.transaction import RunFilter, Transaction, always
 
 __all__ = [
     "ControlTarget",
@@ -43,7 +43,7 @@ class ControlTarget(NamedTuple):
 def lock(tx: Transaction, target: ControlTarget) -> ExecutionRow:
     """Lock the execution alone. Raises UnknownExecution."""
     execution_id = canonical_id(target.execution_id)
-    locked = {} if execution_id is None else tx.lock_executions([execution_id], alone=[execution_id])
+    locked = {} if execution_id is None else tx.lock_executions([execution_id], alone=always)
     if execution_id is None or execution_id not in locked:
         raise UnknownExecution(target.execution_id)
     return locked[execution_id]
@@ -174,7 +174,7 @@ def end_node(tx: Transaction, request: RecordRequest) -> RecordResult:
     """End an open run, unless a live worker runs it, under a fence of its own."""
     check_manual(request)
     execution_id = canonical_id(request.execution_id)
-    locked = {} if execution_id is None else tx.lock_executions([execution_id], alone=[execution_id])
+    locked = {} if execution_id is None else tx.lock_executions([execution_id], alone=always)
     if execution_id is None or execution_id not in locked:
         raise UnknownExecution(request.execution_id)
     key = NodeKey(execution_id, request.node_id, request.item)

@@ -34,9 +34,15 @@ def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordRes
         check_wait(request)
     order = sorted(range(len(requests)), key=lambda place: requests[place].key)
     exports: dict[tuple[str, str], int] = {}
-    known = tx.executions({request.execution_id for request in requests if canonical_id(request.execution_id)})
-    alone = {request.execution_id for request in requests if _may_end(tx, request, known.get(request.execution_id))}
-    executions = tx.lock_executions(known.keys(), alone=alone)
+    by_execution: dict[str, list[RecordRequest]] = {}
+    for request in requests:
+        if canonical_id(request.execution_id) is not None:
+            by_execution.setdefault(request.execution_id, []).append(request)
+
+    def may_end(execution: ExecutionRow) -> bool:
+        return any(_may_end(tx, request, execution) for request in by_execution[execution.id])
+
+    executions = tx.lock_executions(by_execution, alone=may_end)
     runs = tx.lock_runs([request.key for request in requests if request.execution_id in executions])
     answers: dict[int, RecordResult] = {}
     for execution_id, places in groupby(order, key=lambda place: requests[place].execution_id):
@@ -59,12 +65,12 @@ def record_taken(tx: Transaction, execution: ExecutionRow, run: RunRow, request:
     return answer
 
 
-def _may_end(tx: Transaction, request: RecordRequest, execution: ExecutionRow | None) -> bool:
+def _may_end(tx: Transaction, request: RecordRequest, execution: ExecutionRow) -> bool:
     """Return whether a record may change its execution's status: by a failure, a way to `$end`, or a skip.
 
     Such an execution is locked alone at once: two siblings that share it first and fail would deadlock.
     """
-    if execution is None or request.item or request.outcome not in ENDS:
+    if request.item or request.outcome not in ENDS:
         return False
     if request.outcome is not Outcome.COMPLETED:
         return True

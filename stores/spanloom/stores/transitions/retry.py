@@ -12,7 +12,7 @@ from spanloom.stores.transitions.arrivals import complete, queue_held, queued, r
 from spanloom.stores.transitions.control import ControlTarget, cancel_open, find
 from spanloom.stores.transitions.mapped import Bounds, Opening, open_items, read_bounds
 from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, RunRow, as_data
-from spanloom.stores.transitions.transaction import RunFilter, Transaction
+from spanloom.stores.transitions.transaction import RunFilter, Transaction, always
 
 __all__ = ["retry"]
 
@@ -69,7 +69,7 @@ class _Retry:
                 check_node_transition(row.node_id, NodeStatus(row.status), NodeStatus.PENDING)
                 tx.add_events([Event(execution.id, "node.reset", row.node_id, row.item, row.attempt)])
         children = tx.children(execution.id, nodes)
-        locked = tx.lock_executions([child.id for child in children], alone=[child.id for child in children])
+        locked = tx.lock_executions([child.id for child in children], alone=always)
         family = [*locked.values(), *tx.lock_descendants(list(locked))]
         family.sort(key=lambda row: (row.depth, row.created_at, row.id))
         self.changed += [row.id for row in cancel_open(tx, family)]

@@ -15,11 +15,13 @@ from spanloom.engine.errors import (
 from spanloom.engine.store.requests import END, START, NodeJob, NodeKey, Replay, StartAnswer, StartRequest, StartResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.sql.base import canonical_id
-from spanloom.stores.transitions.arrivals import SUSPECT_AFTER, recount_arrivals
+from spanloom.stores.transitions.arrivals import FIRST_PUSH, SUSPECT_AFTER, recount_arrivals
 from spanloom.stores.transitions.rows import Event, ExecutionRow, GraphEdge, ResultRow, RunRow, as_data
-from spanloom.stores.transitions.transaction import Transaction, UsedKey
+from spanloom.stores.transitions.transaction import Transaction, UsedKey, VersionRow
 
 __all__ = ["begin", "create"]
+
+OUTBOX_PUSH = as_data({"push": 0})  #: of a run whose first push is left to the sweep
 
 
 def create(tx: Transaction, requests: Sequence[StartRequest], *, outbox: bool = False) -> list[StartAnswer]:
@@ -41,7 +43,7 @@ def begin(tx: Transaction, execution: ExecutionRow, *, outbox: bool = False) -> 
     tx.add_events(
         [
             Event(execution.id, "execution.started"),
-            *(Event(run.execution_id, "node.queued", run.node_id, 0, 1, None, as_data({"push": run.push}))
+            *(Event(run.execution_id, "node.queued", run.node_id, 0, 1, None, FIRST_PUSH if run.push else OUTBOX_PUSH)
               for run in entries),
         ]
     )  # fmt: skip
@@ -55,7 +57,7 @@ def _lock_order(request: StartRequest, place: int) -> tuple[str, bool, str, int]
 
 def _create(tx: Transaction, request: StartRequest, *, outbox: bool) -> StartAnswer:
     found = tx.version(request.workflow_id, request.version)
-    refused = _refusal(tx, request, found is not None, found.active if found else False, found and found.version)
+    refused = _refusal(tx, request, found)
     if refused is not None:
         # A start that was sent before is answered, whatever has become of its workflow, or its source.
         used = None if request.idempotency_key is None else tx.used_key(request.workflow_id, request.idempotency_key)
@@ -86,15 +88,13 @@ def _create(tx: Transaction, request: StartRequest, *, outbox: bool) -> StartAns
     return StartResult(request.execution_id, found.version, True, jobs, tx.now)
 
 
-def _refusal(
-    tx: Transaction, request: StartRequest, known: bool, active: bool, version: int | None
-) -> SpanloomError | None:
+def _refusal(tx: Transaction, request: StartRequest, found: VersionRow | None) -> SpanloomError | None:
     """Return why an execution can't be started, None if it can."""
-    if not known:
+    if found is None:
         return UnknownWorkflow(request.workflow_id)
-    if version is None:
+    if found.version is None:
         return UnknownWorkflow(request.workflow_id, request.version)
-    if not active:
+    if not found.active:
         return UnknownWorkflow(request.workflow_id, inactive=True)
     return None if request.replay is None else _not_carried(tx, request.replay)
 

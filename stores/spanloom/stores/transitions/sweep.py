@@ -14,7 +14,7 @@ from spanloom.stores.transitions.arrivals import fail, requeue
 from spanloom.stores.transitions.children import wake_parents
 from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, as_data
 from spanloom.stores.transitions.start import begin
-from spanloom.stores.transitions.transaction import Transaction
+from spanloom.stores.transitions.transaction import Transaction, always
 from spanloom.stores.transitions.waiting import WAITS
 
 __all__ = ["LostJobCheck", "sweep", "unregister_worker"]
@@ -87,7 +87,7 @@ class _Sweep:
     def starts_and_deadlines(self) -> None:
         """Begin executions whose delay is over, and fail those whose deadline has passed."""
         for key in self._taken(self._tx.due_runs(self.left, [START, END])):
-            execution = self._tx.lock_executions([key.execution_id], alone=[key.execution_id], wait=False)
+            execution = self._tx.lock_executions([key.execution_id], alone=always, wait=False)
             run = self._tx.runs([key]).get(key)
             if not execution or run is None or run.due_at is None or run.due_at > self._tx.now:
                 continue

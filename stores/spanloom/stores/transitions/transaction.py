@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from spanloom.engine.store.requests import ExecutionHeader, LogLine, NodeKey, Sp
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, check_execution_transition, check_node_transition
 from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, ResultRow, RunRow
 
-__all__ = ["RunFilter", "StoredEvent", "Transaction", "UsedKey", "VersionRow"]
+__all__ = ["RunFilter", "StoredEvent", "Transaction", "UsedKey", "VersionRow", "always", "never"]
 
 
 class RunFilter(NamedTuple):
@@ -43,6 +43,16 @@ class VersionRow(NamedTuple):
 
     active: bool
     version: int | None
+
+
+def never(_: ExecutionRow) -> bool:
+    """Lock no execution alone."""
+    return False
+
+
+def always(_: ExecutionRow) -> bool:
+    """Lock every execution alone."""
+    return True
 
 
 class Transaction(ABC):
@@ -83,9 +93,11 @@ class Transaction(ABC):
 
     @abstractmethod
     def lock_executions(
-        self, ids: Collection[str], *, alone: Collection[str] = (), wait: bool = True
+        self, ids: Collection[str], *, alone: Callable[[ExecutionRow], bool] = never, wait: bool = True
     ) -> dict[str, ExecutionRow]:
-        """Lock executions in the order of their ids and return them; those in `alone` may change their status.
+        """Lock executions in the order of their ids and return them, alone where their status may change.
+
+        `alone` is asked with what is known before the lock: which version an execution has never changes.
 
         Without `wait` those that others hold are left out.
         """
