@@ -66,7 +66,7 @@ def following(queue: NodeQueue, *execution_ids: str) -> Iterator[dict[str, threa
 def test_nothing_is_announced_while_nobody_follows(notifier: Notifier, queue: NodeQueue, overheard: Any) -> None:
     notifier.refresh_watched()
     notifier.changed([A])
-    notifier.heard(0)
+    notifier.note_mark(0)
     notifier.changed([A])
     notifier.close()
     assert announced(overheard, queue) == []
@@ -92,7 +92,7 @@ def test_a_fetch_tells_that_others_are_followed_than_before(notifier: Notifier, 
             assert queue.watched_mark() != before
             notifier.changed([B])
             assert not heard[B].wait(0.2)
-            notifier.heard(queue.watched_mark())
+            notifier.note_mark(queue.watched_mark())
             notifier.changed([B])
             assert heard[B].wait(10)
 
@@ -100,8 +100,8 @@ def test_a_fetch_tells_that_others_are_followed_than_before(notifier: Notifier, 
 def test_the_mark_is_forgotten_some_time_after_the_last_has_left(queue: NodeQueue) -> None:
     with following(queue, A):
         assert 2000 < queue.redis.pttl(queue.keys.followed) <= 10_000
-        assert queue.followed_executions() == {A}
-    assert queue.followed_executions() == frozenset()
+        assert queue.watched_executions() == {A}
+    assert queue.watched_executions() == frozenset()
 
 
 def test_a_followed_execution_that_changes_all_the_time_is_announced_in_portions(

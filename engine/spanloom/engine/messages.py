@@ -1,4 +1,4 @@
-"""Words what is wrong with someone's data or names, without ever showing the data."""
+"""Messages about wrong data or names, which never show the data."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["did_you_mean", "problem_sentences", "quoted_list"]
 def problem_sentences(error: ValidationError) -> list[str]:
     """Return each of pydantic's complaints as `location: message`, without the input value."""
     found: list[str] = []
-    for one in error.errors(include_url=False, include_input=False):
-        message = one["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-        if one["type"] == "extra_forbidden":  # "Extra inputs are not permitted": inputs are something else here
+    for problem in error.errors(include_url=False, include_input=False):
+        message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+        if problem["type"] == "extra_forbidden":  # "Extra inputs are not permitted": inputs are something else here
             message = "is not a known key"
-        elif one["type"] == "union_tag_invalid":  # its message quotes the data
-            message = f"the tag must be one of {one.get('ctx', {}).get('expected_tags')}"
-        where = location(one["loc"])
+        elif problem["type"] == "union_tag_invalid":  # its message quotes the data
+            message = f"the tag must be one of {problem.get('ctx', {}).get('expected_tags')}"
+        where = location(problem["loc"])
         found.append(f"{where}: {message}" if where else message)
     return found
 

@@ -63,9 +63,9 @@ def copied(value: Any) -> Any:
     if type(value) in _SCALARS:
         return value
     if isinstance(value, Mapping):
-        return {key: copied(one) for key, one in value.items()}
+        return {key: copied(element) for key, element in value.items()}
     if isinstance(value, list | tuple):
-        return [copied(one) for one in value]
+        return [copied(element) for element in value]
     return value
 
 
@@ -74,15 +74,15 @@ def _well_formed(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
         below: list[Any] = []
-        for one in level:
+        for element in level:
             children: Iterable[Any] = ()
-            if isinstance(one, dict):
-                for key in one:
+            if isinstance(element, dict):
+                for key in element:
                     if type(key) is not str and not isinstance(key, str):
                         return False
-                children = one.values()
-            elif isinstance(one, list | tuple):
-                children = one
+                children = element.values()
+            elif isinstance(element, list | tuple):
+                children = element
             for child in children:
                 if type(child) not in _SCALARS and isinstance(child, dict | list | tuple):
                     below.append(child)  # noqa: PERF401 - twice as fast as a comprehension where most lists are short
@@ -101,46 +101,48 @@ def find_faults(value: Any) -> Iterator[tuple[str, str]]:
     """Yield the path ($.a[3].b) and a description of everything in `value` that `encode` refuses, in reading order."""
     pending: list[tuple[str, Any, tuple[int, ...]]] = [("$", value, ())]
     while pending:
-        path, one, around = pending.pop()
-        if isinstance(one, BaseModel):
+        path, element, around = pending.pop()
+        if isinstance(element, BaseModel):
             try:
-                one = _write_model(one)
+                element = _write_model(element)
             except (TypeError, ValueError, RecursionError) as error:
-                yield path, f"a {_type_name(one)} that pydantic can't write ({str(error).partition(chr(10))[0]})"
+                yield path, f"a {_type_name(element)} that pydantic can't write ({str(error).partition(chr(10))[0]})"
                 continue
-        fault = _scalar_fault(one)
+        fault = _scalar_fault(element)
         if fault is not None:
             yield path, fault
-        elif isinstance(one, dict | list | tuple):
-            if id(one) in around:
+        elif isinstance(element, dict | list | tuple):
+            if id(element) in around:
                 yield path, "a container that holds itself"
                 continue
             if len(around) >= MAX_DEPTH:
                 yield path[:100] + "…", f"nested more than {MAX_DEPTH} levels deep"
                 continue
-            inside = (*around, id(one))
-            if isinstance(one, dict):
+            inside = (*around, id(element))
+            if isinstance(element, dict):
                 yield from (
-                    (path, f"a dict with a key of type {_type_name(key)}") for key in one if not isinstance(key, str)
+                    (path, f"a dict with a key of type {_type_name(key)}")
+                    for key in element
+                    if not isinstance(key, str)
                 )
-                children = [(path + _step(key), child, inside) for key, child in one.items()]
+                children = [(path + _step(key), child, inside) for key, child in element.items()]
             else:
-                children = [(f"{path}[{index}]", child, inside) for index, child in enumerate(one)]
+                children = [(f"{path}[{index}]", child, inside) for index, child in enumerate(element)]
             pending.extend(reversed(children))
 
 
-def _scalar_fault(one: Any) -> str | None:
-    if isinstance(one, float):
-        return None if math.isfinite(one) else "a number that is not finite"
-    if one is None or isinstance(one, str | bool | dict | list | tuple):
+def _scalar_fault(element: Any) -> str | None:
+    if isinstance(element, float):
+        return None if math.isfinite(element) else "a number that is not finite"
+    if element is None or isinstance(element, str | bool | dict | list | tuple):
         return None
-    if isinstance(one, int):
+    if isinstance(element, int):
         try:
-            int.__repr__(one)
+            int.__repr__(element)
         except ValueError:
             return "an integer of too many digits"
         return None
-    return f"a {_type_name(one)}"
+    return f"a {_type_name(element)}"
 
 
 def _step(key: Any) -> str:

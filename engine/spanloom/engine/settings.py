@@ -37,5 +37,8 @@ class Settings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            wrong = [f"SPANLOOM_{str(one['loc'][0]).upper()}={one['input']!r}: {one['msg']}" for one in error.errors()]
+            wrong = [
+                f"SPANLOOM_{str(problem['loc'][0]).upper()}={problem['input']!r}: {problem['msg']}"
+                for problem in error.errors()
+            ]
             raise ConfigurationError(f"the environment is wrong: {'; '.join(wrong)}") from error

@@ -60,4 +60,4 @@ def report(error: Exception, message: str, code: int) -> int:
 
 def _printable(line: str) -> str:
     """Escape what could steer a terminal: a message may come from a handler's exception."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)

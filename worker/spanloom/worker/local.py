@@ -22,7 +22,7 @@ def worker_options(**options: Any) -> WorkerOptions:
     try:
         return WorkerOptions(**options)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         raise ConfigurationError(f"worker options: {wrong}") from error
 
 
@@ -39,19 +39,19 @@ def start_workers(engine: WorkflowEngine, workers: int = 1, **options: Any) -> G
     if chosen.name is not None and workers > 1:
         raise ConfigurationError("a name is for one worker; leave it out to start several")
     running = [_Running(Worker(engine, chosen)) for _ in range(workers)]
-    for one in running:
-        one.thread.start()
+    for worker in running:
+        worker.thread.start()
     try:
-        for one in running:
-            one.wait_ready()
-        yield [one.worker for one in running]
+        for worker in running:
+            worker.wait_ready()
+        yield [worker.worker for worker in running]
     finally:
-        for one in running:
-            one.worker.stop()
-        for one in running:
-            one.thread.join()
-    for one in running:
-        one.raise_error()
+        for worker in running:
+            worker.worker.stop()
+        for worker in running:
+            worker.thread.join()
+    for worker in running:
+        worker.raise_error()
 
 
 class _Running:

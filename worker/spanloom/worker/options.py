@@ -1,4 +1,4 @@
-"""What a worker may be told: queues, slots, leases, grace."""
+"""The options of a worker: queues, slots, leases, grace."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from spanloom.worker.queue.started_jobs import StartedJobCleaner
 __all__ = ["Sweeper"]
 
 _log = structlog.get_logger("spanloom.worker")
-_BOOKS_SECONDS = 30.0  #: between looks for jobs of workers that died before they had claimed them
+_CLEAN_SECONDS = 30.0  #: between checks for jobs of workers that died before they had claimed them
 _MAX_PAUSE = 1.0  #: short: what was lost with a server is to run again soon after it is back
 _RENEWAL_SECONDS = 2.0  #: longer than any worker waits between renewals that failed
 
@@ -42,7 +42,7 @@ class Sweeper:
         self._list_names = list_names
         self._options = options
         self.on_ended: Callable[[Sequence[str]], object] = lambda _: None  #: called with executions that it has ended
-        self.backlog = QueueDepths(queue)
+        self.queue_depths = QueueDepths(queue)
         self.on_incompatible_store: Callable[[ConfigurationError], object] = lambda _: (
             None
         )  #: called when it can't go on, ever
@@ -52,7 +52,7 @@ class Sweeper:
         self._wake_at = float("inf")
         self._stopped = False
         self.started_jobs = StartedJobCleaner(store, queue, list_names)
-        self._books_at = time.monotonic() + random.uniform(0.5, 1.0) * _BOOKS_SECONDS  # noqa: S311  as below
+        self._clean_at = time.monotonic() + random.uniform(0.5, 1.0) * _CLEAN_SECONDS  # noqa: S311  as below
         self._redis_away = False  # and that was said
         self.thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
 
@@ -77,7 +77,7 @@ class Sweeper:
 
         While Redis is away the store's side of it is done all the same: deadlines pass, lapsed leases are released.
         What becomes queued is in no life of Redis then, so that the first pass that finds Redis pushes it. Now and
-        then, and after it recovered a dead worker's claims, it takes such workers' jobs off RQ's books.
+        then, and after it recovered a dead worker's claims, it removes such workers' jobs from RQ's registry.
 
         Raises StoreUnavailable, QueueUnavailable once the store's side is done, and ConfigurationError.
         """
@@ -89,7 +89,7 @@ class Sweeper:
             epoch, away = NO_EPOCH, error
         moved: Counter[str] = Counter()
         more = True
-        while more and not self._stopped:  # a stop is not to wait for the end of a long backlog
+        while more and not self._stopped:  # a stop is not to wait for the end of many passes
             heads: Mapping[str, datetime | None] = {}  # nothing is known of the lists, nothing is judged by them
             if away is None:
                 try:
@@ -101,7 +101,7 @@ class Sweeper:
             )
             moved.update(swept.moved)
             more = swept.more
-            self._tell(swept, heads)
+            self._report(swept, heads)
             if away is None and (swept.jobs or swept.ended):
                 try:
                     self._queue.push(swept.jobs, ended=swept.ended)
@@ -110,16 +110,16 @@ class Sweeper:
         if lost := {cause: count for cause, count in moved.items() if count and cause.startswith("lost")}:
             _log.info("recovered", **lost)
         if moved["lost_worker"]:
-            self._books_at = 0.0
+            self._clean_at = 0.0
         if away is not None:
             raise away
-        if time.monotonic() >= self._books_at:
+        if time.monotonic() >= self._clean_at:
             self.started_jobs.clean()
-            self._books_at = time.monotonic() + _BOOKS_SECONDS
+            self._clean_at = time.monotonic() + _CLEAN_SECONDS
         return moved.total()
 
-    def _tell(self, swept: SweepResult, heads: Mapping[str, datetime | None]) -> None:
-        """Tell those who look on what a sweep has done."""
+    def _report(self, swept: SweepResult, heads: Mapping[str, datetime | None]) -> None:
+        """Report what a sweep has done to its callbacks and to the metrics."""
         self.on_moved(job.execution_id for job in swept.jobs)
         if swept.ended:
             self.on_ended(swept.ended)
@@ -127,7 +127,7 @@ class Sweeper:
             measured.swept(swept.moved)
             count_ended(self._store, swept.ended, ExecutionStatus.FAILED)  # by their deadlines
             if heads:
-                self.backlog.refresh(heads)
+                self.queue_depths.refresh(heads)
 
     def _run(self) -> None:
         pause, swept = self._options.sweep_seconds, time.monotonic()

@@ -1,4 +1,4 @@
-"""The worker: opens its lease, fetches and claims node jobs for its free slots, and drains when it is told to stop."""
+"""The worker: opens its lease, fetches and claims node jobs for its free slots, and drains when it is stopped."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ class Worker:
         self._time_limit = TimeLimit()
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, self._consumer.list_names, self.options)
         self._sweeper.on_incompatible_store = self._stop_for
-        self._exports = SpanExporter(engine.store, engine.queue, lambda: self._lease.worker_id)
-        self._sweeper.on_ended = self._exports.ended
-        self._gauges = WorkerGauges(self._slots, engine.definitions, self._sweeper.backlog)
+        self._span_exporter = SpanExporter(engine.store, engine.queue, lambda: self._lease.worker_id)
+        self._sweeper.on_ended = self._span_exporter.ended
+        self._gauges = WorkerGauges(self._slots, engine.definitions, self._sweeper.queue_depths)
         self._notifier = Notifier(engine.queue, self.name)
-        self._consumer.on_fetch = self._notifier.heard
+        self._consumer.on_fetch = self._notifier.note_mark
         self._sweeper.on_pass, self._sweeper.on_moved = self._notifier.refresh_watched, self._notifier.changed
         self._lifespan = Lifespan(engine.lifespan, engine, self._event_loop)
         self._beside = [
@@ -150,8 +150,8 @@ class Worker:
                     max_recovery_attempts=self.options.max_recovery_attempts,
                 ),
                 claims=self._claims,
-                exports=self._exports,
-                journal=self._log_capture,
+                span_exporter=self._span_exporter,
+                log_capture=self._log_capture,
                 log_flusher=self._log_flusher,
                 draining=self._stopping,
                 given_up=self._given_up,
@@ -160,7 +160,7 @@ class Worker:
             )
             for thread in self._beside:
                 thread.start()
-            self._exports.start()
+            self._span_exporter.start()
             self._sweeper.start()
             self._gauges.start()
             _log.info(
@@ -292,13 +292,13 @@ class Worker:
             else:
                 self._stopping.wait(self._lease.renew_seconds)
 
-    def _suspend(self, asked: bool) -> None:
+    def _suspend(self, suspended: bool) -> None:
         """Do as `rq suspend` and `rq resume` ask. A fetch that waits for work would still take what comes next."""
-        if asked != self._suspended:
-            self._suspended = asked
-            if asked:
+        if suspended != self._suspended:
+            self._suspended = suspended
+            if suspended:
                 self._consumer.wake()
-            _log.info("worker_suspended" if asked else "worker_resumed", worker=self.name)
+            _log.info("worker_suspended" if suspended else "worker_resumed", worker=self.name)
 
     def _drain(self) -> bool:
         """Let running nodes end within their grace, give back the rest, and sign off."""
@@ -316,7 +316,7 @@ class Worker:
         lease, *others = self._beside
         for thread in (*others, self._sweeper.thread):  # while the lease is renewed: a loss would be counted
             thread.join(_JOIN_SECONDS)
-        self._exports.stop()
+        self._span_exporter.stop()
         self._signed_off.set()
         lease.join(_JOIN_SECONDS)
         try:

@@ -1,4 +1,4 @@
-"""What callers do with executions that run, through the engine: wait for their end, follow their events."""
+"""The engine's methods that wait for executions and watch their events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The listener: hears, for everyone in this process who follows an execution, that something of it was recorded."""
+"""The listener: one subscription to Redis for all in this process that wait for executions or watch them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Listener:
         # Reentrant: a stream that is dropped unread may be collected, and leave, wherever this is held.
         self._lock = threading.RLock()
         self._watchers: dict[str, list[Callable[[], None]]] = {}
-        self._followed = 0  # how many watch for more than ends
+        self._watching = 0  # how many watch for more than ends
         self._marked = float("-inf")
         self._pubsub: Any = None
         self._behind = False  # a subscription could not be made
@@ -55,7 +55,7 @@ class Listener:
             new = [channel for channel in channels if channel not in self._watchers]
             for channel in channels:
                 self._watchers.setdefault(channel, []).append(notify)
-            self._followed += changes
+            self._watching += changes
             if new:
                 self._send("subscribe", *new)
             self._wanted.set()
@@ -65,7 +65,7 @@ class Listener:
             yield
         finally:
             with self._lock:
-                self._followed -= changes
+                self._watching -= changes
                 self._leave(channels, notify)
 
     @asynccontextmanager
@@ -119,7 +119,7 @@ class Listener:
 
     def _mark(self, *, anew: bool) -> None:
         try:
-            self._queue.mark_followed(5 * _MARK_SECONDS, anew=anew)
+            self._queue.mark_watched(5 * _MARK_SECONDS, anew=anew)
             self._marked = time.monotonic()
         except QueueUnavailable as error:
             _log.debug("listener_unavailable", error=str(error))
@@ -143,7 +143,7 @@ class Listener:
                 stop.wait(pause)
                 pubsub = self._subscribe_anew(pubsub)
                 continue
-            if self._followed and time.monotonic() - self._marked > _MARK_SECONDS:
+            if self._watching and time.monotonic() - self._marked > _MARK_SECONDS:
                 self._mark(anew=False)
             if message is None:
                 self._catch_up()
@@ -171,7 +171,7 @@ class Listener:
             self._pubsub = self._queue.redis.pubsub(ignore_subscribe_messages=True)
             if self._watchers:
                 self._send("subscribe", *self._watchers)
-            if self._followed:
+            if self._watching:
                 self._mark(anew=True)
             self._notify_all()
             return self._pubsub

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 
 from spanloom.engine.errors import StoreUnavailable, UnknownExecution, WaitTimeout
 from spanloom.engine.events.listener import Listener, waker
-from spanloom.engine.events.waiter import look_at_first
+from spanloom.engine.events.waiter import read_first
 from spanloom.engine.logs import Logger
 from spanloom.engine.store.models import Event, Execution
 from spanloom.engine.store.port import ExecutionStore
@@ -177,7 +177,7 @@ class _Reading:
 
     def poll_first(self) -> list[Event]:
         """Return the first page. Raises UnknownExecution, ConfigurationError for a bad cursor, StoreUnavailable."""
-        return look_at_first(self._first_page)
+        return read_first(self._first_page)
 
     def poll(self) -> list[Event]:
         """Return the next page, empty if there is none yet or the store is away.

@@ -14,10 +14,10 @@ from spanloom.engine.logs import Logger
 from spanloom.engine.store.models import Execution
 from spanloom.engine.store.port import ExecutionStore
 
-__all__ = ["Waiter", "look_at_first"]
+__all__ = ["Waiter", "read_first"]
 
 _log = Logger("spanloom.engine")
-_FIRST_LOOKS = (0.05, 0.2, 0.75)  #: pauses after first looks that failed
+_FIRST_PAUSES = (0.05, 0.2, 0.75)  #: pauses after first looks that failed
 _POLL_SECONDS = (0.1, 1.0)  #: first and longest pause between looks at the store when no signal comes
 
 T = TypeVar("T")
@@ -35,13 +35,13 @@ class Waiter:
 
         Raises StoreUnavailable if the store does not answer at first, for a second; an outage after that is waited out.
         """
-        if (execution := self._look_first(execution_id)).status.ended:
+        if (execution := self._read_first(execution_id)).status.ended:
             return execution
         signal = threading.Event()
         pauses = _Pauses(execution_id, timeout)
         with self._listener.watch(execution_id, signal.set):
             while True:
-                execution = self._look_again(execution)
+                execution = self._read_again(execution)
                 if execution.status.ended:
                     return execution
                 signal.wait(pauses.next(execution))
@@ -49,13 +49,13 @@ class Waiter:
 
     async def await_execution(self, execution_id: str, timeout: float | None) -> Execution:
         """Like wait(), without blocking the event loop and without a thread of its own."""
-        if (execution := await asyncio.to_thread(self._look_first, execution_id)).status.ended:
+        if (execution := await asyncio.to_thread(self._read_first, execution_id)).status.ended:
             return execution
         signal = asyncio.Event()
         pauses = _Pauses(execution_id, timeout)
         async with self._listener.awatch(execution_id, waker(signal)):
             while True:
-                execution = await asyncio.to_thread(self._look_again, execution)
+                execution = await asyncio.to_thread(self._read_again, execution)
                 if execution.status.ended:
                     return execution
                 pause = pauses.next(execution)
@@ -71,10 +71,10 @@ class Waiter:
             raise UnknownExecution(execution_id)
         return execution
 
-    def _look_first(self, execution_id: str) -> Execution:
-        return look_at_first(lambda: self._read(execution_id))
+    def _read_first(self, execution_id: str) -> Execution:
+        return read_first(lambda: self._read(execution_id))
 
-    def _look_again(self, seen: Execution) -> Execution:
+    def _read_again(self, seen: Execution) -> Execution:
         try:
             return self._read(seen.id)
         except StoreUnavailable as error:
@@ -82,14 +82,14 @@ class Waiter:
             return seen
 
 
-def look_at_first(look: Callable[[], T]) -> T:
-    """Return what a first look at the store finds; one that does not answer is asked again, for a second."""
-    for pause in _FIRST_LOOKS:
+def read_first(read: Callable[[], T]) -> T:
+    """Return the answer of a first read of the store; one that fails is repeated for a second."""
+    for pause in _FIRST_PAUSES:
         try:
-            return look()
+            return read()
         except StoreUnavailable:
             time.sleep(pause)  # a connection that broke is no outage
-    return look()
+    return read()
 
 
 class _Pauses:

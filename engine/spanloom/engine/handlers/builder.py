@@ -243,12 +243,12 @@ class WorkflowBuilder(Generic[InputT]):
         if inputs is None:
             return []
         if isinstance(inputs, Mapping):
-            return [self._input(id, one, name) for name, one in inputs.items()]
+            return [self._input(id, given, name) for name, given in inputs.items()]
         several = inputs if isinstance(inputs, list | tuple) and not isinstance(inputs, BuilderEdge) else [inputs]
-        return [self._input(id, one) for one in several]
+        return [self._input(id, given) for given in several]
 
-    def _input(self, id: str, one: object, name: str | None = None) -> Input:
-        source, on, when = one if isinstance(one, BuilderEdge) else BuilderEdge(one, "success", None)  # type: ignore[arg-type]  # told below
+    def _input(self, id: str, given: object, name: str | None = None) -> Input:
+        source, on, when = given if isinstance(given, BuilderEdge) else BuilderEdge(given, "success", None)  # type: ignore[arg-type]  # told below
         return Input(node=self._source_id(id, source), name=name, on=on, when=when)
 
     def _map(self, id: str, over: str | MapOver | Source | None) -> str | MapOver | None:

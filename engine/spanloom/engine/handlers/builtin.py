@@ -50,7 +50,7 @@ class DelayConfig(_Config):
 
     @model_validator(mode="after")
     def _one_duration(self) -> Self:
-        if sum(one is not None for one in (self.seconds, self.until, self.expression)) != 1:
+        if sum(given is not None for given in (self.seconds, self.until, self.expression)) != 1:
             raise ValueError("say one of seconds, until and expression")
         if self.until is not None and not _has_utc(self.until):
             raise ValueError("until is too far away")

@@ -77,13 +77,16 @@ class Handler:
         self.name = _describe(function)
         self.is_async = inspect.iscoroutinefunction(_plain(function))
         parameters = _parameters(function, self.name)
-        contexts = [one.name for one in parameters if one.is_context]
+        contexts = [parameter.name for parameter in parameters if parameter.is_context]
         if len(contexts) > 1:
             raise ConfigurationError(f"handler {self.name} takes its context twice: {quoted_list(contexts)}")
         self._context = contexts[0] if contexts else None
-        self._parameters = {one.name: one for one in parameters if not one.is_context}
-        self._data = next((one.name for one in self._parameters.values() if one.positional or one.required), None)
-        self._required = frozenset(one.name for one in self._parameters.values() if one.required)
+        self._parameters = {parameter.name: parameter for parameter in parameters if not parameter.is_context}
+        self._data = next(
+            (parameter.name for parameter in self._parameters.values() if parameter.positional or parameter.required),
+            None,
+        )
+        self._required = frozenset(parameter.name for parameter in self._parameters.values() if parameter.required)
         self._adapters: dict[str, TypeAdapter[Any] | None] = {}  # at first use: annotations may name what comes later
 
     def __repr__(self) -> str:
@@ -148,7 +151,11 @@ class Handler:
                 hint = did_you_mean(name, self._parameters) or f" (it takes {quoted_list(self._parameters) or 'none'})"
                 yield f"its handler {self.name} has no parameter {name!r}{hint}"
         fed = self._fed(node)
-        starved = [one.name for one in self._parameters.values() if one.required and one.name not in fed]
+        starved = [
+            parameter.name
+            for parameter in self._parameters.values()
+            if parameter.required and parameter.name not in fed
+        ]
         if starved:
             needed = quoted_list(starved)
             yield f"its handler {self.name} also needs {needed}; write its inputs as {{parameter: node id}}"
@@ -278,12 +285,12 @@ def _parameters(function: Callable[..., Any], name: str) -> list[_Parameter]:
             f"the signature of handler {name} can't be read ({error}); wrap it in a function"
         ) from error
     found: list[_Parameter] = []
-    for one in signature.parameters.values():
-        if one.kind not in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
+    for parameter in signature.parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             raise ConfigurationError(
-                f"parameter {str(one).partition(':')[0]!r} of handler {name} is {one.kind.description}; "
+                f"parameter {str(parameter).partition(':')[0]!r} of handler {name} is {parameter.kind.description}; "
                 f"data is passed by name, so write (data, ctx) or a parameter for each input"
             )
-        positional = one.kind is one.POSITIONAL_OR_KEYWORD
-        found.append(_Parameter(one.name, one.annotation, one.default is one.empty, positional))
+        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        found.append(_Parameter(parameter.name, parameter.annotation, parameter.default is parameter.empty, positional))
     return found

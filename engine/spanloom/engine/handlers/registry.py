@@ -73,11 +73,11 @@ class NodeRegistry:
     def _check(self, handler: Handler) -> None:
         known = self._handlers.get(handler.node_type, handler)
         if known.function != handler.function or known.config_model is not handler.config_model:
-            both = f"{_told(known)} and {_told(handler)}"
+            both = f"{_description(known)} and {_description(handler)}"
             raise ConfigurationError(f"node type {handler.node_type!r} has two handlers, {both}; rename one type")
 
 
-def _told(handler: Handler) -> str:
+def _description(handler: Handler) -> str:
     return (
         handler.name if handler.config_model is None else f"{handler.name} with config {handler.config_model.__name__}"
     )

@@ -1,4 +1,4 @@
-"""Doing to many executions what is done to one: all that a filter finds, each in a transition of its own."""
+"""Bulk operations: one transition for each execution that a filter finds."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def find(
             continue
         cursor: str | None = None
         while True:
-            one = wanted.model_copy(update={"status": status})
-            page = store.list_executions(one, limit=_PAGE, cursor=cursor)
+            filtered = wanted.model_copy(update={"status": status})
+            page = store.list_executions(filtered, limit=_PAGE, cursor=cursor)
             found.extend((execution.created_at.isoformat(), execution.id) for execution in page.items)
             cursor = page.next_cursor
             if cursor is None:

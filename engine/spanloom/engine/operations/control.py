@@ -1,4 +1,4 @@
-"""What operators do to executions, through the engine: cancel, pause, resume, retry, acknowledge, end by hand."""
+"""Control of executions: cancel, pause, resume, retry, acknowledge, and nodes ended by hand."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ExecutionControl:
         """
         self.open()
         controlled = self.store.cancel_execution(execution_id, expected_revision=expected_revision)
-        return self._told(execution_id, controlled, ExecutionStatus.CANCELLED)
+        return self._report_end(execution_id, controlled, ExecutionStatus.CANCELLED)
 
     def pause_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Pause it: what runs may end, nothing new starts until it is resumed. A deadline goes on counting.
@@ -113,7 +113,7 @@ class ExecutionControl:
         if status == ExecutionStatus.FAILED:
             text = json.dumps({"type": "EndedByHand", "message": error or "an operator failed it"})
             controlled = self.store.fail_execution(execution_id, text, expected_revision=expected_revision)
-            return self._told(execution_id, controlled, ExecutionStatus.FAILED)
+            return self._report_end(execution_id, controlled, ExecutionStatus.FAILED)
         current = self._execution(execution_id).status
         steps: dict[str, Callable[..., bool]] = {
             ExecutionStatus.CANCELLED: self.cancel_execution,
@@ -226,8 +226,8 @@ class ExecutionControl:
             raise UnknownExecution(execution_id)
         return execution
 
-    def _told(self, execution_id: str, controlled: ControlResult, status: ExecutionStatus) -> bool:
-        """Tell of an end: who waits for the execution, its parent, and the trace that it is part of."""
+    def _report_end(self, execution_id: str, controlled: ControlResult, status: ExecutionStatus) -> bool:
+        """Report an end to those who wait for the execution, to its parent, and to the trace that it is part of."""
         self.push((), ended=controlled.executions)
         export_ended(self.store, controlled.executions)
         if controlled.done:

@@ -1,4 +1,4 @@
-"""Ending a node by hand: the record that an operator makes in place of a worker."""
+"""Manual results: the record that an operator makes in place of a worker."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def manual_result(
     handled, failure = False, None
     if outcome is Outcome.FAILED:
         failure = json.dumps({"type": "EndedByHand", "message": error, "permanent": True})
-        told = {"error": {"type": "EndedByHand", "message": error, "node_id": key.node_id}}
-        departure = route_failure(plan, key.node_id, told)
+        payload = {"error": {"type": "EndedByHand", "message": error, "node_id": key.node_id}}
+        departure = route_failure(plan, key.node_id, payload)
         taken, handled = (None, False) if key.item else departure
-        text = json.dumps(told) if handled else ""
+        text = json.dumps(payload) if handled else ""
     elif outcome is Outcome.COMPLETED and not key.item:
         taken = route_success(plan, key.node_id, decode(text), next_nodes).taken
     return RecordRequest(

@@ -1,6 +1,6 @@
-"""The breaker: once Redis did not answer, it is taken as away, and only one of many finds out whether it still is.
+"""The circuit breaker: once Redis did not answer, calls are refused until one ping has succeeded.
 
-A Redis that hangs costs a time limit, which each start, push and look would pay. While it is away they are refused at
+A Redis that hangs costs a time limit, which each start, push and read would pay. While it is away they are refused at
 once; the first of them in a while sends a ping on a thread of its own, and an answer to that ends it.
 """
 

@@ -1,4 +1,4 @@
-"""The epoch: which life of Redis we are in. A flushed or replaced Redis raises it, and the sweep re-queues by it."""
+"""The epoch: the incarnation of the Redis data set. A flushed or new Redis raises it; the sweep re-queues by it."""
 
 from __future__ import annotations
 

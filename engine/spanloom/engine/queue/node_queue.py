@@ -129,7 +129,7 @@ class NodeQueue:
         """Where Redis is, without a password."""
         return redis_location(self.redis)
 
-    def mark_followed(self, seconds: float, *, anew: bool) -> None:
+    def mark_watched(self, seconds: float, *, anew: bool) -> None:
         """Tell workers, for so long, that executions are followed; `anew`: also others than before.
 
         Which ones, Redis knows itself: by their subscriptions, which end with whoever follows. Raises QueueUnavailable.
@@ -147,7 +147,7 @@ class NodeQueue:
         with self.breaker.guard():
             return int(self.redis.get(self.keys.followed) or 0)
 
-    def followed_executions(self) -> frozenset[str]:
+    def watched_executions(self) -> frozenset[str]:
         """Return the ids of the executions that somebody follows now. Raises QueueUnavailable."""
         prefix = self.keys.changed_channel("")
         with self.breaker.guard():

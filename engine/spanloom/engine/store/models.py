@@ -1,4 +1,4 @@
-"""What the reads of the store port return: frozen models, with payloads decoded and times in UTC."""
+"""Read models of the store port: frozen, with payloads decoded and times in UTC."""
 
 from __future__ import annotations
 

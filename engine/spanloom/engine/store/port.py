@@ -168,7 +168,7 @@ class Telemetry(ABC):
         """Append one line and return its id. Raises UnknownExecution."""
 
     @abstractmethod
-    def add_logs(self, asked: Sequence[NodeLines]) -> list[int | None]:
+    def add_logs(self, requests: Sequence[NodeLines]) -> list[int | None]:
         """Append lines of node runs that are running, each in their order; return the id of the last of each.
 
         None: the fence is stale, and nothing of it is kept. Lines that are sent `again`, after an answer that was lost,

@@ -1,4 +1,4 @@
-"""What transitions ask of the store port and what it answers.
+"""The requests that transitions make of the store port, and its results.
 
 Payloads cross as JSON text, so that every store keeps them to the letter. Times are aware datetimes in UTC, durations
 seconds.

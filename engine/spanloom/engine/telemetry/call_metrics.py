@@ -1,4 +1,4 @@
-"""Clocks around the calls of a store and of a queue, put on from outside once a MeterProvider is set up."""
+"""Metrics of the calls of a store and of a queue, instrumented from outside once a MeterProvider is set up."""
 
 from __future__ import annotations
 

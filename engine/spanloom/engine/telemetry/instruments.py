@@ -59,20 +59,20 @@ class Instruments:
         meter = provider.get_meter(SCOPE)
         self.provider = provider
         made: dict[str, Any] = {}  # Any: of six classes without a common method
-        for one in METRICS:
-            if one.kind is Kind.COUNTER:
-                made[one.name] = meter.create_counter(one.name, one.unit, one.description)
-            elif one.kind is Kind.HISTOGRAM:
-                made[one.name] = meter.create_histogram(
-                    one.name, one.unit, one.description, explicit_bucket_boundaries_advisory=one.bounds
+        for metric in METRICS:
+            if metric.kind is Kind.COUNTER:
+                made[metric.name] = meter.create_counter(metric.name, metric.unit, metric.description)
+            elif metric.kind is Kind.HISTOGRAM:
+                made[metric.name] = meter.create_histogram(
+                    metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=metric.bounds
                 )
             else:
                 create = {
                     Kind.GAUGE: meter.create_observable_gauge,
                     Kind.UP_DOWN_COUNTER: meter.create_observable_up_down_counter,
                     Kind.OBSERVED_COUNTER: meter.create_observable_counter,
-                }[one.kind]
-                create(one.name, [_observer(one)], one.unit, one.description)
+                }[metric.kind]
+                create(metric.name, [_observer(metric)], metric.unit, metric.description)
         self._started = made[EXECUTIONS_STARTED.name]
         self._ended = made[EXECUTIONS_ENDED.name]
         self._runs = made[NODE_RUNS.name]

@@ -1,4 +1,4 @@
-"""A definition made ready to run by: what leads where, with its expressions compiled."""
+"""Compiled workflows: a definition's edges by node, with its expressions compiled."""
 
 from __future__ import annotations
 

@@ -107,9 +107,9 @@ def _as_edges(given: Any) -> Any:
     if isinstance(given, str):
         return ({"node": given},)
     if isinstance(given, Mapping):
-        return tuple({**_as_edge(one), "name": name} for name, one in given.items())
+        return tuple({**_as_edge(edge), "name": name} for name, edge in given.items())
     if isinstance(given, list | tuple):
-        return tuple(_as_edge(one) if isinstance(one, str) else one for one in given)
+        return tuple(_as_edge(edge) if isinstance(edge, str) else edge for edge in given)
     return given
 
 

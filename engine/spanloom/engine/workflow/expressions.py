@@ -28,7 +28,7 @@ _GROWING = frozenset({"multi_select_list", "multi_select_dict", "function_expres
 
 
 class Expression:
-    """One JMESPath expression (https://jmespath.org), safe to evaluate on data of strangers, from any thread.
+    """One JMESPath expression (https://jmespath.org), safe to evaluate on untrusted data, from any thread.
 
     A name that is not there gives null and is no error; a function that gets what it does not take is one.
     """
@@ -148,20 +148,20 @@ def _weight(value: Any) -> int:
     """Count the values in `value` as often as JSON would write them, each shared one looked at once."""
     weights: dict[int, int] = {}
 
-    def children(one: Any) -> list[Any]:
-        return list(one.values()) if isinstance(one, dict) else one if isinstance(one, list) else []
+    def children(value: Any) -> list[Any]:
+        return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
 
     pending = [value]
     while pending:
-        one = pending[-1]
-        inside = children(one)
+        current = pending[-1]
+        inside = children(current)
         missing = [child for child in inside if isinstance(child, dict | list) and id(child) not in weights]
-        if missing and id(one) not in weights:
-            weights[id(one)] = 0  # being weighed
+        if missing and id(current) not in weights:
+            weights[id(current)] = 0  # being weighed
             pending.extend(missing)
             continue
         pending.pop()
-        weights[id(one)] = 1 + sum(weights[id(child)] if isinstance(child, dict | list) else 1 for child in inside)
+        weights[id(current)] = 1 + sum(weights[id(child)] if isinstance(child, dict | list) else 1 for child in inside)
     return weights[id(value)]
 
 

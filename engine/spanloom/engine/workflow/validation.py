@@ -1,4 +1,4 @@
-"""What follows from a definition's inputs: edges, entry nodes, sinks, and every problem that makes it unfit to run."""
+"""Validation of definitions: their edges, entry nodes and sinks, and every problem that makes one unfit to run."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def find_problems(workflow: Workflow, registry: NodeRegistry | None = None) -> l
     counts = Counter(node.id for node in workflow.nodes)
     found += (f"node id {node_id!r} is used {count} times" for node_id, count in counts.items() if count > 1)
     for node in workflow.nodes:
-        told = [*_own_problems(node), *_input_problems(node, counts, suggest), *expression_problems(node)]
+        messages = [*_own_problems(node), *_input_problems(node, counts, suggest), *expression_problems(node)]
         if node.type in unknown_types:
-            told.append(unknown_types[node.type])
+            messages.append(unknown_types[node.type])
         elif registry is not None and node.type:
-            told += registry.handler(node.type).problems(node)
-        found += (f"node {node.id[:250]!r}: {problem}" for problem in told)
+            messages += registry.handler(node.type).problems(node)
+        found += (f"node {node.id[:250]!r}: {problem}" for problem in messages)
     found += (f"nodes wait for each other in a cycle: {_path(cycle)}" for cycle in _cycles(workflow))
     return found
 
@@ -152,12 +152,12 @@ class _Suggestions:
 
 
 def _cycles(workflow: Workflow) -> list[list[str]]:
-    """Return one cycle of every knot of nodes that wait for each other; self loops are told elsewhere."""
+    """Return one cycle of every strongly connected component; self loops are reported elsewhere."""
     parents: dict[str, list[str]] = {}
     for node in workflow.nodes:
         parents.setdefault(node.id, []).extend(parent for parent in node.parents if parent != node.id)
-    tangled = _without_order(parents)
-    return [_one_cycle(knot, tangled) for knot in _strongly_connected(tangled)] if tangled else []
+    unordered = _without_order(parents)
+    return [_one_cycle(component, unordered) for component in _strongly_connected(unordered)] if unordered else []
 
 
 def _without_order(parents: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -209,21 +209,21 @@ def _strongly_connected(parents: dict[str, list[str]]) -> Iterator[set[str]]:
                 if work:
                     low[work[-1][0]] = min(low[work[-1][0]], low[node_id])
                 if low[node_id] == order[node_id]:
-                    knot: set[str] = set()
-                    while node_id not in knot:
-                        knot.add(trail.pop())
-                    on_trail -= knot
-                    if len(knot) > 1:
-                        yield knot
+                    component: set[str] = set()
+                    while node_id not in component:
+                        component.add(trail.pop())
+                    on_trail -= component
+                    if len(component) > 1:
+                        yield component
 
 
-def _one_cycle(knot: set[str], parents: dict[str, list[str]]) -> list[str]:
+def _one_cycle(component: set[str], parents: dict[str, list[str]]) -> list[str]:
     """Walk from input to input inside the knot until a node comes again; return the cycle as the data would go."""
-    here = min(knot)
+    here = min(component)
     walked: dict[str, int] = {}
     while here not in walked:
         walked[here] = len(walked)
-        here = next(parent for parent in parents[here] if parent in knot)
+        here = next(parent for parent in parents[here] if parent in component)
     cycle = list(walked)[walked[here] :]
     return [cycle[0], *cycle[:0:-1]]
 

@@ -32,27 +32,27 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
         with self._writing() as connection:
             return self._append(connection, known_id(connection, execution_id), node_id, item, [line])
 
-    def add_logs(self, asked: Sequence[NodeLines]) -> list[int | None]:
+    def add_logs(self, requests: Sequence[NodeLines]) -> list[int | None]:
         """See Telemetry.add_logs."""
         with self._writing() as connection:
-            return [self._add_lines(connection, one) for one in asked]
+            return [self._add_lines(connection, one) for one in requests]
 
-    def _add_lines(self, connection: sa.Connection, asked: NodeLines) -> int | None:
-        spelled = canonical_id(asked.execution_id)
+    def _add_lines(self, connection: sa.Connection, requests: NodeLines) -> int | None:
+        spelled = canonical_id(requests.execution_id)
         if spelled is None:
             return None
-        if asked.again and (last := _kept_before(connection, spelled, asked)) is not None:
+        if requests.again and (last := _kept_before(connection, spelled, requests)) is not None:
             return last
         claimed = sa.select(sa.literal(1)).where(
             node_runs.c.execution_id == spelled,
-            node_runs.c.node_id == asked.node_id,
-            node_runs.c.item == asked.item,
+            node_runs.c.node_id == requests.node_id,
+            node_runs.c.item == requests.item,
             node_runs.c.status == NodeStatus.RUNNING.value,
-            node_runs.c.fence == asked.fence,
+            node_runs.c.fence == requests.fence,
         )
         if not connection.scalar(claimed):
             return None
-        return self._append(connection, spelled, asked.node_id, asked.item, asked.lines)
+        return self._append(connection, spelled, requests.node_id, requests.item, requests.lines)
 
     def _append(
         self, connection: sa.Connection, execution_id: str, node_id: str | None, item: int, lines: Sequence[LogLine]

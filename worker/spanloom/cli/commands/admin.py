@@ -48,8 +48,9 @@ def stats(target: Target, as_json: bool) -> None:
         counts, workers = store.stats(), store.list_workers()
     if as_json:
         leases = [
-            asdict(one) | {"started_at": one.started_at.isoformat(), "lease_until": one.lease_until.isoformat()}
-            for one in workers
+            asdict(worker)
+            | {"started_at": worker.started_at.isoformat(), "lease_until": worker.lease_until.isoformat()}
+            for worker in workers
         ]
         print_json(counts.model_dump(mode="json") | {"live_workers": leases})
         return

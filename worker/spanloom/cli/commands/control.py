@@ -72,8 +72,10 @@ def control_named(
         raise click.UsageError(_OF_ONE)
     code = DONE
     with target.operator() as engine:
-        for one in given:
-            code = max(code, _print_result(_control(engine, action, one, expected_revision), action, as_json=as_json))
+        for reference in given:
+            code = max(
+                code, _print_result(_control(engine, action, reference, expected_revision), action, as_json=as_json)
+            )
     return code
 
 
@@ -104,8 +106,8 @@ def _print_result(controlled: ControlledExecution, action: Action, *, as_json: b
         print_json(document)
     elif execution is not None and error is None:
         if in_terminal():
-            told = f"would be {action.done}" if would else action.done if done else f"{action.done} already"
-            click.echo(f"{execution.workflow_id} v{execution.version} {execution.id}  {told}")
+            result = f"would be {action.done}" if would else action.done if done else f"{action.done} already"
+            click.echo(f"{execution.workflow_id} v{execution.version} {execution.id}  {result}")
         else:
             how = "would" if would else "done" if done else "already"
             click.echo(f"{execution.id}\t{action.done}\t{how}\t{execution.revision}")
@@ -159,14 +161,14 @@ def _print_all(answers: Iterable[ControlledExecution], action: Action, *, as_jso
     counts: Counter[str] = Counter()
     code = DONE
     try:
-        for one in answers:
-            if one.error is not None:
+        for controlled in answers:
+            if controlled.error is not None:
                 counts["refused"] += 1
             elif would:
                 counts[f"would be {action.done}"] += 1
             else:
-                counts[action.done if one.done else f"{action.done} already"] += 1
-            code = max(code, _print_result(one, action, as_json=as_json, would=would))
+                counts[action.done if controlled.done else f"{action.done} already"] += 1
+            code = max(code, _print_result(controlled, action, as_json=as_json, would=would))
     finally:  # also of what was done before the store went away, or before Ctrl-C
         if sys.stderr.isatty():
             click.secho(", ".join(f"{count:,} {what}" for what, count in counts.items()), fg="bright_black", err=True)
@@ -219,7 +221,7 @@ def _command(action: Action, help_text: str, *, offers_acknowledged: bool = Fals
 
     if offers_acknowledged:
         command = click.option("--acknowledged", is_flag=True, help="Those that were acknowledged.")(command)
-    statuses = " or ".join(f"`{one}`" for one in action.statuses)
+    statuses = " or ".join(f"`{status}`" for status in action.statuses)
     return click.command(name=action.verb, help=help_text + _EXECUTIONS.format(statuses=statuses))(command)
 
 

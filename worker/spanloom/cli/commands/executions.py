@@ -1,4 +1,4 @@
-"""`spanloom list` and `spanloom show`: which executions there are, and what became of one."""
+"""`spanloom list` and `spanloom show`: the executions that there are, and the state of one."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def _show_attempts(store: ExecutionStore, execution: Execution, node_id: str, it
     _node(store, execution, node_id)
     attempts = store.get_attempts(execution.id, node_id, item)
     if as_json:
-        told = [one.model_dump(mode="json") for one in attempts]
-        print_json({"execution_id": execution.id, "node_id": node_id, "item": item, "attempts": told})
+        documents = [attempt.model_dump(mode="json") for attempt in attempts]
+        print_json({"execution_id": execution.id, "node_id": node_id, "item": item, "attempts": documents})
     else:
         show_output(lambda screen: attempts_text(attempts, datetime.now(UTC)), lambda: attempt_lines(attempts))
 

@@ -1,4 +1,4 @@
-"""`spanloom logs` and `spanloom trace`: what an execution said, and where its time went."""
+"""`spanloom logs` and `spanloom trace`: the log lines of an execution, and where its time went."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from spanloom.engine.store.states import ExecutionStatus
 
 __all__ = ["purge"]
 
-_ENDED = [one.value for one in ExecutionStatus if one.ended]
+_ENDED = [status.value for status in ExecutionStatus if status.ended]
 _PAGE = 1000
 
 
@@ -66,14 +66,14 @@ def purge(
     with target.operator() as engine:
         if dry_run or not yes:
             count = _would_go(engine.store, datetime.now(UTC) - timedelta(seconds=older_than), statuses, limit)
-        if count and not dry_run and not confirm(f"{_told(count)} found; delete them for good?", yes=yes):
+        if count and not dry_run and not confirm(f"{_counted(count)} found; delete them for good?", yes=yes):
             return FAILED
         if not dry_run:
             count = engine.purge_executions(older_than, statuses=statuses, limit=limit)
     if as_json:
         print_json({"executions": count, "dry_run": dry_run})
     elif in_terminal():
-        click.echo(f"{_told(count)} {'would be' if dry_run else 'were' if count != 1 else 'was'} deleted")
+        click.echo(f"{_counted(count)} {'would be' if dry_run else 'were' if count != 1 else 'was'} deleted")
     else:
         click.echo(count)
     return DONE
@@ -85,12 +85,12 @@ def _would_go(
     """Count what a purge would delete, by the rules of the store port's purge_executions."""
     families: dict[str, datetime] = {}  # by their roots: when that ended
     children: dict[str, tuple[str, bool]] = {}  # each with its parent, and whether it keeps its family
-    for one in _all(store):
-        stays = one.ended_at is None or one.ended_at >= ended_before
-        if one.parent_execution_id:
-            children[one.id] = one.parent_execution_id, stays
-        elif one.ended_at is not None and not stays and one.status in statuses:
-            families[one.id] = one.ended_at
+    for execution in _all(store):
+        stays = execution.ended_at is None or execution.ended_at >= ended_before
+        if execution.parent_execution_id:
+            children[execution.id] = execution.parent_execution_id, stays
+        elif execution.ended_at is not None and not stays and execution.status in statuses:
+            families[execution.id] = execution.ended_at
     sizes = Counter(dict.fromkeys(families, 1))
     for parent, stays in children.values():
         root = parent
@@ -118,13 +118,13 @@ def _all(store: ExecutionStore) -> Iterator[Execution]:
 
 
 def _statuses(text: str) -> tuple[ExecutionStatus, ...]:
-    given = [one.strip() for one in text.split(",")]
-    if wrong := [one for one in given if one not in _ENDED]:
+    given = [name.strip() for name in text.split(",")]
+    if wrong := [name for name in given if name not in _ENDED]:
         raise click.BadParameter(
             f"{wrong[0]!r} is no status that executions end with; write some of {','.join(_ENDED)}"
         )
     return tuple(map(ExecutionStatus, given))
 
 
-def _told(count: int) -> str:
+def _counted(count: int) -> str:
     return f"{count:,} execution{'' if count == 1 else 's'}"

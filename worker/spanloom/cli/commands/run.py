@@ -31,7 +31,7 @@ __all__ = ["run"]
 @click.option("--version", type=int, metavar="N", help="The version.  [default: the latest]")
 @click.option(
     "--priority",
-    type=click.Choice([one.value for one in Priority]),
+    type=click.Choice([priority.value for priority in Priority]),
     default="normal",
     show_default=True,
     help="How urgent its nodes are.",
@@ -99,9 +99,9 @@ def run(
             else:
                 click.echo(execution_id)
             return
-        with _told(workflow, execution_id, spinning=not watch) as tell:
+        with _progress(workflow, execution_id, spinning=not watch) as report:
             execution = _watch(engine, execution_id, timeout, as_json) if watch else engine.wait(execution_id, timeout)
-            tell(execution)
+            report(execution)
         _show(execution, as_json)  # before the engine closes: spans may wait for a backend that is away
 
 
@@ -122,10 +122,10 @@ def _watch(engine: WorkflowEngine, execution_id: str, timeout: float | None, as_
 
 
 @contextmanager
-def _told(workflow: str, execution_id: str, *, spinning: bool) -> Generator[Callable[[Execution], None]]:
-    """Say in a terminal, beside the output, what is waited for, and how it ended or how to find it again."""
-    told = f"{workflow} {execution_id}"
-    goes_on = f"{told} goes on; see `spanloom show {execution_id[-8:]}`"
+def _progress(workflow: str, execution_id: str, *, spinning: bool) -> Generator[Callable[[Execution], None]]:
+    """Show in a terminal, beside the output, which execution runs, and how it ended or how to find it again."""
+    name = f"{workflow} {execution_id}"
+    goes_on = f"{name} goes on; see `spanloom show {execution_id[-8:]}`"
     if not sys.stderr.isatty():
         try:
             yield lambda _: None
@@ -135,16 +135,16 @@ def _told(workflow: str, execution_id: str, *, spinning: bool) -> Generator[Call
         return
     screen = console(stderr=True)
     if not spinning:
-        screen.print(f"[bright_black]{told}[/]")
+        screen.print(f"[bright_black]{name}[/]")
     try:
-        with screen.status(f"[bright_black]{told}[/]") if spinning else nullcontext():
+        with screen.status(f"[bright_black]{name}[/]") if spinning else nullcontext():
             ended: list[Execution] = []
             yield ended.append
     except KeyboardInterrupt:
         screen.print(f"[bright_black]{goes_on}[/]")
         raise
     for execution in ended:
-        screen.print(f"[bright_black]{told} {execution.status}[/]")
+        screen.print(f"[bright_black]{name} {execution.status}[/]")
 
 
 def _read(engine: WorkflowEngine, execution_id: str) -> Execution:

@@ -75,7 +75,7 @@ def selection_options(*statuses: ExecutionStatus) -> Callable[[Callable[..., Any
 def _options(statuses: tuple[ExecutionStatus, ...]) -> Iterable[Callable[[Callable[..., Any]], Callable[..., Any]]]:
     yield click.option("--workflow", metavar="ID", help="Of this workflow only.")
     if statuses:
-        choice = click.Choice([one.value for one in statuses])
+        choice = click.Choice([status.value for status in statuses])
         yield click.option("--status", type=choice, help="In this state only.")
     yield click.option(
         "--metadata", type=pair, multiple=True, metavar="KEY=VALUE", help="With this metadata.  [repeatable]"

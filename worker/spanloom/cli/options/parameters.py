@@ -140,7 +140,9 @@ def _matches(store: ExecutionStore, part: str) -> list[str]:
     cursor: str | None = None
     for _ in range(_RECENT // _PAGE):
         page = store.list_executions(limit=_PAGE, cursor=cursor)
-        found += [one.id for one in page.items if one.id.startswith(part) or one.id.endswith(part)]
+        found += [
+            execution.id for execution in page.items if execution.id.startswith(part) or execution.id.endswith(part)
+        ]
         cursor = page.next_cursor
         if cursor is None:
             break

@@ -1,4 +1,4 @@
-"""Every attempt at one node run, as `spanloom show --attempts` tells it: who, when, how it ended, and why."""
+"""Every attempt at one node run, as `spanloom show --attempts` prints them: worker, times, end and error."""
 
 from __future__ import annotations
 
@@ -30,33 +30,35 @@ def attempts_text(attempts: Sequence[Attempt], now: datetime) -> RenderableType:
     if not attempts:
         return Text("it has not been started", "bright_black")
     parts: list[Text] = []
-    for one in attempts:
-        ended_as = one.ended_as or "running"
-        took = seconds_between(one.started_at, one.ended_at or now)
-        head = Text.assemble(f"#{one.attempt}  ", (f"{GLYPHS.get(ended_as, ' ')} {ended_as}", STYLES.get(ended_as, "")))
+    for attempt in attempts:
+        ended_as = attempt.ended_as or "running"
+        took = seconds_between(attempt.started_at, attempt.ended_at or now)
+        head = Text.assemble(
+            f"#{attempt.attempt}  ", (f"{GLYPHS.get(ended_as, ' ')} {ended_as}", STYLES.get(ended_as, ""))
+        )
         head.append("" if took is None else f"  {duration(took)}")
-        head.append(f"  {instant(one.started_at)}", "bright_black")
-        head.append(f"  {one.worker_id}" if one.worker_id else "", "bright_black")
+        head.append(f"  {instant(attempt.started_at)}", "bright_black")
+        head.append(f"  {attempt.worker_id}" if attempt.worker_id else "", "bright_black")
         parts.append(head)
-        if one.error is not None:
-            parts.append(_indented(error_sentence(one.error), "red"))
-            if trace := str(one.error.get("traceback") or "").rstrip():
+        if attempt.error is not None:
+            parts.append(_indented(error_sentence(attempt.error), "red"))
+            if trace := str(attempt.error.get("traceback") or "").rstrip():
                 parts.append(_indented(trace, "bright_black"))
     return Group(*parts)
 
 
 def attempt_lines(attempts: Sequence[Attempt]) -> Iterator[str]:
     """Write one tab-separated line each: attempt, how it ended, seconds, started, ended, worker, error, traceback."""
-    for one in attempts:
+    for attempt in attempts:
         values = (
-            one.attempt,
-            one.ended_as or "running",
-            seconds_between(one.started_at, one.ended_at),
-            one.started_at,
-            one.ended_at,
-            one.worker_id,
-            error_sentence(one.error),
-            (one.error or {}).get("traceback"),
+            attempt.attempt,
+            attempt.ended_as or "running",
+            seconds_between(attempt.started_at, attempt.ended_at),
+            attempt.started_at,
+            attempt.ended_at,
+            attempt.worker_id,
+            error_sentence(attempt.error),
+            (attempt.error or {}).get("traceback"),
         )
         yield "\t".join(map(cell, values))
 

@@ -24,8 +24,8 @@ def event_text(event: Event) -> Text:
     text = Text.assemble((clock, "bright_black"))
     text.append(f"  {GLYPHS.get(state, '·')} {printable(what):<10}", STYLES.get(state, ""))
     text.append(f"  {_where(event)}", "bold" if event.node_id else "bright_black")
-    for said, style in _notes(event, what):
-        text.append(f"  {said}", style)
+    for note, style in _notes(event, what):
+        text.append(f"  {note}", style)
     return text
 
 
@@ -43,17 +43,17 @@ def _where(event: Event) -> str:
 
 
 def _notes(event: Event, what: str) -> Iterator[tuple[str, str]]:
-    told = event.data
+    data = event.data
     if what == "started" and event.worker_id:
         yield event.worker_id[-_WORKER_WIDTH:], "bright_black"
-    if kind := told.get("wait_kind"):
+    if kind := data.get("wait_kind"):
         yield f"for {printable(str(kind))}", ""
-    if told.get("wait_key"):
-        yield printable(str(told["wait_key"])), "bright_black"
-    if "items" in told:
-        yield f"{told['items']:,} of them", ""
-    if because := told.get("because"):
+    if data.get("wait_key"):
+        yield printable(str(data["wait_key"])), "bright_black"
+    if "items" in data:
+        yield f"{data['items']:,} of them", ""
+    if because := data.get("because"):
         yield printable(str(because)).replace("_", " "), "bright_black"
-    if isinstance(error := told.get("error"), dict):
+    if isinstance(error := data.get("error"), dict):
         at = f"{printable(str(error['node_id']))}: " if error.get("node_id") else ""
         yield at + printable(error_sentence(error)), STYLES.get(what, "")

@@ -31,9 +31,9 @@ def read_family(store: ExecutionStore, execution: Execution) -> Family:
     executions = [execution]
     spans: list[SpanRecord] = []
     whole = True
-    for one in executions:  # grows while it is walked
-        spans += store.get_trace(one.id)
-        children = store.get_child_executions(one.id)
+    for member in executions:  # grows while it is walked
+        spans += store.get_trace(member.id)
+        children = store.get_child_executions(member.id)
         room = EXECUTIONS - len(executions)
         whole = whole and len(children) <= room
         executions += children[:room]
@@ -46,7 +46,7 @@ def rooted(spans: Sequence[SpanRecord], executions: Sequence[Execution]) -> list
     What still waited when its execution ended has ended with it.
     """
     stored = {span.span_id for span in spans}
-    ends = {one.id: nanoseconds(one.ended_at) for one in executions if one.ended_at is not None}
+    ends = {execution.id: nanoseconds(execution.ended_at) for execution in executions if execution.ended_at is not None}
     made = []
     for execution in executions:
         ids = parse_trace_parent(execution.trace_parent)

@@ -52,8 +52,8 @@ def items_table(items: Items, now: datetime) -> RenderableType:
             Text("" if took is None else duration(took)),
             drawn(notes),
         )
-    told = f"items of {items.node_id}: {counted(items.runs, None)}" if items.runs else "no item has begun"
-    return Group(Text(told, "bright_black"), Text(), table)
+    summary = f"items of {items.node_id}: {counted(items.runs, None)}" if items.runs else "no item has begun"
+    return Group(Text(summary, "bright_black"), Text(), table)
 
 
 def items_lines(items: Items) -> Iterator[str]:
@@ -68,7 +68,7 @@ def items_lines(items: Items) -> Iterator[str]:
             run.started_at,
             run.worker_id,
             error_sentence(run.error),
-            "; ".join(said for said, _ in notes),
+            "; ".join(text for text, _ in notes),
         )
         yield "\t".join(map(cell, values))
 

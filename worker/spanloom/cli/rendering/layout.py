@@ -89,13 +89,13 @@ def _dominated(workflow: Workflow) -> dict[str, list[Node]]:
     return dominated
 
 
-def _meet(one: str, other: str, dominator: Mapping[str, str], depth: Mapping[str, int]) -> str:
-    while one != other:
-        if depth[one] >= depth[other]:
-            one = dominator[one]
+def _meet(node: str, other: str, dominator: Mapping[str, str], depth: Mapping[str, int]) -> str:
+    while node != other:
+        if depth[node] >= depth[other]:
+            node = dominator[node]
         else:
             other = dominator[other]
-    return one
+    return node
 
 
 def _in_order(workflow: Workflow) -> list[Node]:

@@ -35,8 +35,8 @@ def routing_notes(node: Node, run: NodeRun | None, runs: Mapping[str, NodeRun], 
     notes: list[Note] = []
     edges = [edge for edge in node.inputs if edge.node in node.parents]
     if len(node.parents) > 1 or any(edge.on != "success" or edge.when for edge in edges):
-        told = list(dict.fromkeys(_edge(edge, whole=whole) for edge in edges))
-        notes.append((f"← {', '.join(told)}" if whole or len(told) <= _NAMED else f"← {len(told):,} nodes", ""))
+        texts = list(dict.fromkeys(_edge(edge, whole=whole) for edge in edges))
+        notes.append((f"← {', '.join(texts)}" if whole or len(texts) <= _NAMED else f"← {len(texts):,} nodes", ""))
     if run is not None and run.status is NodeStatus.SKIPPED and run.started_at is None:
         # Where all parents were skipped themselves, the decision was taken further up, and is told there.
         decided = [name for name in node.parents if name in runs and _led_past(runs[name], node)]
@@ -79,7 +79,7 @@ def counted(items: Sequence[NodeRun], total: int | None) -> str:
 
 def drawn(notes: Sequence[Note]) -> Text:
     """Put notes on one line, which is cut where the terminal ends."""
-    text = Text("  ").join([Text(said, style) for said, style in notes])
+    text = Text("  ").join([Text(note, style) for note, style in notes])
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
 

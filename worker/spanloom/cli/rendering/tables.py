@@ -66,17 +66,17 @@ def executions_table(executions: Sequence[Execution], now: datetime) -> Renderab
 
 def execution_row_lines(executions: Sequence[Execution]) -> Iterator[str]:
     """Write executions for a pipe: id, workflow, version, status, created, started, ended, parent, metadata."""
-    for one in executions:
+    for execution in executions:
         yield _line(
-            one.id,
-            one.workflow_id,
-            one.version,
-            one.status,
-            one.created_at,
-            one.started_at,
-            one.ended_at,
-            one.parent_execution_id,
-            one.metadata,
+            execution.id,
+            execution.workflow_id,
+            execution.version,
+            execution.status,
+            execution.created_at,
+            execution.started_at,
+            execution.ended_at,
+            execution.parent_execution_id,
+            execution.metadata,
         )
 
 
@@ -99,18 +99,18 @@ def dead_table(executions: Sequence[Execution], now: datetime) -> RenderableType
 
 def dead_lines(executions: Sequence[Execution]) -> Iterator[str]:
     """Write them for a pipe: id, workflow, version, failed, node, type of error, message, metadata, acknowledged."""
-    for one in executions:
-        error = one.error or {}
+    for execution in executions:
+        error = execution.error or {}
         yield _line(
-            one.id,
-            one.workflow_id,
-            one.version,
-            one.ended_at,
+            execution.id,
+            execution.workflow_id,
+            execution.version,
+            execution.ended_at,
             error.get("node_id"),
             error_kind(error) if error else None,
             error.get("message"),
-            one.metadata,
-            one.acknowledged_at,
+            execution.metadata,
+            execution.acknowledged_at,
         )
 
 
@@ -128,27 +128,41 @@ def workflows_table(workflows: Sequence[WorkflowSummary], now: datetime) -> Rend
 
 def workflow_lines(workflows: Sequence[WorkflowSummary]) -> Iterator[str]:
     """Write workflows for a pipe: id, name, latest version, active or deactivated, created, updated."""
-    for one in workflows:
-        state = "active" if one.active else "deactivated"
-        yield _line(one.id, one.name, one.latest_version, state, one.created_at, one.updated_at)
+    for workflow in workflows:
+        state = "active" if workflow.active else "deactivated"
+        yield _line(
+            workflow.id, workflow.name, workflow.latest_version, state, workflow.created_at, workflow.updated_at
+        )
 
 
 def versions_table(versions: Sequence[WorkflowVersion], now: datetime) -> RenderableType:
     """Draw the versions of one workflow, one a row."""
     table = _table("version", "nodes", "registered", "by", "notes")
-    for one in versions:
-        by, notes = Text(printable(one.created_by or "")), Text(printable(one.change_notes or ""))
+    for version in versions:
+        by, notes = Text(printable(version.created_by or "")), Text(printable(version.change_notes or ""))
         table.add_row(
-            Text(f"v{one.version}", "bold"), f"{len(one.definition.nodes):,}", ago(one.created_at, now), by, notes
+            Text(f"v{version.version}", "bold"),
+            f"{len(version.definition.nodes):,}",
+            ago(version.created_at, now),
+            by,
+            notes,
         )
     return table
 
 
 def version_lines(versions: Sequence[WorkflowVersion]) -> Iterator[str]:
     """Write versions for a pipe: workflow, version, name, number of nodes, registered, by, notes."""
-    for one in versions:
-        nodes = len(one.definition.nodes)
-        yield _line(one.workflow_id, one.version, one.name, nodes, one.created_at, one.created_by, one.change_notes)
+    for version in versions:
+        nodes = len(version.definition.nodes)
+        yield _line(
+            version.workflow_id,
+            version.version,
+            version.name,
+            nodes,
+            version.created_at,
+            version.created_by,
+            version.change_notes,
+        )
 
 
 def stats_table(stats: StoreStats, workers: Sequence[WorkerLease], now: datetime) -> RenderableType:
@@ -165,9 +179,11 @@ def stats_table(stats: StoreStats, workers: Sequence[WorkerLease], now: datetime
         counts.add_row("workers", Text("none is running", "yellow"))
         return counts
     table = _table("worker", "host", "pid", "queues", "running", "started")
-    for one in workers:
-        queues = ",".join(one.queues)
-        table.add_row(one.name, one.host, str(one.pid), queues, f"{one.running:,}", ago(one.started_at, now))
+    for worker in workers:
+        queues = ",".join(worker.queues)
+        table.add_row(
+            worker.name, worker.host, str(worker.pid), queues, f"{worker.running:,}", ago(worker.started_at, now)
+        )
     return Group(counts, Text(), table)
 
 
@@ -180,8 +196,8 @@ def stats_lines(stats: StoreStats, workers: Sequence[WorkerLease]) -> Iterator[s
         yield _line(f"open_node_runs.{node_status}", count)
     yield _line("oldest_queued_seconds", stats.oldest_queued_seconds)
     yield _line("workers", stats.workers)
-    for one in workers:
-        yield _line("worker", one.name, one.host, one.pid, ",".join(one.queues), one.running)
+    for worker in workers:
+        yield _line("worker", worker.name, worker.host, worker.pid, ",".join(worker.queues), worker.running)
 
 
 def log_text(record: LogRecord) -> Text:

@@ -89,7 +89,7 @@ def execution_lines(snapshot: Snapshot) -> Iterator[str]:
             of.started_at if of else None,
             line.run.worker_id if line.run else None,
             error_sentence(of.error) if of else None,
-            "; ".join(said for said, _ in notes),
+            "; ".join(text for text, _ in notes),
         )
         yield "  " * line.depth + "\t".join((line.name, *map(cell, values)))
 
@@ -127,8 +127,8 @@ def _lines(snapshot: Snapshot, way: _Way, guides: str = "", depth: int = 0) -> I
         start, level, node = guides + row.guides, depth + row.depth, row.node
         if node is None:
             states = Counter(map(status, row.folded))
-            told = ", ".join(f"{count:,} {state}" for state, count in sorted(states.items()))
-            yield _Line(start, level, f"… {told}", "", folded=True)
+            summary = ", ".join(f"{count:,} {state}" for state, count in sorted(states.items()))
+            yield _Line(start, level, f"… {summary}", "", folded=True)
             continue
         yield _Line(start, level, node.id, status(node.id), run=runs.get(node.id), about=about(node))
         # The children of items are shown with the items.

@@ -134,7 +134,7 @@ def _weights(below: Mapping[str | None, Sequence[SpanRecord]], now_ns: int) -> d
         order.extend(below.get(span.span_id, ()))
     weights: dict[str, _Weight] = {}
     for span in reversed(order):
-        parts = [weights[one.span_id] for one in below.get(span.span_id, ())]
+        parts = [weights[child.span_id] for child in below.get(span.span_id, ())]
         end_ns = max([span.end_ns or now_ns, *(part.start_ns + part.took_ns for part in parts)])
         failed = span.status == "error" or any(part.failed for part in parts)
         weights[span.span_id] = _Weight(failed, end_ns - span.start_ns, span.start_ns)

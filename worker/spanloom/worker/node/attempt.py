@@ -20,7 +20,7 @@ from spanloom.engine.telemetry.tracing import SCOPE, new_span_id
 from spanloom.worker.error_text import text_of
 from spanloom.worker.telemetry.log_buffer import MAX_LINES, LogBuffer, as_json
 from spanloom.worker.telemetry.log_capture import LogCapture
-from spanloom.worker.telemetry.node_span import NodeSpan, tell_error
+from spanloom.worker.telemetry.node_span import NodeSpan, record_error
 
 __all__ = ["RunningAttempt"]
 
@@ -36,7 +36,7 @@ class RunningAttempt:
         message_id: str | None,
         is_lost: Callable[[], bool],
         is_stopping: Callable[[], bool],
-        journal: LogCapture | None = None,
+        log_capture: LogCapture | None = None,
     ) -> None:
         self.claim = claim
         self.spans: list[SpanLine] = []
@@ -47,13 +47,13 @@ class RunningAttempt:
         self._revoked = False
         self._interrupt: Callable[[], object] | None = None
         self.own = NodeSpan(claim, worker=worker_name, destination=destination, message_id=message_id)
-        export = None if journal is None else journal.export
-        self.lines = LogBuffer(claim, self.own.trace_id, self.own.span_id, self.own.identity, export, journal)
+        export = None if log_capture is None else log_capture.export
+        self.log_buffer = LogBuffer(claim, self.own.trace_id, self.own.span_id, self.own.identity, export, log_capture)
 
     @property
     def log(self) -> Any:
         """A structlog logger whose lines are stored with the node run as well."""
-        return self.lines.logger
+        return self.log_buffer.logger
 
     @contextmanager
     def span(self, name: str, attributes: Mapping[str, Any]) -> Generator[Span]:
@@ -110,11 +110,11 @@ class RunningAttempt:
         waits = outcome is Outcome.WAITING or (outcome is Outcome.RELEASED and self.own.goes_on)
         self.reference = self.own.reference if waits else self.own.span_id
         self._keep_span(self.own.wait() if waits else self.own.end(outcome, error))
-        self.lines.end(error, final=outcome is Outcome.FAILED)
+        self.log_buffer.end(error, final=outcome is Outcome.FAILED)
 
     def _keep_span(self, line: SpanLine) -> None:
         if len(self.spans) >= MAX_LINES and line.span_id != self.own.span_id:
-            self.lines.exclude()
+            self.log_buffer.exclude()
             return
         self.spans.append(line)
 
@@ -149,7 +149,7 @@ class _OpenSpan:
     def close(self, error: BaseException | None) -> SpanLine:
         end_ns = time.time_ns()
         if error is not None and self.span.is_recording():
-            tell_error(self.span, error)
+            record_error(self.span, error)
         self.span.end(end_ns)
         return SpanLine(
             trace_id=self.trace_id,

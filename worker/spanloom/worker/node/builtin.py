@@ -22,7 +22,7 @@ from spanloom.engine.telemetry.tracing import nest_trace
 from spanloom.engine.workflow.definitions import Node
 from spanloom.engine.workflow.expressions import Expression
 from spanloom.worker.node.attempt import RunningAttempt
-from spanloom.worker.node.outcomes import Ending, of_load_error
+from spanloom.worker.node.outcomes import AttemptResult, of_load_error
 
 __all__ = ["BUILT_IN", "evaluated", "scope_of"]
 
@@ -42,10 +42,12 @@ def evaluated(node: Node, what: str, evaluate: Callable[[Any], Any], data: Any) 
         raise PermanentError(f"node {node.id!r}: {what}: {error}") from None
 
 
-def _delay(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, attempt: RunningAttempt) -> Ending:
+def _delay(
+    engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, attempt: RunningAttempt
+) -> AttemptResult:
     """Wait for a while or until a time; then pass the data on."""
     if claim.node.woken is WaitKind.TIMER:
-        return Ending(Outcome.COMPLETED, data=data_text(node, ctx))
+        return AttemptResult(Outcome.COMPLETED, data=data_text(node, ctx))
     config: DelayConfig = ctx.config
     until = config.until if config.seconds is None else timedelta(seconds=config.seconds)
     if config.expression is not None:
@@ -55,11 +57,13 @@ def _delay(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, a
         except ValueError as error:
             raise PermanentError(f"node {node.id!r}: {error}") from None
     if isinstance(until, timedelta):
-        return Ending(Outcome.WAITING, wait_kind=WaitKind.TIMER, delay_seconds=until.total_seconds())
-    return Ending(Outcome.WAITING, wait_kind=WaitKind.TIMER, due_at=until)
+        return AttemptResult(Outcome.WAITING, wait_kind=WaitKind.TIMER, delay_seconds=until.total_seconds())
+    return AttemptResult(Outcome.WAITING, wait_kind=WaitKind.TIMER, due_at=until)
 
 
-def _workflow(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, attempt: RunningAttempt) -> Ending:
+def _workflow(
+    engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, attempt: RunningAttempt
+) -> AttemptResult:
     """Start a child execution and wait for its end; then take its output, or fail as it did."""
     config: WorkflowConfig = ctx.config
     if claim.node.woken is not None and claim.node.wait_key is not None:
@@ -86,10 +90,10 @@ def _workflow(engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext
         parent_fence=claim.node.fence,
         depth=header.depth + 1,
     )
-    return Ending(Outcome.WAITING, wait_kind=WaitKind.CHILD, wait_key=child.execution_id, child=child)
+    return AttemptResult(Outcome.WAITING, wait_kind=WaitKind.CHILD, wait_key=child.execution_id, child=child)
 
 
-def _ended_child(engine: WorkflowEngine, node: Node, config: WorkflowConfig, child_id: str) -> Ending:
+def _ended_child(engine: WorkflowEngine, node: Node, config: WorkflowConfig, child_id: str) -> AttemptResult:
     try:
         child = engine.store.get_execution(child_id)
     except StoreUnavailable as error:
@@ -97,14 +101,14 @@ def _ended_child(engine: WorkflowEngine, node: Node, config: WorkflowConfig, chi
     if child is None:
         raise ChildFailed(child_id, config.workflow, "failed", ": it was purged before its parent went on")
     if not child.status.ended:  # it was retried by itself, just after it had failed: look again
-        return Ending(Outcome.WAITING, wait_kind=WaitKind.TIMER, wait_key=child_id, delay_seconds=_LOOK_SECONDS)
+        return AttemptResult(Outcome.WAITING, wait_kind=WaitKind.TIMER, wait_key=child_id, delay_seconds=_LOOK_SECONDS)
     if child.status is not ExecutionStatus.COMPLETED:
         raise ChildFailed(child_id, child.workflow_id, child.status, _because(child.error))
     output = child.output
     if config.output is not None:
         output = evaluated(node, "its output", Expression(config.output).evaluate, output)
     what = f"the result of node {node.id!r} (the output of its child {child_id})"
-    return Ending(Outcome.COMPLETED, data=encode(output, what, engine.settings.payload_limit_bytes))
+    return AttemptResult(Outcome.COMPLETED, data=encode(output, what, engine.settings.payload_limit_bytes))
 
 
 def _because(error: Mapping[str, Any] | None) -> str:
@@ -115,7 +119,7 @@ def _because(error: Mapping[str, Any] | None) -> str:
 
 
 #: What runs the nodes of each built-in type, in place of a handler.
-BUILT_IN: dict[str, Callable[[WorkflowEngine, Node, Claim, NodeContext, RunningAttempt], Ending]] = {
+BUILT_IN: dict[str, Callable[[WorkflowEngine, Node, Claim, NodeContext, RunningAttempt], AttemptResult]] = {
     DELAY: _delay,
     WORKFLOW: _workflow,
 }

@@ -1,4 +1,4 @@
-"""From a claim to what came of it: the definition it needs, the context its handler gets, and the call."""
+"""The call of one node's handler: the definition it needs, the context it gets, and the result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.builtin import BUILT_IN, evaluated, scope_of
 from spanloom.worker.node.event_loop import EventLoopThread
 from spanloom.worker.node.mapped import run_mapped
-from spanloom.worker.node.outcomes import Ending, of_result
+from spanloom.worker.node.outcomes import AttemptResult, of_result
 from spanloom.worker.node.timeouts import TimeLimit
 from spanloom.worker.telemetry.log_buffer import CURRENT
 
@@ -63,7 +63,7 @@ class Caller:
         node = plan.nodes[claim.node.node_id]
         return Loaded(plan, node, self._engine.registry.handler(node.type))
 
-    def call(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt) -> Ending:
+    def call(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt) -> AttemptResult:
         """Run a claimed node and classify what it returns. Raises whatever its handler raises."""
         node = loaded.node
         if claim.node.recovery_attempts >= self._max_losses:
@@ -109,7 +109,7 @@ class Caller:
 
     def _call(self, handler: Handler, node: Node, context: NodeContext, attempt: RunningAttempt) -> Any:
         args, kwargs = handler.arguments(node, context)
-        token, said = otel_context.attach(attempt.own.begin()), CURRENT.set(attempt.lines)
+        token, previous = otel_context.attach(attempt.own.begin()), CURRENT.set(attempt.log_buffer)
         try:
             if handler.is_async:
                 return self._call_async(partial(handler.function, *args, **kwargs), node, attempt)
@@ -117,7 +117,7 @@ class Caller:
                 return handler.function(*args, **kwargs)
             return self._time_limit.call(partial(handler.function, *args, **kwargs), node.id, node.timeout)
         finally:
-            CURRENT.reset(said)
+            CURRENT.reset(previous)
             otel_context.detach(token)
 
     def _call_async(self, function: Callable[[], Coroutine[Any, Any, Any]], node: Node, attempt: RunningAttempt) -> Any:

@@ -1,4 +1,4 @@
-"""What this worker runs now, and the look at which of it is still its own."""
+"""The claims of the nodes that a worker runs, and the check which of them it still holds."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _log = structlog.get_logger("spanloom.worker")
 class ClaimMonitor:
     """Tell running handlers that nobody waits for them any more: their execution was cancelled, or their run reset.
 
-    The store is asked once in `look_seconds`, and only while something runs for longer than that.
+    The store is read once in `check_seconds`, and only while something runs for longer than that.
     """
 
-    look_seconds = 1.0
+    check_seconds = 1.0
 
     def __init__(self, store: ExecutionStore) -> None:
         self._store = store
@@ -45,7 +45,7 @@ class ClaimMonitor:
 
     def watch(self, ended: threading.Event) -> None:
         """Look again and again until `ended` is set."""
-        while not ended.wait(self.look_seconds):
+        while not ended.wait(self.check_seconds):
             try:
                 self.check()
             except StoreUnavailable as error:
@@ -54,15 +54,15 @@ class ClaimMonitor:
                 _log.exception("claims_not_seen")  # the next look must still come
 
     def long_running(self) -> list[tuple[RunningAttempt, str]]:
-        """Return what runs for longer than `look_seconds`, each with the worker id it was claimed under."""
-        long_ago = time.monotonic() - self.look_seconds
+        """Return what runs for longer than `check_seconds`, each with the worker id it was claimed under."""
+        long_ago = time.monotonic() - self.check_seconds
         return [
             (attempt, worker_id) for attempt, (worker_id, since) in tuple(self._running.items()) if since <= long_ago
         ]
 
     def long_running_logs(self) -> list[LogBuffer]:
-        """Return what those have said."""
-        return [attempt.lines for attempt, _ in self.long_running()]
+        """Return the log buffers of those."""
+        return [attempt.log_buffer for attempt, _ in self.long_running()]
 
     def check(self) -> None:
         """Revoke the attempts whose claims are gone. Raises StoreUnavailable."""
@@ -73,4 +73,4 @@ class ClaimMonitor:
                 header, node = attempt.claim.header, attempt.claim.node
                 key = NodeKey(header.execution_id, node.node_id, node.item)
                 if held.get(key) != node.fence and attempt in self._running and attempt.revoke():
-                    _log.info("claim_revoked", **attempt.lines.ids(), span_id=attempt.own.span_id)
+                    _log.info("claim_revoked", **attempt.log_buffer.ids(), span_id=attempt.own.span_id)

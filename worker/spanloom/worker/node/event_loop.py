@@ -1,4 +1,4 @@
-"""The lane: the one event loop of a worker process, on a thread of its own, that all its async handlers share."""
+"""The event loop of a worker process: one, on a thread of its own, for all its async handlers."""
 
 from __future__ import annotations
 

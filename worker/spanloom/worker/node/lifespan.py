@@ -17,7 +17,7 @@ _LEAVE_SECONDS = 10.0
 
 
 class Lifespan:
-    """Enter and leave what the engine was given as `lifespan`; async ones live on the lane."""
+    """Enter and leave what the engine was given as `lifespan`; async ones on the event loop's thread."""
 
     def __init__(self, factory: Any, engine: Any, event_loop: EventLoopThread) -> None:
         self._factory = factory

@@ -15,7 +15,7 @@ from spanloom.engine.workflow.compiled import CompiledWorkflow
 from spanloom.engine.workflow.definitions import MAX_ITEMS, MapOver, Node
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.builtin import evaluated, scope_of
-from spanloom.worker.node.outcomes import Ending, as_data, of_load_error
+from spanloom.worker.node.outcomes import AttemptResult, as_data, of_load_error
 
 __all__ = ["run_mapped"]
 
@@ -28,7 +28,7 @@ def run_mapped(
     claim: Claim,
     ctx: NodeContext,
     attempt: RunningAttempt,
-) -> Ending:
+) -> AttemptResult:
     """Run the node that stands for all its items: make them, or, once they have ended, gather their results."""
     if claim.node.woken is WaitKind.ITEMS:
         return _gathered(engine, node, over, claim.header.execution_id, attempt)
@@ -41,28 +41,32 @@ def run_mapped(
             f"node {node.id!r}: its map gave {len(elements):,} elements, more than {MAX_ITEMS:,}; map over pages"
         )
     if not elements:
-        return Ending(Outcome.COMPLETED, data="[]")
+        return AttemptResult(Outcome.COMPLETED, data="[]")
     mapping = plan.mappings.get(node.id)
     if mapping is not None:
         elements = [
-            evaluated(node, f"its mapping of element {index}", mapping.evaluate, {**scope, "item": one, "index": index})
-            for index, one in enumerate(elements)
+            evaluated(
+                node, f"its mapping of element {index}", mapping.evaluate, {**scope, "item": element, "index": index}
+            )
+            for index, element in enumerate(elements)
         ]
     limit = engine.settings.payload_limit_bytes
-    items = [encode(one, f"element {index} of node {node.id!r}", limit) for index, one in enumerate(elements)]
+    items = [encode(element, f"element {index} of node {node.id!r}", limit) for index, element in enumerate(elements)]
     if (size := sum(map(len, items))) > engine.settings.join_limit_bytes:
         raise PermanentError(
             f"node {node.id!r}: the elements of its map take {size:,} bytes, more than the limit of "
             f"{engine.settings.join_limit_bytes:,} (SPANLOOM_JOIN_LIMIT_BYTES); pass references instead"
         )
-    return Ending(
+    return AttemptResult(
         Outcome.WAITING,
         wait_kind=WaitKind.ITEMS,
         fan_out=FanOut(items, min(over.max_concurrency, len(items)), over.tolerated_failures),
     )
 
 
-def _gathered(engine: WorkflowEngine, node: Node, over: MapOver, execution_id: str, attempt: RunningAttempt) -> Ending:
+def _gathered(
+    engine: WorkflowEngine, node: Node, over: MapOver, execution_id: str, attempt: RunningAttempt
+) -> AttemptResult:
     try:
         runs = engine.store.get_node_results(execution_id, [node.id])
     except StoreUnavailable as error:
@@ -72,11 +76,11 @@ def _gathered(engine: WorkflowEngine, node: Node, over: MapOver, execution_id: s
     failed = [run for run in items if run.status is NodeStatus.FAILED]
     if len(failed) > over.tolerated_failures:
         first = failed[0].error or {}
-        told = f"item {failed[0].item}: {first.get('type')}: {first.get('message')}"
-        raise ItemsFailed(node.id, len(failed), len(items), over.tolerated_failures, told)
+        message = f"item {failed[0].item}: {first.get('type')}: {first.get('message')}"
+        raise ItemsFailed(node.id, len(failed), len(items), over.tolerated_failures, message)
     results = [_result(run) for run in items]
     data = encode(results, f"the results of node {node.id!r}", engine.settings.join_limit_bytes)
-    return Ending(Outcome.COMPLETED, data=data)
+    return AttemptResult(Outcome.COMPLETED, data=data)
 
 
 def _result(run: NodeRun) -> Any:

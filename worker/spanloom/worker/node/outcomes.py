@@ -27,7 +27,7 @@ from spanloom.engine.workflow.routing import route_failure, route_success
 from spanloom.worker.error_text import full_name, message_of
 
 __all__ = [
-    "Ending",
+    "AttemptResult",
     "as_data",
     "left",
     "of_error",
@@ -43,7 +43,7 @@ _LOAD_AGAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class AttemptResult:
     """How an attempt ended, in the words of the store port."""
 
     outcome: Outcome
@@ -61,28 +61,28 @@ class Ending:
     fan_out: FanOut | None = None
 
 
-def of_result(result: Any, node: Node, execution_id: str, limit: int) -> Ending:
+def of_result(result: Any, node: Node, execution_id: str, limit: int) -> AttemptResult:
     """Classify what a handler returned. Data that JSON can't carry is a failure."""
     data = result.data if isinstance(result, NodeResult) else result
     try:
         text = encode(data, f"the result of node {node.id!r} ({node.type}) of execution {execution_id}", limit)
     except PayloadRejected as error:
-        return Ending(Outcome.FAILED, error=_describe(error, permanent=True))
+        return AttemptResult(Outcome.FAILED, error=_describe(error, permanent=True))
     if not isinstance(result, NodeResult):
-        return Ending(Outcome.COMPLETED, data=text)
+        return AttemptResult(Outcome.COMPLETED, data=text)
     if result.outcome is Outcome.FAILED:
-        told = {"type": result.error_type, "message": (result.error_message or "")[:_MAX_MESSAGE]}
-        failure = {**told, "permanent": True}
-        return Ending(Outcome.FAILED, error=json.dumps(failure))
+        failed = {"type": result.error_type, "message": (result.error_message or "")[:_MAX_MESSAGE]}
+        failure = {**failed, "permanent": True}
+        return AttemptResult(Outcome.FAILED, error=json.dumps(failure))
     if result.outcome is Outcome.RETRY:
         delay = min(result.delay_seconds, LONGEST_SECONDS)
-        return Ending(Outcome.RETRY, delay_seconds=delay, spends_attempt=False)
+        return AttemptResult(Outcome.RETRY, delay_seconds=delay, spends_attempt=False)
     if result.outcome is Outcome.SKIPPED:
-        return Ending(Outcome.SKIPPED, data=text)
-    return Ending(Outcome.COMPLETED, data=text, next_nodes=result.next_nodes)
+        return AttemptResult(Outcome.SKIPPED, data=text)
+    return AttemptResult(Outcome.COMPLETED, data=text, next_nodes=result.next_nodes)
 
 
-def left(ending: Ending, plan: CompiledWorkflow, node: Node, item: int) -> Ending:
+def left(ending: AttemptResult, plan: CompiledWorkflow, node: Node, item: int) -> AttemptResult:
     """Decide where an ended run leads. Routing that can't be done fails it for good; an item leads nowhere."""
     if item:
         if ending.next_nodes is None:
@@ -90,7 +90,7 @@ def left(ending: Ending, plan: CompiledWorkflow, node: Node, item: int) -> Endin
         wrong = RoutingFailed(
             f"an item of node {node.id!r} named next_nodes; the node goes on when all items have ended"
         )
-        return Ending(Outcome.FAILED, error=_describe(wrong, permanent=True))
+        return AttemptResult(Outcome.FAILED, error=_describe(wrong, permanent=True))
     if ending.outcome is Outcome.COMPLETED:
         if ending.next_nodes is None and node.id not in plan.conditional:
             return ending  # by each edge's `on`, as the store does it
@@ -98,12 +98,12 @@ def left(ending: Ending, plan: CompiledWorkflow, node: Node, item: int) -> Endin
             departure = route_success(plan, node.id, decode(ending.data or "null"), ending.next_nodes)
             return replace(ending, taken=departure.taken)
         except RoutingFailed as error:
-            ending = Ending(Outcome.FAILED, error=_describe(error, permanent=True))
+            ending = AttemptResult(Outcome.FAILED, error=_describe(error, permanent=True))
     if ending.outcome is not Outcome.FAILED:
         return ending
-    told = as_data(json.loads(ending.error or "{}"), node.id)
-    departure = route_failure(plan, node.id, told)
-    data = json.dumps(told) if departure.handled else None
+    failure = as_data(json.loads(ending.error or "{}"), node.id)
+    departure = route_failure(plan, node.id, failure)
+    data = json.dumps(failure) if departure.handled else None
     return replace(ending, data=data, taken=departure.taken, handled=departure.handled)
 
 
@@ -112,30 +112,30 @@ def as_data(error: Mapping[str, Any], node_id: str) -> dict[str, Any]:
     return {"error": {"type": error.get("type"), "message": error.get("message"), "node_id": node_id}}
 
 
-def of_error(error: BaseException, node: Node, attempt: int) -> Ending:
+def of_error(error: BaseException, node: Node, attempt: int) -> AttemptResult:
     """Classify what a handler raised: retried while its policy says so and attempts are left, else failed for good."""
     permanent = isinstance(error, PermanentError) or not _retries(node.retry, error)
     described = _describe(error, permanent=permanent)
     if permanent or attempt >= node.retry.max_attempts:
-        return Ending(Outcome.FAILED, error=described)
-    return Ending(Outcome.RETRY, error=described, delay_seconds=retry_delay(node.retry, attempt))
+        return AttemptResult(Outcome.FAILED, error=described)
+    return AttemptResult(Outcome.RETRY, error=described, delay_seconds=retry_delay(node.retry, attempt))
 
 
-def of_load_error(error: BaseException) -> Ending:
+def of_load_error(error: BaseException) -> AttemptResult:
     """Give the run back, for a while: this worker can't load its definition, a newer one may. Costs no attempt.
 
     If only the store did not answer it is given back as it was: a run that was woken by its child or its items must not
     ask for them again, as after a retry.
     """
     if isinstance(error, StoreUnavailable):
-        return Ending(Outcome.RELEASED)
+        return AttemptResult(Outcome.RELEASED)
     described = _describe(error, permanent=False)
-    return Ending(Outcome.RETRY, error=described, delay_seconds=_LOAD_AGAIN_SECONDS, spends_attempt=False)
+    return AttemptResult(Outcome.RETRY, error=described, delay_seconds=_LOAD_AGAIN_SECONDS, spends_attempt=False)
 
 
-def of_refusal(error: BaseException) -> Ending:
+def of_refusal(error: BaseException) -> AttemptResult:
     """Fail a node whose outcome the store refused to keep: it would refuse it again."""
-    return Ending(Outcome.FAILED, error=_describe(error, permanent=True))
+    return AttemptResult(Outcome.FAILED, error=_describe(error, permanent=True))
 
 
 def retry_delay(policy: RetryPolicy, attempt: int, fraction: float | None = None) -> float:

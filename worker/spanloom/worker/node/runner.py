@@ -1,4 +1,4 @@
-"""The way of one node job inside a worker: claim → load → call → classify → record → continue."""
+"""The runner of node jobs: claim → load → call → classify → record → continue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from spanloom.worker.lease import Lease
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.caller import Caller, Loaded
 from spanloom.worker.node.claim_monitor import ClaimMonitor
-from spanloom.worker.node.outcomes import Ending, left, of_error, of_load_error, of_refusal
+from spanloom.worker.node.outcomes import AttemptResult, left, of_error, of_load_error, of_refusal
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.queue.consumer import JobConsumer
@@ -54,9 +54,9 @@ class NodeRunner:
         recorder: Recorder,
         caller: Caller,
         claims: ClaimMonitor,
-        journal: LogCapture,
+        log_capture: LogCapture,
         log_flusher: LogFlusher,
-        exports: SpanExporter,
+        span_exporter: SpanExporter,
         draining: threading.Event,
         given_up: threading.Event,
         due_in: Callable[[float], None],
@@ -71,9 +71,9 @@ class NodeRunner:
         self._recorder = recorder
         self._caller = caller
         self._claims = claims
-        self._log_capture = journal
+        self._log_capture = log_capture
         self._log_flusher = log_flusher
-        self._exports = exports
+        self._span_exporter = span_exporter
         self._draining = draining
         self._given_up = given_up
         self._due_in = due_in
@@ -115,7 +115,7 @@ class NodeRunner:
         attempt = RunningAttempt(
             claim, self._name, destination, message_id, is_lost, self._given_up.is_set, self._log_capture
         )
-        attempt.lines.bind()
+        attempt.log_buffer.bind()
         error: BaseException | None = None
         loaded: Loaded | None = None
         try:
@@ -125,7 +125,7 @@ class NodeRunner:
         except BaseException as raised:  # whatever a handler raises, SystemExit too, is its node's failure and no more
             error = raised
             if isinstance(raised, concurrent.futures.CancelledError | LeaseLost) and attempt.cancelled:
-                ending = Ending(Outcome.RELEASED)  # the worker stops and the grace is over, or the claim is gone
+                ending = AttemptResult(Outcome.RELEASED)  # the worker stops and the grace is over, or the claim is gone
             else:
                 ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)
         if os.getpid() != self._pid:
@@ -151,17 +151,17 @@ class NodeRunner:
             _count_run(measured, claim, ending, answer, error, seconds)
         return self._continue(job, claim, ending, answer)
 
-    def _leave(self, loaded: Loaded | None, claim: Claim, ending: Ending) -> Ending:
+    def _leave(self, loaded: Loaded | None, claim: Claim, ending: AttemptResult) -> AttemptResult:
         return ending if loaded is None else left(ending, loaded.plan, loaded.node, claim.node.item)
 
-    def _close(self, attempt: RunningAttempt, claim: Claim, ending: Ending, error: BaseException | None) -> None:
+    def _close(self, attempt: RunningAttempt, claim: Claim, ending: AttemptResult, error: BaseException | None) -> None:
         failed = error or (
             PermanentError("the handler returned a failure") if ending.outcome is Outcome.FAILED else None
         )
         attempt.close(ending.outcome, failed)
         if failed is not None:
             _log.warning("attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=type(failed).__name__)
-        self._log_flusher.settle(attempt.lines)
+        self._log_flusher.settle(attempt.log_buffer)
 
     def _fail(self, claim: Claim, worker_id: str, error: BaseException) -> None:
         """End a claim that our own code could not: nothing may stay running that nobody runs."""
@@ -184,7 +184,7 @@ class NodeRunner:
             _log.exception("claim_given_up", **_ids(claim))
             self._lease.replace(worker_id)  # with its lease go all claims of this worker: the sweep runs them elsewhere
 
-    def _successors(self, loaded: Loaded | None, claim: Claim, ending: Ending) -> tuple[str, ...]:
+    def _successors(self, loaded: Loaded | None, claim: Claim, ending: AttemptResult) -> tuple[str, ...]:
         """Work first: name what this worker may run next, if nothing more urgent waits and it is not told to stop."""
         leads_on = ending.outcome in _LEADING or ending.fan_out is not None
         if loaded is None or not leads_on or self._draining.is_set():
@@ -206,7 +206,12 @@ class NodeRunner:
             return found  # nothing can be handed over through Redis: the more reason to go on here
 
     def _record(
-        self, claim: Claim, worker_id: str, ending: Ending, attempt: RunningAttempt | None, successors: tuple[str, ...]
+        self,
+        claim: Claim,
+        worker_id: str,
+        ending: AttemptResult,
+        attempt: RunningAttempt | None,
+        successors: tuple[str, ...],
     ) -> RecordResult:
         return self._recorder.record(
             RecordRequest(
@@ -228,14 +233,16 @@ class NodeRunner:
                 fan_out=ending.fan_out,
                 spends_attempt=ending.spends_attempt,
                 span=None if attempt is None else attempt.reference,
-                exported_ns=None if attempt is None else self._exports.held(attempt.own, worker_id),
-                logs=() if attempt is None else attempt.lines.unstored,
+                exported_ns=None if attempt is None else self._span_exporter.held(attempt.own, worker_id),
+                logs=() if attempt is None else attempt.log_buffer.unstored,
                 spans=() if attempt is None else attempt.spans,
                 successors=successors,
             )
         )
 
-    def _continue(self, job: NodeMessage | None, claim: Claim, ending: Ending, answer: RecordResult) -> Claim | None:
+    def _continue(
+        self, job: NodeMessage | None, claim: Claim, ending: AttemptResult, answer: RecordResult
+    ) -> Claim | None:
         self._changed((claim.header.execution_id,))
         if not answer.recorded:
             _log.warning("claim_lost", **_ids(claim))
@@ -246,17 +253,17 @@ class NodeRunner:
         if answer.ended is not None and answer.ended_at is not None:
             self._ended(claim, ending, answer.ended, answer.ended_at)
         if ending.child is not None and answer.recorded:
-            self._exports.child_started(ending.child, answer)
+            self._span_exporter.child_started(ending.child, answer)
         if ending.outcome is Outcome.RETRY or ending.wait_kind is WaitKind.TIMER:
             self._due_in(ending.delay_seconds)
         if answer.jobs:
             self._engine.push(answer.jobs)
         return Claim(claim.header, answer.next) if answer.next is not None else None
 
-    def _ended(self, claim: Claim, ending: Ending, status: ExecutionStatus, ended_at: datetime) -> None:
+    def _ended(self, claim: Claim, ending: AttemptResult, status: ExecutionStatus, ended_at: datetime) -> None:
         """Tell who waits for the execution that it has ended: callers, and the node that it is a child of."""
         execution_id = claim.header.execution_id
-        self._exports.execution_ended(claim, ending.error, status, ended_at)
+        self._span_exporter.execution_ended(claim, ending.error, status, ended_at)
         self._consumer.announce(execution_id)
         if claim.header.parent_execution_id is None:
             return
@@ -300,7 +307,7 @@ def _inline(claim: Claim, engine: WorkflowEngine) -> NodeMessage:
 def _count_run(
     measured: Instruments,
     claim: Claim,
-    ending: Ending,
+    ending: AttemptResult,
     answer: RecordResult,
     error: BaseException | None,
     seconds: float,

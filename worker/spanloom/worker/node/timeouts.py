@@ -1,4 +1,4 @@
-"""The watchdog: raises NodeTimeout in the thread of a synchronous handler that ran for too long.
+"""Time limits of synchronous handlers: NodeTimeout is raised in the thread of one that runs for too long.
 
 Python delivers it between two bytecodes: a handler inside one long C call gets it when that call returns. It is lost
 where a finalizer happens to run, whose exceptions Python drops, so that a handler that goes on gets another each
@@ -26,7 +26,7 @@ _DELIVERY_TICKS = 100  #: so often a thread lets others run, which is when Pytho
 
 
 class _TimedCall:
-    """One call, and who decides on its end: in each round either the call, that it is over, or the watchdog, to raise.
+    """One call, and who decides on its end: in each round either the call, that it is over, or the limit, to raise.
 
     The first to claim a round has it; claiming it again gives the same answer. No lock: the exception may come between
     any two bytecodes of the watched thread, and a lock that is interrupted between being taken and being entered is
@@ -42,7 +42,7 @@ class _TimedCall:
         self.round = 0  #: how many exceptions were raised
         self._owners: dict[int, str] = {}
 
-    def claim(self, number: int, who: Literal["call", "watchdog"]) -> bool:
+    def claim(self, number: int, who: Literal["call", "limit"]) -> bool:
         """Claim a round, by its number; False if the other one has it."""
         return self._owners.setdefault(number, who) == who
 
@@ -95,7 +95,7 @@ class TimeLimit:
                 heapq.heapify(self._due)
             heapq.heappush(self._due, (due, next(self._count), watch))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="spanloom-watchdog", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="spanloom-time-limit", daemon=True)
                 self._thread.start()
             if self._due[0][2] is watch:
                 self._changed.notify()
@@ -113,7 +113,7 @@ class TimeLimit:
     def _end(self, watch: _TimedCall) -> None:
         pause = 0.001  # for a call that is about to begin
         if watch.begun and not (watch.round and _cleans_up(watch.thread_id)):
-            if not watch.claim(watch.round, "watchdog"):
+            if not watch.claim(watch.round, "limit"):
                 return
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(watch.thread_id), ctypes.py_object(NodeTimeout))
             watch.round += 1
@@ -148,7 +148,7 @@ def _await_delivery(watch: _TimedCall) -> None:
     while True:
         try:
             while not watch.claim(watch.round, "call"):
-                time.sleep(0.0002)  # the watchdog is about to raise
+                time.sleep(0.0002)  # the time limit is about to raise
             watch.over = True
             for _ in range(_DELIVERY_TICKS):
                 time.sleep(0)

@@ -46,8 +46,8 @@ class Health:
     def _services(self) -> dict[str, str]:
         problems: dict[str, str] = {}
         until = time.monotonic() + _ANSWER_SECONDS
-        asked = {"store": self._store.ask(), "queue": self._queue.ask()}
-        for name, answer in asked.items():
+        answers = {"store": self._store.start(), "queue": self._queue.start()}
+        for name, answer in answers.items():
             try:
                 problem = answer.result(max(0.0, until - time.monotonic()))
             except TimeoutError:
@@ -63,16 +63,16 @@ class _Check:
     def __init__(self, check: Callable[[], object]) -> None:
         self._check = check
         self._lock = threading.Lock()
-        self._asked = float("-inf")
+        self._started_at = float("-inf")
         self._answer: Future[str | None] | None = None
 
-    def ask(self) -> Future[str | None]:
+    def start(self) -> Future[str | None]:
         """Return the answer to come: what is wrong, or None."""
         with self._lock:
             old = self._answer
-            if old is None or (old.done() and time.monotonic() - self._asked > _FRESH_SECONDS):
+            if old is None or (old.done() and time.monotonic() - self._started_at > _FRESH_SECONDS):
                 answer: Future[str | None] = Future()
-                self._answer, self._asked = answer, time.monotonic()
+                self._answer, self._started_at = answer, time.monotonic()
                 threading.Thread(target=self._run, args=(answer,), name="spanloom-health", daemon=True).start()
                 return answer
             return old

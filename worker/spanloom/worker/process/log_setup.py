@@ -27,7 +27,7 @@ def configure_logging(log_format: str, level: int = logging.INFO) -> None:
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     renderer = _Renderer(structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer())
     exceptions: list[Any] = [structlog.processors.format_exc_info] if as_json else []
-    told: list[Any] = [
+    shared: list[Any] = [
         _innermost_span,
         structlog.contextvars.merge_contextvars,
     ]
@@ -36,13 +36,13 @@ def configure_logging(log_format: str, level: int = logging.INFO) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*told, keep_event, *stamped, *exceptions, renderer],
+        processors=[*shared, keep_event, *stamped, *exceptions, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_StderrLogger,
         cache_logger_on_first_use=False,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), *told, *stamped],
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), *shared, *stamped],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *exceptions, renderer],
     )
     root = logging.getLogger()
@@ -72,7 +72,7 @@ def _is_replaced(handler: logging.Handler) -> bool:
 
 
 def _write(text: str) -> None:
-    """Write a line in one piece, without a lock: the watchdog may interrupt who holds one."""
+    """Write a line in one piece, without a lock: a time limit may interrupt the thread that holds it."""
     try:
         stream = unwrapped(sys.stderr)
         stream.write(text + "\n")

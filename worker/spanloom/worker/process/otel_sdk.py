@@ -58,8 +58,12 @@ def configure_sdk(
     """
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return _nothing
-    wanted = {one: _exporters_of(one, os.environ) for one in SIGNALS if one in signals and not _has_provider(one)}
-    exporters = {one: [_exporter(one, name) for name in names] for one, names in wanted.items() if names}
+    wanted = {
+        signal: _exporters_of(signal, os.environ)
+        for signal in SIGNALS
+        if signal in signals and not _has_provider(signal)
+    }
+    exporters = {signal: [_exporter(signal, name) for name in names] for signal, names in wanted.items() if names}
     reader = _prometheus_reader() if prometheus and "metrics" in wanted else None
     if prometheus and reader is None:
         _log.warning(
@@ -100,7 +104,7 @@ def _exporters_of(signal: str, environment: Mapping[str, str]) -> list[str]:
     endpoints = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     given = environment.get(variable, "").strip()
     if not given:
-        return ["otlp"] if any(environment.get(one, "").strip() for one in endpoints) else []
+        return ["otlp"] if any(environment.get(variable, "").strip() for variable in endpoints) else []
     names = list(dict.fromkeys(name.strip().lower() for name in given.split(",") if name.strip()))
     if unknown := set(names) - {"otlp", "console", "none"}:
         hint = (

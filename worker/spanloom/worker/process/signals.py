@@ -1,4 +1,4 @@
-"""Hears SIGTERM and SIGINT in the process of a worker, and not in the processes that its handlers fork."""
+"""Handlers of SIGTERM and SIGINT in the process of a worker, but not in those that its node handlers fork."""
 
 from __future__ import annotations
 

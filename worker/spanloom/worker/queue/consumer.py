@@ -1,4 +1,4 @@
-"""The worker's side of the queue: takes node jobs off Redis and does RQ's bookkeeping, one round trip for many jobs."""
+"""The consumer of node jobs: fetches them from Redis and keeps RQ's registries, one round trip for many jobs."""
 
 from __future__ import annotations
 
@@ -132,14 +132,14 @@ class JobConsumer:
         return messages
 
     def done(self, message: NodeMessage | None) -> None:
-        """Count a node whose run was recorded, and take its job off RQ's books; None: it ran without one."""
+        """Count a node whose run was recorded, and remove its job from RQ; None: it ran without one."""
         if message is not None:
             self.discard(message)
         with self._lock:
             self._ran += 1
 
     def discard(self, message: NodeMessage) -> None:
-        """Take a job off RQ's books that was not run here: a duplicate, or of a type that others know."""
+        """Remove a job from RQ that was not run here: a duplicate, or of a type that others know."""
         self._started.pop(message.job_id, None)
         with self._lock:
             self._over.setdefault(message.list_name, []).append(message.job_id)
@@ -248,7 +248,7 @@ class JobConsumer:
         return fetched  # type: ignore[no-any-return]  # what the script returns
 
     def _forget_much(self) -> None:
-        """Drop what is owed to a Redis that is away for long; nothing but RQ's books needs it."""
+        """Drop what is owed to a Redis that is away for long; only RQ's own registries need it."""
         with self._lock:
             if len(self._owed) + sum(map(len, self._over.values())) > _MOST_OWED:
                 self._over, self._owed = {}, []

@@ -1,4 +1,4 @@
-"""The backlog: how many jobs wait on each list, and since when, as the sweep saw it last."""
+"""Queue depths: how many jobs wait on each list, and since when, as the sweep saw them last."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from spanloom.engine.telemetry.metrics import LIST, SYSTEM
 
 __all__ = ["QueueDepths"]
 
-_LOOK_SECONDS = 2.0
+_REFRESH_SECONDS = 2.0
 _STALE_SECONDS = 30.0
 
 
 class QueueDepths:
     """Remember the lists as the sweep saw them last: a collection of metrics waits for no Redis.
 
-    While Redis is away nothing is told, rather than what was once true.
+    While Redis is away nothing is reported, rather than old values.
     """
 
     def __init__(self, queue: NodeQueue) -> None:
         self._queue = queue
-        self._looked = float("-inf")
+        self._refreshed_at = float("-inf")
         self._lists: Mapping[str, tuple[int, float]] = {}
 
     def refresh(self, heads: Mapping[str, datetime | None]) -> None:
         """Note what the sweep found (the queue's heads), and count the jobs, but not with every pass."""
-        if time.monotonic() - self._looked < _LOOK_SECONDS:
+        if time.monotonic() - self._refreshed_at < _REFRESH_SECONDS:
             return
         prefix, now = f"{self._queue.namespace}.", time.time()
         try:
@@ -41,7 +41,7 @@ class QueueDepths:
             prefix + name: (depths[prefix + name], 0.0 if head is None else max(0.0, now - head.timestamp()))
             for name, head in heads.items()
         }
-        self._looked = time.monotonic()
+        self._refreshed_at = time.monotonic()
 
     def read_depths(self) -> Iterable[Reading]:
         """Return how many jobs wait on each list."""
@@ -52,4 +52,4 @@ class QueueDepths:
         return [(age, {SYSTEM: "rq", LIST: name}) for name, (_, age) in self._fresh().items()]
 
     def _fresh(self) -> Mapping[str, tuple[int, float]]:
-        return self._lists if time.monotonic() - self._looked < _STALE_SECONDS else {}
+        return self._lists if time.monotonic() - self._refreshed_at < _STALE_SECONDS else {}

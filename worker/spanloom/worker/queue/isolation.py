@@ -1,4 +1,4 @@
-"""The quarantine: a node that may be what kills its workers runs alone, so that it takes no other node with it."""
+"""Isolation of poison jobs: a node that may be what kills its workers runs alone, so that no other is lost with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def is_poison_candidate(recovery_attempts: int, max_recovery_attempts: int) -> b
 
 
 class Isolation:
-    """Keep suspects apart: one runs when the slots are empty, and they stay empty until it has ended.
+    """Runs suspects one at a time: each starts when the slots are empty, and they stay empty until it has ended.
 
     Either waits for `isolation_seconds` at most, so that nodes that take long can't bring a worker to a halt. For the
     thread that fetches.
@@ -31,7 +31,7 @@ class Isolation:
 
     def __init__(self, slots: Slots, options: WorkerOptions) -> None:
         self._slots = slots
-        self._max_losses = options.max_recovery_attempts
+        self._max_recovery_attempts = options.max_recovery_attempts
         self._seconds = options.isolation_seconds
         self._waiting: deque[NodeMessage] = deque()
         self._until = 0.0  # then whoever waits need no longer be alone, nor who runs
@@ -43,7 +43,11 @@ class Isolation:
 
     def admit(self, messages: Sequence[NodeMessage]) -> list[NodeMessage]:
         """Keep the suspects of these for later, and return the rest."""
-        suspects = [message for message in messages if is_poison_candidate(message.recovery_attempts, self._max_losses)]
+        suspects = [
+            message
+            for message in messages
+            if is_poison_candidate(message.recovery_attempts, self._max_recovery_attempts)
+        ]
         self._until = time.monotonic() + self._seconds if suspects else 0.0
         self._waiting.extend(suspects)
         return [message for message in messages if message not in suspects]

@@ -1,4 +1,4 @@
-"""The announcer: tells those who follow executions that something of them was recorded, and nobody if nobody does."""
+"""The notifier: publishes which watched executions have changed, and nothing while nobody watches."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _GATHER_SECONDS = 0.01  #: the least between two round trips: changes of a busy 
 
 
 class Notifier:
-    """Announce changes of followed executions, on a thread of its own that starts when it is first needed.
+    """Announce changes of watched executions, on a thread of its own that starts when it is first needed.
 
-    Redis keeps a mark while anybody follows: every fetch brings it, and the sweeper looks twice a second. When it is
-    another one, Redis is asked which executions are followed. Until a worker knows, and without Redis, followers find
+    Redis keeps a mark while anybody watches: every fetch brings it, and the sweeper looks twice a second. When it is
+    another one, Redis is asked which executions are watched. Until a worker knows, and without Redis, watchers find
     out from the store.
     """
 
     def __init__(self, queue: NodeQueue, worker_name: str) -> None:
         self._queue = queue
         self._worker_name = worker_name
-        self._mark = 0  # 0: nobody follows
-        self._followed: frozenset[str] | None = frozenset()  # None: others than before, not yet known which
+        self._mark = 0  # 0: nobody watches
+        self._watched: frozenset[str] | None = frozenset()  # None: others than before, not yet known which
         self._lock = threading.Lock()
         self._changed: set[str] = set()
         self._wake = threading.Event()
@@ -36,31 +36,31 @@ class Notifier:
         self._thread: threading.Thread | None = None
 
     def refresh_watched(self) -> None:
-        """Ask Redis whether anybody follows, and what. Raises QueueUnavailable."""
+        """Read from Redis whether anybody watches, and what. Raises QueueUnavailable."""
         mark = self._queue.watched_mark()
-        followed = self._queue.followed_executions() if mark else frozenset[str]()
+        watched = self._queue.watched_executions() if mark else frozenset[str]()
         with self._lock:
-            self._mark, self._followed = mark, followed
+            self._mark, self._watched = mark, watched
 
-    def heard(self, mark: int) -> None:
+    def note_mark(self, mark: int) -> None:
         """Note the mark that came with a fetch."""
         if mark != self._mark:
             with self._lock:
                 self._mark = mark
-                self._followed = None if mark else frozenset()
+                self._watched = None if mark else frozenset()
 
     def changed(self, execution_ids: Iterable[str]) -> None:
-        """Note that something of these executions was committed; costs next to nothing while nobody follows."""
+        """Note that something of these executions was committed; costs next to nothing while nobody watches."""
         if not self._mark:
             return
         with self._lock:
-            if self._followed is not None:
-                execution_ids = self._followed.intersection(execution_ids)
+            if self._watched is not None:
+                execution_ids = self._watched.intersection(execution_ids)
                 if not execution_ids:
                     return
             self._changed.update(execution_ids)
             if self._thread is None and not self._closed.is_set():
-                name = f"spanloom-announcer-{self._worker_name}"
+                name = f"spanloom-notifier-{self._worker_name}"
                 self._thread = threading.Thread(target=self._run, name=name, daemon=True)
                 self._thread.start()
         self._wake.set()
@@ -78,17 +78,17 @@ class Notifier:
         while self._wake.wait():
             self._wake.clear()
             try:
-                if self._followed is None:
+                if self._watched is None:
                     self.refresh_watched()
                 with self._lock:
                     changed, self._changed = self._changed, set()
-                    if self._followed is not None:
-                        changed &= self._followed
+                    if self._watched is not None:
+                        changed &= self._watched
                 if changed:
                     self._queue.announce(changed)
             except QueueUnavailable as error:
                 _log.debug("changes_not_announced", error=str(error))
                 with self._lock:
-                    self._changed.clear()  # followers look at the store; nothing gathers while Redis is away
+                    self._changed.clear()  # watchers poll the store; nothing gathers while Redis is away
             if self._closed.wait(_GATHER_SECONDS):
                 return

@@ -1,4 +1,4 @@
-"""What RQ's own tools see of a worker: its registration, state and heartbeat in Redis. Nothing here drives any work."""
+"""The registration of a worker with RQ: state and heartbeat for RQ's own tools. No work depends on it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RqRegistration(BaseWorker):
         return 0
 
     def execute_job(self, job: Any, queue: Any) -> None:
-        """Never called: the inbox fetches, and only node jobs run."""
+        """Never called: the consumer fetches, and only node jobs run."""
         raise RuntimeError("Spanloom's worker runs node jobs from its own loop")
 
     def register(self) -> None:

@@ -1,4 +1,4 @@
-"""RQ's books of dead workers: what they had started is struck off, so that RQ's tools don't show or fail it."""
+"""The cleaner of RQ's started jobs: removes those of dead workers, so that RQ's tools neither show nor fail them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from spanloom.worker.queue.consumer import JobConsumer
 __all__ = ["UnknownTypeFilter"]
 
 _log = structlog.get_logger("spanloom.worker")
-_PAUSES = (0.02, 0.25)  #: first and longest, while nothing but strangers is fetched
+_PAUSES = (0.02, 0.25)  #: first and longest, while only unknown types are fetched
 _LEFT_TO_THE_SWEEP = 600.0  #: seconds after its push: nobody has known it for long, and each look makes another push
 
 
@@ -41,9 +41,9 @@ class UnknownTypeFilter:
             return known
         strange = [message for message in fetched if message.node_type not in self._types]
         for message in strange:
-            self._tell(message)
+            self._log_once(message)
         now = time.time()
-        returned = [one for one in strange if self._keep and now - one.pushed_at < _LEFT_TO_THE_SWEEP]
+        returned = [message for message in strange if self._keep and now - message.pushed_at < _LEFT_TO_THE_SWEEP]
         for message in strange:
             if message not in returned:
                 self._consumer.discard(message)
@@ -56,7 +56,7 @@ class UnknownTypeFilter:
             self._pause = min(self._pause * 2, _PAUSES[1])
         return known
 
-    def _tell(self, message: NodeMessage) -> None:
+    def _log_once(self, message: NodeMessage) -> None:
         say = _log.debug if message.node_type in self._named else _log.warning
         self._named.add(message.node_type)
         say("node_type_unknown", node_type=message.node_type, execution_id=message.execution_id)

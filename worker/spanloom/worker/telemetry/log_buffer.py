@@ -1,4 +1,4 @@
-"""The log lines of one attempt: made of what its handler says, bounded, and kept until they are stored."""
+"""The log buffer of one attempt: the lines of its handler, bounded, and kept until they are stored."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _IDS: dict[str, ContextVar[Any]] = {
 
 
 class LogBuffer:
-    """Collect what an attempt says, and know how much of that is stored.
+    """The lines of an attempt, and how many of them are stored.
 
-    Adding takes no lock and never waits: the watchdog may interrupt a handler between any two bytecodes. It raises
-    nothing but what interrupts the handler itself. `owner` is the journal of the worker that runs the attempt.
+    Adding takes no lock and never waits: a time limit may interrupt a handler between any two bytecodes. It raises
+    nothing but what interrupts the handler itself. `owner` is the LogCapture of the worker that runs it.
     """
 
     def __init__(
@@ -137,8 +137,8 @@ class LogBuffer:
                 self.add("warning" if stream == "stderr" else "info", text, {"stream": stream})
         self._ended = True
         if error is not None:
-            told = {"exception": traceback_of(error, limit=20)}
-            self._append("error" if final else "warning", f"{type(error).__name__}: {message_of(error)}", told)
+            fields = {"exception": traceback_of(error, limit=20)}
+            self._append("error" if final else "warning", f"{type(error).__name__}: {message_of(error)}", fields)
         if self._left_out:
             self._append("warning", f"{self._left_out} more lines or spans of this attempt were not kept", None)
 
@@ -185,7 +185,7 @@ class LogBuffer:
         self._lines.append(line)
         if self._export is None or exported:
             return
-        said = CURRENT.set(None)  # what is said by whatever exports it is not the handler's
+        previous = CURRENT.set(None)  # what is said by whatever exports it is not the handler's
         try:
             inner = None if line.span_id == self._span_id else trace.get_current_span()
             context = self._context() if inner is None else trace.set_span_in_context(inner)
@@ -195,7 +195,7 @@ class LogBuffer:
         except Exception:  # noqa: S110  an exporter's trouble is not the handler's, and the store has the line
             pass
         finally:
-            CURRENT.reset(said)
+            CURRENT.reset(previous)
 
     def _line(self, level: str, message: str, fields: Mapping[str, Any] | None) -> LogLine:
         return LogLine(
@@ -245,6 +245,6 @@ def as_json(fields: Mapping[str, Any]) -> str:
         text = json.dumps({text_of(key): text_of(value) for key, value in fields.items()})
     if len(text) <= MAX_CHARACTERS:
         return text
-    told = {"left_out": [text_of(name)[:100] for name in list(fields)[:50]], "bytes": len(text)}
-    with_trace = json.dumps({**told, "exception": fields.get("exception")}, default=text_of)
-    return with_trace if "exception" in fields and len(with_trace) <= MAX_CHARACTERS else json.dumps(told)
+    summary = {"left_out": [text_of(name)[:100] for name in list(fields)[:50]], "bytes": len(text)}
+    with_trace = json.dumps({**summary, "exception": fields.get("exception")}, default=text_of)
+    return with_trace if "exception" in fields and len(with_trace) <= MAX_CHARACTERS else json.dumps(summary)

@@ -1,8 +1,8 @@
-"""The journal: what a worker's handlers say other than by `ctx.log`, kept with their nodes.
+"""Log capture: lines that handlers write other than by `ctx.log`, kept with their nodes.
 
 That is the standard `logging`, structlog as worker processes configure it, and what is printed if that is wanted. Whose
-line it is, the context tells: what is said outside of a handler, or in a thread that a handler started by itself, is
-nobody's.
+line it is follows from the context: one outside of a handler, or in a thread that a handler started by itself,
+belongs to no node.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class LogCapture:
 
 
 class _NodeHandler(logging.Handler):
-    """Keep records that are made within handlers. It has no lock: the watchdog may interrupt who holds one."""
+    """Keep records that are made within handlers. It has no lock: a time limit may interrupt who holds one."""
 
-    def __init__(self, journal: LogCapture, lowest: int) -> None:
+    def __init__(self, capture: LogCapture, lowest: int) -> None:
         super().__init__()
-        self._log_capture = journal
+        self._log_capture = capture
         self._lowest = lowest
 
     def createLock(self) -> None:
@@ -64,7 +64,7 @@ class _NodeHandler(logging.Handler):
         lines = CURRENT.get()
         ours = lines is not None and lines.owner is self._log_capture
         if lines is not None and ours and record.levelno >= self._lowest and not _is_ours(record.name):
-            said = CURRENT.set(None)  # what a value says while it is read is not kept: it might have no end
+            previous = CURRENT.set(None)  # what a value says while it is read is not kept: it might have no end
             try:
                 _keep(lines, record)
             except NodeTimeout:
@@ -72,7 +72,7 @@ class _NodeHandler(logging.Handler):
             except Exception:
                 self.handleError(record)
             finally:
-                CURRENT.reset(said)
+                CURRENT.reset(previous)
         if record.levelno >= logging.WARNING and self._is_the_only_one(record.name):
             _last_resort(record)
         return True
@@ -127,7 +127,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _is_exported(name: str) -> bool:
-    """Whether OpenTelemetry's own handler hears that logger: what it hears, it exports."""
+    """Whether OpenTelemetry's own handler is on that logger: it exports what it gets."""
     return any(type(handler).__module__.startswith("opentelemetry.") for handler in _handlers_of(name))
 
 
@@ -141,6 +141,6 @@ def _handlers_of(name: str) -> list[logging.Handler]:
 
 
 def _last_resort(record: logging.LogRecord) -> None:
-    """Do what `logging` does with a record that nobody hears: it must not be silent because a journal listens."""
+    """Do what `logging` does with a record that no handler takes: our own handler must not silence it."""
     if logging.lastResort is not None:
         logging.lastResort.handle(record)

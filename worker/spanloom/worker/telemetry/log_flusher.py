@@ -1,4 +1,4 @@
-"""The flusher: stores what long nodes say while they run, so that their records need bring only the rest."""
+"""The log flusher: stores the lines of long-running nodes while they run; their records bring only what is left."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _PAUSES = (0.05, 1.0)
 
 
 class LogFlusher:
-    """Send lines of the attempts that run for long, once in `look_seconds`, together.
+    """Send lines of the attempts that run for long, once in `flush_seconds`, together.
 
     What was sent and not answered is sent again as it was, and the store knows it again: no line is lost or kept twice
     when the store goes away. A handler is never held up; only an attempt that has ended waits for such an answer.
     """
 
-    look_seconds = 1.0
+    flush_seconds = 1.0
 
     def __init__(
         self, store: ExecutionStore, long_running: Callable[[], Iterable[LogBuffer]], given_up: threading.Event
@@ -38,7 +38,7 @@ class LogFlusher:
 
     def watch(self) -> None:
         """Send again and again until the worker has given up."""
-        while not self._given_up.wait(self.look_seconds):
+        while not self._given_up.wait(self.flush_seconds):
             try:
                 self.flush()
             except Exception:
@@ -71,22 +71,24 @@ class LogFlusher:
     def _send(self, long_running: list[LogBuffer]) -> list[LogBuffer]:
         """Send what is waiting, as much as goes into one request, and return those of which more waits."""
         with self._choosing:
-            offered = [(lines, asked) for lines in long_running if (asked := lines.take_batch()) is not None]
-        if not offered:
+            batches = [(lines, request) for lines in long_running if (request := lines.take_batch()) is not None]
+        if not batches:
             return []
         try:
-            answers = self._store.add_logs([asked for _, asked in offered])
+            answers = self._store.add_logs([request for _, request in batches])
         except StoreUnavailable as error:
             if not self._waiting:
-                _log.warning("lines_wait_for_store", nodes=len(offered), error=str(error))
+                _log.warning("lines_wait_for_store", nodes=len(batches), error=str(error))
             self._waiting = True
             return []
         except Exception:
-            if len(offered) > 1:  # one bad line fails its own attempt's, not its neighbours'
-                return [more for lines, _ in offered for more in self._send([lines])]
-            ((lines, asked),) = offered
-            _log.exception("lines_not_stored", execution_id=asked.execution_id, node_id=asked.node_id, item=asked.item)
+            if len(batches) > 1:  # one bad line fails its own attempt's, not its neighbours'
+                return [more for lines, _ in batches for more in self._send([lines])]
+            ((lines, request),) = batches
+            _log.exception(
+                "lines_not_stored", execution_id=request.execution_id, node_id=request.node_id, item=request.item
+            )
             lines.mark_stored(None)
             return []
         self._waiting = False
-        return [lines for (lines, _), last_id in zip(offered, answers, strict=True) if lines.mark_stored(last_id)]
+        return [lines for (lines, _), last_id in zip(batches, answers, strict=True) if lines.mark_stored(last_id)]

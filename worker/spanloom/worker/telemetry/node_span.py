@@ -19,7 +19,7 @@ from spanloom.engine.telemetry.spans import PROCESSING, links_to
 from spanloom.engine.telemetry.tracing import below, execution_span, new_span_id, sdk
 from spanloom.worker.error_text import message_of, traceback_of, type_of
 
-__all__ = ["NodeSpan", "tell_error"]
+__all__ = ["NodeSpan", "record_error"]
 
 _MAX_STATUS = 500
 _MAX_MESSAGE = 4_000
@@ -109,7 +109,7 @@ class NodeSpan:
             if self.exported:
                 span.set_attributes(ended)
                 if error is not None:
-                    tell_error(span, error)
+                    record_error(span, error)
             span.end(end_ns)
         return self._line("unset" if error is None else "error", end_ns)
 
@@ -134,7 +134,9 @@ class NodeSpan:
 
     def _line(self, status: str, end_ns: int | None) -> SpanLine:
         node, trace_id = self._claim.node, self.trace_id
-        links = ",".join(f'{{"trace_id":"{trace_id}","span_id":"{one}","kind":"{kind}"}}' for kind, one in self._links)
+        links = ",".join(
+            f'{{"trace_id":"{trace_id}","span_id":"{span_id}","kind":"{kind}"}}' for kind, span_id in self._links
+        )
         return SpanLine(
             trace_id=trace_id,
             span_id=self.span_id,
@@ -152,12 +154,12 @@ class NodeSpan:
         )
 
 
-def tell_error(span: Span, error: BaseException) -> None:
+def record_error(span: Span, error: BaseException) -> None:
     """Mark a recording span as failed; what it tells of the exception is bounded."""
-    said = message_of(error)[:_MAX_MESSAGE]
-    told = {"exception.message": said, "exception.stacktrace": traceback_of(error)}
-    span.record_exception(error, told)
-    span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {said}"[:_MAX_STATUS]))
+    message = message_of(error)[:_MAX_MESSAGE]
+    attributes = {"exception.message": message, "exception.stacktrace": traceback_of(error)}
+    span.record_exception(error, attributes)
+    span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {message}"[:_MAX_STATUS]))
 
 
 class _Constant(NamedTuple):

@@ -1,4 +1,4 @@
-"""What a worker exports besides its nodes' spans, and the spans that workers recorded and took with them."""
+"""The span exporter: spans of executions, and those that a worker recorded and died before it had exported."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ class SpanExporter:
             return
         self._confirm(time.time_ns() - _SLACK_NS, _FLUSH_SECONDS)
         while taken := self._store.claim_exports(self._worker_id()):
-            for one in taken:
-                self._export(one)
+            for export in taken:
+                self._export(export)
             if not self._flush(_FLUSH_SECONDS):
                 return  # they stay this worker's, and are confirmed or taken over with it
             self._store.release_exports(self._worker_id(), taken)
