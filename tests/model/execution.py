@@ -46,7 +46,7 @@ class Run:
     token: str | None = None  # of the call that claimed it
     unpushed: bool = False  # queued, and its job is still to be answered
     fan_out: tuple[int, int, int, str | None] | None = (
-        None  # of one that was mapped: items, max_concurrency, tolerate, key
+        None  # of one that was mapped: items, max_concurrency, tolerated_failures, key
     )
 
     def close(self, status: NodeStatus, now: datetime) -> None:

@@ -71,7 +71,7 @@ class SpanloomError(Exception):
 
 
 class UserError(SpanloomError):
-    """Tell the caller that the request can't be carried out as it was made."""
+    """Raised when a request can't be carried out as it was made."""
 
 
 class ConfigurationError(UserError):
@@ -187,7 +187,7 @@ class WaitTimeout(SpanloomError):
 
 
 class NodeFailure(SpanloomError):
-    """Be the base of what a handler may raise to say how its node failed."""
+    """The base of what a handler may raise to choose how its node fails."""
 
 
 class PermanentError(NodeFailure):
@@ -195,11 +195,11 @@ class PermanentError(NodeFailure):
 
 
 class RoutingFailed(PermanentError):
-    """Say that a node can't be left: it named a successor that it does not have, or a `when` can't be evaluated."""
+    """Raised when a node can't be left: it named a successor that it does not have, or a `when` can't be evaluated."""
 
 
 class DepthExceeded(PermanentError):
-    """Say that a child would be nested deeper than `limit` executions."""
+    """Raised when a child would be nested deeper than `limit` executions."""
 
     def __init__(self, workflow_id: str, limit: int) -> None:
         self.workflow_id = workflow_id
@@ -211,7 +211,7 @@ class DepthExceeded(PermanentError):
 
 
 class ItemsFailed(PermanentError):
-    """Say that more items of a mapped node failed than it tolerates, and how the first of them did."""
+    """Raised when more items of a mapped node failed than it tolerates; it names the first of them."""
 
     def __init__(self, node_id: str, failed: int, items: int, tolerated_failures: int, first: str) -> None:
         self.node_id = node_id
@@ -224,7 +224,7 @@ class ItemsFailed(PermanentError):
 
 
 class WorkerLost(PermanentError):
-    """Say that a node was lost together with its worker, again and again: it may be what kills them."""
+    """Raised when a node was lost together with its worker, again and again: it may be what kills them."""
 
     def __init__(self, node_id: str, recovery_attempts: int) -> None:
         self.node_id = node_id
@@ -233,7 +233,7 @@ class WorkerLost(PermanentError):
 
 
 class ChildFailed(NodeFailure):
-    """Say how the execution that a node started has ended, if it did not complete."""
+    """Raised when the execution that a node started has ended and did not complete."""
 
     def __init__(self, execution_id: str, workflow_id: str, status: str, because: str = "") -> None:
         self.execution_id = execution_id
@@ -244,7 +244,7 @@ class ChildFailed(NodeFailure):
 
 
 class NodeTimeout(NodeFailure):
-    """Say that a handler ran for longer than its node's `timeout`, in seconds."""
+    """Raised when a handler ran for longer than its node's `timeout`, in seconds."""
 
     def __init__(self, node_id: str = "?", seconds: float = 0.0) -> None:
         self.node_id = node_id
@@ -253,11 +253,11 @@ class NodeTimeout(NodeFailure):
 
 
 class ExpressionFailed(SpanloomError):
-    """Say why a JMESPath expression can't be compiled or evaluated; never shows the data."""
+    """Raised when a JMESPath expression can't be compiled or evaluated; never shows the data."""
 
 
 class LeaseLost(SpanloomError):
-    """Say that a claim is gone, with its worker's lease or because the execution was cancelled: nothing is recorded."""
+    """Raised when a claim is gone with its worker's lease or a cancelled execution; nothing is recorded."""
 
     def __init__(self, execution_id: str, node_id: str, fence: int) -> None:
         self.execution_id = execution_id
@@ -269,15 +269,15 @@ class LeaseLost(SpanloomError):
 
 
 class StoreUnavailable(SpanloomError):
-    """Say that the store did not answer; the call may be repeated."""
+    """Raised when the store did not answer; the call may be repeated."""
 
 
 class StoreRefused(SpanloomError):
-    """Say that the database refused a statement (a trigger, a constraint); asking again would not help."""
+    """Raised when the database refuses a statement (a trigger, a constraint); a retry would not help."""
 
 
 class StoreNotMigrated(SpanloomError):
-    """Say that the store's schema is missing or of another version, and which command mends it."""
+    """Raised when the store's schema is missing or of another version; it names the command that mends it."""
 
     def __init__(self, where: str, found: str | None, wanted: str) -> None:
         self.found = found
@@ -289,7 +289,7 @@ class StoreNotMigrated(SpanloomError):
 
 
 class QueueUnavailable(SpanloomError):
-    """Say that Redis did not answer; what the store holds will be pushed when it is back.
+    """Raised when Redis did not answer; what the store holds will be pushed when it is back.
 
     `known`: Redis was taken as away already, and was not asked.
     """

@@ -47,7 +47,7 @@ def _usage(error: click.ClickException) -> str:
 
 
 def report(error: Exception, message: str, code: int) -> int:
-    """Tell what went wrong on standard error, in at most three lines, and return the exit code."""
+    """Print what went wrong on standard error, in at most three lines, and return the exit code."""
     if os.environ.get("SPANLOOM_DEBUG"):
         traceback.print_exception(error)
     lines = [line.strip() for line in f"spanloom: {message}".splitlines() if line.strip()]

@@ -17,7 +17,7 @@ __all__ = ["console", "in_terminal", "print_json", "show"]
 
 
 def in_terminal() -> bool:
-    """Say whether standard output is a terminal that can show what we draw."""
+    """Return whether standard output is a terminal that can show what we draw."""
     return sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf")
 
 

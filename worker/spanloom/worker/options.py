@@ -10,7 +10,7 @@ __all__ = ["WorkerOptions"]
 
 
 class WorkerOptions(BaseModel):
-    """Say how one worker process works. Durations are seconds.
+    """The options of one worker process. Durations are seconds.
 
     `queues` are served in strict order, each with its high, normal and low list; `concurrency` is how many nodes run at
     once; a claim lapses `lease_seconds` after the last heartbeat, of which there are three a lease; `sweep_seconds` is

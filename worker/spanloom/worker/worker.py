@@ -110,7 +110,7 @@ class Worker:
         return time.monotonic() - self._last_loop_at if self.phase == "working" else 0.0
 
     def stop(self) -> None:
-        """Ask to stop: nothing new is claimed, running nodes have their grace. Asked twice, the grace ends.
+        """Begin to stop: nothing new is claimed, running nodes have their grace. A second call ends the grace.
 
         Not for signal handlers, which may interrupt the very lock that this takes.
         """
@@ -301,7 +301,7 @@ class Worker:
             _log.info("worker_suspended" if suspended else "worker_resumed", worker=self.name)
 
     def _drain(self) -> bool:
-        """Let running nodes end within their grace, give back the rest, and sign off."""
+        """Wait for running nodes within their grace, give back the rest, and unregister."""
         self._stopping.set()
         _log.info("worker_stopping", worker=self.name, running=self._slots.busy)
         self._sweeper.stop()  # told now, waited for later: the grace does not wait for a store that hangs

@@ -177,7 +177,7 @@ class Listener:
             return self._pubsub
 
     def _notify_all(self) -> None:
-        """Have everyone look at the store: what was announced in between is lost."""
+        """Notify every watcher, so that it reads the store: what was announced in between is lost."""
         for watchers in list(self._watchers.values()):
             for notify in list(watchers):
                 notify()

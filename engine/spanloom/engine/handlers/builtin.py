@@ -39,7 +39,7 @@ LONGEST_SECONDS = 100 * 365.25 * 24 * 3600.0  #: a hundred years: no clock of an
 
 
 class DelayConfig(_Config):
-    """Say how long a `delay` node waits: `seconds`, or `until` a time with its zone.
+    """How long a `delay` node waits: `seconds`, or `until` a time with its zone.
 
     Or an `expression` over `{input, nodes}` that gives either: a number of seconds, or a time as ISO 8601 text.
     """
@@ -58,7 +58,7 @@ class DelayConfig(_Config):
 
 
 class WorkflowConfig(_Config):
-    """Say which workflow a `workflow` node starts, in which version (None: the latest when it starts).
+    """Which workflow a `workflow` node starts, in which version (None: the latest when it starts).
 
     The child's input is the node's data, so a `mapping` makes it; the node's data is the child's output, or what the
     expression `output` makes of that.

@@ -15,7 +15,7 @@ __all__ = ["NodeResult"]
 
 
 class NodeResult(BaseModel):
-    """Say how a node ended.
+    """The end of a node.
 
     `NodeResult(data=…, next_nodes=…)` completes it: `next_nodes` names the successors whose success edges are taken
     (None: all, empty: none). The class methods make the other ends.

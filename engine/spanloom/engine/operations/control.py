@@ -67,7 +67,7 @@ class ExecutionControl:
         return self._pushed(self.store.pause_execution(execution_id, expected_revision=expected_revision))
 
     def resume_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Let a paused execution go on; a delay that is not over waits on.
+        """Resume a paused execution; a delay that is not over waits on.
 
         True if this call did it, False if it was running already.
         """
@@ -88,7 +88,7 @@ class ExecutionControl:
         )
 
     def acknowledge_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Let a failed execution rest: it is listed no more among those that wait for someone, until it is retried.
+        """Acknowledge a failed execution: it is listed no more among those that wait for someone, until it is retried.
 
         True if this call did it, False if it was acknowledged already.
         """

@@ -77,7 +77,7 @@ class Epoch:
             return state.epoch
 
     def release(self) -> None:
-        """Let another store have the namespace if ours ends with this process. Raises QueueUnavailable."""
+        """Release the namespace to other stores if ours ends with this process. Raises QueueUnavailable."""
         state = self._state
         if state is None or self._store.shared:
             return

@@ -130,9 +130,9 @@ class NodeQueue:
         return redis_location(self.redis)
 
     def mark_watched(self, seconds: float, *, anew: bool) -> None:
-        """Tell workers, for so long, that executions are followed; `anew`: also others than before.
+        """Mark, for so long, that executions are watched; `anew`: also others than before.
 
-        Which ones, Redis knows itself: by their subscriptions, which end with whoever follows. Raises QueueUnavailable.
+        Which ones, Redis knows itself: by their subscriptions, which end with whoever watches. Raises QueueUnavailable.
         """
         with self.breaker.guard():
             lasts = int(seconds * 1000)
@@ -143,12 +143,12 @@ class NodeQueue:
                 pipeline.execute()
 
     def watched_mark(self) -> int:
-        """Return the number of `keys.followed`, 0 while nobody follows. Raises QueueUnavailable."""
+        """Return the number of `keys.followed`, 0 while nobody watches. Raises QueueUnavailable."""
         with self.breaker.guard():
             return int(self.redis.get(self.keys.followed) or 0)
 
     def watched_executions(self) -> frozenset[str]:
-        """Return the ids of the executions that somebody follows now. Raises QueueUnavailable."""
+        """Return the ids of the executions that somebody watches now. Raises QueueUnavailable."""
         prefix = self.keys.changed_channel("")
         with self.breaker.guard():
             channels = self.redis.pubsub_channels(f"{prefix}*")

@@ -57,7 +57,7 @@ def redis_client(given: Any, *, answer_seconds: float = ANSWER_SECONDS) -> Redis
 
 
 def redis_location(client: Redis) -> str:
-    """Say where a client's server is, without a password."""
+    """Return where a client's server is, without a password."""
     options = client.connection_pool.connection_kwargs
     if path := options.get("path"):
         return f"unix://{path}"

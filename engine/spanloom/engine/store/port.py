@@ -285,8 +285,8 @@ class Recovery(ABC):
     ) -> SweepResult:
         """Move on whatever is due, at most `limit` rows; any number of sweepers cooperate (SKIP LOCKED).
 
-        - Workers whose lease lapsed: marked, and all their running runs are queued again (push + 1, losses + 1;
-          held if the execution is not running). Whoever claims one learns how often it was lost.
+        - Workers whose lease lapsed: marked, and all their running runs are queued again (push + 1,
+          recovery_attempts + 1; held if the execution is not running). A claim carries the number.
         - Due rows: a waiting retry or timer becomes queued (held in a paused or failed execution); a `$start`
           starts its execution; a `$end` past its deadline fails its execution with DeadlineExceeded; a `$parent`
           wakes the parent's run, as wake_parents does.

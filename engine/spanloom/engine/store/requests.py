@@ -67,7 +67,7 @@ class NodeJob:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Ask that an execution begins where an earlier one, of the same workflow, had got to.
+    """The part of a start by which an execution begins where an earlier one, of the same workflow, had got to.
 
     `carried` and `skipped` together are closed towards the entry nodes, and hold neither all nodes nor `$end`.
     """
@@ -79,7 +79,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """Ask for one execution. `execution_id` is proposed by the caller (UUIDv7)."""
+    """One execution to create. `execution_id` is proposed by the caller (UUIDv7)."""
 
     execution_id: str
     workflow_id: str
@@ -186,7 +186,7 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class NodeLines:
-    """Ask for lines of a claimed node run to be kept while it runs: its record will not bring them."""
+    """Lines of a claimed node run to store while it runs: its record will not bring them."""
 
     execution_id: str
     node_id: str
@@ -218,7 +218,7 @@ class SpanLine:
 
 @dataclass(frozen=True, slots=True)
 class FanOut:
-    """Ask for a node to be run once for each item. `items` is not empty; its data crosses as JSON text."""
+    """The items for each of which a node is to be run. `items` is not empty; its data crosses as JSON text."""
 
     items: Sequence[str]
     max_concurrency: int  # how many may be open at the same time
@@ -227,7 +227,7 @@ class FanOut:
 
 @dataclass(frozen=True, slots=True)
 class RecordRequest:
-    """Ask for one node run's outcome to be recorded, in one atomic step with everything that follows from it."""
+    """One node run's outcome to record, in one atomic step with everything that follows from it."""
 
     execution_id: str
     node_id: str

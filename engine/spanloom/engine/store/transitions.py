@@ -134,7 +134,7 @@ class NodeTransitions(ABC):
     def wake_parents(
         self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
     ) -> list[NodeJob]:
-        """Tell the parents' runs that these children have ended, and answer the jobs to push.
+        """Wake the parents' runs whose children these are, and return the jobs to push.
 
         A run that still waits for that child under the fence that the child was created with becomes queued (held in
         an execution that is not running), woken by its child. Then, or if it waits no more, the `$parent` row goes.
@@ -193,12 +193,12 @@ class Control(ABC):
         - Everything downstream of a failure that had been handled is reset: its results, open runs, items and
           counters go, its open children are cancelled, and what arrives at it is counted anew from the edges. A record
           of a claim on such a run finds its fence stale, whatever becomes of the run.
-        - Every other failed run becomes queued, attempt 1, losses 0, under a higher fence and the next push. A mapped
-          node that failed for its items waits for them again: the failed ones are started anew, `max_concurrency` of
-          them, then those that never were, and `tolerated_failures` counts from the start. A run whose latest child
-          failed waits for that child, which is retried in turn, under the new fence; one whose latest child is still
-          open waits for it; one whose latest child completed goes on, woken by it, as a mapped node does whose items
-          have all ended well.
+        - Every other failed run becomes queued, attempt 1, recovery_attempts 0, under a higher fence and the next push.
+          A mapped node that failed for its items waits for them again: the failed ones are started anew,
+          `max_concurrency` of them, then those that never were, and `tolerated_failures` counts from the start. A run
+          whose latest child failed waits for that child, which is retried in turn, under the new fence; one whose
+          latest child is still open waits for it; one whose latest child completed goes on, woken by it, as a mapped
+          node does whose items have all ended well.
         - `$end` counts anew, and a deadline counts from now.
         Raises InvalidTransition unless it is failed; not done never. A `$parent` row of its own end goes.
         Events: execution.retried, node.reset, node.queued, node.waiting, and those of a cancel.

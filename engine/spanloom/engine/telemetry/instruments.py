@@ -144,12 +144,12 @@ def instruments() -> Instruments | None:
 
 
 def watch(metric: Metric, read: Callable[[], Iterable[Reading]]) -> None:
-    """Have `read` asked for an observed metric at each collection; it must neither block nor fail."""
+    """Register `read` for an observed metric at each collection; it must neither block nor fail."""
     _watched.setdefault(metric.name, []).append(read)
 
 
 def unwatch(metric: Metric, read: Callable[[], Iterable[Reading]]) -> None:
-    """Ask no more; no error if it was never asked."""
+    """Unregister it; no error if it was never registered."""
     if read in (reads := _watched.get(metric.name, [])):
         reads.remove(read)
 

@@ -57,7 +57,7 @@ class EndedExecution:
 
     @classmethod
     def of(cls, execution: Execution) -> EndedExecution | None:
-        """Tell of an execution as it was read; None if it goes on."""
+        """Return what an execution's end exports; None if it has not ended."""
         if execution.ended_at is None:
             return None
         return cls(

@@ -21,7 +21,7 @@ Key = tuple[str, int]
 
 
 class CacheOptions(BaseModel):
-    """Say how many definitions to keep (the least recently used leaves first), and for how many seconds."""
+    """How many definitions to keep (the least recently used leaves first), and for how many seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -60,7 +60,7 @@ class _Definition(BaseModel):
 
 
 class RetryPolicy(_Definition):
-    """Say how often and when a failed node runs again.
+    """How often and when a failed node runs again.
 
     `max_attempts` counts the first run. The n-th retry waits `delay` seconds, times 2^(n-1) if exponential, at most
     `max_delay`, then shifted at random by up to ± `jitter` of itself (0 to 1). An exception is retried if its class or

@@ -30,7 +30,7 @@ class Selection:
     before: datetime | None = None
 
     def __bool__(self) -> bool:
-        """Say whether anything was given: without, all executions are meant."""
+        """Return whether anything was given: without, all executions are meant."""
         return self != Selection()
 
     def filter(self, store: ExecutionStore, **more: Any) -> ExecutionFilter:

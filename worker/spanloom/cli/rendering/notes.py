@@ -28,7 +28,7 @@ _FOLLOWED = {NodeStatus.COMPLETED: ("success", "always"), NodeStatus.FAILED: ("f
 
 
 def routing_notes(node: Node, run: NodeRun | None, runs: Mapping[str, NodeRun], *, whole: bool = False) -> list[Note]:
-    """Say from where a node is reached and under which condition, or who did not lead to it.
+    """Describe from where a node is reached and under which condition, or who did not lead to it.
 
     `runs` are the runs of all nodes, by id. `whole`: long lists and conditions are not cut.
     """
@@ -46,9 +46,9 @@ def routing_notes(node: Node, run: NodeRun | None, runs: Mapping[str, NodeRun], 
 
 
 def run_notes(run: NodeRun, now: datetime | None) -> Iterator[Note]:
-    """Say what is remarkable of a run: attempts, losses, its wait, its worker, its error and who handled that.
+    """Describe what is remarkable of a run: attempts, recoveries, its wait, its worker, its error and who handled that.
 
-    Times are told relative to `now`; without it, and then without attempt, losses, worker and error, as instants.
+    Times are relative to `now`; without it, and then without attempt, recoveries, worker and error, they are instants.
     """
     if now is not None and run.attempt > 1:
         yield f"attempt {run.attempt}", "yellow"
@@ -70,7 +70,7 @@ def is_handled(run: NodeRun) -> bool:
 
 
 def counted(items: Sequence[NodeRun], total: int | None) -> str:
-    """Say how far a mapped node is: `97/100 completed, 2 running, 1 failed`; the total is left out while unknown."""
+    """Describe how far a mapped node is: `97/100 completed, 2 running, 1 failed`; without the total while unknown."""
     states = Counter(run.status.value for run in items)
     of = "" if total is None else f"/{max(total, len(items)):,}"
     parts = [f"{states['completed']:,}{of} completed"]

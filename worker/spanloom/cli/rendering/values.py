@@ -65,7 +65,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def duration(seconds: float) -> str:
-    """Say a duration as people do: `870 µs`, `12 ms`, `1.24 s`, `2 m 05 s`, `3 h 12 m`, `4 d 03 h`."""
+    """Write a duration as people do: `870 µs`, `12 ms`, `1.24 s`, `2 m 05 s`, `3 h 12 m`, `4 d 03 h`."""
     if seconds < 0.0009995:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 0.9995:
@@ -81,7 +81,7 @@ def duration(seconds: float) -> str:
 
 
 def ago(at: datetime, now: datetime) -> str:
-    """Say how long before (or after) `now` a time is: `just now`, `42 s ago`, `3 min ago`, `in 5 min`."""
+    """Write how long before (or after) `now` a time is: `just now`, `42 s ago`, `3 min ago`, `in 5 min`."""
     seconds = (now - at).total_seconds()
     size = abs(seconds)
     if size < 1:

@@ -92,7 +92,7 @@ class RunningAttempt:
             interrupt()
 
     def revoke(self) -> bool:
-        """Tell the handler that its claim is gone; False if it was told before."""
+        """Notify the handler that its claim is gone; False if that was done before."""
         with self._revoking:
             if self._revoked:
                 return False

@@ -21,7 +21,7 @@ _log = structlog.get_logger("spanloom.worker")
 
 
 class ClaimMonitor:
-    """Tell running handlers that nobody waits for them any more: their execution was cancelled, or their run reset.
+    """Notifies running handlers whose claims are gone: their execution was cancelled, or their run reset.
 
     The store is read once in `check_seconds`, and only while something runs for longer than that.
     """
@@ -36,7 +36,7 @@ class ClaimMonitor:
 
     @contextmanager
     def running(self, attempt: RunningAttempt, worker_id: str) -> Generator[None]:
-        """Look after an attempt while the block lasts."""
+        """Monitor an attempt while the block lasts."""
         self._running[attempt] = (worker_id, time.monotonic())
         try:
             yield

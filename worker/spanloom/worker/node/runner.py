@@ -261,7 +261,7 @@ class NodeRunner:
         return Claim(claim.header, answer.next) if answer.next is not None else None
 
     def _ended(self, claim: Claim, ending: AttemptResult, status: ExecutionStatus, ended_at: datetime) -> None:
-        """Tell who waits for the execution that it has ended: callers, and the node that it is a child of."""
+        """Notify those who wait for the end of the execution: callers, and the node that it is a child of."""
         execution_id = claim.header.execution_id
         self._span_exporter.execution_ended(claim, ending.error, status, ended_at)
         self._consumer.announce(execution_id)

@@ -58,7 +58,7 @@ class Health:
 
 
 class _Check:
-    """Ask something that may hang, on a thread of its own, and once at a time: those who ask meanwhile share it."""
+    """A check that may hang, on a thread of its own and once at a time: calls in the meantime share its answer."""
 
     def __init__(self, check: Callable[[], object]) -> None:
         self._check = check

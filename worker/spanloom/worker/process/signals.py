@@ -35,7 +35,7 @@ def install_signal_handlers(stop: Callable[[], None]) -> None:
 
 
 def ignore_signals() -> None:
-    """Let a signal that comes from now on do nothing. Call it in the main thread."""
+    """Ignore the signals that come from now on. Call it in the main thread."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -66,7 +66,7 @@ def supervise(
     try:
         while not signals:
             for child in children:
-                ended = _look_after(child, read_end)
+                ended = _restart_if_ended(child, read_end)
                 settled = settled or child.settled
                 if (ended == _USER_ERROR and not settled) or (ended == 0 and options.burst):
                     code = max(code, ended)
@@ -81,8 +81,8 @@ def supervise(
     return code
 
 
-def _look_after(child: _Child, pipe: int) -> int | None:
-    """Start what should run, and return the exit code of what has just ended."""
+def _restart_if_ended(child: _Child, pipe: int) -> int | None:
+    """Start the child if it is due, and return the exit code of one that has just ended."""
     now = time.monotonic()
     if child.process is None:
         if now >= child.start_at:

@@ -170,11 +170,11 @@ class JobConsumer:
             pipeline.execute()
 
     def announce(self, execution_id: str) -> None:
-        """Tell those who wait that an execution ended."""
+        """Announce the end of an execution to those who wait for it."""
         self._defer_cleanup(lambda pipe: pipe.publish(self._keys.ended_channel(execution_id), "ended"))
 
     def flush(self) -> None:
-        """Tell Redis what it is owed. Raises QueueUnavailable; what it is not told then is in the store."""
+        """Send Redis what was deferred. Raises QueueUnavailable; what is not sent then is in the store."""
         with self._queue.breaker.guard():
             pipeline = self._redis.pipeline(transaction=False)
             self._flush_deferred(pipeline)

@@ -27,7 +27,7 @@ _encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class NodeSpan:
-    """Have an id and a beginning from the start; be an SDK's span once a handler runs in it, or when it ends.
+    """A span with an id and a beginning from the start, and an SDK's span once a handler runs in it, or when it ends.
 
     The span of a run that waits stays the same until it goes on: it is not open in between, it is exported once, at its
     end, with the time at which it began. What ended in another way is linked to by the next attempt.

@@ -38,7 +38,7 @@ _LAST_FLUSH_SECONDS = 1.0  # a collector that is away must not keep a worker tha
 
 
 class SpanExporter:
-    """Let the store know which spans are in this process's memory, until the SDK has sent them.
+    """Keeps note in the store of the spans in this process's memory, until the SDK has sent them.
 
     Every few seconds the SDK is made to send what it has, that is confirmed in the store, and what workers left there
     that are gone is exported from the store. Nothing of it happens without an SDK.
