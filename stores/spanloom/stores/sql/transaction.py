@@ -26,12 +26,19 @@ class SqlTransaction(SqlResults, SqlRecovery):
         super().__init__()
         self.epoch = epoch
         self._graphs = graphs
+        self._seen: dict[tuple[str, int], Graph] = {}  # of those the ones that this transaction uses
         self._versions: dict[tuple[str, int | None], VersionRow | None] = {}
 
     # ---- definitions ----
 
     def graph(self, workflow_id: str, version: int) -> Graph:
         """See Transaction.graph."""
+        found = self._seen.get((workflow_id, version))
+        if found is None:
+            found = self._seen[workflow_id, version] = self._graph(workflow_id, version)
+        return found
+
+    def _graph(self, workflow_id: str, version: int) -> Graph:
         found = self._graphs.get((workflow_id, version))
         if found is None:
             rows = self._all(

@@ -95,6 +95,17 @@ class SqliteRows(SqlTransaction):
                 values = [new[place] for place in places]
                 self._execute(_update_of_run(places), [*map(_value, values), *old[:3]])
 
+    def update_executions(
+        self, rows: Sequence[ExecutionRow], *, revise: bool = False, **columns: Any
+    ) -> list[ExecutionRow]:
+        """See Transaction.update_executions."""
+        statement = _update_of_execution(tuple(columns), revise)
+        values = [_value(value) for value in columns.values()]
+        for row in rows:
+            self._execute(statement, (*values, row.id))
+        known = {name: value for name, value in columns.items() if name in ExecutionRow._fields}
+        return [row._replace(revision=row.revision + revise, **known) for row in rows]
+
     # ---- reading rows ----
 
     def _execution(self, row: Sequence[Any]) -> ExecutionRow:
@@ -107,6 +118,12 @@ class SqliteRows(SqlTransaction):
         values = _read(row, _RESULT_TIMES)
         values[8] = bool(values[8])
         return ResultRow._make(values)
+
+
+@cache
+def _update_of_execution(columns: tuple[str, ...], revise: bool) -> str:
+    assignments = [*(f"{name} = ?" for name in columns), *(["revision = revision + 1"] if revise else [])]
+    return f"UPDATE executions SET {', '.join(assignments)} WHERE id = ?"
 
 
 @cache

@@ -29,6 +29,7 @@ __all__ = [
     "requeue",
 ]
 
+_PENDING, _QUEUED, _RUNNING = NodeStatus.PENDING.value, NodeStatus.QUEUED.value, NodeStatus.RUNNING.value
 FIRST_PUSH = as_data({"push": 1})  #: what the event of a run's first push carries
 SUSPECT_AFTER = timedelta(seconds=2)  #: when a sweep first checks whether the job of a queued run was lost
 
@@ -243,6 +244,9 @@ class Propagation:
 
     def settle(self, arrivals: Sequence[Arrival]) -> None:
         """Write the arrivals; what has all of its inputs becomes ready, or is skipped if none of them was taken."""
+        if len(arrivals) == 1 and arrivals[0].taken and arrivals[0].edge.target_inputs == 1:
+            self._place([self._row(arrivals)], ())  # the link of a chain
+            return
         while arrivals:
             arrivals = self._round(arrivals)
 
@@ -268,17 +272,16 @@ class Propagation:
         by_target: dict[str, list[Arrival]] = {}
         for arrival in arrivals:
             by_target.setdefault(arrival.edge.target, []).append(arrival)
-        rows: list[tuple[RunRow, int]] = []
-        for target, those in sorted(by_target.items()):
-            edge = those[0].edge
-            row = RunRow(
-                self._execution.id, target, 0, NodeStatus.PENDING.value, edge.target_type, edge.target_queue,
-                self._execution.priority, pending=edge.target_inputs - len(those),
-                taken=sum(arrival.taken for arrival in those), fence=self._execution.first_fence,
-                claim_reference=those[-1].reference, pushed_epoch=self._tx.epoch,
-            )  # fmt: skip
-            rows.append((row, len(those)))
-        return rows
+        return [(self._row(those), len(those)) for _, those in sorted(by_target.items())]
+
+    def _row(self, arrivals: Sequence[Arrival]) -> RunRow:
+        """Return the row of a node as these arrivals, all of them at it, make it."""
+        edge = arrivals[0].edge
+        return RunRow(
+            self._execution.id, edge.target, 0, _PENDING, edge.target_type, edge.target_queue, self._execution.priority,
+            edge.target_inputs - len(arrivals), sum(arrival.taken for arrival in arrivals), self._execution.first_fence,
+            claim_reference=arrivals[-1].reference, pushed_epoch=self._tx.epoch,
+        )  # fmt: skip
 
     def _skip(self, rows: Sequence[RunRow], there: Collection[str]) -> list[Arrival]:
         """Skip nodes none of whose inputs was taken, and return the arrivals at their own successors."""
@@ -312,7 +315,7 @@ class Propagation:
                 ready.remove(row)
                 self._wishes.remove(wish)
                 run = row._replace(
-                    status=NodeStatus.RUNNING.value, fence=self._execution.first_fence + 1, worker_id=wish.worker_id,
+                    status=_RUNNING, fence=self._execution.first_fence + 1, worker_id=wish.worker_id,
                     pushed_epoch=self._tx.epoch, started_at=self._tx.later(),
                 )  # fmt: skip
                 placed.append((row, run))
@@ -322,7 +325,7 @@ class Propagation:
             assert row.claim_reference is not None
             if self._running:
                 run = row._replace(
-                    status=NodeStatus.QUEUED.value, fence=self._execution.first_fence, push=1,
+                    status=_QUEUED, fence=self._execution.first_fence, push=1,
                     pushed_epoch=self._tx.epoch, pushed_at=self._tx.now, due_at=self._tx.now + SUSPECT_AFTER,
                 )  # fmt: skip
                 self.pushed.append((row.claim_reference, run))
@@ -335,7 +338,8 @@ class Propagation:
                 self._note(run, "node.held")
             placed.append((row, run))
         self._tx.insert_runs([run for row, run in placed if row.node_id not in there])
-        self._tx.update_runs([(row, run) for row, run in placed if row.node_id in there])
+        if there:
+            self._tx.update_runs([(row, run) for row, run in placed if row.node_id in there])
 
     def _wanted(self, wish: Wish, ready: Sequence[RunRow]) -> RunRow | None:
         for node_id in wish.successors:

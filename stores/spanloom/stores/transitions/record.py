@@ -25,6 +25,7 @@ ENDS = {
     Outcome.SKIPPED: NodeStatus.SKIPPED,
 }
 
+_ENDED = {status: f"node.{status.value}" for status in ENDS.values()}
 _STALE = RecordResult(recorded=False)
 
 
@@ -146,20 +147,19 @@ class _Group:
     def _end_run(self, work: Work, run: RunRow) -> None:
         tx, request = self._tx, work.request
         status = ENDS[request.outcome]
-        edges = () if run.item else self._graph.following(run.node_id)
-        handled = request.handled or any(edge.target != END and edge.is_taken(status, request.taken) for edge in edges)
-        lost = status is NodeStatus.FAILED and not run.item and not handled
+        lost = status is NodeStatus.FAILED and not run.item and not self._is_handled(work)
         result = ResultRow(
-            *run.key, run.node_type, status.value, request.data, request.error,
+            run.execution_id, run.node_id, run.item, run.node_type, status.value, request.data, request.error,
             None if request.taken is None else json.dumps(request.taken), not lost, run.attempt, run.recovery_attempts,
             run.fence, run.push, run.worker_id, request.span, run.started_at, tx.now,
         )  # fmt: skip
         tx.end_runs([(run, result)])
-        del self._runs[run.key]
-        tx.add_telemetry(run.key, request.logs, request.spans)
+        del self._runs[request.key]
+        if request.logs or request.spans:
+            tx.add_telemetry(request.key, request.logs, request.spans)
         told = as_data({"error": json.loads(request.error or "{}")}) if status is NodeStatus.FAILED else None
         tx.add_events(
-            [Event(run.execution_id, f"node.{status.value}", run.node_id, run.item, run.attempt, run.worker_id, told)]
+            [Event(run.execution_id, _ENDED[status], run.node_id, run.item, run.attempt, run.worker_id, told)]
         )
         if run.item or self._error is not None:
             return

@@ -8,10 +8,27 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from spanloom.engine.store.requests import ExecutionHeader, LogLine, NodeKey, SpanLine, StartRequest
-from spanloom.engine.store.states import ExecutionStatus, NodeStatus, check_execution_transition, check_node_transition
+from spanloom.engine.store.states import (
+    EXECUTION_TRANSITIONS,
+    NODE_TRANSITIONS,
+    ExecutionStatus,
+    NodeStatus,
+    check_execution_transition,
+    check_node_transition,
+)
 from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, ResultRow, RunRow
 
 __all__ = ["RunFilter", "StoredEvent", "Transaction", "UsedKey", "VersionRow", "always", "never"]
+
+
+# The tables of states.py as pairs of plain text: they are looked up several times a node.
+_EXECUTION_CHANGES = {(old.value, new.value) for old, some in EXECUTION_TRANSITIONS.items() for new in some}
+_RUN_CHANGES = {(old.value, new.value) for old, some in NODE_TRANSITIONS.items() for new in some}
+
+
+def _check_run(run: RunRow, wanted: str) -> None:
+    if (run.status, wanted) not in _RUN_CHANGES:
+        check_node_transition(run.node_id, NodeStatus(run.status), NodeStatus(wanted))
 
 
 class RunFilter(NamedTuple):
@@ -125,7 +142,8 @@ class Transaction(ABC):
         `revise` raises their revision. Raises InvalidTransition where the table of states.py forbids it.
         """
         for row in rows:
-            check_execution_transition(row.id, ExecutionStatus(row.status), to)
+            if (row.status, to) not in _EXECUTION_CHANGES:
+                check_execution_transition(row.id, ExecutionStatus(row.status), to)
         return self.update_executions(rows, revise=revise, status=to.value, **columns)
 
     @abstractmethod
@@ -179,7 +197,7 @@ class Transaction(ABC):
         """
         for old, new in changes:
             if new.status != old.status:
-                check_node_transition(old.node_id, NodeStatus(old.status), NodeStatus(new.status))
+                _check_run(old, new.status)
         self._write_runs(changes)
 
     @abstractmethod
@@ -211,7 +229,7 @@ class Transaction(ABC):
         Raises InvalidTransition where the table of states.py forbids it.
         """
         for run, result in ends:
-            check_node_transition(run.node_id, NodeStatus(run.status), NodeStatus(result.status))
+            _check_run(run, result.status)
         self.delete_runs([run.key for run, _ in ends])
         self.insert_results([result for _, result in ends])
 
