@@ -283,6 +283,16 @@ class ControlResult:
     jobs: Sequence[NodeJob] = ()
 
 
+class ControlAction(StrEnum):
+    """The control transitions that can be done to many executions in one step."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"
+    ACKNOWLEDGE = "acknowledge"
+
+
 @dataclass(frozen=True, slots=True)
 class PurgeResult:
     """Answer a purge: how much went. `more`: the limit was reached, call again."""

@@ -6,12 +6,15 @@ As store.py says of the whole port, each method is one transition and one transa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
+from spanloom.engine.errors import UserError
 from spanloom.engine.store.requests import (
     ClaimAnswer,
+    ControlAction,
     ControlResult,
     NodeJob,
     NodeKey,
@@ -203,6 +206,30 @@ class Control(ABC):
         Raises InvalidTransition unless it is failed; not done never. A `$parent` row of its own end goes.
         Events: execution.retried, node.reset, node.queued, node.waiting, and those of a cancel.
         """
+
+    def control_executions(
+        self, action: ControlAction, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[ControlResult | UserError]:
+        """Do one control transition to many executions and return, for each in order, its result or what forbids it.
+
+        Each has the events and the effects of the transition of its own; one that is refused does not keep the others
+        from theirs. One that is also a descendant of another comes with that one: its own result is done=False. A
+        store may do them in one transaction; here each is a call of its own.
+        """
+        step: Callable[[str], ControlResult] = {
+            ControlAction.CANCEL: partial(self.cancel_execution, now=now),
+            ControlAction.PAUSE: partial(self.pause_execution, now=now),
+            ControlAction.RESUME: partial(self.resume_execution, epoch=epoch, now=now),
+            ControlAction.RETRY: partial(self.retry_execution, epoch=epoch, now=now),
+            ControlAction.ACKNOWLEDGE: partial(self.acknowledge_execution, now=now),
+        }[action]
+        results: list[ControlResult | UserError] = []
+        for execution_id in execution_ids:
+            try:
+                results.append(step(execution_id))
+            except UserError as error:
+                results.append(error)
+        return results
 
     @abstractmethod
     def fail_execution(

@@ -13,6 +13,7 @@ from spanloom.stores.transitions.transaction import StoredEvent
 
 __all__ = ["SqlResults"]
 
+_RESULT_WITHOUT_DATA = ", ".join("NULL" if name == "data" else name for name in RESULT_COLUMNS)
 _LATEST_EXPORT = """
 ON CONFLICT (worker_id, execution_id) DO UPDATE
 SET until_ns = CASE WHEN span_exports.until_ns > excluded.until_ns THEN span_exports.until_ns
@@ -31,15 +32,18 @@ class SqlResults(SqlRows):
         if rows:
             self._run(insert("node_results", RESULT_COLUMNS), [row._asdict() for row in rows])
 
-    def results(self, execution_id: str, node_ids: Collection[str] | None = None) -> list[ResultRow]:
+    def results(
+        self, execution_id: str, node_ids: Collection[str] | None = None, *, data: bool = True
+    ) -> list[ResultRow]:
         """See Transaction.results."""
+        columns = RESULT if data else _RESULT_WITHOUT_DATA
         condition = "execution_id = :execution_id AND item = 0"
         parameters: dict[str, Any] = {"execution_id": execution_id}
         if node_ids is not None:
             condition += " AND node_id = ANY(:nodes::text[])"
             parameters["nodes"] = list(node_ids)
         rows = self._all(
-            f"SELECT {RESULT} FROM {{s}}node_results WHERE {condition} ORDER BY node_id",
+            f"SELECT {columns} FROM {{s}}node_results WHERE {condition} ORDER BY node_id",
             parameters,
         )
         return [self._result(row) for row in rows]
@@ -93,6 +97,15 @@ class SqlResults(SqlRows):
         """See Transaction.item."""
         row = self._one(f"SELECT data FROM {{s}}node_items WHERE {KEY}", key._asdict())
         return None if row is None else str(row[0])
+
+    def bounds(self, execution_id: str, node_ids: Collection[str]) -> dict[str, str]:
+        """See Transaction.bounds."""
+        rows = self._all(
+            "SELECT node_id, data FROM {s}node_items "
+            "WHERE execution_id = :execution_id AND node_id = ANY(:nodes::text[]) AND item = 0",
+            {"execution_id": execution_id, "nodes": list(node_ids)},
+        )
+        return {str(node_id): str(data) for node_id, data in rows}
 
     def item_count(self, execution_id: str, node_id: str) -> int:
         """See Transaction.item_count."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -154,15 +154,21 @@ def inputs(tx: Transaction, execution: ExecutionRow, node_id: str) -> tuple[dict
 
 
 def recount_arrivals(
-    tx: Transaction, execution: ExecutionRow, nodes: Collection[str], *, from_start: bool = False, outbox: bool = False
+    tx: Transaction,
+    execution: ExecutionRow,
+    nodes: Collection[str],
+    ended: Iterable[ResultRow],
+    *,
+    from_start: bool = False,
+    outbox: bool = False,
 ) -> tuple[int, list[RunRow]]:
     """Make the rows of nodes that have none as their arrivals want it, and count anew what `$end` waits for.
 
-    What has arrived is told by the results that are there. Returns how many arrivals `$end` waits for, and the runs
+    What has arrived is what the results, `ended`, show. Returns how many arrivals `$end` waits for, and the runs
     that are queued by it: with `from_start` also entry nodes.
     """
     graph = tx.graph(execution.workflow_id, execution.version)
-    results = {row.node_id: row for row in tx.results(execution.id) if row.arrived}
+    results = {row.node_id: row for row in ended if row.arrived}
     rows: list[RunRow] = []
     for node_id in sorted(nodes):
         edges = graph.leading(node_id)

@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 from spanloom.engine.errors import InvalidTransition, StaleVersion, UnknownExecution, UserError
 from spanloom.engine.store.models import Execution
-from spanloom.engine.store.requests import END, PARENT, START, ControlResult, NodeKey, RecordRequest, RecordResult
+from spanloom.engine.store.requests import (
+    END,
+    PARENT,
+    START,
+    ControlResult,
+    NodeJob,
+    NodeKey,
+    RecordRequest,
+    RecordResult,
+)
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind, check_execution_transition
 from spanloom.stores.sql.base import canonical_id, check_manual
 from spanloom.stores.transitions.arrivals import fail, notify_parent, queue_held
@@ -18,13 +27,14 @@ from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, Run
 from spanloom.stores.transitions.transaction import RunFilter, Transaction, always
 
 __all__ = [
+    "Answer",
     "ControlTarget",
     "acknowledge",
     "cancel",
     "cancel_open",
     "end_node",
     "fail_execution",
-    "find",
+    "find_all",
     "pause",
     "resume",
 ]
@@ -40,23 +50,43 @@ class ControlTarget(NamedTuple):
     read: Callable[[str], Execution | None]  # for a stale caller's error
 
 
-def lock(tx: Transaction, target: ControlTarget) -> ExecutionRow:
-    """Lock the execution alone. Raises UnknownExecution."""
-    execution_id = canonical_id(target.execution_id)
-    locked = {} if execution_id is None else tx.lock_executions([execution_id], alone=always)
-    if execution_id is None or execution_id not in locked:
-        raise UnknownExecution(target.execution_id)
-    return locked[execution_id]
+Found = ExecutionRow | UserError
+Answer = ControlResult | UserError
 
 
-def find(
-    tx: Transaction, target: ControlTarget, wanted: ExecutionStatus, *, only: ExecutionStatus | None = None
-) -> ExecutionRow:
-    """Return the execution that is to become `wanted`, or is so already; raise what forbids the change.
+def lock_all(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Found]:
+    """Lock executions alone and return them, or UnknownExecution, in the order of the targets."""
+    ids = [canonical_id(target.execution_id) for target in targets]
+    locked = tx.lock_executions({known for known in ids if known is not None}, alone=always)
+    return [
+        locked[known] if known in locked else UnknownExecution(target.execution_id)
+        for target, known in zip(targets, ids, strict=True)
+    ]
+
+
+def find_all(
+    tx: Transaction,
+    targets: Sequence[ControlTarget],
+    wanted: ExecutionStatus,
+    *,
+    only: ExecutionStatus | None = None,
+) -> list[Found]:
+    """Return the executions that are to become `wanted`, or are so already, or what forbids the change of each.
 
     `only` is the one status from which this way leads, where the table knows other ways as well.
     """
-    row = lock(tx, target)
+    found: list[Found] = []
+    for target, row in zip(targets, lock_all(tx, targets), strict=True):
+        try:
+            found.append(row if isinstance(row, UserError) else _checked(target, row, wanted, only))
+        except UserError as error:
+            found.append(error)
+    return found
+
+
+def _checked(
+    target: ControlTarget, row: ExecutionRow, wanted: ExecutionStatus, only: ExecutionStatus | None
+) -> ExecutionRow:
     if row.status == wanted and only is not ExecutionStatus.FAILED:
         return row
     check_revision(target, row)
@@ -73,43 +103,84 @@ def check_revision(target: ControlTarget, row: ExecutionRow) -> None:
         raise StaleVersion(f"execution {row.id}", expected, row.revision, target.read(row.id))
 
 
-def pause(tx: Transaction, target: ControlTarget) -> ControlResult:
-    """Pause a running execution and its running descendants; what is queued in them is held.
+def pause(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Answer]:
+    """Pause running executions and their running descendants; what is queued in them is held.
 
     What waits goes on waiting, and the deadline goes on counting.
     """
-    root = find(tx, target, ExecutionStatus.PAUSED)
-    if root.status == ExecutionStatus.PAUSED:
-        return ControlResult(False, root.revision)
-    family = _in_family(tx, root, ExecutionStatus.RUNNING)
-    paused = tx.set_status(family, ExecutionStatus.PAUSED)
+    found = find_all(tx, targets, ExecutionStatus.PAUSED)
+    families = Families(tx, found, leave=ExecutionStatus.PAUSED)
+    paused = tx.set_status(families.members(ExecutionStatus.RUNNING), ExecutionStatus.PAUSED)
     held = tx.move_runs(
         RunFilter(_ids(paused), [NodeStatus.QUEUED]), NodeStatus.HELD, due_at=None, claim_reference=None
     )
     tx.add_events([_revised(row, "execution.paused") for row in paused])
     tx.add_events([Event(run.execution_id, "node.held", run.node_id, run.item, run.attempt) for run in held])
-    return ControlResult(True, paused[0].revision, _ids(paused))
+    return families.answers(found, paused)
 
 
-def resume(tx: Transaction, target: ControlTarget) -> ControlResult:
-    """Set a paused execution and its paused descendants running; what is held in them is queued."""
-    root = find(tx, target, ExecutionStatus.RUNNING, only=ExecutionStatus.PAUSED)
-    if root.status == ExecutionStatus.RUNNING:
-        return ControlResult(False, root.revision)
-    resumed = tx.set_status(_in_family(tx, root, ExecutionStatus.PAUSED), ExecutionStatus.RUNNING)
+def resume(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Answer]:
+    """Set paused executions and their paused descendants running; what is held in them is queued."""
+    found = find_all(tx, targets, ExecutionStatus.RUNNING, only=ExecutionStatus.PAUSED)
+    families = Families(tx, found, leave=ExecutionStatus.RUNNING)
+    resumed = tx.set_status(families.members(ExecutionStatus.PAUSED), ExecutionStatus.RUNNING)
     tx.add_events([_revised(row, "execution.resumed") for row in resumed])
-    runs = queue_held(tx, _ids(resumed), because="resumed")
-    return ControlResult(True, resumed[0].revision, _ids(resumed), [run.job for run in runs])
+    return families.answers(found, resumed, queue_held(tx, _ids(resumed), because="resumed"))
 
 
-def cancel(tx: Transaction, target: ControlTarget) -> ControlResult:
-    """Cancel an execution, its open descendants, and the open runs of them all."""
-    root = find(tx, target, ExecutionStatus.CANCELLED)
-    if root.status == ExecutionStatus.CANCELLED:
-        return ControlResult(False, root.revision)
-    cancelled = cancel_open(tx, [root, *tx.lock_descendants([root.id])])
-    notify_parent(tx, root)
-    return ControlResult(True, root.revision + 1, _ids(cancelled))
+def cancel(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Answer]:
+    """Cancel executions, their open descendants, and the open runs of them all."""
+    found = find_all(tx, targets, ExecutionStatus.CANCELLED)
+    families = Families(tx, found, leave=ExecutionStatus.CANCELLED)
+    cancelled = cancel_open(tx, families.members(*_OPEN))
+    for root in families.roots:
+        notify_parent(tx, root)
+    return families.answers(found, cancelled)
+
+
+class Families:
+    """The executions that a control reaches, each with its descendants. All of their rows are held alone.
+
+    An execution that is a descendant of another one comes with that. Those whose status is to be left are not reached.
+    """
+
+    def __init__(self, tx: Transaction, found: Sequence[Found], *, leave: ExecutionStatus) -> None:
+        rows = {row.id: row for row in found if isinstance(row, ExecutionRow) and row.status != leave}
+        descendants = tx.lock_descendants(list(rows)) if rows else []
+        self._owners = {execution_id: execution_id for execution_id in rows}
+        for row in descendants:  # parents come before their children
+            if row.parent_id in self._owners:
+                self._owners[row.id] = self._owners[row.parent_id]
+            rows[row.id] = row
+        self._rows = rows
+        self.roots = [row for row in rows.values() if self._owners[row.id] == row.id]
+
+    def members(self, *statuses: ExecutionStatus) -> list[ExecutionRow]:
+        """Return all executions with these statuses: each root, then its descendants, parents first."""
+        by_root: dict[str, list[ExecutionRow]] = {root.id: [] for root in self.roots}
+        for row in self._rows.values():
+            by_root[self._owners[row.id]].append(row)
+        return [row for family in by_root.values() for row in family if row.status in statuses]
+
+    def answers(
+        self, found: Sequence[Found], changed: Sequence[ExecutionRow], runs: Sequence[RunRow] = ()
+    ) -> list[Answer]:
+        """Return what was done to each that was asked for: what was changed, and what is to be pushed for it."""
+        now = {row.id: row for row in changed}
+        executions: dict[str, list[str]] = {}
+        jobs: dict[str, list[NodeJob]] = {}
+        for row in changed:
+            executions.setdefault(self._owners[row.id], []).append(row.id)
+        for run in runs:
+            jobs.setdefault(self._owners[run.execution_id], []).append(run.job)
+        return [
+            row
+            if isinstance(row, UserError)
+            else ControlResult(
+                row.id in executions, now.get(row.id, row).revision, executions.get(row.id, ()), jobs.get(row.id, ())
+            )
+            for row in found
+        ]
 
 
 def cancel_open(tx: Transaction, rows: Sequence[ExecutionRow]) -> list[ExecutionRow]:
@@ -132,10 +203,6 @@ def cancel_open(tx: Transaction, rows: Sequence[ExecutionRow]) -> list[Execution
     return cancelled
 
 
-def _in_family(tx: Transaction, root: ExecutionRow, status: ExecutionStatus) -> list[ExecutionRow]:
-    return [root, *(row for row in tx.lock_descendants([root.id]) if row.status == status)]
-
-
 def _ids(rows: Sequence[ExecutionRow]) -> list[str]:
     return [row.id for row in rows]
 
@@ -147,9 +214,11 @@ def _revised(row: ExecutionRow, kind: str) -> Event:
 # ---- by hand ----
 
 
-def fail_execution(tx: Transaction, target: ControlTarget, error: str) -> ControlResult:
+def fail_execution(tx: Transaction, target: ControlTarget, error: str) -> Answer:
     """Fail a running or paused execution, as its deadline would."""
-    row = find(tx, target, ExecutionStatus.FAILED)
+    (row,) = find_all(tx, [target], ExecutionStatus.FAILED)
+    if isinstance(row, UserError):
+        return row
     if row.status == ExecutionStatus.FAILED:
         return ControlResult(False, row.revision)
     (revised,) = tx.update_executions([row], revise=True)
@@ -157,16 +226,23 @@ def fail_execution(tx: Transaction, target: ControlTarget, error: str) -> Contro
     return ControlResult(True, revised.revision, [row.id])
 
 
-def acknowledge(tx: Transaction, target: ControlTarget) -> ControlResult:
-    """Mark a failed execution as dealt with."""
-    row = lock(tx, target)
+def acknowledge(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Answer]:
+    """Mark failed executions as dealt with."""
+    rows = zip(targets, lock_all(tx, targets), strict=True)
+    return [row if isinstance(row, UserError) else _acknowledge(tx, target, row) for target, row in rows]
+
+
+def _acknowledge(tx: Transaction, target: ControlTarget, row: ExecutionRow) -> Answer:
     if row.acknowledged_at is not None:
         return ControlResult(False, row.revision)
-    check_revision(target, row)
+    try:
+        check_revision(target, row)
+    except StaleVersion as error:
+        return error
     if row.status != ExecutionStatus.FAILED:
-        raise InvalidTransition(f"execution {row.id}", row.status, "acknowledged")
+        return InvalidTransition(f"execution {row.id}", row.status, "acknowledged")
     (revised,) = tx.update_executions([row], revise=True, acknowledged_at=tx.now)
-    tx.add_events([Event(row.id, "execution.acknowledged", data=as_data({"revision": revised.revision}))])
+    tx.add_events([_revised(revised, "execution.acknowledged")])
     return ControlResult(True, revised.revision)
 
 

@@ -7,7 +7,7 @@ items are kept with what they were mapped over, and under item 0 the bounds, whi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -82,10 +82,9 @@ def fan_out(
     return new, _follows(tx, execution, reference, opened)
 
 
-def read_bounds(tx: Transaction, key: NodeKey) -> Bounds | None:
-    """Return the bounds of a mapped node; None if it has not been mapped."""
-    text = tx.item(key)
-    return None if text is None else Bounds(**json.loads(text))
+def read_bounds(tx: Transaction, execution_id: str, node_ids: Collection[str]) -> dict[str, Bounds]:
+    """Return the bounds of those of these nodes that have been mapped."""
+    return {node_id: Bounds(**json.loads(text)) for node_id, text in tx.bounds(execution_id, node_ids).items()}
 
 
 def end_items(tx: Transaction, execution: ExecutionRow, ends: Sequence[ItemEnd]) -> Iterator[Follows]:

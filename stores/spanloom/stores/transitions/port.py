@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable
+from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable, UserError
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import (
     ClaimAnswer,
+    ControlAction,
     ControlResult,
     NodeJob,
     NodeKey,
@@ -45,7 +46,14 @@ __all__ = ["Transitions"]
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-ControlStep = Callable[[Transaction, ControlTarget], ControlResult]
+
+_STEPS: Mapping[ControlAction, Callable[[Transaction, Sequence[ControlTarget]], list[ControlResult | UserError]]] = {
+    ControlAction.CANCEL: cancel,
+    ControlAction.PAUSE: pause,
+    ControlAction.RESUME: resume,
+    ControlAction.RETRY: retry,
+    ControlAction.ACKNOWLEDGE: acknowledge,
+}
 
 
 class Transitions(ExecutionStore):
@@ -104,41 +112,49 @@ class Transitions(ExecutionStore):
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
     ) -> ControlResult:
         """See Control.cancel_execution."""
-        return self._control(cancel, execution_id, expected_revision, now=now)
+        return self._control(ControlAction.CANCEL, execution_id, expected_revision, now=now)
 
     def pause_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
     ) -> ControlResult:
         """See Control.pause_execution."""
-        return self._control(pause, execution_id, expected_revision, now=now)
+        return self._control(ControlAction.PAUSE, execution_id, expected_revision, now=now)
 
     def resume_execution(
         self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
     ) -> ControlResult:
         """See Control.resume_execution."""
-        return self._control(resume, execution_id, expected_revision, epoch=epoch, now=now)
+        return self._control(ControlAction.RESUME, execution_id, expected_revision, epoch=epoch, now=now)
 
     def retry_execution(
         self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
     ) -> ControlResult:
         """See Control.retry_execution."""
-        return self._control(retry, execution_id, expected_revision, epoch=epoch, now=now)
-
-    def fail_execution(
-        self, execution_id: str, error: str, *, expected_revision: int | None = None, now: datetime | None = None
-    ) -> ControlResult:
-        """See Control.fail_execution."""
-
-        def step(tx: Transaction, target: ControlTarget) -> ControlResult:
-            return fail_execution(tx, target, error)
-
-        return self._control(step, execution_id, expected_revision, now=now)
+        return self._control(ControlAction.RETRY, execution_id, expected_revision, epoch=epoch, now=now)
 
     def acknowledge_execution(
         self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
     ) -> ControlResult:
         """See Control.acknowledge_execution."""
-        return self._control(acknowledge, execution_id, expected_revision, now=now)
+        return self._control(ControlAction.ACKNOWLEDGE, execution_id, expected_revision, now=now)
+
+    def control_executions(
+        self, action: ControlAction, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
+    ) -> list[ControlResult | UserError]:
+        """See Control.control_executions."""
+        targets = [ControlTarget(execution_id, None, self.get_execution) for execution_id in execution_ids]
+
+        def step(some: Sequence[ControlTarget]) -> list[ControlResult | UserError]:
+            return self._transact(lambda tx: _STEPS[action](tx, some), epoch=epoch, now=now)
+
+        return self._each(targets, step)
+
+    def fail_execution(
+        self, execution_id: str, error: str, *, expected_revision: int | None = None, now: datetime | None = None
+    ) -> ControlResult:
+        """See Control.fail_execution."""
+        target = ControlTarget(execution_id, expected_revision, self.get_execution)
+        return _done(self._transact(lambda tx: fail_execution(tx, target, error), now=now))
 
     def update_node_result(self, record: RecordRequest, *, epoch: int = 0, now: datetime | None = None) -> RecordResult:
         """See Control.update_node_result."""
@@ -175,7 +191,7 @@ class Transitions(ExecutionStore):
 
     def _control(
         self,
-        step: ControlStep,
+        action: ControlAction,
         execution_id: str,
         expected_revision: int | None,
         *,
@@ -183,7 +199,8 @@ class Transitions(ExecutionStore):
         now: datetime | None = None,
     ) -> ControlResult:
         target = ControlTarget(execution_id, expected_revision, self.get_execution)
-        return self._transact(lambda tx: step(tx, target), epoch=epoch, now=now)
+        (answer,) = self._transact(lambda tx: _STEPS[action](tx, [target]), epoch=epoch, now=now)
+        return _done(answer)
 
     def _each(self, items: Sequence[Item], step: Callable[[Sequence[Item]], list[Answer]]) -> list[Answer]:
         """Do a step for all items in one call; if one of them can't be done, in a call for each.
@@ -211,3 +228,10 @@ class Transitions(ExecutionStore):
         if failure is not None:
             raise failure
         return answers
+
+
+def _done(answer: ControlResult | UserError) -> ControlResult:
+    """Return what was done, or raise what forbade it."""
+    if isinstance(answer, UserError):
+        raise answer
+    return answer

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from spanloom.engine.errors import UserError
 from spanloom.engine.store.requests import PARENT, ControlResult, NodeJob, NodeKey
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind, check_node_transition
 from spanloom.stores.schema import FENCES_A_REVISION
 from spanloom.stores.transitions.arrivals import complete, queue_held, queued, recount_arrivals
-from spanloom.stores.transitions.control import ControlTarget, cancel_open, find
+from spanloom.stores.transitions.control import Answer, ControlTarget, cancel_open, find_all
 from spanloom.stores.transitions.mapped import Bounds, Opening, open_items, read_bounds
 from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, RunRow, as_data
 from spanloom.stores.transitions.transaction import RunFilter, Transaction, always
@@ -17,13 +18,25 @@ from spanloom.stores.transitions.transaction import RunFilter, Transaction, alwa
 __all__ = ["retry"]
 
 
-def retry(tx: Transaction, target: ControlTarget) -> ControlResult:
-    """Set a failed execution running again, with those children whose failure had failed it."""
-    root = find(tx, target, ExecutionStatus.RUNNING, only=ExecutionStatus.FAILED)
-    tx.lock_descendants([root.id])
-    one = _Retry(tx)
-    one.run_again(root)
-    return ControlResult(True, root.revision + 1, one.changed, one.jobs)
+def retry(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Answer]:
+    """Set failed executions running again, each with those children whose failure had failed it."""
+    found = find_all(tx, targets, ExecutionStatus.RUNNING, only=ExecutionStatus.FAILED)
+    roots = [row.id for row in found if isinstance(row, ExecutionRow)]
+    if roots:
+        tx.lock_descendants(roots)
+    answers: list[Answer] = []
+    reached: set[str] = set()
+    for row in found:
+        if isinstance(row, UserError):
+            answers.append(row)
+        elif row.id in reached:  # it came with its parent
+            answers.append(ControlResult(False, row.revision + 1))
+        else:
+            one = _Retry(tx)
+            one.run_again(row)
+            reached.update(one.changed)
+            answers.append(ControlResult(True, row.revision + 1, one.changed, one.jobs))
+    return answers
 
 
 class _Retry:
@@ -42,16 +55,22 @@ class _Retry:
         tx.add_events([Event(execution.id, "execution.retried", data=as_data({"revision": execution.revision}))])
         tx.delete_runs([NodeKey(execution.id, PARENT)])
         graph = tx.graph(execution.workflow_id, execution.version)
-        failures = [row for row in tx.results(execution.id) if row.status == NodeStatus.FAILED]
+        results = tx.results(execution.id, data=False)
+        failures = [row for row in results if row.status == NodeStatus.FAILED]
         handled = graph.downstream(row.node_id for row in failures if row.arrived)
         self._reset(execution, handled)
         again = [row for row in failures if row.node_id not in handled]
         self._forget(again)
-        left, _ = recount_arrivals(tx, execution, handled)
+        kept = [row for row in results if row.node_id not in handled and row not in again]
+        left, _ = recount_arrivals(tx, execution, handled, kept)
         self._wait_for_failed_children(execution)
         self.jobs += [run.job for run in queue_held(tx, [execution.id], because="retried")]
+        names = [result.node_id for result in again]
+        bounds = read_bounds(tx, execution.id, names) if names else {}
+        children = tx.children(execution.id, names) if names else []
         for result in again:
-            self._start_anew(execution, result)
+            mine = [child for child in children if child.parent_node_id == result.node_id]
+            self._start_anew(execution, result, bounds.get(result.node_id), mine)
         if not left:  # it had failed for its deadline, with its last run under way
             complete(tx, execution, None)
 
@@ -94,7 +113,9 @@ class _Retry:
             self._note_waiting(run, {"wait_kind": WaitKind.CHILD.value, "wait_key": child.id})
             self.run_again(child)
 
-    def _start_anew(self, execution: ExecutionRow, result: ResultRow) -> None:
+    def _start_anew(
+        self, execution: ExecutionRow, result: ResultRow, bounds: Bounds | None, children: Sequence[ExecutionRow]
+    ) -> None:
         """Make a failed run anew: queued, or waiting for what it had waited for if that runs again as well."""
         edge = self._tx.graph(execution.workflow_id, execution.version).target(result.node_id)
         assert edge is not None
@@ -103,19 +124,14 @@ class _Retry:
             execution.priority, fence=max(result.fence, execution.first_fence), push=result.push,
             pushed_epoch=self._tx.epoch, span=result.span,
         )  # fmt: skip
-        bounds = read_bounds(self._tx, run.key)
         if bounds is not None:
             self._wait_for_items(execution, run, bounds)
             return
         # A child from before an earlier reset of the run is none of its own.
         since = result.fence // FENCES_A_REVISION * FENCES_A_REVISION
-        children = [
-            child
-            for child in self._tx.children(execution.id, [result.node_id])
-            if child.parent_item == 0 and (child.parent_fence or 0) >= since
-        ]
-        if children and children[-1].status != ExecutionStatus.CANCELLED:
-            self._wait_for_child(run, children[-1])
+        own = [child for child in children if child.parent_item == 0 and (child.parent_fence or 0) >= since]
+        if own and own[-1].status != ExecutionStatus.CANCELLED:
+            self._wait_for_child(run, own[-1])
         else:
             self._queue(run)
 

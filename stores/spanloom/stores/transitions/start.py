@@ -139,7 +139,7 @@ def _not_carried(tx: Transaction, replay: Replay) -> SpanloomError | None:
     # Locked until the end: neither a purge nor a retry takes away meanwhile what is found here.
     if source is None or not tx.lock_executions([source]):
         return UnknownExecution(replay.source)
-    results = {row.node_id: row for row in tx.results(source, replay.carried)}
+    results = {row.node_id: row for row in tx.results(source, replay.carried, data=False)}
     for node_id in replay.carried:
         result = results.get(node_id)
         if result is not None and result.arrived:
@@ -167,5 +167,6 @@ def _take_over(tx: Transaction, execution: ExecutionRow, replay: Replay, *, outb
     settled = {*replay.carried, *replay.skipped}
     leading = {edge.target for node_id in (START, *settled) for edge in graph.following(node_id)}
     tx.insert_runs([_end_of(tx, execution, graph.leading(END)[0].target_inputs)])
-    _, ready = recount_arrivals(tx, execution, leading - settled - {END}, from_start=True, outbox=outbox)
+    ended = tx.results(execution.id, data=False)
+    _, ready = recount_arrivals(tx, execution, leading - settled - {END}, ended, from_start=True, outbox=outbox)
     return [] if outbox else [run.job for run in ready]

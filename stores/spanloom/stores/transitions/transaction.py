@@ -240,8 +240,10 @@ class Transaction(ABC):
         """Insert results."""
 
     @abstractmethod
-    def results(self, execution_id: str, node_ids: Collection[str] | None = None) -> list[ResultRow]:
-        """Return the results of nodes (item 0), of all if None, by node id."""
+    def results(
+        self, execution_id: str, node_ids: Collection[str] | None = None, *, data: bool = True
+    ) -> list[ResultRow]:
+        """Return the results of nodes (item 0), of all if None, by node id; without `data` that is None in them."""
 
     @abstractmethod
     def result(self, key: NodeKey) -> ResultRow | None:
@@ -273,7 +275,11 @@ class Transaction(ABC):
 
     @abstractmethod
     def item(self, key: NodeKey) -> str | None:
-        """Return what an item was mapped over; of item 0 the bounds of a mapped node."""
+        """Return what an item was mapped over."""
+
+    @abstractmethod
+    def bounds(self, execution_id: str, node_ids: Collection[str]) -> dict[str, str]:
+        """Return what is kept under item 0 of those of these nodes that are mapped, by node id."""
 
     @abstractmethod
     def item_count(self, execution_id: str, node_id: str) -> int:
