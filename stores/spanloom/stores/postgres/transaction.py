@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 
 from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
+from spanloom.engine.store.states import NodeStatus
 from spanloom.stores.sql.rows import KEY, Row
 from spanloom.stores.sql.statements import EXECUTION, RUN, for_postgres, insert
 from spanloom.stores.sql.transaction import SqlTransaction
@@ -117,11 +118,15 @@ class PostgresTransaction(SqlTransaction):
                 found += map(self._execution, self._all(statement, {"ids": level}))
         return sorted(found, key=lambda row: (row.depth, row.created_at, row.id))
 
-    def lock_runs(self, keys: Collection[NodeKey], *, wait: bool = True) -> dict[NodeKey, RunRow]:
+    def lock_runs(
+        self, keys: Collection[NodeKey], *, wait: bool = True, status: NodeStatus | None = None
+    ) -> dict[NodeKey, RunRow]:
         """See Transaction.lock_runs."""
         _ = self.now
-        statement = f"SELECT {RUN} FROM {{s}}node_runs WHERE {KEY} FOR UPDATE" + ("" if wait else " SKIP LOCKED")
-        return self._runs_of(statement, keys)
+        # A parameter, not a literal: with that the planner may go through all queued runs by their partial index.
+        condition, more = (KEY, {}) if status is None else (f"{KEY} AND status = :status", {"status": status.value})
+        lock = "FOR UPDATE" if wait else "FOR UPDATE SKIP LOCKED"
+        return self._runs_of(f"SELECT {RUN} FROM {{s}}node_runs WHERE {condition} {lock}", keys, more)
 
     def lock_family(self, root: str) -> list[ExecutionRow] | None:
         """See Transaction.lock_family. Read, locked, and read again: of what is locked none gets another child."""

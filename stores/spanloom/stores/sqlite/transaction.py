@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
+from spanloom.engine.store.states import NodeStatus
 from spanloom.stores.schema import from_micros, to_micros
 from spanloom.stores.sql.rows import Row
 from spanloom.stores.sql.statements import EXECUTION, for_sqlite
@@ -89,9 +90,11 @@ class SqliteTransaction(SqliteRows):
             key=lambda row: (row.depth, row.created_at, row.id),
         )
 
-    def lock_runs(self, keys: Collection[NodeKey], *, wait: bool = True) -> dict[NodeKey, RunRow]:
+    def lock_runs(
+        self, keys: Collection[NodeKey], *, wait: bool = True, status: NodeStatus | None = None
+    ) -> dict[NodeKey, RunRow]:
         """See Transaction.lock_runs."""
-        return self.runs(keys)
+        return {key: run for key, run in self.runs(keys).items() if status is None or run.status == status}
 
     def lock_family(self, root: str) -> list[ExecutionRow] | None:
         """See Transaction.lock_family."""

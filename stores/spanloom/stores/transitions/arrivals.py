@@ -247,16 +247,24 @@ class Propagation:
         self._graph = tx.graph(execution.workflow_id, execution.version)
         self._running = execution.status == ExecutionStatus.RUNNING
         self._wishes = [wish for wish in wishes if wish.successors] if self._running else []
+        self._there: set[str] = set()  # of what is ready: whose rows were there before
+        self._skipped: list[Event] = []
 
     def settle(self, arrivals: Sequence[Arrival]) -> None:
-        """Write the arrivals; what has all of its inputs becomes ready, or is skipped if none of them was taken."""
-        if len(arrivals) == 1 and arrivals[0].taken and arrivals[0].edge.target_inputs == 1:
-            self._place([self._row(arrivals)], ())  # the link of a chain
-            return
-        while arrivals:
-            arrivals = self._round(arrivals)
+        """Write the arrivals; what has all of its inputs becomes ready, or is skipped if none of them was taken.
 
-    def _round(self, arrivals: Sequence[Arrival]) -> list[Arrival]:
+        The history has them without the rounds: what was skipped, then what was claimed, then what was queued or held.
+        """
+        if len(arrivals) == 1 and arrivals[0].taken and arrivals[0].edge.target_inputs == 1:
+            self._place([self._row(arrivals)])  # the link of a chain
+            return
+        ready: list[RunRow] = []
+        while arrivals:
+            arrivals = self._round(arrivals, ready)
+        self._tx.add_events(sorted(self._skipped))
+        self._place(sorted(ready))
+
+    def _round(self, arrivals: Sequence[Arrival], ready: list[RunRow]) -> list[Arrival]:
         whole: list[RunRow] = []  # all inputs arrive at once: there is no row yet
         partial: list[RunRow] = []
         counts: dict[str, int] = {}
@@ -265,13 +273,10 @@ class Propagation:
             (partial if row.pending else whole).append(row)
         counted = self._tx.arrive(partial, counts) if partial else []
         met = sorted([*whole, *(row for row in counted if not row.pending)], key=lambda row: row.node_id)
-        there = {row.node_id for row in counted}
+        self._there.update(row.node_id for row in counted)
+        ready += [row for row in met if row.taken]
         skipped = [row for row in met if not row.taken]
-        onward = self._skip(skipped, there) if skipped else []
-        ready = [row for row in met if row.taken]
-        if ready:
-            self._place(ready, there)
-        return onward
+        return self._skip(skipped) if skipped else []
 
     def _summed(self, arrivals: Sequence[Arrival]) -> list[tuple[RunRow, int]]:
         """Sum the arrivals at each row: the row as they make it, and how many they are, by node id."""
@@ -289,10 +294,10 @@ class Propagation:
             claim_reference=arrivals[-1].reference, pushed_epoch=self._tx.epoch,
         )  # fmt: skip
 
-    def _skip(self, rows: Sequence[RunRow], there: Collection[str]) -> list[Arrival]:
+    def _skip(self, rows: Sequence[RunRow]) -> list[Arrival]:
         """Skip nodes none of whose inputs was taken, and return the arrivals at their own successors."""
         execution_id = self._execution.id
-        self._tx.delete_runs([row.key for row in rows if row.node_id in there])
+        self._tx.delete_runs([row.key for row in rows if row.node_id in self._there])
         self._tx.insert_results(
             [
                 ResultRow(
@@ -302,7 +307,7 @@ class Propagation:
                 for row in rows
             ]
         )  # fmt: skip
-        self._tx.add_events([Event(execution_id, "node.skipped", row.node_id) for row in rows])
+        self._skipped += [Event(execution_id, "node.skipped", row.node_id) for row in rows]
         onward: list[Arrival] = []
         for row in rows:
             for edge in self._graph.following(row.node_id):
@@ -313,9 +318,11 @@ class Propagation:
                     onward.append(Arrival(edge, False, row.claim_reference))
         return onward
 
-    def _place(self, ready: list[RunRow], there: Collection[str]) -> None:
+    def _place(self, ready: list[RunRow]) -> None:
         """Claim, queue or hold nodes that became ready."""
         placed: list[tuple[RunRow, RunRow]] = []
+        started: list[Event] = []
+        others: list[Event] = []
         for wish in list(self._wishes):
             if (row := self._wanted(wish, ready)) is not None and self._tx.is_live(wish.worker_id):
                 ready.remove(row)
@@ -326,7 +333,7 @@ class Propagation:
                 )  # fmt: skip
                 placed.append((row, run))
                 self.claimed.append((wish.reference, run))
-                self._note(run, "node.started", worker_id=wish.worker_id)
+                started.append(_event(run, "node.started", None, wish.worker_id))
         for row in ready:
             assert row.claim_reference is not None
             if self._running:
@@ -335,17 +342,18 @@ class Propagation:
                     pushed_epoch=self._tx.epoch, pushed_at=self._tx.now, due_at=self._tx.now + SUSPECT_AFTER,
                 )  # fmt: skip
                 self.pushed.append((row.claim_reference, run))
-                self._note(run, "node.queued", data=FIRST_PUSH)
+                others.append(Event(run.execution_id, "node.queued", run.node_id, 0, 1, None, FIRST_PUSH))
             else:
                 run = row._replace(
                     status=NodeStatus.HELD.value, fence=self._execution.first_fence, pushed_epoch=self._tx.epoch,
                     claim_reference=None,
                 )  # fmt: skip
-                self._note(run, "node.held")
+                others.append(_event(run, "node.held", None))
             placed.append((row, run))
-        self._tx.insert_runs([run for row, run in placed if row.node_id not in there])
-        if there:
-            self._tx.update_runs([(row, run) for row, run in placed if row.node_id in there])
+        self._tx.insert_runs([run for row, run in placed if row.node_id not in self._there])
+        if self._there:
+            self._tx.update_runs([(row, run) for row, run in placed if row.node_id in self._there])
+        self._tx.add_events([*sorted(started), *others])
 
     def _wanted(self, wish: Wish, ready: Sequence[RunRow]) -> RunRow | None:
         for node_id in wish.successors:
@@ -353,6 +361,3 @@ class Propagation:
                 if row.node_id == node_id and row.queue == wish.queue and row.claim_reference == wish.reference:
                     return row
         return None
-
-    def _note(self, run: RunRow, kind: str, *, worker_id: str | None = None, data: str | None = None) -> None:
-        self._tx.add_events([Event(run.execution_id, kind, run.node_id, 0, 1, worker_id, data)])

@@ -30,20 +30,24 @@ def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str |
     if not tx.is_live(worker_id):
         return [Refusal.RETIRED] * len(keys)
     executions = tx.lock_executions({key.execution_id for key in keys if canonical_id(key.execution_id)})
-    runs = tx.lock_runs([key for key in keys if key.execution_id in executions])
+    wanted = [key for key in keys if key.execution_id in executions]
+    # Not what a record holds, which may wait for a join that stands before it here.
+    queued = tx.lock_runs(wanted, status=NodeStatus.QUEUED)
+    others = tx.runs([key for key in wanted if key not in queued])
     reference = None if token is None else _call_reference(token)
     answers: dict[NodeKey, ClaimAnswer] = {}
     headers: dict[str, ExecutionHeader] = {}
     for key in sorted(set(keys)):
-        run = runs.get(key)
-        if run is None:
-            answers[key] = Refusal.GONE
-            continue
-        execution = executions[key.execution_id]
-        claimed = _claim(tx, execution, run, worker_id, reference)
+        if (run := queued.get(key)) is not None:
+            claimed = _claim(tx, executions[key.execution_id], run, worker_id, reference)
+        elif (run := others.get(key)) is not None:
+            claimed = _claimed_before(run, worker_id, reference)
+        else:
+            claimed = Refusal.GONE
         if isinstance(claimed, Refusal):
             answers[key] = claimed
             continue
+        execution = executions[key.execution_id]
         if execution.id not in headers:
             headers[execution.id] = tx.header(execution.id)
         answers[key] = Claim(headers[execution.id], node_claim(tx, execution, claimed))
@@ -59,11 +63,6 @@ def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str |
 def _claim(
     tx: Transaction, execution: ExecutionRow, run: RunRow, worker_id: str, reference: str | None
 ) -> RunRow | Refusal:
-    if run.status == NodeStatus.RUNNING:
-        again = reference is not None and run.worker_id == worker_id and run.claim_reference == reference
-        return run if again else Refusal.TAKEN
-    if run.status != NodeStatus.QUEUED:
-        return Refusal.NOT_READY
     if execution.status != ExecutionStatus.RUNNING:
         hold(tx, run)
         return Refusal.NOT_READY
@@ -74,6 +73,14 @@ def _claim(
     tx.update_runs([(run, new)])
     tx.add_events([Event(run.execution_id, "node.started", run.node_id, run.item, run.attempt, worker_id)])
     return new
+
+
+def _claimed_before(run: RunRow, worker_id: str, reference: str | None) -> RunRow | Refusal:
+    """Return a run that the same call was given before, or why this one, which was not queued, is not given."""
+    if run.status != NodeStatus.RUNNING:
+        return Refusal.NOT_READY
+    again = reference is not None and run.worker_id == worker_id and run.claim_reference == reference
+    return run if again else Refusal.TAKEN
 
 
 def node_claim(

@@ -133,7 +133,7 @@ def _wake(tx: Transaction, execution: ExecutionRow, run: RunRow, ended: RunRow, 
     if claimant is not None:
         new = ended._replace(
             status=NodeStatus.RUNNING.value, claim_reference=end.reference, fence=run.fence + 1,
-            worker_id=end.worker_id, started_at=tx.later(), pushed_epoch=tx.epoch, due_at=None,
+            worker_id=end.worker_id, started_at=tx.later(), due_at=None,
         )  # fmt: skip
         _note(tx, new, "node.started", worker_id=end.worker_id)
     elif execution.status == ExecutionStatus.RUNNING:

@@ -44,7 +44,6 @@ def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordRes
         return any(_may_end(tx, request, execution) for request in by_execution[execution.id])
 
     executions = tx.lock_executions(by_execution, alone=may_end)
-    runs = tx.lock_runs([request.key for request in requests if request.execution_id in executions])
     answers: dict[int, RecordResult] = {}
     for execution_id, places in groupby(order, key=lambda place: requests[place].execution_id):
         works = {place: Work(requests[place]) for place in places}
@@ -55,6 +54,8 @@ def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordRes
             if (until := work.request.exported_ns) is not None:
                 owner = (work.request.worker_id, execution_id)
                 exports[owner] = max(exports.get(owner, until), until)
+        # The runs of one execution, and what they lead to, before those of the next: as everybody locks them.
+        runs = tx.lock_runs([work.request.key for work in works.values()])
         answers |= zip(works, _Group(tx, execution, runs).record(list(works.values())), strict=True)
     tx.register_pending_exports(exports)
     return [answers[place] for place in range(len(requests))]

@@ -49,7 +49,7 @@ def _continuation(tx: Transaction, execution: ExecutionRow, request: RecordReque
     if request.outcome is Outcome.RELEASED and run is not None and run.fence == request.fence:
         runs.append(run)
     if request.outcome is Outcome.WAITING and request.child is not None:
-        runs += _entries(tx, request, request.child.execution_id)
+        runs += _entries(tx, request)
     jobs: list[NodeJob] = []
     following: NodeClaim | None = None
     for ready in sorted(set(runs)):
@@ -64,14 +64,14 @@ def _continuation(tx: Transaction, execution: ExecutionRow, request: RecordReque
     return RecordResult(True, tuple(jobs), following)
 
 
-def _entries(tx: Transaction, request: RecordRequest, child_id: str) -> list[RunRow]:
-    """Return the entry nodes of the child that the record has started, as far as nobody pushed them again."""
-    child = tx.executions([child_id]).get(child_id)
-    if child is None or child.parent_fence != request.fence:
-        return []
-    if (child.parent_id, child.parent_node_id, child.parent_item) != request.key:
-        return []
-    queued = tx.find_runs(RunFilter([child_id], [NodeStatus.QUEUED]))
+def _entries(tx: Transaction, request: RecordRequest) -> list[RunRow]:
+    """Return the entry nodes of the child that the claim has started, as far as nobody pushed them again."""
+    started = [
+        child.id
+        for child in tx.children(request.execution_id, [request.node_id])
+        if (child.parent_item, child.parent_fence) == (request.item, request.fence)
+    ]
+    queued = tx.find_runs(RunFilter(started, [NodeStatus.QUEUED])) if started else []
     return [run for run in queued if run.push == 1 and run.fence == 0]
 
 

@@ -163,8 +163,13 @@ class Transaction(ABC):
         """Return the open runs among these keys, without a lock."""
 
     @abstractmethod
-    def lock_runs(self, keys: Collection[NodeKey], *, wait: bool = True) -> dict[NodeKey, RunRow]:
-        """Lock open runs in the order of their keys and return them; without `wait` only those that nobody holds."""
+    def lock_runs(
+        self, keys: Collection[NodeKey], *, wait: bool = True, status: NodeStatus | None = None
+    ) -> dict[NodeKey, RunRow]:
+        """Lock open runs in the order of their keys and return them: only those of a status, if one is given.
+
+        Without `wait` only those that nobody holds.
+        """
 
     @abstractmethod
     def runs_made_ready(self, execution_id: str, reference: str) -> list[RunRow]:

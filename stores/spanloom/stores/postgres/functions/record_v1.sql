@@ -231,6 +231,7 @@ begin
         -- them without the rounds: first what was skipped, then what was claimed, then what was queued or held.
         v_skips := '{}';
         v_readies := '{}';
+        v_open := '{}';
         while cardinality(v_arrivals) > 0 loop
             a := v_arrivals[1];
             if cardinality(v_arrivals) = 1 and a.inputs = 1 and a.took and v_ready = 'queued'
@@ -286,9 +287,10 @@ begin
             select
                 coalesce(array_agg(row (d.*)::{schema}.execution_progress_v1) filter (where d.taken = 0), '{}'),
                 coalesce(array_agg(row (d.*)::{schema}.execution_progress_v1) filter (where d.taken > 0), '{}')
-            into v_skipped, v_open
+            into v_skipped, v_landed
             from landed d
             where d.pending = 0;
+            v_open := v_open || v_landed;
 
             v_arrivals := '{}';
             if cardinality(v_skipped) > 0 then
@@ -317,38 +319,39 @@ begin
                 join {schema}.workflow_edges e
                     on e.workflow_id = w.workflow_id and e.version = w.version and e.source = d.node_id;
             end if;
+        end loop;
 
-            -- Work first: each worker may take the first of its wishes that became ready in its queue. One whose lease has
-            -- lapsed is about to lose its claims: it gets no new one.
-            for k in v_first .. i loop
-                exit when v_ready = 'held' or cardinality(v_open) = 0;
-                continue when v_vias[k] is null or v_nexts[k] is not null or cardinality(v_works[k].successors) = 0
-                    or not {schema}.is_live_v1(v_works[k].worker_id, v_now);
-                foreach v_target in array v_works[k].successors loop
-                    select * into l from unnest(v_open) d
-                    where d.node_id = v_target and d.queue = v_queues[k] and d.via = v_vias[k];  -- made ready by this record
-                    if found then
-                        update {schema}.node_runs
-                        set status = 'running', fence = v_base + 1, worker_id = v_works[k].worker_id, due_at = null,
-                            push = 0, pushed_epoch = p_epoch, pushed_at = null,
-                            started_at = {schema}.transaction_time_v1(v_now), claim_reference = v_vias[k]
-                        where execution_id = w.execution_id and node_id = v_target and item = 0
-                        returning fence into v_fence;
-                        v_open := array_remove(v_open, l);
-                        v_readies := v_readies || row (
-                            w.execution_id, 'node.started', v_target, 0, 1, v_works[k].worker_id, null
-                        )::{schema}.event_v1;
-                        -- A statement after the arrival: what other transactions added to this join is seen now.
-                        v_nexts[k] := json_build_array(
-                            v_target, 0, l.node_type, l.queue, v_fence, 1, 0,
-                            {schema}.inputs_v1(w.execution_id, w.workflow_id, w.version, v_target), null, null, null
-                        );
-                        exit;
-                    end if;
-                end loop;
+        -- Work first: each worker may take the first of its wishes that became ready in its queue. One whose lease has
+        -- lapsed is about to lose its claims: it gets no new one.
+        for k in v_first .. i loop
+            exit when v_ready = 'held' or cardinality(v_open) = 0;
+            continue when v_vias[k] is null or v_nexts[k] is not null or cardinality(v_works[k].successors) = 0
+                or not {schema}.is_live_v1(v_works[k].worker_id, v_now);
+            foreach v_target in array v_works[k].successors loop
+                select * into l from unnest(v_open) d
+                where d.node_id = v_target and d.queue = v_queues[k] and d.via = v_vias[k];  -- made ready by this record
+                if found then
+                    update {schema}.node_runs
+                    set status = 'running', fence = v_base + 1, worker_id = v_works[k].worker_id, due_at = null,
+                        push = 0, pushed_epoch = p_epoch, pushed_at = null,
+                        started_at = {schema}.transaction_time_v1(v_now), claim_reference = v_vias[k]
+                    where execution_id = w.execution_id and node_id = v_target and item = 0
+                    returning fence into v_fence;
+                    v_open := array_remove(v_open, l);
+                    v_readies := v_readies || row (
+                        w.execution_id, 'node.started', v_target, 0, 1, v_works[k].worker_id, null
+                    )::{schema}.event_v1;
+                    -- A statement after the arrival: what other transactions added to this join is seen now.
+                    v_nexts[k] := json_build_array(
+                        v_target, 0, l.node_type, l.queue, v_fence, 1, 0,
+                        {schema}.inputs_v1(w.execution_id, w.workflow_id, w.version, v_target), null, null, null
+                    );
+                    exit;
+                end if;
             end loop;
+        end loop;
 
-            continue when cardinality(v_open) = 0;
+        if cardinality(v_open) > 0 then
             if exists (select from unnest(v_open) d where d.status = 'pending') then
                 -- A join that stood there before: its last input has come.
                 update {schema}.node_runs
@@ -366,17 +369,17 @@ begin
                 )::{schema}.event_v1
                 from unnest(v_open) d
             );
-            continue when v_ready = 'held';
             for r in
                 select array_position(v_vias, d.via) as work, string_agg(
                     json_build_array(w.execution_id, d.node_id, 0, d.node_type, d.queue, v_priority, 1)::text, ','
                 ) as jobs
                 from unnest(v_open) d
+                where v_ready = 'queued'
                 group by 1
             loop
                 v_jobs[r.work] := concat_ws(',', v_jobs[r.work], r.jobs);
             end loop;
-        end loop;
+        end if;
 
         if cardinality(v_skips) > 1 then
             v_skips := array(select e from unnest(v_skips) e order by e.node_id);
