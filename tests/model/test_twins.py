@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -16,7 +15,7 @@ from hypothesis.stateful import invariant, run_state_machine_as_test
 from model.execution import Execution
 from model.machine import FULL_EVERY, Machine
 from model.test_model import RUNS
-from model.twins import HOT, TwinWorld
+from model.twins import HOT, PAIRS, TwinWorld
 from model.world import open_rows
 from spanloom.engine.errors import SpanloomError
 from spanloom.engine.store.requests import Outcome, RecordRequest, Replay, StartRequest
@@ -29,12 +28,6 @@ class TwinMachine(Machine):
     """The model's machine over two stores at once; after each step every row of theirs is compared."""
 
     store: Any
-
-    def _send(self, records: list[RecordRequest]) -> None:
-        # Of one execution one at a time: together Postgres ends all runs first, so that what becomes ready is claimed
-        # by another one of these records, and the history is in another order. Each is held to the model by itself.
-        first = {record.execution_id: record for record in reversed(records)}
-        super()._send(list(first.values()))
 
     def _sweep(self, heads: dict[str, datetime | None], limit: int) -> None:
         super()._sweep(heads, 500)  # which of the rows that are due come first is each store's choice
@@ -91,20 +84,14 @@ def twin_machine_over(world: TwinWorld) -> type[TwinMachine]:
     return type("DrivenTwins", (TwinMachine,), {"world": world})
 
 
-@pytest.fixture
-def twins(postgres_url: str) -> Iterator[TwinWorld]:
-    """An empty store in memory and one on Postgres, for one run of the machine after the other."""
-    made = TwinWorld("memory://", postgres_url)
-    yield made
-    made.close()
-
-
 @pytest.mark.timeout(600)  # of which most is for making a difference small
+@pytest.mark.parametrize("twins", PAIRS, indirect=True)
 def test_two_stores_agree(twins: TwinWorld) -> None:
     run_state_machine_as_test(twin_machine_over(twins), settings=settings(RUNS, max_examples=25))
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(7_200)
+@pytest.mark.parametrize("twins", PAIRS, indirect=True)
 def test_two_stores_agree_for_long(twins: TwinWorld) -> None:
     run_state_machine_as_test(twin_machine_over(twins), settings=settings(RUNS, max_examples=5_000))

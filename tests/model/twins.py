@@ -11,13 +11,18 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import BaseModel
 
-from model.world import PlayedEngine, World
+from model.world import MixedWorld, PlayedEngine, World
 from spanloom.engine.errors import SpanloomError
 from spanloom.engine.store.models import Event, LogRecord
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import END, NodeJob
+from spanloom.engine.store.requests import NodeJob, SweepResult
 from spanloom.stores.schema import events, executions, metadata, node_results, node_runs
 from spanloom.testing.clock import ManualClock
+
+MEMORY_AND_POSTGRES = "memory and postgres"
+FUNCTIONS_AND_PYTHON = "functions and python"  #: the hot transitions of Postgres in their two forms
+MEMORY_AND_MIXED = "memory and mixed"  #: both forms by turns on one database
+PAIRS = (MEMORY_AND_POSTGRES, FUNCTIONS_AND_PYTHON, MEMORY_AND_MIXED)
 
 HOT = (executions, node_runs, node_results, events)
 _PORT = {name for name, _ in inspect.getmembers(ExecutionStore, inspect.isfunction) if not name.startswith("_")}
@@ -25,7 +30,12 @@ _APART = {"open", "close", "migrate", "transaction", "health", "get_events"}  # 
 
 #: Columns that number rows in an order of the store's own, or name the store.
 _NUMBERS = {("events", "seq"), ("events", "xid"), ("logs", "id"), ("store_state", "store_id")}
-_JSON = {("events", "data"), ("executions", "error"), ("node_results", "taken")}  # equal if their values are
+_JSON = {
+    ("events", "data"),
+    ("executions", "error"),
+    ("node_results", "taken"),
+    ("node_items", "data"),
+}  # equal if their values are
 _ORDER = {"events": ("execution_id", "xid", "seq"), "logs": ("execution_id", "id")}  # others: by all of their columns
 
 
@@ -69,8 +79,8 @@ class Twins:
 class TwinWorld:
     """Two worlds, of which each run of a machine is given both stores as one."""
 
-    def __init__(self, first: str, second: str) -> None:
-        self._worlds = World(first), World(second)
+    def __init__(self, first: World, second: World | MixedWorld) -> None:
+        self._worlds = first, second
 
     def fresh(self, clock: ManualClock) -> tuple[Any, PlayedEngine]:
         """Return two empty stores on this clock, and an engine over them."""
@@ -107,7 +117,9 @@ def _answered(
 
 
 def plain(value: Any) -> Any:
-    """Return an answer as plain values, without what each store numbers for itself; jobs are a set."""
+    """Return an answer as plain values, without what each store numbers for itself; jobs and ends are sets."""
+    if isinstance(value, SweepResult):
+        value = dataclasses.replace(value, ended=sorted(value.ended))  # of one due_at they come as they are found
     if isinstance(value, BaseModel):
         left_out = {"cursor"} if isinstance(value, (Event, LogRecord)) else None
         return type(value).__name__, plain(value.model_dump(exclude=left_out))
@@ -126,27 +138,19 @@ def plain(value: Any) -> Any:
 
 
 def rows_of(store: Any, table: sa.Table) -> list[tuple[Any, ...]]:
-    """Read all rows of a table in the order that counts, with what is legitimately different left out."""
+    """Read all rows of a table in the order that counts, without what each store numbers for itself."""
     by = _ORDER.get(table.name, [column.name for column in table.primary_key.columns])
     with store._reading() as connection:
         found = connection.execute(sa.select(table).order_by(*(table.c[name] for name in by))).all()
-    return [row for row in (_normal(table, one._asdict()) for one in found) if row is not None]
+    return [_normal(table, one._asdict()) for one in found]
 
 
-def _normal(table: sa.Table, row: dict[str, Any]) -> tuple[Any, ...] | None:
+def _normal(table: sa.Table, row: dict[str, Any]) -> tuple[Any, ...]:
     for name in row:
         if (table.name, name) in _NUMBERS:
             row[name] = None
         elif (table.name, name) in _JSON and row[name] is not None:
             row[name] = json.loads(row[name])
-    if table.name == "node_runs":
-        if row["status"] == "pending":
-            # What is not ready was never pushed. Postgres notes there by which record of a call an input arrived.
-            row["claim_reference"] = row["pushed_epoch"] = None
-        if row["node_id"] == END:
-            row["taken"] = None  # read by nobody
-    if table.name == "node_items" and row["item"] == 0:
-        return None  # Postgres keeps the bounds here, SQLite finds them in the history
     return tuple(row.values())
 
 

@@ -17,6 +17,7 @@ from spanloom.engine.store.requests import NodeJob
 from spanloom.stores import open_store
 from spanloom.stores.schema import node_runs
 from spanloom.testing.clock import ManualClock
+from support.forms import MixedForms
 from support.stores import truncate
 
 _numbers = itertools.count(1)
@@ -73,9 +74,10 @@ class PlayedEngine(WorkflowEngine):
 class World:
     """A store of one kind, which is emptied for each run of the machine."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **options: Any) -> None:
         kind = type(open_store(url))
-        self._store: Any = type(f"Clocked{kind.__name__}", (_Clocked, kind), {}).from_url(url)  # type: ignore[attr-defined]
+        clocked: Any = type(f"Clocked{kind.__name__}", (_Clocked, kind), {})
+        self._store = clocked(url, **options) if options else clocked.from_url(url)
         self._store.open()
 
     def fresh(self, clock: ManualClock) -> tuple[Any, PlayedEngine]:
@@ -87,6 +89,23 @@ class World:
     def close(self) -> None:
         """Give up the store's connections."""
         self._store.close()
+
+
+class MixedWorld:
+    """One Postgres database under two stores, one of each form of the hot transitions, whose calls take turns."""
+
+    def __init__(self, url: str) -> None:
+        self._worlds = World(url), World(url, accelerated=False)
+
+    def fresh(self, clock: ManualClock) -> tuple[Any, PlayedEngine]:
+        """Return the empty store on this clock, and an engine over it."""
+        store: Any = MixedForms(*(world.fresh(clock)[0] for world in self._worlds))
+        return store, PlayedEngine(store)
+
+    def close(self) -> None:
+        """Give up the connections of both stores."""
+        for world in self._worlds:
+            world.close()
 
 
 _COUNTERS = sa.select(
