@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,8 +14,10 @@ from differential.runner import Differs, Runner, runner
 from differential.workflows import cases
 from spanloom.engine.store.requests import END
 from spanloom.engine.workflow.routing import RoutingDecision, route_failure
-from spanloom.stores.sqlite import ends, resets
 from spanloom.stores.sqlite.memory import InMemoryExecutionStore
+from spanloom.stores.transitions import retry
+from spanloom.stores.transitions.arrivals import Arrival, Propagation
+from spanloom.stores.transitions.rows import Graph, GraphEdge
 from spanloom.worker.node import outcomes
 
 MOST_EXAMPLES = 150
@@ -32,29 +34,24 @@ pytestmark = [
 
 def lost_increment(patch: pytest.MonkeyPatch) -> None:
     """One arrival in twenty at a join is dropped."""
-    arrive: Callable[..., None] = ends._Flow._arrive
+    settle: Callable[..., None] = Propagation.settle
     numbers = itertools.count(1)
 
-    def dropping(self: Any, edge: Any, taken: bool) -> None:
-        if edge.target_inputs == 1 or next(numbers) % 20:
-            arrive(self, edge, taken)
+    def dropping(self: Propagation, arrivals: Sequence[Arrival]) -> None:
+        settle(self, [one for one in arrivals if one.edge.target_inputs == 1 or next(numbers) % 20])
 
-    patch.setattr(ends._Flow, "_arrive", dropping)
+    patch.setattr(Propagation, "settle", dropping)
 
 
 def skip_that_stops_after_one(patch: pytest.MonkeyPatch) -> None:
-    """A skipped node's successors are not told, if it has any; an end that it leads to is."""
-    skip: Callable[..., None] = ends._Flow._skip
+    """A skipped node arrives at none of its successors, if it has any; at an end that it leads to it does."""
+    skip: Callable[..., list[Arrival]] = Propagation._skip
 
-    def stopping(self: Any, edge: Any) -> None:
-        graph = self._graph
-        self._graph = {edge.target: [onward for onward in graph.get(edge.target, ()) if onward.target == END]}
-        try:
-            skip(self, edge)
-        finally:
-            self._graph = graph
+    def stopping(self: Propagation, *given: Any) -> list[Arrival]:
+        skip(self, *given)
+        return []
 
-    patch.setattr(ends._Flow, "_skip", stopping)
+    patch.setattr(Propagation, "_skip", stopping)
 
 
 def failure_edge_ignored(patch: pytest.MonkeyPatch) -> None:
@@ -69,9 +66,27 @@ def failure_edge_ignored(patch: pytest.MonkeyPatch) -> None:
 
 def double_count_on_retry(patch: pytest.MonkeyPatch) -> None:
     """What arrives again after a retry is counted twice."""
-    doubled = resets._ARRIVED.replace("count(*)", "2 * count(*)")
-    assert doubled != resets._ARRIVED
-    patch.setattr(resets, "_ARRIVED", doubled)
+    recount: Callable[..., Any] = retry.recount_arrivals
+
+    def counting(tx: Any, *given: Any, **options: Any) -> Any:
+        graph_of = tx.graph
+        tx.graph = lambda *version: _Doubled(graph_of(*version))
+        try:
+            return recount(tx, *given, **options)
+        finally:
+            del tx.graph
+
+    patch.setattr(retry, "recount_arrivals", counting)
+
+
+class _Doubled:
+    """A graph in which each edge leads to its target twice, but for the end."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+
+    def leading(self, target: str) -> Sequence[GraphEdge]:
+        return [*self._graph.leading(target)] * (1 if target == END else 2)
 
 
 def map_order(patch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,55 +13,72 @@ from model.machine import machine_over
 from model.test_model import RUNS
 from model.world import World
 from spanloom.engine.errors import SpanloomError
-from spanloom.engine.store.requests import Refusal
-from spanloom.stores.sqlite import claims, ends, retry, sweep, transitions
+from spanloom.engine.store.requests import NodeKey
+from spanloom.engine.store.states import NodeStatus
+from spanloom.stores.schema import FENCES_A_REVISION
+from spanloom.stores.sqlite.transaction import SqliteTransaction
+from spanloom.stores.transitions import port, retry, sweep
+from spanloom.stores.transitions.arrivals import Arrival, Propagation, requeue
+from spanloom.stores.transitions.rows import ExecutionRow, ResultRow, RunRow
 
 MOST_EXAMPLES = 300
 
 
 def lost_arrival(patch: pytest.MonkeyPatch) -> None:
     """What a run that was claimed more than once sends to a join does not arrive."""
-    arrive: Callable[..., None] = ends._Flow._arrive
+    settle: Callable[..., None] = Propagation.settle
 
-    def dropping(self: Any, edge: Any, taken: bool) -> None:
-        if edge.target_inputs == 1 or self._run.fence == self._run.first_fence + 1:
-            arrive(self, edge, taken)
+    def dropping(self: Propagation, arrivals: Sequence[Arrival]) -> None:
+        settle(self, [one for one in arrivals if one.edge.target_inputs == 1 or _is_first_claim(one.reference)])
 
-    patch.setattr(ends._Flow, "_arrive", dropping)
+    patch.setattr(Propagation, "settle", dropping)
 
 
 def claim_without_a_lease(patch: pytest.MonkeyPatch) -> None:
     """A worker whose lease has lapsed may claim."""
-    patch.setattr(transitions, "may_claim", lambda turn, worker_id: True)
+    claim_all: Callable[..., Any] = port.claim
+
+    def claiming(tx: Any, *given: Any) -> Any:
+        tx.is_live = lambda worker_id: True
+        return claim_all(tx, *given)
+
+    patch.setattr(port, "claim", claiming)
 
 
 def retry_under_the_same_fence(patch: pytest.MonkeyPatch) -> None:
     """A run that a retry starts anew is claimed under the fence of its last claim again."""
-    add: Callable[..., None] = retry._Retry._add
+    start_anew: Callable[..., None] = retry._Retry._start_anew
 
-    def adding(self: Any, member: Any, one: Any, edge: Any, wait: Any, status: Any, fence: int, push: int) -> None:
-        add(self, member, one, edge, wait, status, one.fence - 1, push)
+    def starting(self: Any, execution: ExecutionRow, result: ResultRow) -> None:
+        start_anew(self, execution._replace(revision=0), result._replace(fence=result.fence - 1))
 
-    patch.setattr(retry._Retry, "_add", adding)
+    patch.setattr(retry._Retry, "_start_anew", starting)
 
 
 def loss_that_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     """A run that lost its worker is queued again as if it had been given back."""
-    patch.setattr(sweep._Sweep, "lost_run", lambda self, run: self._requeue(run, "lost_worker"))
+    patch.setattr(sweep, "requeue", lambda *given, losses=0, **options: requeue(*given, **options))
 
 
 def second_claim(patch: pytest.MonkeyPatch) -> None:
     """A run that is running is given to whoever asks for it, too."""
-    claim: Callable[..., Any] = claims.claim
+    lock_runs: Callable[..., dict[NodeKey, RunRow]] = SqliteTransaction.lock_runs
 
-    def giving(turn: Any, key: Any, worker_id: str, token: str | None) -> Any:
-        answer = claim(turn, key, worker_id, token)
-        if answer is not Refusal.TAKEN:
-            return answer
-        turn.execute("UPDATE node_runs SET status = 'queued' WHERE execution_id = ? AND node_id = ? AND item = ?", key)
-        return claim(turn, key, worker_id, token)
+    def locking(self: Any, keys: Any, *, status: NodeStatus | None = None, **options: Any) -> dict[NodeKey, RunRow]:
+        runs = lock_runs(self, keys, **options)
+        if status is None:
+            return runs
+        return {
+            key: run._replace(status=status.value)
+            for key, run in runs.items()
+            if run.status in (status, NodeStatus.RUNNING)
+        }
 
-    patch.setattr(transitions, "claim", giving)
+    patch.setattr(SqliteTransaction, "lock_runs", locking)
+
+
+def _is_first_claim(reference: str) -> bool:
+    return int(reference.rpartition("/")[2]) % FENCES_A_REVISION == 1
 
 
 _LATE = pytest.mark.torture  # found after dozens of runs
