@@ -6,29 +6,35 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
 
 from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.store.requests import Claim, NodeClaim, NodeKey, Outcome, RecordRequest, RecordResult
-from spanloom.engine.store.states import ExecutionStatus
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores.postgres import connections as postgres_connections
 from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race
 from spanloom.testing.workflows import fan, graph
+from support.forms import FORMS, MixedForms
 from support.postgres import until_blocked
 
 ROUNDS = 15
+WIDTH = 100
 
 
-@pytest.fixture
-def store(postgres_url: str) -> Iterator[PostgresExecutionStore]:
-    store = PostgresExecutionStore(postgres_url)
-    yield store
-    store.close()
+@pytest.fixture(params=FORMS)
+def store(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[Any]:
+    """A store of each form of the hot transitions, and both on one database, whose calls take turns."""
+    functions, python = PostgresExecutionStore(postgres_url), PostgresExecutionStore(postgres_url, accelerated=False)
+    made: Any = {"functions": functions, "python": python}.get(request.param) or MixedForms(functions, python)
+    yield made
+    functions.close()
+    python.close()
 
 
 @pytest.fixture
@@ -162,6 +168,86 @@ def test_families_under_control_while_their_children_start_and_end_never_deadloc
             assert child is None or not child.status.ended, (run, child)
 
 
+@pytest.mark.usefixtures("no_second_try")
+def test_a_wide_join_under_control_gets_every_input_and_ends_once(store: PostgresExecutionStore) -> None:
+    driver = StoreDriver(store)
+    branches = [f"w{number}" for number in range(1, WIDTH + 1)]
+    store.save_workflow(fan(WIDTH))
+    for number in range(3):
+        # given a hundred claimed branches
+        execution = driver.start("fan")
+        driver.run(execution, "split")
+        claims = dict(_by_node(store, driver, execution, branches))
+        # when eight workers record them in lots, some to be tried again or given back, beside pause, resume and sweep
+        outcomes = [Outcome.RETRY if at % 10 == 3 else Outcome.RELEASED if at % 10 == 7 else Outcome.COMPLETED
+                    for at in range(WIDTH)]  # fmt: skip
+        records = [
+            driver.outcome(execution, claims[name], outcome) for name, outcome in zip(branches, outcomes, strict=True)
+        ]
+        lots = [records[at::8] for at in range(8)]
+        calls: list[Callable[[], object]] = [
+            *(partial(_record_each, store, lot if at % 2 else lot[::-1]) for at, lot in enumerate(lots)),
+            partial(_quietly, driver.pause, execution),
+            partial(_quietly, driver.resume, execution),
+            partial(store.sweep, heads={}, epoch=number),
+        ]
+        race(calls)
+        # then what is left runs, the join once and with all its inputs, and the execution completes
+        _quietly(driver.resume, execution)
+        assert _run_all(driver, store, execution) == [ExecutionStatus.COMPLETED]
+        kinds = [(event.kind, event.node_id) for event in store.get_events(execution)]
+        assert kinds.count(("execution.completed", None)) == 1
+        assert all(kinds.count(("node.completed", name)) == 1 for name in (*branches, "join"))
+
+
+@pytest.mark.usefixtures("no_second_try")
+def test_siblings_that_fail_while_it_is_retried_fail_it_once_each_time(store: PostgresExecutionStore) -> None:
+    driver = StoreDriver(store)
+    sinks = [f"s{number}" for number in range(6)]
+    store.save_workflow(graph("sinks", {name: list[str]() for name in sinks}))
+    for _ in range(ROUNDS):
+        # given six claimed siblings
+        execution = driver.start("sinks")
+        claims = dict(_by_node(store, driver, execution, sinks))
+        outcomes = [Outcome.FAILED if at % 2 else Outcome.COMPLETED for at in range(len(sinks))]
+        records = [
+            driver.outcome(execution, claims[name], outcome) for name, outcome in zip(sinks, outcomes, strict=True)
+        ]
+        # when half of them fail, while others retry it
+        calls: list[Callable[[], object]] = [partial(store.record, [record]) for record in records]
+        calls += [partial(_quietly, driver.retry, execution)] * 2
+        race(calls)
+        # then each failure was followed by one retry at most, and it completes once what failed is done again
+        while (seen := store.get_execution(execution)) is not None and seen.status is ExecutionStatus.FAILED:
+            driver.retry(execution)
+        assert _run_all(driver, store, execution) == [ExecutionStatus.COMPLETED]
+        # in the order in which they were written: a cursor's transaction may have its number before it waits for a lock
+        told = sorted(store.get_events(execution), key=lambda event: int(event.cursor.partition(":")[2]))
+        kinds = [event.kind for event in told]
+        changes = [kind for kind in kinds if kind in ("execution.failed", "execution.retried")]
+        assert changes == ["execution.failed", "execution.retried"] * (len(changes) // 2)
+        assert kinds.count("execution.completed") == 1
+
+
+def _record_each(store: PostgresExecutionStore, records: list[RecordRequest]) -> None:
+    """Record them five at a time."""
+    for at in range(0, len(records), 5):
+        assert all(answer.recorded for answer in store.record(records[at : at + 5]))
+
+
+def _run_all(driver: StoreDriver, store: PostgresExecutionStore, execution: str) -> list[ExecutionStatus]:
+    """Sweep, and run whatever is queued, until nothing is; return the ends that records answered."""
+    ends: list[ExecutionStatus] = []
+    while True:
+        driver.sweep_all()
+        queued = [run.node_id for run in store.get_node_results(execution) if run.status is NodeStatus.QUEUED]
+        if not queued:
+            return ends
+        for node_id in queued:
+            answer = driver.run(execution, node_id)
+            ends += [answer.ended] if answer.ended is not None else []
+
+
 def _end_and_tell(driver: StoreDriver, record: RecordRequest) -> None:
     if driver.send(record).ended is not None:
         driver.wake(record.execution_id)
@@ -186,20 +272,25 @@ def test_a_call_that_lost_to_a_deadlock_is_made_again(
 ) -> None:
     driver = StoreDriver(store)
     execution = driver.start(graph("one", {"only": []}))
-    recovery_attempts: list[Exception] = [
+    conflicts: list[Exception] = [
         psycopg.errors.DeadlockDetected("lost"),
         psycopg.errors.SerializationFailure("lost"),
     ]
-    run = postgres_connections.PostgresConnections._value
-
-    def lose_twice(*given: object) -> object:
-        if recovery_attempts:
-            raise recovery_attempts.pop()
-        return run(*given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(postgres_connections.PostgresConnections, "_value", lose_twice)
+    for name in ("_call", "_step"):  # a function's, and that of a step in Python
+        _lose(monkeypatch, name, conflicts)
     assert isinstance(driver.try_claim(execution, "only"), Claim)
-    assert recovery_attempts == []
+    assert conflicts == []
+
+
+def _lose(patch: pytest.MonkeyPatch, name: str, conflicts: list[Exception]) -> None:
+    run = getattr(postgres_connections.PostgresConnections, name)
+
+    def lose_some(*given: object) -> object:
+        if conflicts:
+            raise conflicts.pop()
+        return run(*given)
+
+    patch.setattr(postgres_connections.PostgresConnections, name, lose_some)
 
 
 def test_a_claim_waits_for_a_row_that_a_sweep_holds(store: PostgresExecutionStore, postgres_url: str) -> None:
