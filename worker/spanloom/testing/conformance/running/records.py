@@ -7,7 +7,7 @@ from spanloom.engine.store.requests import LogLine, Outcome, Priority, RecordRes
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver
-from spanloom.testing.workflows import chain, diamond, fan, graph, single
+from spanloom.testing.workflows import after_any_end, chain, diamond, fan, graph, route_failure, single
 
 __all__ = ["Records"]
 
@@ -75,6 +75,20 @@ class Records:
         (run,) = store.get_node_results(execution, ["w2"])
         assert (run.status, run.worker_id, run.due_at) == (NodeStatus.RUNNING, driver.worker_id, None)
         assert driver.record(execution, answer.next).recorded
+
+    def test_a_wish_counts_before_a_later_one_also_behind_what_is_skipped(
+        self, store: ExecutionStore, driver: StoreDriver
+    ) -> None:
+        execution = driver.start(
+            graph("late", {"a": [], "b": [route_failure("a")], "c": ["b"], "d": ["a", after_any_end("c")], "e": ["a"]})
+        )
+        answer = driver.run(execution, "a", successors=("d", "e"))
+        assert answer.next is not None
+        assert answer.next.node_id == "d"
+        assert [job.node_id for job in answer.jobs] == ["e"]
+        kinds = [(event.kind, event.node_id) for event in store.get_events(execution)]
+        skipped = [("node.skipped", "b"), ("node.skipped", "c")]
+        assert kinds[-4:] == [*skipped, ("node.started", "d"), ("node.queued", "e")]
 
     def test_a_successor_that_was_not_named_is_not_claimed(self, driver: StoreDriver) -> None:
         execution = driver.start(fan(2))
