@@ -45,7 +45,7 @@ class Function(BaseModel):
     lines: int
 
 
-class WorkerGauges(BaseModel):
+class PackageCount(BaseModel):
     """What was counted in one package, or in all of them."""
 
     name: str
@@ -59,12 +59,12 @@ class WorkerGauges(BaseModel):
 
 
 class Census(BaseModel):
-    total: WorkerGauges
-    packages: list[WorkerGauges]
+    total: PackageCount
+    packages: list[PackageCount]
 
 
 class Ranking(BaseModel):
-    packages: list[WorkerGauges]  # by lines
+    packages: list[PackageCount]  # by lines
     functions: list[Function]  # the longest of each package, by lines
     imports: list[tuple[str, int]]  # by how often they are imported
 
@@ -89,7 +89,7 @@ def packages(library: Library) -> list[Package]:
     mapping={"root": "input.root", "package": "item"},
     retry=RetryPolicy(max_attempts=3, delay=0.3),
 )
-def count(parcel: Parcel, ctx: NodeContext) -> WorkerGauges:
+def count(parcel: Parcel, ctx: NodeContext) -> PackageCount:
     """Parse the files of one package, and count what is in them."""
     name = parcel.package.name
     if name == FLAKY and ctx.attempt <= 2:
@@ -115,7 +115,7 @@ def count(parcel: Parcel, ctx: NodeContext) -> WorkerGauges:
                     if longest is None or lines > longest.lines:
                         longest = Function(name=f"{path.stem}.{node.name}", lines=lines)
     ctx.log.info("counted", package=name, files=counted["files"], lines=counted["lines"])
-    return WorkerGauges(
+    return PackageCount(
         name=name,
         files=counted["files"],
         lines=counted["lines"],
@@ -135,15 +135,15 @@ def _imported(node: ast.AST) -> Iterator[str]:
 
 
 @census.node(inputs=count)
-def merge(tallies: list[WorkerGauges]) -> Census:
+def merge(counts: list[PackageCount]) -> Census:
     imports = Counter[str]()
-    for gauges in tallies:
-        imports.update(gauges.imports)
+    for one in counts:
+        imports.update(one.imports)
     sums = {
-        field: sum(getattr(gauges, field) for gauges in tallies)
+        field: sum(getattr(one, field) for one in counts)
         for field in ("files", "lines", "classes", "functions", "coroutines")
     }
-    return Census(total=WorkerGauges.model_validate({"name": "all", **sums, "imports": imports}), packages=tallies)
+    return Census(total=PackageCount.model_validate({"name": "all", **sums, "imports": imports}), packages=counts)
 
 
 @census.node(inputs=merge.when("total.files == `0`"))
@@ -153,16 +153,16 @@ def nothing_found(merged: Census) -> str:
 
 
 @ranking.node
-def largest(merged: Census) -> list[WorkerGauges]:
-    return sorted(merged.packages, key=lambda gauges: gauges.lines, reverse=True)
+def largest(merged: Census) -> list[PackageCount]:
+    return sorted(merged.packages, key=lambda one: one.lines, reverse=True)
 
 
 @ranking.node
 def longest(merged: Census) -> list[Function]:
     found = [
-        Function(name=f"{gauges.name}: {gauges.longest.name}", lines=gauges.longest.lines)
-        for gauges in merged.packages
-        if gauges.longest
+        Function(name=f"{one.name}: {one.longest.name}", lines=one.longest.lines)
+        for one in merged.packages
+        if one.longest
     ]
     return sorted(found, key=lambda function: function.lines, reverse=True)
 
@@ -186,8 +186,7 @@ def report(library: Library, merged: Census, ranking: Ranking) -> str:
     total = merged.total
     columns = ("files", "lines", "classes", "functions", "coroutines")
     rows = [
-        f"| {gauges.name} | {' | '.join(f'{getattr(gauges, column):,}' for column in columns)} |"
-        for gauges in ranking.packages
+        f"| {one.name} | {' | '.join(f'{getattr(one, column):,}' for column in columns)} |" for one in ranking.packages
     ]
     longest = [f"- {function.name}, {function.lines:,} lines" for function in ranking.functions[:5]]
     imported = [f"- {module}, {times:,} times" for module, times in ranking.imports[:10]]
