@@ -6,7 +6,7 @@ BACKEND := .venv-backend
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test check coverage bench chaos e2e mutants torture lock clean
+.PHONY: help demo test check coverage bench chaos e2e mutants torture pictures lock clean
 
 help:
 	@echo "make demo     run a workflow over two worker processes, with a Redis of its own"
@@ -19,6 +19,7 @@ help:
 	@echo "make mutants  break stores and engine on purpose, and see that the tests find it"
 	@echo "make torture  run what make test leaves out: the behaviours over the other stores, the mutants, thousands of"
 	@echo "              drawn workflows and random commands, every crash point; takes hours"
+	@echo "make pictures draw the terminal pictures of docs/ again, from a record of the demo"
 	@echo "make lock     bring uv.lock up to date with pyproject.toml; make lock ARGS=--upgrade: with PyPI, too"
 	@echo "make clean    remove .venv, the demo's data and what the tools left"
 
@@ -59,6 +60,9 @@ mutants: $(VENV)/has-dev
 torture: $(VENV)/has-dev
 	@$(BIN)/python -m pytest -q -m torture --timeout=3600 $(ARGS)
 
+pictures: $(VENV)/has-dev
+	@$(BIN)/python docs/pictures.py $(ARGS)
+
 # Of PyPI, whatever indexes this machine is set to: the file is for everyone.
 lock: $(BIN)/uv
 	@env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(BIN)/uv lock --no-config --default-index https://pypi.org/simple $(ARGS)
@@ -73,7 +77,7 @@ $(BACKEND)/bin/phoenix: | $(BIN)/python
 
 clean:
 	@rm -rf $(VENV) $(BACKEND) .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
-	@find engine stores worker tests bench examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find engine stores worker tests bench docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/has-demo: EXTRAS := embedded,postgres,otlp
 $(VENV)/has-dev: EXTRAS := dev
