@@ -8,6 +8,7 @@ import sqlite3
 import statistics
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,9 +18,19 @@ from workloads import Workload
 
 from spanloom.testing.servers import PostgresServer, RedisServer
 
-__all__ = ["Figures", "as_json", "as_markdown", "machine", "postgres_versions", "redis_version"]
+__all__ = [
+    "Figures",
+    "as_json",
+    "as_markdown",
+    "as_ratios",
+    "machine",
+    "postgres_versions",
+    "redis_version",
+    "write_block",
+]
 
 YARDSTICK = "rq-simple"  #: the system that every other one is compared with
+BEGIN, END = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"  #: around the figures in a document
 
 #: The figure of each round, by system and workload.
 Figures = Mapping[tuple[str, str], Sequence[float]]
@@ -75,6 +86,29 @@ def as_markdown(
     if any(system.name == YARDSTICK for system in systems):
         lines += ["", "In brackets: how many times as fast as RQ's SimpleWorker in this run."]
     return "\n".join(lines)
+
+
+def as_ratios(systems: Sequence[System], workloads: Sequence[Workload], figures: Figures) -> str:
+    """Return the table of ratios alone: how many times as fast as the yardstick, in the same run."""
+    (yardstick,) = (system.title for system in systems if system.name == YARDSTICK)
+    lines = [
+        f"| times as fast as {yardstick} | " + " | ".join(work.name for work in workloads) + " |",
+        "|---|" + "---:|" * len(workloads),
+    ]
+    for system in systems:
+        if system.name != YARDSTICK:
+            cells = [f"{_times(system, work, figures):.1f}" for work in workloads]
+            lines.append(f"| {system.title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_block(document: Path, text: str) -> None:
+    """Replace what a document has between the marks for figures."""
+    before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{document} has no marks for figures: {BEGIN.strip()} and {END.strip()}")
+    document.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
 
 
 def as_json(

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from report import as_json, as_markdown, machine, postgres_versions, redis_version
+from report import YARDSTICK, as_json, as_markdown, as_ratios, machine, postgres_versions, redis_version, write_block
 from rq_systems import RQ_SYSTEMS
 from spanloom_systems import SPANLOOM_SYSTEMS
 from systems import BenchFailed, Ground, System
@@ -29,6 +29,7 @@ from spanloom.testing.servers import PostgresServer, postgres_server, redis_serv
 from spanloom.worker.process.log_setup import configure_logging
 
 SYSTEMS: tuple[System, ...] = (*SPANLOOM_SYSTEMS, *RQ_SYSTEMS)
+_ROOT = Path(__file__).parents[1]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench, print its report to stdout and return the exit code: 1 if a figure can't be trusted."""
     options = _parser().parse_args(arguments)
     systems, workloads = _chosen(options.only)
+    if options.write and not any(system.name == YARDSTICK for system in systems):
+        _parser().error(f"--write needs ratios, and so {YARDSTICK} among the systems")
     if options.quick:
         workloads = [quick(workload) for workload in workloads]
     rounds = options.rounds or (1 if options.quick else 3)
@@ -54,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(as_json(ground, systems, workloads, figures, rounds), indent=2, ensure_ascii=False))
     else:
         print(as_markdown(ground, systems, workloads, figures, rounds))
+    if options.write:
+        write_block(_ROOT / "docs" / "performance.md", as_markdown(ground, systems, workloads, figures, rounds))
+        write_block(_ROOT / "README.md", as_ratios(systems, workloads, figures))
     return 0
 
 
@@ -106,6 +112,9 @@ def _parser() -> argparse.ArgumentParser:
         f"these workloads ({', '.join(workload.name for workload in WORKLOADS)}), or some of both",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, with the figures of every round")
+    parser.add_argument(
+        "--write", action="store_true", help="put the figures into docs/performance.md and README.md, too"
+    )
     return parser
 
 

@@ -17,21 +17,34 @@ from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
+import click
 import pytest
 
-from spanloom.cli.app import SUBCOMMANDS
+from spanloom.cli.app import SUBCOMMANDS, root
 from spanloom.engine import Settings, Workflow, WorkflowEngine
 from spanloom.engine.store.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
 from spanloom.engine.telemetry.metrics import METRICS
 from spanloom.engine.workflow.files import load_workflow
 from spanloom.engine.workflow.validation import find_problems
+from spanloom.worker import WorkerOptions
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING, CHANGELOG = ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
 AGENTS, SECURITY = ROOT / "AGENTS.md", ROOT / "SECURITY.md"
-STATE_MACHINE = ROOT / "docs" / "state-machine.md"
-WORKFLOWS = ROOT / "docs" / "workflows.md"
-OBSERVABILITY = ROOT / "docs" / "observability.md"
+STATE_MACHINE, WORKFLOWS, OBSERVABILITY, ARCHITECTURE, QUICKSTART, CLI, CONFIGURATION, PERFORMANCE = (
+    ROOT / "docs" / f"{name}.md"
+    for name in (
+        "state-machine",
+        "workflows",
+        "observability",
+        "architecture",
+        "quickstart",
+        "cli",
+        "configuration",
+        "performance",
+    )
+)
+README_LINES = 150  # at most
 DOCUMENTS = [README, CONTRIBUTING, CHANGELOG, AGENTS, SECURITY, *sorted((ROOT / "docs").rglob("*.md"))]
 PUBLIC_MODULES = ["spanloom.engine", "spanloom.stores", "spanloom.worker", "spanloom.testing"]
 
@@ -66,33 +79,50 @@ def modules() -> Iterator[ModuleType]:
 # ---- examples ----
 
 
-def test_the_readme_shows_the_quickstart_as_it_is() -> None:
+def test_the_quickstart_is_shown_as_it_is() -> None:
     assert (ROOT / "examples" / "quickstart.py").read_text() in [
-        block.lstrip("\n") for block in blocks(README, "python")
+        block.lstrip("\n") for block in blocks(QUICKSTART, "python")
     ]
 
 
-def test_every_python_block_of_the_readme_runs(
-    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("document", "programs", "printed"), [(README, 1, "Thank you: 9.90 paid"), (QUICKSTART, 3, "order 7: 9.90 paid")]
+)
+def test_the_programs_of_a_document_run_one_after_the_other(
+    document: Path,
+    programs: int,
+    printed: str,
+    redis_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     # given: what the text around them says: a Redis, a working directory, and one program after the other
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPANLOOM_REDIS_URL", redis_url)
     monkeypatch.delenv("SPANLOOM_STORE_URL", raising=False)
     monkeypatch.delenv("SPANLOOM_NAMESPACE", raising=False)
-    readme = ModuleType("readme")
-    monkeypatch.setitem(sys.modules, "readme", readme)
-    readme.__dict__["__name__"] = "__main__"
-    found = blocks(README, "python")
-    assert len(found) == 3
+    found = [block.replace('redis://localhost")', f'{redis_url}")') for block in blocks(document, "python")]
+    assert len(found) == programs
+    shown = ModuleType("shown")
+    monkeypatch.setitem(sys.modules, "shown", shown)
+    shown.__dict__["__name__"] = "__main__"
 
     for block in found:
-        exec(compile(block, str(README), "exec"), readme.__dict__)
+        exec(compile(block, str(document), "exec"), shown.__dict__)
 
-    assert "order 7: 9.90 paid" in capsys.readouterr().out.splitlines()
-    engine = readme.__dict__["engine"]
+    assert printed in capsys.readouterr().out.splitlines()
+    engine = shown.__dict__["engine"]
     assert isinstance(engine, WorkflowEngine)
     engine.close()
+
+
+def test_the_readme_fits_its_page_and_begins_with_the_two_commands() -> None:
+    lines = README.read_text().splitlines()
+    assert len(lines) <= README_LINES
+    first = "\n".join(lines[:50])
+    assert "make demo" in first
+    assert "make test" in first
 
 
 def test_every_section_on_workflows_has_a_picture_and_a_program_that_runs(
@@ -148,7 +178,12 @@ def test_the_store_wiring_of_contributing_is_all_that_the_conformance_suite_need
 
 
 def test_no_document_has_a_python_block_that_no_test_runs() -> None:
-    assert [document for document in DOCUMENTS if blocks(document, "python")] == [README, CONTRIBUTING, WORKFLOWS]
+    assert [document for document in DOCUMENTS if blocks(document, "python")] == [
+        README,
+        CONTRIBUTING,
+        QUICKSTART,
+        WORKFLOWS,
+    ]
 
 
 def test_the_examples_in_docstrings_run() -> None:
@@ -178,8 +213,11 @@ def _text_of_picture(svg: str) -> str:
 
 
 def anchors(document: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return {anchor_of(heading) for heading in re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)}
+
+
+def anchor_of(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
@@ -195,29 +233,110 @@ def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
 
 
 def test_the_way_of_one_node_job_names_what_is_there() -> None:
-    way = README.read_text().partition("## The way of one node job")[2].partition("\n## ")[0]
-    steps = re.findall(r"^\d\. \[[\w/.]+\]\((\w+)/(spanloom/\w+(?:/\w+)+)\.py\): `(\w+)\.(\w+)`", way, re.MULTILINE)
+    way = ARCHITECTURE.read_text().partition("## The way of one node job")[2].partition("\n## ")[0]
+    steps = re.findall(
+        r"^\d\. \[[\w/.]+\]\(\.\./(\w+)/(spanloom/\w+(?:/\w+)+)\.py\):\s+`(\w+)\.(\w+)`", way, re.MULTILINE
+    )
     assert len(steps) == way.count("\n1. ") + len(re.findall(r"^[2-9]\. ", way, re.MULTILINE))
     for _, path, class_name, method in steps:
         module = importlib.import_module(path.replace("/", "."))
         assert callable(getattr(getattr(module, class_name), method))
 
 
+def test_every_room_of_the_architecture_is_there_and_every_one_that_is_there_stands_in_it() -> None:
+    rooms = ARCHITECTURE.read_text().partition("## Rooms\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in rooms.splitlines() if line.startswith("| [")]
+    named = {(ARCHITECTURE.parent / path).resolve() for row in rows for path in re.findall(r"\]\(([^)]+)\)", row)}
+    assert all(path.is_dir() for path in named)
+
+    packages = {ROOT / root / "spanloom" / name for root, name in re.findall(r"\(\.\./(\w+)/spanloom/(\w+)\)", rooms)}
+    inner = {one.parent for root in ("engine", "stores", "worker") for one in (ROOT / root).glob("*/*/*/__init__.py")}
+    drawers = {room for room in inner if room.parent.name not in ("cli", "testing") and room.name != "migrations"}
+    assert packages | drawers <= named
+
+
 def test_the_table_of_commands_is_that_of_the_command() -> None:
-    assert table_rows(README, r"`spanloom ([\w-]+)") == list(SUBCOMMANDS)
+    table = CLI.read_text().partition("\n## ")[0]
+    assert re.findall(r"^\| `spanloom ([\w-]+)", table, re.MULTILINE) == list(SUBCOMMANDS)
+
+
+def test_every_option_of_every_command_stands_in_its_tables_and_no_other() -> None:
+    context = click.Context(root)
+    commands: dict[str, click.Command] = {}
+    for name in SUBCOMMANDS:
+        command = root.get_command(context, name)
+        assert command is not None
+        inner = command.commands if isinstance(command, click.Group) else {}
+        commands |= {f"{name} {word}": one for word, one in inner.items()} or {name: command}
+
+    documented = {
+        title.removeprefix("spanloom "): text for title, text in sections(CLI) if title.startswith("spanloom ")
+    }
+    assert set(documented) == set(commands)
+    for name, command in commands.items():
+        known = {
+            spelling
+            for option in command.params
+            if isinstance(option, click.Option)
+            for spelling in (*option.opts, *option.secondary_opts)
+        }
+        assert option_names(CLI, f"spanloom-{name.replace(' ', '-')}") == known, name
+
+
+def sections(document: Path) -> list[tuple[str, str]]:
+    """Return a document's headings, each with the text up to the next one."""
+    parts = re.split(r"^#+ (.+)$", document.read_text(), flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def option_names(document: Path, anchor: str) -> set[str]:
+    """Return the options in the tables of a section, and of the sections that its line `Also:` links to."""
+    (text,) = (text for title, text in sections(document) if anchor_of(title) == anchor)
+    also = text.partition("Also:")[2].partition(". ")[0].partition("\n\n")[0]
+    found: set[str] = set()
+    for path, further in re.findall(r"\]\(([\w.-]*)#([\w-]+)\)", also):
+        found |= option_names(document.parent / path if path else document, further)
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            first, second, *_ = line.split("|")[1:]
+            found |= set(re.findall(r"`(--?[a-z][a-z-]*)`", first if "`-" in first else second))
+    return found
+
+
+def test_the_table_of_worker_options_is_that_of_the_model() -> None:
+    (text,) = (text for title, text in sections(CONFIGURATION) if title == "Worker options")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+
+    def shown(value: Any) -> str:
+        match value:
+            case None:
+                return "none"
+            case bool():
+                return str(value).lower()
+            case tuple():
+                return ",".join(value)
+            case float():
+                return f"{value:g}"
+        return str(value)
+
+    fields = {f"`{name}`": shown(field.default) for name, field in WorkerOptions.model_fields.items()}
+    assert {name: default for name, _, default, _ in rows} == fields
+    assert len(rows) == len(fields)
 
 
 def test_the_table_of_variables_is_that_of_the_settings() -> None:
     known = {f"SPANLOOM_{name.upper()}" for name in Settings.model_fields}
-    of_commands = {"SPANLOOM_APP", "SPANLOOM_METRICS_PORT", "SPANLOOM_METRICS_HOST"}
-    assert set(table_rows(README, r"`(SPANLOOM_\w+)`")) == known | of_commands
+    of_commands = {"SPANLOOM_APP", "SPANLOOM_DEBUG", "SPANLOOM_METRICS_PORT", "SPANLOOM_METRICS_HOST"}
+    assert set(table_rows(CONFIGURATION, r"`(SPANLOOM_\w+)`")) == known | of_commands
+    text = dict(sections(CONFIGURATION))["Settings"]
+    assert all(f"`{name}`" in text for name in Settings.model_fields)
 
 
 def test_the_table_of_stores_names_every_scheme() -> None:
     from importlib.metadata import entry_points
 
     offered = {point.name for point in entry_points(group="spanloom.stores")} - {"postgres"}  # short for postgresql
-    assert set(table_rows(README, r"`(\w+)://")) == offered
+    assert set(table_rows(CONFIGURATION, r"`(\w+)://")) == offered
 
 
 def test_the_make_targets_that_documents_name_are_there() -> None:
@@ -227,10 +346,20 @@ def test_the_make_targets_that_documents_name_are_there() -> None:
     assert named <= targets
 
 
-def test_the_readme_has_room_for_what_the_benchmarks_print() -> None:
-    text = README.read_text()
-    assert text.count("<!-- bench:begin -->") == text.count("<!-- bench:end -->") == 1
-    assert text.index("<!-- bench:begin -->") < text.index("<!-- bench:end -->")
+@pytest.mark.parametrize("document", [README, PERFORMANCE], ids=name_of)
+def test_a_document_has_room_for_what_the_benchmarks_write(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    write_block = runpy.run_path(str(ROOT / "bench" / "report.py"))["write_block"]
+    copy = tmp_path / document.name
+    copy.write_text(document.read_text())
+
+    write_block(copy, "| new figures |")
+
+    before, _, rest = document.read_text().partition("<!-- bench:begin -->\n")
+    after = rest.partition("<!-- bench:end -->\n")[2]
+    assert copy.read_text() == f"{before}<!-- bench:begin -->\n| new figures |\n<!-- bench:end -->\n{after}"
 
 
 def test_the_newest_release_of_the_changelog_is_this_one() -> None:
