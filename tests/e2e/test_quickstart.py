@@ -1,4 +1,4 @@
-"""The first program of the README, as its readers run it: a process of its own, a real Redis, a SQLite file."""
+"""The program of the first steps, as its readers run it: a process of its own, a real Redis, a SQLite file."""
 
 from __future__ import annotations
 
