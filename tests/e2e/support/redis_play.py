@@ -101,7 +101,7 @@ def _leave_a_started_job(engine: WorkflowEngine) -> None:
     dead.renew()
     assert left.node_id == "b"
     (again,) = dead.fetch(1, 0.0)
-    dead.drop(again)
+    dead.discard(again)
     dead.flush()
 
 

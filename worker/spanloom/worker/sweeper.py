@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 import structlog
@@ -46,8 +46,6 @@ class Sweeper:
         self.on_incompatible_store: Callable[[ConfigurationError], object] = lambda _: (
             None
         )  #: called when it can't go on, ever
-        self.on_pass: Callable[[], object] = lambda: None  #: called with each pass; may raise as sweep() does
-        self.on_moved: Callable[[Iterable[str]], object] = lambda _: None  #: called with executions it moved on
         self._changed = threading.Condition()
         self._wake_at = float("inf")
         self._stopped = False
@@ -84,7 +82,6 @@ class Sweeper:
         epoch, away = NO_EPOCH, None
         try:
             epoch = self._epoch.check()
-            self.on_pass()
         except QueueUnavailable as error:
             epoch, away = NO_EPOCH, error
         moved: Counter[str] = Counter()
@@ -104,7 +101,7 @@ class Sweeper:
             self._report(swept, heads)
             if away is None and (swept.jobs or swept.ended):
                 try:
-                    self._queue.push(swept.jobs, ended=swept.ended)
+                    self._queue.push(swept.jobs, ended=swept.ended, changed={job.execution_id for job in swept.jobs})
                 except QueueUnavailable as error:
                     epoch, away = NO_EPOCH, error
         if lost := {cause: count for cause, count in moved.items() if count and cause.startswith("lost")}:
@@ -120,7 +117,6 @@ class Sweeper:
 
     def _report(self, swept: SweepResult, heads: Mapping[str, datetime | None]) -> None:
         """Report what a sweep has done to its callbacks and to the metrics."""
-        self.on_moved(job.execution_id for job in swept.jobs)
         if swept.ended:
             self.on_ended(swept.ended)
         if (measured := instruments()) is not None:

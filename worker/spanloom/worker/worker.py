@@ -82,9 +82,7 @@ class Worker:
         self._span_exporter = SpanExporter(engine.store, engine.queue, lambda: self._lease.worker_id)
         self._sweeper.on_ended = self._span_exporter.ended
         self._gauges = WorkerGauges(self._slots, engine.definitions, self._sweeper.queue_depths)
-        self._notifier = Notifier(engine.queue, self.name)
-        self._consumer.on_fetch = self._notifier.note_mark
-        self._sweeper.on_pass, self._sweeper.on_moved = self._notifier.refresh_watched, self._notifier.changed
+        self._notifier = Notifier(self._consumer, self.name)
         self._lifespan = Lifespan(engine.lifespan, engine, self._event_loop)
         self._beside = [
             threading.Thread(target=run, name=f"spanloom-{what}-{self.name}", daemon=True)
@@ -130,6 +128,7 @@ class Worker:
         self.engine.open()
         self.engine.epoch.check()
         state = self._lifespan.enter()
+        self._notifier.start()
         try:
             self._lease.open()
             self._registration.register()
@@ -176,7 +175,7 @@ class Worker:
             self._signed_off.set()
             self._log_capture.close()
             self._gauges.stop()
-            self._notifier.close()
+            self._notifier.stop()
             try:
                 self._lifespan.leave()
             finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
@@ -17,24 +16,17 @@ __all__ = ["Listener", "waker"]
 
 _log = Logger("spanloom.engine")
 _LISTEN_SECONDS = 1.0  #: how long one look at the subscription blocks; bounds how long close() takes
-_MARK_SECONDS = 2.0  #: how often workers are told that somebody follows; Redis forgets it after five times as long
 _PAUSES = (0.1, 5.0)  #: first and longest pause while Redis is away
 
 
 class Listener:
-    """Subscribe to what is announced of those executions that somebody follows, on one connection and one thread.
-
-    The end of an execution is announced in any case; the rest only while somebody watches with `changes=True`: a mark
-    in Redis tells workers so.
-    """
+    """The subscription to what is published of the executions that somebody watches: one connection, one thread."""
 
     def __init__(self, queue: NodeQueue) -> None:
         self._queue = queue
         # Reentrant: a stream that is dropped unread may be collected, and leave, wherever this is held.
         self._lock = threading.RLock()
         self._watchers: dict[str, list[Callable[[], None]]] = {}
-        self._watching = 0  # how many watch for more than ends
-        self._marked = float("-inf")
         self._pubsub: Any = None
         self._behind = False  # a subscription could not be made
         self._wanted = threading.Event()  # somebody watches, or close() was called
@@ -55,17 +47,13 @@ class Listener:
             new = [channel for channel in channels if channel not in self._watchers]
             for channel in channels:
                 self._watchers.setdefault(channel, []).append(notify)
-            self._watching += changes
             if new:
                 self._send("subscribe", *new)
             self._wanted.set()
-        if changes:
-            self._mark(anew=bool(new))
         try:
             yield
         finally:
             with self._lock:
-                self._watching -= changes
                 self._leave(channels, notify)
 
     @asynccontextmanager
@@ -117,13 +105,6 @@ class Listener:
             _log.debug("listener_unavailable", error=str(error))
             self._behind = True  # the listener sees to it when Redis is back
 
-    def _mark(self, *, anew: bool) -> None:
-        try:
-            self._queue.mark_watched(5 * _MARK_SECONDS, anew=anew)
-            self._marked = time.monotonic()
-        except QueueUnavailable as error:
-            _log.debug("listener_unavailable", error=str(error))
-
     def _listen(self, pubsub: Any, stop: threading.Event) -> None:
         pause = 0.0
         while True:
@@ -143,8 +124,6 @@ class Listener:
                 stop.wait(pause)
                 pubsub = self._subscribe_anew(pubsub)
                 continue
-            if self._watching and time.monotonic() - self._marked > _MARK_SECONDS:
-                self._mark(anew=False)
             if message is None:
                 self._catch_up()
             else:
@@ -171,8 +150,6 @@ class Listener:
             self._pubsub = self._queue.redis.pubsub(ignore_subscribe_messages=True)
             if self._watchers:
                 self._send("subscribe", *self._watchers)
-            if self._watching:
-                self._mark(anew=True)
             self._notify_all()
             return self._pubsub
 

@@ -80,11 +80,6 @@ class RedisKeys:
         """The key that is missing when Redis lost its data."""
         return f"{self.own}:epoch"
 
-    @property
-    def followed(self) -> str:
-        """The key that is there while somebody follows executions: a number that rises when another one is followed."""
-        return f"{self.own}:followed"
-
     def wake(self, worker_name: str) -> str:
         """The list that ends a worker's blocking read."""
         return f"{self.own}:wake:{worker_name}"
@@ -94,5 +89,5 @@ class RedisKeys:
         return f"{self.own}:ended:{execution_id}"
 
     def changed_channel(self, execution_id: str) -> str:
-        """The pub/sub channel on which whatever was recorded of an execution is announced, while somebody follows."""
+        """The pub/sub channel on which whatever was recorded of an execution is announced."""
         return f"{self.own}:changed:{execution_id}"

@@ -129,39 +129,6 @@ class NodeQueue:
         """Where Redis is, without a password."""
         return redis_location(self.redis)
 
-    def mark_watched(self, seconds: float, *, anew: bool) -> None:
-        """Mark, for so long, that executions are watched; `anew`: also others than before.
-
-        Which ones, Redis knows itself: by their subscriptions, which end with whoever watches. Raises QueueUnavailable.
-        """
-        with self.breaker.guard():
-            lasts = int(seconds * 1000)
-            if anew or not self.redis.pexpire(self.keys.followed, lasts):
-                pipeline = self.redis.pipeline(transaction=False)
-                pipeline.incr(self.keys.followed)
-                pipeline.pexpire(self.keys.followed, lasts)
-                pipeline.execute()
-
-    def watched_mark(self) -> int:
-        """Return the number of `keys.followed`, 0 while nobody watches. Raises QueueUnavailable."""
-        with self.breaker.guard():
-            return int(self.redis.get(self.keys.followed) or 0)
-
-    def watched_executions(self) -> frozenset[str]:
-        """Return the ids of the executions that somebody watches now. Raises QueueUnavailable."""
-        prefix = self.keys.changed_channel("")
-        with self.breaker.guard():
-            channels = self.redis.pubsub_channels(f"{prefix}*")
-        return frozenset(channel.decode(errors="replace").removeprefix(prefix) for channel in channels)
-
-    def announce(self, changed: Iterable[str]) -> None:
-        """Announce that something of these executions was recorded, in one round trip. Raises QueueUnavailable."""
-        with self.breaker.guard():
-            pipeline = self.redis.pipeline(transaction=False)
-            for execution_id in changed:
-                pipeline.publish(self.keys.changed_channel(execution_id), "changed")
-            pipeline.execute()
-
     def list_name(self, queue: str, priority: str) -> str:
         """The RQ queue name of a queue and priority: `{namespace}.{queue}[.{priority}]`."""
         return f"{self.namespace}.{queue_key(queue, priority)}"

@@ -178,8 +178,8 @@ class NodeRunner:
                     error=ending.error,
                 )
             )
-            self._engine.push(answer.jobs, ended=[claim.header.execution_id] if answer.ended else [])
-            self._changed((claim.header.execution_id,))
+            execution_id = claim.header.execution_id
+            self._engine.push(answer.jobs, ended=[execution_id] if answer.ended else [], changed=[execution_id])
         except Exception:
             _log.exception("claim_given_up", **_ids(claim))
             self._lease.replace(worker_id)  # with its lease go all claims of this worker: the sweep runs them elsewhere
@@ -243,7 +243,8 @@ class NodeRunner:
     def _continue(
         self, job: NodeMessage | None, claim: Claim, ending: AttemptResult, answer: RecordResult
     ) -> Claim | None:
-        self._changed((claim.header.execution_id,))
+        if not answer.jobs:  # else it is published with them
+            self._changed((claim.header.execution_id,))
         if not answer.recorded:
             _log.warning("claim_lost", **_ids(claim))
         if ending.outcome is Outcome.FAILED and answer.recorded:
@@ -257,7 +258,7 @@ class NodeRunner:
         if ending.outcome is Outcome.RETRY or ending.wait_kind is WaitKind.TIMER:
             self._due_in(ending.delay_seconds)
         if answer.jobs:
-            self._engine.push(answer.jobs)
+            self._engine.push(answer.jobs, changed=[claim.header.execution_id])
         return Claim(claim.header, answer.next) if answer.next is not None else None
 
     def _ended(self, claim: Claim, ending: AttemptResult, status: ExecutionStatus, ended_at: datetime) -> None:
@@ -268,8 +269,8 @@ class NodeRunner:
         if claim.header.parent_execution_id is None:
             return
         try:
-            self._engine.push(self._engine.store.wake_parents([execution_id], epoch=self._engine.epoch.number))
-            self._changed((claim.header.parent_execution_id,))
+            woken = self._engine.store.wake_parents([execution_id], epoch=self._engine.epoch.number)
+            self._engine.push(woken, changed=[claim.header.parent_execution_id])
         except StoreUnavailable as error:
             _log.warning("parent_not_woken", execution_id=execution_id, error=str(error))  # the sweep will
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -28,14 +28,14 @@ _WIP_SECONDS = 120  #: after which RQ's tools call a started job abandoned, unle
 _HASH_SECONDS = 10  #: … so long before that it is gone, and they have nothing to call abandoned
 _MOST_OWED = 10_000
 
-# KEYS: the lists, most urgent first; for each of them the set of its started jobs; the mark of followed executions.
+# KEYS: the lists, most urgent first; for each of them the set of its started jobs.
 # Pops up to ARGV[1] jobs, marks them started and lists them as RQ does. ARGV[5] and ARGV[6] are the number of a list
 # and a job that a blocking pop took from it. A started job expires ARGV[7] seconds after its worker renewed it last;
-# one that waits never does. Returns the mark, 0 without one, and of each job the number of its list, its id and its
-# data. The keys of the jobs' hashes can't be among KEYS: which jobs they are is known once they are popped. ARGV[8] is
-# what these keys begin with; a hash tag in RQ's prefix keeps them in the slot of the lists.
+# one that waits never does. Returns the number of its list, its id and its data for each job. The keys of the jobs'
+# hashes can't be among KEYS: which jobs they are is known once they are popped. ARGV[8] is what these keys begin with;
+# a hash tag in RQ's prefix keeps them in the slot of the lists.
 _FETCH = """
-local lists = (#KEYS - 1) / 2
+local lists = #KEYS / 2
 local fetched = {}
 local function start(number, id)
   local key = ARGV[8] .. id
@@ -62,7 +62,7 @@ for number = 1, lists do
     want = want - 1
   end
 end
-return {tonumber(redis.call('GET', KEYS[#KEYS]) or 0) or 0, fetched}
+return fetched
 """
 
 # KEYS: pairs of the set of a list's started jobs and a job's hash; ARGV from 4 on: the ids of these jobs, in order.
@@ -91,19 +91,20 @@ class JobConsumer:
         self._worker_name = worker_name
         self.list_names = [queue.list_name(name, level) for name in queues for level in ("high", "normal", "low")]
         self._lists = [self._keys.queue(name) for name in self.list_names]
-        self._script_keys = [*self._lists, *map(self._keys.started, self.list_names), self._keys.followed]
+        self._script_keys = [*self._lists, *map(self._keys.started, self.list_names)]
         self._wake_key = self._keys.wake(worker_name)
         self._script: str | None = None
         self._wip_seconds = max(_WIP_SECONDS, int(3 * renew_seconds))
         self._lock = threading.Lock()
-        # What Redis is to be told with the next round trip: jobs that are over, by list; how many nodes ran; the rest.
+        # What goes to Redis with the next round trip: jobs that are over, by list; how many nodes ran; which
+        # executions changed; the rest.
         self._over: dict[str, list[str]] = {}
         self._ran = 0
+        self._changed: set[str] = set()
         self._owed: list[Callable[[Any], None]] = []
         self._blocked = False
         self._started: dict[str, str] = {}  # job id -> list name, of jobs that run here now
         self._urgent: dict[str, tuple[float, bool]] = {}
-        self.on_fetch: Callable[[int], object] = lambda _: None  #: called with the mark of followed executions, or 0
 
     def fetch(self, count: int, block_seconds: float) -> list[NodeMessage]:
         """Take up to `count` node jobs, most urgent first; wait for the first one up to `block_seconds`.
@@ -173,6 +174,16 @@ class JobConsumer:
         """Announce the end of an execution to those who wait for it."""
         self._defer_cleanup(lambda pipe: pipe.publish(self._keys.ended_channel(execution_id), "ended"))
 
+    def publish_changed(self, execution_ids: Iterable[str]) -> None:
+        """Have it published, with the next round trip, that something of these executions was recorded."""
+        with self._lock:
+            self._changed.update(execution_ids)
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether changed executions wait for the next round trip."""
+        return bool(self._changed)
+
     def flush(self) -> None:
         """Send Redis what was deferred. Raises QueueUnavailable; what is not sent then is in the store."""
         with self._queue.breaker.guard():
@@ -215,9 +226,10 @@ class JobConsumer:
         if time.monotonic() - looked > _URGENT_SECONDS:
             with self._queue.breaker.guard():
                 pipeline = self._redis.pipeline(transaction=False)
+                self._flush_deferred(pipeline)
                 for key in before:
                     pipeline.llen(key)
-                answer = any(pipeline.execute())
+                answer = any(pipeline.execute()[-len(before) :])
             self._urgent[name] = (time.monotonic(), answer)
         return answer
 
@@ -243,15 +255,13 @@ class JobConsumer:
             answer = self._redis.evalsha(self._script, len(self._script_keys), *self._script_keys, *arguments)
         if isinstance(answer, Exception):
             raise answer
-        mark, fetched = answer
-        self.on_fetch(mark)
-        return fetched  # type: ignore[no-any-return]  # what the script returns
+        return answer  # type: ignore[no-any-return]  # what the script returns
 
     def _forget_much(self) -> None:
         """Drop what is owed to a Redis that is away for long; only RQ's own registries need it."""
         with self._lock:
-            if len(self._owed) + sum(map(len, self._over.values())) > _MOST_OWED:
-                self._over, self._owed = {}, []
+            if len(self._owed) + len(self._changed) + sum(map(len, self._over.values())) > _MOST_OWED:
+                self._over, self._changed, self._owed = {}, set(), []
 
     def _may_block(self) -> bool:
         with self._lock:
@@ -266,12 +276,15 @@ class JobConsumer:
         with self._lock:
             over, self._over = self._over, {}
             ran, self._ran = self._ran, 0
+            changed, self._changed = self._changed, set()
             owed, self._owed = self._owed, []
         for list_name, job_ids in over.items():
             pipeline.zrem(self._keys.started(list_name), *(f"{job_id}:{self._worker_name}" for job_id in job_ids))
             pipeline.delete(*map(self._keys.job, job_ids))
         if ran:
             pipeline.hincrby(self._keys.worker(self._worker_name), "successful_job_count", ran)
+        for execution_id in changed:
+            pipeline.publish(self._keys.changed_channel(execution_id), "changed")
         for tell in owed:
             tell(pipeline)
 
