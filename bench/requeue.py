@@ -25,6 +25,7 @@ from spanloom.stores import open_store
 from spanloom.testing.servers import postgres_server, redis_server
 from spanloom.worker import WorkerOptions
 from spanloom.worker.process.log_setup import configure_logging
+from spanloom.worker.service import WorkerEvents
 from spanloom.worker.sweeper import Sweeper
 
 STORES = ("postgres", "sqlite")
@@ -54,7 +55,7 @@ def requeue(store_url: str, redis_url: str, runs: int, sweepers: int) -> tuple[f
 
 def _sweep(store_url: str, redis_url: str) -> None:
     with WorkflowEngine(registry, store_url, redis_url) as engine:
-        Sweeper(engine.store, engine.queue, engine.epoch, [LIST], WorkerOptions()).sweep()
+        Sweeper(engine.store, engine.queue, engine.epoch, [LIST], WorkerOptions(), WorkerEvents()).sweep()
 
 
 def main() -> int:

@@ -19,6 +19,7 @@ from spanloom.testing.workflows import single
 from spanloom.worker import WorkerOptions
 from spanloom.worker.queue.consumer import JobConsumer
 from spanloom.worker.queue.started_jobs import StartedJobCleaner
+from spanloom.worker.service import WorkerEvents
 from spanloom.worker.sweeper import Sweeper
 
 LIST = "shop.default"
@@ -65,7 +66,7 @@ def test_who_recovers_a_dead_workers_claims_takes_its_jobs_off_the_books(
     assert queue.redis.zcard(WIP) == 2
     # when a sweep finds that its lease has lapsed
     assert store.renew_lease("dead:1", lease_seconds=0.1)
-    sweeper = Sweeper(store, queue, epoch, [LIST], WorkerOptions())
+    sweeper = Sweeper(store, queue, epoch, [LIST], WorkerOptions(), WorkerEvents())
     give_up, pause = time.monotonic() + 30, threading.Event()
     while not sweeper.sweep():
         assert time.monotonic() < give_up

@@ -48,13 +48,13 @@ def test_threads_beside_a_worker_have_roles_of_their_own(tmp_path: Path) -> None
 
     assert Steps().first() == "done"
     Steps().left_out()
-    for name in ("spanloom-sweep", "spanloom-lease-host-1", "spanloom-presence-host-1", "spanloom-host-1_0"):
+    for name in ("spanloom-sweep", "spanloom-lease-host-1", "spanloom-heartbeat-host-1", "spanloom-host-1_0"):
         thread = threading.Thread(target=Steps().first, name=name)
         thread.start()
         thread.join()
 
     assert {point for point in passed(tmp_path) if point.endswith("before")} == {
-        f"{role}.steps.first.before" for role in ("worker", "sweep", "lease", "presence")
+        f"{role}.steps.first.before" for role in ("worker", "sweep", "lease", "heartbeat")
     }
 
 

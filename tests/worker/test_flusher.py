@@ -15,6 +15,7 @@ from spanloom.engine.store.requests import Claim, NodeKey, NodeLines
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import fan
+from spanloom.worker.service import Phase, WorkerState
 from spanloom.worker.telemetry.log_buffer import MAX_LINES, LogBuffer
 from spanloom.worker.telemetry.log_flusher import LogFlusher
 
@@ -56,8 +57,8 @@ class Stage:
         self.driver.run(self.execution, "split")
         self.claims = [self._claim(name) for name in ("w1", "w2")]
         self.lines = [LogBuffer(claim, "a" * 32, "b" * 16, Context()) for claim in self.claims]
-        self.given_up = threading.Event()
-        self.log_flusher = LogFlusher(self.unreliable, lambda: self.lines, self.given_up)  # type: ignore[arg-type]
+        self.state = WorkerState()
+        self.log_flusher = LogFlusher(self.unreliable, lambda: self.lines, self.state)  # type: ignore[arg-type]
 
     def _claim(self, name: str) -> Claim:
         (answer,) = self.store.claim([NodeKey(self.execution, name)], worker_id=self.driver.worker_id)
@@ -169,7 +170,7 @@ def test_a_worker_that_gives_up_does_not_wait_for_the_store(stage: Stage) -> Non
     stage.unreliable.next = ["away"] * 99
     stage.say("a")
     stage.log_flusher.flush()
-    stage.given_up.set()
+    stage.state.advance(Phase.ABORTING)
     stage.log_flusher.settle(stage.lines[0])
 
     assert len(stage.unreliable.asked) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from spanloom.engine.errors import StoreUnavailable
 from spanloom.testing.race import race
 from spanloom.worker.lease import Lease
+from spanloom.worker.service import running
 
 
 class Store:
@@ -39,10 +41,15 @@ def store() -> Store:
 
 
 @pytest.fixture
-def lease(store: Store) -> Lease:
-    made = Lease(store, "w", ("default",), 15.0)  # type: ignore[arg-type]
-    made.open()
-    return made
+def given_back() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def lease(store: Store, given_back: list[str]) -> Iterator[Lease]:
+    made = Lease(store, "w", ("default",), 60.0, give_back=given_back.append)  # type: ignore[arg-type]
+    with running(made):
+        yield made
 
 
 def test_a_lapse_that_two_threads_notice_at_once_opens_one_new_lease(store: Store, lease: Lease) -> None:
@@ -76,3 +83,10 @@ def test_a_lease_that_was_given_up_while_the_store_was_away_is_never_renewed(sto
 
     assert given_up not in store.renewed
     assert lease.worker_id != given_up
+
+
+def test_what_is_given_back_is_the_lease_that_it_holds_then(store: Store, lease: Lease, given_back: list[str]) -> None:
+    lease.replace(lease.worker_id)
+    lease.stop()
+
+    assert given_back == [store.registered[1]]

@@ -15,6 +15,7 @@ from redis import Redis
 
 from spanloom.engine import ConfigurationError, Node, NodeContext, NodeRegistry, Workflow, WorkflowEngine
 from spanloom.stores import InMemoryExecutionStore
+from spanloom.worker.service import Phase
 
 
 def registry() -> NodeRegistry:
@@ -163,17 +164,13 @@ def test_two_applications_share_one_redis_under_their_namespaces(
 def test_a_running_worker_stops_when_its_redis_is_given_to_another_store(redis_url: str) -> None:
     first = WorkflowEngine(registry(), InMemoryExecutionStore(), redis_url)
     second = WorkflowEngine(registry(), InMemoryExecutionStore(), redis_url)
-    stopped = threading.Event()
     with (
         first,
         Redis.from_url(redis_url) as redis,
         pytest.raises(ConfigurationError, match="another store"),
         first.start_workers(1, sweep_seconds=0.05) as (worker,),
     ):
-        on_incompatible_store = worker._sweeper.on_incompatible_store
-        worker._sweeper.on_incompatible_store = lambda error: (on_incompatible_store(error), stopped.set())
-
         redis.set(first.queue.keys.epoch, "another-store 1")
 
-        assert stopped.wait(30)
+        assert worker.state.wait_for(Phase.DRAINING, 30)
     second.close()

@@ -11,6 +11,7 @@ import pytest
 from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
 from spanloom.worker.node.recorder import Recorder
+from spanloom.worker.service import Phase, WorkerState
 
 
 class Store:
@@ -39,8 +40,8 @@ def record(node_id: str, fence: int = 1) -> RecordRequest:
     return RecordRequest("e", node_id, 0, fence, "w", Outcome.COMPLETED)
 
 
-def recorder(store: Store, given_up: threading.Event | None = None) -> Recorder:
-    return Recorder(store, lambda: 1, given_up or threading.Event())  # type: ignore[arg-type]
+def recorder(store: Store, state: WorkerState | None = None) -> Recorder:
+    return Recorder(store, lambda: 1, state or WorkerState())  # type: ignore[arg-type]
 
 
 def in_threads(made: Recorder, records: Sequence[RecordRequest]) -> dict[str, Any]:
@@ -107,14 +108,14 @@ def test_a_record_waits_for_a_store_that_is_away() -> None:
     assert store.batches == [["a"]] * 3
 
 
-def test_a_worker_that_gave_up_does_not_wait_for_the_store() -> None:
+def test_a_worker_that_aborts_does_not_wait_for_the_store() -> None:
     store = Store()
     store.failures = [StoreUnavailable("gone")]
-    given_up = threading.Event()
-    given_up.set()
+    state = WorkerState()
+    state.advance(Phase.ABORTING)
 
     with pytest.raises(StoreUnavailable):
-        recorder(store, given_up).record(record("a"))
+        recorder(store, state).record(record("a"))
 
 
 def test_more_than_one_batch_of_waiting_records_is_answered() -> None:

@@ -23,6 +23,7 @@ from spanloom.testing.servers import RedisServer
 from spanloom.testing.servers import redis_server as new_redis_server
 from spanloom.testing.workflows import single
 from spanloom.worker import WorkerOptions
+from spanloom.worker.service import WorkerEvents
 from spanloom.worker.sweeper import Sweeper
 
 LIST = "shop.default"
@@ -48,7 +49,9 @@ def queue(redis_url: str) -> Iterator[NodeQueue]:
 
 
 def sweeper(store: ExecutionStore, queue: NodeQueue, **options: Any) -> Sweeper:
-    return Sweeper(store, queue, Epoch(store, queue), [LIST], WorkerOptions(sweep_seconds=0.05, **options))
+    return Sweeper(
+        store, queue, Epoch(store, queue), [LIST], WorkerOptions(sweep_seconds=0.05, **options), WorkerEvents()
+    )
 
 
 def test_a_worker_that_stops_does_not_wait_for_the_end_of_a_backlog(queue: NodeQueue) -> None:
@@ -59,8 +62,7 @@ def test_a_worker_that_stops_does_not_wait_for_the_end_of_a_backlog(queue: NodeQ
 
     endless.stop()
 
-    endless.thread.join(10)
-    assert not endless.thread.is_alive()
+    assert not endless._thread.is_alive()
     store.close()
 
 

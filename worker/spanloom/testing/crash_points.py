@@ -25,7 +25,7 @@ EXIT_CODE = 137  #: what a process that crashed exits with: as if by SIGKILL, in
 AT = "SPANLOOM_CRASH_AT"  #: the environment variable that arms points
 FOLDER = "SPANLOOM_CRASH_FOLDER"  #: and the one that says where they are noted
 NOTED = 3  #: how many passings of a point a process notes
-_THREADS = ("sweep", "lease", "presence", "claims")  # of a worker, each named spanloom-<role>…
+_THREADS = ("sweep", "lease", "heartbeat", "claims")  # of a worker, each named spanloom-<role>…
 
 
 class CrashPoints:

@@ -13,22 +13,36 @@ import structlog
 from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.telemetry.instruments import instruments
+from spanloom.worker.service import Periodic
 
 __all__ = ["Lease"]
 
 _log = structlog.get_logger("spanloom.worker")
+_AGAIN_SECONDS = 1.0
 
 
 class Lease:
-    """Hold a worker's lease in the store. A lease that lapsed is never renewed: a new one takes its place."""
+    """The service that holds a worker's lease. A lease that lapsed is never renewed: a new one takes its place."""
 
-    def __init__(self, store: ExecutionStore, name: str, queues: tuple[str, ...], seconds: float) -> None:
+    def __init__(
+        self,
+        store: ExecutionStore,
+        name: str,
+        queues: tuple[str, ...],
+        seconds: float,
+        *,
+        give_back: Callable[[str], object] = lambda worker_id: None,
+    ) -> None:
+        """`give_back` is called at the end with the worker id, once that is no longer renewed."""
         self._store = store
-        self._name = name
+        self.name = name
         self._queues = queues
         self._seconds = seconds
         self._lock = threading.Lock()
         self._lost: set[str] = set()
+        self._give_back = give_back
+        # On its own thread: a Redis that hangs must not cost a claim.
+        self._renewal = Periodic(f"spanloom-lease-{name}", self._turn, first_pause=self.renew_seconds)
         self.worker_id = ""
 
     @property
@@ -36,10 +50,16 @@ class Lease:
         """How long to wait between renewals: three a lease."""
         return self._seconds / 3
 
-    def open(self) -> None:
-        """Register with a new worker id. Raises StoreUnavailable."""
+    def start(self) -> None:
+        """Register with a new worker id, and renew it from now on. Raises StoreUnavailable."""
         with self._lock:
             self._register()
+        self._renewal.start()
+
+    def stop(self) -> None:
+        """Renew it no more, and give it back with all claims that it holds."""
+        self._renewal.stop()
+        self._give_back(self.worker_id)
 
     def renew(self) -> bool:
         """Renew once; after a lapse open a new lease. A store that does not answer is logged, and False returned."""
@@ -49,7 +69,7 @@ class Lease:
             if self.is_lost(worker_id) or not self._store.renew_lease(worker_id, lease_seconds=self._seconds):
                 self.replace(worker_id)
         except StoreUnavailable as error:
-            _log.warning("lease_not_renewed", worker=self._name, error=str(error))
+            _log.warning("lease_not_renewed", worker=self.name, error=str(error))
             return False
         return True
 
@@ -59,7 +79,7 @@ class Lease:
             if self.worker_id != lapsed:
                 return
             self._lost.add(lapsed)
-            _log.warning("lease_lost", worker=self._name, worker_id=lapsed)
+            _log.warning("lease_lost", worker=self.name, worker_id=lapsed)
             if (measured := instruments()) is not None:
                 measured.lease_lost()
             self._register()
@@ -72,11 +92,20 @@ class Lease:
         """Return is_lost bound to one id."""
         return lambda: self.is_lost(worker_id)
 
+    def _turn(self) -> float:
+        renewed = False
+        try:
+            renewed = self.renew()
+        except Exception:
+            _log.exception("lease_not_renewed", worker=self.name)  # the next renewal must still come
+        # A store that was away for nearly a lease leaves no time for the regular turn.
+        return self.renew_seconds if renewed else min(self.renew_seconds, _AGAIN_SECONDS)
+
     def _register(self) -> None:
-        worker_id = f"{self._name}:{secrets.token_hex(4)}"
+        worker_id = f"{self.name}:{secrets.token_hex(4)}"
         self._store.register_worker(
             worker_id,
-            name=self._name,
+            name=self.name,
             host=socket.gethostname(),
             pid=os.getpid(),
             queues=self._queues,

@@ -38,7 +38,7 @@ def start_workers(engine: WorkflowEngine, workers: int = 1, **options: Any) -> G
     chosen = worker_options(**options)
     if chosen.name is not None and workers > 1:
         raise ConfigurationError("a name is for one worker; leave it out to start several")
-    running = [_Running(Worker(engine, chosen)) for _ in range(workers)]
+    running = [_Running(engine, chosen) for _ in range(workers)]
     for worker in running:
         worker.thread.start()
     try:
@@ -57,12 +57,11 @@ def start_workers(engine: WorkflowEngine, workers: int = 1, **options: Any) -> G
 class _Running:
     """One worker and its thread."""
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self.thread = threading.Thread(target=self._run, name=f"spanloom-worker-{worker.name}", daemon=True)
+    def __init__(self, engine: WorkflowEngine, options: WorkerOptions) -> None:
         self._settled = threading.Event()  # it is ready, or it ended before
+        self.worker = Worker(engine, options, ready=self._settled.set)
+        self.thread = threading.Thread(target=self._run, name=f"spanloom-worker-{self.worker.name}", daemon=True)
         self._error: BaseException | None = None
-        worker.on_ready = self._settled.set
 
     def wait_ready(self) -> None:
         self._settled.wait()

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import structlog
@@ -21,6 +21,7 @@ from spanloom.engine.telemetry.instruments import count_ended, instruments
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.queue.depth import QueueDepths
 from spanloom.worker.queue.started_jobs import StartedJobCleaner
+from spanloom.worker.service import JOIN_SECONDS, WorkerEvents
 
 __all__ = ["Sweeper"]
 
@@ -31,38 +32,46 @@ _RENEWAL_SECONDS = 2.0  #: longer than any worker waits between renewals that fa
 
 
 class Sweeper:
-    """Sweep on a thread of its own. Any number of them cooperate."""
+    """The service that sweeps, on a thread of its own. Any number of them cooperate."""
 
     def __init__(
-        self, store: ExecutionStore, queue: NodeQueue, epoch: Epoch, list_names: Sequence[str], options: WorkerOptions
+        self,
+        store: ExecutionStore,
+        queue: NodeQueue,
+        epoch: Epoch,
+        list_names: Sequence[str],
+        options: WorkerOptions,
+        events: WorkerEvents,
     ) -> None:
         self._store = store
         self._queue = queue
         self._epoch = epoch
         self._list_names = list_names
         self._options = options
-        self.on_ended: Callable[[Sequence[str]], object] = lambda _: None  #: called with executions that it has ended
+        self._events = events
         self.queue_depths = QueueDepths(queue)
-        self.on_incompatible_store: Callable[[ConfigurationError], object] = lambda _: (
-            None
-        )  #: called when it can't go on, ever
         self._changed = threading.Condition()
         self._wake_at = float("inf")
         self._stopped = False
         self.started_jobs = StartedJobCleaner(store, queue, list_names)
         self._clean_at = time.monotonic() + random.uniform(0.5, 1.0) * _CLEAN_SECONDS  # noqa: S311  as below
         self._redis_away = False  # and that was said
-        self.thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
 
     def start(self) -> None:
         """Begin."""
-        self.thread.start()
+        self._thread.start()
 
-    def stop(self) -> None:
-        """End after the pass that runs now; `thread` may be joined."""
+    def finish(self) -> None:
+        """Make the pass that runs now the last one, without waiting for its end."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
+
+    def stop(self) -> None:
+        """End after the pass that runs now."""
+        self.finish()
+        self._thread.join(JOIN_SECONDS)
 
     def due_in(self, seconds: float) -> None:
         """Note that something becomes due then, so that a short delay need not wait for the next regular pass."""
@@ -118,7 +127,7 @@ class Sweeper:
     def _report(self, swept: SweepResult, heads: Mapping[str, datetime | None]) -> None:
         """Report what a sweep has done to its callbacks and to the metrics."""
         if swept.ended:
-            self.on_ended(swept.ended)
+            self._events.executions_ended(swept.ended)
         if (measured := instruments()) is not None:
             measured.swept(swept.moved)
             count_ended(self._store, swept.ended, ExecutionStatus.FAILED)  # by their deadlines
@@ -135,7 +144,7 @@ class Sweeper:
                 pause, swept = self._options.sweep_seconds, time.monotonic()
             except ConfigurationError as error:
                 _log.error("sweep_ends", error=str(error))
-                self.on_incompatible_store(error)
+                self._events.incompatible(error)
                 return
             except StoreUnavailable as error:
                 _log.warning("sweep_failed", error=str(error))

@@ -21,10 +21,12 @@ from spanloom.engine.workflow.compiled import CompiledWorkflow
 from spanloom.engine.workflow.definitions import Node
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.builtin import BUILT_IN, evaluated, scope_of
+from spanloom.worker.node.claim_monitor import ClaimMonitor
 from spanloom.worker.node.event_loop import EventLoopThread
 from spanloom.worker.node.mapped import run_mapped
 from spanloom.worker.node.outcomes import AttemptResult, of_result
 from spanloom.worker.node.timeouts import TimeLimit
+from spanloom.worker.options import WorkerOptions
 from spanloom.worker.telemetry.log_buffer import CURRENT
 
 __all__ = ["Caller", "Loaded"]
@@ -47,15 +49,17 @@ class Caller:
         engine: WorkflowEngine,
         event_loop: EventLoopThread,
         time_limit: TimeLimit,
-        *,
+        claims: ClaimMonitor,
         state: Any,
-        max_recovery_attempts: int,
+        options: WorkerOptions,
     ) -> None:
+        """`state` is what handlers see as `ctx.state`."""
         self._engine = engine
         self._event_loop = event_loop
         self._time_limit = time_limit
+        self._claims = claims
         self._state = state
-        self._max_losses = max_recovery_attempts
+        self._max_losses = options.max_recovery_attempts
 
     def load(self, claim: Claim) -> Loaded:
         """Find the claimed node's definition and handler. Raises whatever keeps this worker from running it."""
@@ -63,8 +67,12 @@ class Caller:
         node = plan.nodes[claim.node.node_id]
         return Loaded(plan, node, self._engine.registry.handler(node.type))
 
-    def call(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt) -> AttemptResult:
+    def call(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt, worker_id: str) -> AttemptResult:
         """Run a claimed node and classify what it returns. Raises whatever its handler raises."""
+        with self._claims.running(attempt, worker_id):
+            return self._run(loaded, claim, attempt)
+
+    def _run(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt) -> AttemptResult:
         node = loaded.node
         if claim.node.recovery_attempts >= self._max_losses:
             raise WorkerLost(node.id, claim.node.recovery_attempts)

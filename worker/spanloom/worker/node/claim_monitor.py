@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import NodeKey
 from spanloom.worker.node.attempt import RunningAttempt
+from spanloom.worker.service import Periodic
 from spanloom.worker.telemetry.log_buffer import LogBuffer
 
 __all__ = ["ClaimMonitor"]
@@ -21,7 +21,7 @@ _log = structlog.get_logger("spanloom.worker")
 
 
 class ClaimMonitor:
-    """Notifies running handlers whose claims are gone: their execution was cancelled, or their run reset.
+    """The service that revokes running attempts whose execution was cancelled, or whose run was reset.
 
     The store is read once in `check_seconds`, and only while something runs for longer than that.
     """
@@ -30,6 +30,7 @@ class ClaimMonitor:
 
     def __init__(self, store: ExecutionStore) -> None:
         self._store = store
+        self._checks = Periodic("spanloom-claims", self._turn, first_pause=self.check_seconds)
         self._running: dict[
             RunningAttempt, tuple[str, float]
         ] = {}  # by attempt: the worker id it was claimed under, since
@@ -43,15 +44,13 @@ class ClaimMonitor:
         finally:
             del self._running[attempt]
 
-    def watch(self, ended: threading.Event) -> None:
-        """Look again and again until `ended` is set."""
-        while not ended.wait(self.check_seconds):
-            try:
-                self.check()
-            except StoreUnavailable as error:
-                _log.warning("claims_not_seen", error=str(error))
-            except Exception:
-                _log.exception("claims_not_seen")  # the next look must still come
+    def start(self) -> None:
+        """Check again and again from now on."""
+        self._checks.start()
+
+    def stop(self) -> None:
+        """Check no more."""
+        self._checks.stop()
 
     def long_running(self) -> list[tuple[RunningAttempt, str]]:
         """Return what runs for longer than `check_seconds`, each with the worker id it was claimed under."""
@@ -74,3 +73,12 @@ class ClaimMonitor:
                 key = NodeKey(header.execution_id, node.node_id, node.item)
                 if held.get(key) != node.fence and attempt in self._running and attempt.revoke():
                     _log.info("claim_revoked", **attempt.log_buffer.ids(), span_id=attempt.own.span_id)
+
+    def _turn(self) -> float:
+        try:
+            self.check()
+        except StoreUnavailable as error:
+            _log.warning("claims_not_seen", error=str(error))
+        except Exception:
+            _log.exception("claims_not_seen")  # the next check must still come
+        return self.check_seconds

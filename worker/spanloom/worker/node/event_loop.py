@@ -26,6 +26,7 @@ class EventLoopThread:
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = threading.Event()
+        self.closed = True  # no coroutine keeps its thread
 
     def run(
         self,
@@ -60,16 +61,15 @@ class EventLoopThread:
         if self._loop is not None and self._loop.is_running():
             self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tuple(self._tasks)])
 
-    def close(self, patience: float = 5.0) -> bool:
-        """Stop the loop and wait up to `patience` seconds for its thread; False if a coroutine keeps it."""
+    def close(self, patience: float = 5.0) -> None:
+        """Stop the loop and wait up to `patience` seconds for its thread; `closed` is False if a coroutine keeps it."""
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop is not None and thread is not None:
             self._closing.set()
             loop.call_soon_threadsafe(loop.stop)
             thread.join(patience)
-            return not thread.is_alive()
-        return True
+            self.closed = not thread.is_alive()
 
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:

@@ -25,7 +25,7 @@ class Lifespan:
         self._event_loop = event_loop
         self._entered: Any = None
 
-    def enter(self) -> Any:
+    def __enter__(self) -> Any:
         """Return `ctx.state`: what the context manager yields, a mapping as attributes; empty without a lifespan.
 
         Raises ConfigurationError if it is no context manager, and whatever it raises itself.
@@ -47,8 +47,8 @@ class Lifespan:
         self._entered = manager
         return SimpleNamespace(**state) if isinstance(state, Mapping) else state
 
-    def leave(self) -> None:
-        """Leave the context manager, once. Raises TimeoutError if the loop is kept by a handler that does not end."""
+    def __exit__(self, *exc_info: object) -> None:
+        """Leave the context manager. Raises TimeoutError if the loop is kept by a handler that does not end."""
         manager, self._entered = self._entered, None
         if isinstance(manager, AbstractAsyncContextManager):
             self._event_loop.run(_await(manager.__aexit__(None, None, None)), patience=_LEAVE_SECONDS)

@@ -6,7 +6,7 @@ import json
 import random
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +19,7 @@ from spanloom.engine.errors import (
 from spanloom.engine.handlers.builtin import LONGEST_SECONDS
 from spanloom.engine.handlers.results import NodeResult
 from spanloom.engine.payload import decode, encode
-from spanloom.engine.store.requests import FanOut, Outcome, StartRequest
+from spanloom.engine.store.requests import Claim, FanOut, Outcome, RecordRequest, StartRequest
 from spanloom.engine.store.states import WaitKind
 from spanloom.engine.workflow.compiled import CompiledWorkflow
 from spanloom.engine.workflow.definitions import Node, RetryPolicy
@@ -59,6 +59,21 @@ class AttemptResult:
     wait_key: str | None = None
     child: StartRequest | None = None
     fan_out: FanOut | None = None
+
+    def request(self, claim: Claim, worker_id: str, **telemetry: Any) -> RecordRequest:
+        """Return what asks the store to record it, with the telemetry of the attempt and the successors to claim."""
+        return RecordRequest(
+            execution_id=claim.header.execution_id,
+            node_id=claim.node.node_id,
+            item=claim.node.item,
+            fence=claim.node.fence,
+            worker_id=worker_id,
+            **{name: getattr(self, name) for name in _RECORDED},
+            **telemetry,
+        )
+
+
+_RECORDED = tuple({field.name for field in fields(AttemptResult)} & {field.name for field in fields(RecordRequest)})
 
 
 def of_result(result: Any, node: Node, execution_id: str, limit: int) -> AttemptResult:

@@ -11,6 +11,7 @@ import structlog
 from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import RecordRequest, RecordResult
+from spanloom.worker.service import Phase, WorkerState
 
 __all__ = ["Recorder"]
 
@@ -30,10 +31,10 @@ class _Entry:
 class Recorder:
     """Record for all slots of a worker. Who finds nobody committing commits for everyone who waits (group commit)."""
 
-    def __init__(self, store: ExecutionStore, epoch: Callable[[], int], given_up: threading.Event) -> None:
+    def __init__(self, store: ExecutionStore, epoch: Callable[[], int], state: WorkerState) -> None:
         self._store = store
         self._epoch = epoch
-        self._given_up = given_up
+        self._state = state
         self._waiting: deque[_Entry] = deque()
         self._commit = threading.Lock()
 
@@ -41,7 +42,7 @@ class Recorder:
         """Record one outcome and return what follows from it.
 
         While the store is away it tries again, with growing pauses: a record sent twice counts once. Raises
-        StoreUnavailable only after the worker gave up (`given_up`), and what the store raises for a bad record.
+        StoreUnavailable only once the worker aborts, and what the store raises for a bad record.
         """
         entry = _Entry(record)
         self._waiting.append(entry)
@@ -76,8 +77,8 @@ class Recorder:
             try:
                 return self._store.record(records, epoch=self._epoch())
             except StoreUnavailable as error:
-                if self._given_up.is_set():
+                if self._state.aborting:
                     raise
                 _log.warning("record_waits_for_store", records=len(records), error=str(error))
-                self._given_up.wait(pause)
+                self._state.wait_for(Phase.ABORTING, pause)
                 pause = min(pause * 2, longest)

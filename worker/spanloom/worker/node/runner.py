@@ -5,9 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import contextvars
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import NoReturn
@@ -17,27 +16,44 @@ import structlog
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import LeaseLost, PermanentError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue.node_queue import NodeMessage
-from spanloom.engine.store.requests import Claim, Outcome, RecordRequest, RecordResult
+from spanloom.engine.store.requests import Claim, Outcome, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.engine.telemetry.instruments import Instruments, instruments
 from spanloom.engine.telemetry.metrics import LOST, OTHER
 from spanloom.worker.lease import Lease
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.caller import Caller, Loaded
-from spanloom.worker.node.claim_monitor import ClaimMonitor
 from spanloom.worker.node.outcomes import AttemptResult, left, of_error, of_load_error, of_refusal
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.queue.consumer import JobConsumer
 from spanloom.worker.queue.isolation import is_poison_candidate
+from spanloom.worker.service import WorkerEvents, WorkerState
 from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.log_flusher import LogFlusher
 from spanloom.worker.telemetry.span_exporter import SpanExporter
 
-__all__ = ["NodeRunner"]
+__all__ = ["NodeRunner", "NodeTelemetry", "WorkerIdentity"]
 
 _log = structlog.get_logger("spanloom.worker")
 _LEADING = (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIdentity:
+    """The worker that runs nodes: how it works, and the lease that it claims under."""
+
+    options: WorkerOptions
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTelemetry:
+    """What collects, stores and exports the log lines and spans of nodes."""
+
+    log_capture: LogCapture
+    log_flusher: LogFlusher
+    span_exporter: SpanExporter
 
 
 class NodeRunner:
@@ -46,38 +62,24 @@ class NodeRunner:
     def __init__(
         self,
         engine: WorkflowEngine,
-        *,
-        name: str,
-        options: WorkerOptions,
+        identity: WorkerIdentity,
         consumer: JobConsumer,
-        lease: Lease,
-        recorder: Recorder,
         caller: Caller,
-        claims: ClaimMonitor,
-        log_capture: LogCapture,
-        log_flusher: LogFlusher,
-        span_exporter: SpanExporter,
-        draining: threading.Event,
-        given_up: threading.Event,
-        due_in: Callable[[float], None],
-        changed: Callable[[Iterable[str]], None],
+        recorder: Recorder,
+        telemetry: NodeTelemetry,
+        state: WorkerState,
+        events: WorkerEvents,
     ) -> None:
         self._engine = engine
-        self._name = name
-        self._pid = os.getpid()
-        self._options = options
+        self._lease = identity.lease
+        self._options = identity.options
         self._consumer = consumer
-        self._lease = lease
-        self._recorder = recorder
         self._caller = caller
-        self._claims = claims
-        self._log_capture = log_capture
-        self._log_flusher = log_flusher
-        self._span_exporter = span_exporter
-        self._draining = draining
-        self._given_up = given_up
-        self._due_in = due_in
-        self._changed = changed
+        self._recorder = recorder
+        self._telemetry = telemetry
+        self._state = state
+        self._events = events
+        self._pid = os.getpid()
 
     def run(self, message: NodeMessage, claim: Claim, worker_id: str) -> None:
         """Run a claimed node, and then what follows from it as long as work first allows. Never raises."""
@@ -113,15 +115,20 @@ class NodeRunner:
         destination = self._engine.queue.list_name(claim.node.queue, claim.header.priority)
         message_id = None if job is None else job.job_id
         attempt = RunningAttempt(
-            claim, self._name, destination, message_id, is_lost, self._given_up.is_set, self._log_capture
+            claim,
+            self._lease.name,
+            destination,
+            message_id,
+            is_lost,
+            lambda: self._state.aborting,
+            self._telemetry.log_capture,
         )
         attempt.log_buffer.bind()
         error: BaseException | None = None
         loaded: Loaded | None = None
         try:
             loaded = self._caller.load(claim)
-            with self._claims.running(attempt, worker_id):
-                ending = self._caller.call(loaded, claim, attempt)
+            ending = self._caller.call(loaded, claim, attempt, worker_id)
         except BaseException as raised:  # whatever a handler raises, SystemExit too, is its node's failure and no more
             error = raised
             if isinstance(raised, concurrent.futures.CancelledError | LeaseLost) and attempt.cancelled:
@@ -161,23 +168,12 @@ class NodeRunner:
         attempt.close(ending.outcome, failed)
         if failed is not None:
             _log.warning("attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=type(failed).__name__)
-        self._log_flusher.settle(attempt.log_buffer)
+        self._telemetry.log_flusher.settle(attempt.log_buffer)
 
     def _fail(self, claim: Claim, worker_id: str, error: BaseException) -> None:
         """End a claim that our own code could not: nothing may stay running that nobody runs."""
         try:
-            ending = of_refusal(error)
-            answer = self._recorder.record(
-                RecordRequest(
-                    execution_id=claim.header.execution_id,
-                    node_id=claim.node.node_id,
-                    item=claim.node.item,
-                    fence=claim.node.fence,
-                    worker_id=worker_id,
-                    outcome=ending.outcome,
-                    error=ending.error,
-                )
-            )
+            answer = self._recorder.record(of_refusal(error).request(claim, worker_id))
             execution_id = claim.header.execution_id
             self._engine.push(answer.jobs, ended=[execution_id] if answer.ended else [], changed=[execution_id])
         except Exception:
@@ -187,7 +183,7 @@ class NodeRunner:
     def _successors(self, loaded: Loaded | None, claim: Claim, ending: AttemptResult) -> tuple[str, ...]:
         """Work first: name what this worker may run next, if nothing more urgent waits and it is not told to stop."""
         leads_on = ending.outcome in _LEADING or ending.fan_out is not None
-        if loaded is None or not leads_on or self._draining.is_set():
+        if loaded is None or not leads_on or self._state.draining:
             return ()
         node, nodes = loaded.node, loaded.plan.nodes
         if claim.node.item or ending.fan_out is not None:
@@ -213,29 +209,16 @@ class NodeRunner:
         attempt: RunningAttempt | None,
         successors: tuple[str, ...],
     ) -> RecordResult:
+        if attempt is None:
+            return self._recorder.record(ending.request(claim, worker_id, successors=successors))
         return self._recorder.record(
-            RecordRequest(
-                execution_id=claim.header.execution_id,
-                node_id=claim.node.node_id,
-                item=claim.node.item,
-                fence=claim.node.fence,
-                worker_id=worker_id,
-                outcome=ending.outcome,
-                data=ending.data,
-                error=ending.error,
-                taken=ending.taken,
-                handled=ending.handled,
-                delay_seconds=ending.delay_seconds,
-                due_at=ending.due_at,
-                wait_kind=ending.wait_kind,
-                wait_key=ending.wait_key,
-                child=ending.child,
-                fan_out=ending.fan_out,
-                spends_attempt=ending.spends_attempt,
-                span=None if attempt is None else attempt.reference,
-                exported_ns=None if attempt is None else self._span_exporter.held(attempt.own, worker_id),
-                logs=() if attempt is None else attempt.log_buffer.unstored,
-                spans=() if attempt is None else attempt.spans,
+            ending.request(
+                claim,
+                worker_id,
+                span=attempt.reference,
+                exported_ns=self._telemetry.span_exporter.held(attempt.own, worker_id),
+                logs=attempt.log_buffer.unstored,
+                spans=attempt.spans,
                 successors=successors,
             )
         )
@@ -244,7 +227,7 @@ class NodeRunner:
         self, job: NodeMessage | None, claim: Claim, ending: AttemptResult, answer: RecordResult
     ) -> Claim | None:
         if not answer.jobs:  # else it is published with them
-            self._changed((claim.header.execution_id,))
+            self._events.executions_changed((claim.header.execution_id,))
         if not answer.recorded:
             _log.warning("claim_lost", **_ids(claim))
         if ending.outcome is Outcome.FAILED and answer.recorded:
@@ -254,9 +237,9 @@ class NodeRunner:
         if answer.ended is not None and answer.ended_at is not None:
             self._ended(claim, ending, answer.ended, answer.ended_at)
         if ending.child is not None and answer.recorded:
-            self._span_exporter.child_started(ending.child, answer)
+            self._telemetry.span_exporter.child_started(ending.child, answer)
         if ending.outcome is Outcome.RETRY or ending.wait_kind is WaitKind.TIMER:
-            self._due_in(ending.delay_seconds)
+            self._events.delayed(ending.delay_seconds)
         if answer.jobs:
             self._engine.push(answer.jobs, changed=[claim.header.execution_id])
         return Claim(claim.header, answer.next) if answer.next is not None else None
@@ -264,7 +247,7 @@ class NodeRunner:
     def _ended(self, claim: Claim, ending: AttemptResult, status: ExecutionStatus, ended_at: datetime) -> None:
         """Notify those who wait for the end of the execution: callers, and the node that it is a child of."""
         execution_id = claim.header.execution_id
-        self._span_exporter.execution_ended(claim, ending.error, status, ended_at)
+        self._telemetry.span_exporter.execution_ended(claim, ending.error, status, ended_at)
         self._consumer.announce(execution_id)
         if claim.header.parent_execution_id is None:
             return

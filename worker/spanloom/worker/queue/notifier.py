@@ -9,16 +9,16 @@ import structlog
 
 from spanloom.engine.errors import QueueUnavailable
 from spanloom.worker.queue.consumer import JobConsumer
+from spanloom.worker.service import JOIN_SECONDS
 
 __all__ = ["Notifier"]
 
 _log = structlog.get_logger("spanloom.worker")
 _GATHER_SECONDS = 0.05  #: how long a change waits for a fetch or a push that takes it along
-_JOIN_SECONDS = 5.0
 
 
 class Notifier:
-    """The bounded delay of published changes.
+    """The service that bounds the delay of published changes.
 
     A change goes with the next fetch, push or other round trip of the worker. A worker whose nodes run one after the
     other in their slots makes none for seconds: then the notifier's thread makes one, twenty times a second at most.
@@ -43,7 +43,7 @@ class Notifier:
         """End; what is left is published with the consumer's last flush."""
         self._stopped.set()
         self._wake.set()
-        self._thread.join(_JOIN_SECONDS)
+        self._thread.join(JOIN_SECONDS)
 
     def _run(self) -> None:
         while self._wake.wait() and not self._stopped.wait(_GATHER_SECONDS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Container, Sequence
 
@@ -10,6 +9,7 @@ import structlog
 
 from spanloom.engine.queue.node_queue import NodeMessage
 from spanloom.worker.queue.consumer import JobConsumer
+from spanloom.worker.service import Phase, WorkerState
 
 __all__ = ["UnknownTypeFilter"]
 
@@ -21,11 +21,11 @@ _LEFT_TO_THE_SWEEP = 600.0  #: seconds after its push: nobody has known it for l
 class UnknownTypeFilter:
     """Give jobs back that others may know, to the ends of their lists, without spinning on them."""
 
-    def __init__(self, consumer: JobConsumer, types: Container[str], stopping: threading.Event, *, keep: bool) -> None:
+    def __init__(self, consumer: JobConsumer, types: Container[str], state: WorkerState, *, keep: bool) -> None:
         """Without `keep` they are dropped, for the sweep to push again: a worker in burst mode comes to an end."""
         self._consumer = consumer
         self._types = types
-        self._stopping = stopping
+        self._state = state
         self._keep = keep
         self._pause = _PAUSES[0]
         self._named: set[str] = set()
@@ -52,7 +52,7 @@ class UnknownTypeFilter:
         if known or not self._keep:
             self._pause = _PAUSES[0]
         else:
-            self._stopping.wait(self._pause)
+            self._state.wait_for(Phase.DRAINING, self._pause)
             self._pause = min(self._pause * 2, _PAUSES[1])
         return known
 

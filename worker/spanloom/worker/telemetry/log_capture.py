@@ -33,7 +33,7 @@ class LogCapture:
         self._handler = _NodeHandler(self, logging.getLevelNamesMapping()[level.upper()])
         self._output = StdoutCapture(self) if capture_output else None
 
-    def open(self) -> None:
+    def start(self) -> None:
         """Begin to listen, and look whether lines are to be exported."""
         self.export = LogExport.configured()
         with _installing:
@@ -41,7 +41,7 @@ class LogCapture:
             if self._output is not None:
                 self._output.open()
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Stop listening; twice is no error."""
         with _installing:
             logging.getLogger().removeHandler(self._handler)

@@ -9,6 +9,7 @@ import structlog
 
 from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.store.port import ExecutionStore
+from spanloom.worker.service import Periodic, Phase, WorkerState
 from spanloom.worker.telemetry.log_buffer import LogBuffer
 
 __all__ = ["LogFlusher"]
@@ -18,7 +19,7 @@ _PAUSES = (0.05, 1.0)
 
 
 class LogFlusher:
-    """Send lines of the attempts that run for long, once in `flush_seconds`, together.
+    """The service that stores lines of the attempts that run for long, once in `flush_seconds`, together.
 
     What was sent and not answered is sent again as it was, and the store knows it again: no line is lost or kept twice
     when the store goes away. A handler is never held up; only an attempt that has ended waits for such an answer.
@@ -27,22 +28,23 @@ class LogFlusher:
     flush_seconds = 1.0
 
     def __init__(
-        self, store: ExecutionStore, long_running: Callable[[], Iterable[LogBuffer]], given_up: threading.Event
+        self, store: ExecutionStore, long_running: Callable[[], Iterable[LogBuffer]], state: WorkerState
     ) -> None:
         self._store = store
         self._lasting = long_running
-        self._given_up = given_up
+        self._state = state
+        self._flushes = Periodic("spanloom-lines", self._turn, first_pause=self.flush_seconds)
         self._choosing = threading.Lock()  # which lines are sent; held for a moment only
         self._sending = threading.Lock()  # held while the store is asked
         self._waiting = False  # the store was away the last time
 
-    def watch(self) -> None:
-        """Send again and again until the worker has given up."""
-        while not self._given_up.wait(self.flush_seconds):
-            try:
-                self.flush()
-            except Exception:
-                _log.exception("lines_not_stored")  # they come with the record; the next turn must still come
+    def start(self) -> None:
+        """Send again and again from now on."""
+        self._flushes.start()
+
+    def stop(self) -> None:
+        """Send no more."""
+        self._flushes.stop()
 
     def flush(self) -> None:
         """Send what the lasting attempts have said so far."""
@@ -64,9 +66,16 @@ class LogFlusher:
             with self._sending:
                 if lines.uncertain:
                     self._send([lines])
-            if not lines.uncertain or self._given_up.wait(pause):
+            if not lines.uncertain or self._state.wait_for(Phase.ABORTING, pause):
                 return
             pause = min(pause * 2, longest)
+
+    def _turn(self) -> float:
+        try:
+            self.flush()
+        except Exception:
+            _log.exception("lines_not_stored")  # they come with the record; the next turn must still come
+        return self.flush_seconds
 
     def _send(self, long_running: list[LogBuffer]) -> list[LogBuffer]:
         """Send what is waiting, as much as goes into one request, and return those of which more waits."""

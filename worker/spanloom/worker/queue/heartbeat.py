@@ -1,0 +1,80 @@
+"""The heartbeat: keeps the worker and its started jobs shown by RQ's tools, and wakes a loop that is to drain."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from spanloom.engine.errors import QueueUnavailable, StoreUnavailable
+from spanloom.worker.queue.consumer import JobConsumer
+from spanloom.worker.queue.registration import RqRegistration
+from spanloom.worker.service import JOIN_SECONDS, Phase, WorkerState
+
+__all__ = ["Heartbeat"]
+
+_log = structlog.get_logger("spanloom.worker")
+
+
+class Heartbeat:
+    """The service that keeps a worker registered with RQ, and does as `rq suspend` and `rq resume` ask."""
+
+    def __init__(
+        self,
+        registration: RqRegistration,
+        consumer: JobConsumer,
+        busy: Callable[[], int],
+        state: WorkerState,
+        seconds: float,
+    ) -> None:
+        self._registration = registration
+        self._consumer = consumer
+        self._busy = busy
+        self._state = state
+        self._seconds = seconds
+        self._name = registration.name
+        self.suspended = False
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"spanloom-heartbeat-{self._name}", daemon=True)
+
+    def start(self) -> None:
+        """Register, and renew that from now on. Raises QueueUnavailable."""
+        self._registration.register()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, of a worker that drains: bring Redis up to date, and unregister."""
+        self._stopped.set()
+        self._thread.join(JOIN_SECONDS)
+        try:
+            self._consumer.flush()
+            self._registration.unregister()
+        except QueueUnavailable as error:
+            _log.warning("worker_not_unregistered", worker=self._name, error=str(error))  # its key will expire
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            draining = self._state.draining
+            try:
+                self._suspend(self._registration.send_heartbeat(busy=self._busy() > 0))
+                self._consumer.renew()
+                self._consumer.flush()
+                if draining:
+                    self._consumer.wake()
+            except (QueueUnavailable, StoreUnavailable) as error:
+                _log.warning("heartbeat_failed", worker=self._name, error=str(error))
+            except Exception:
+                _log.exception("heartbeat_failed", worker=self._name)  # the next one must still come
+            if draining:
+                self._stopped.wait(self._seconds)
+            else:
+                self._state.wait_for(Phase.DRAINING, self._seconds)
+
+    def _suspend(self, suspended: bool) -> None:
+        """Do as RQ's tools ask. A fetch that waits for work would still take what comes next."""
+        if suspended != self.suspended:
+            self.suspended = suspended
+            if suspended:
+                self._consumer.wake()
+            _log.info("worker_suspended" if suspended else "worker_resumed", worker=self._name)
