@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
 
 import pytest
 
 from spanloom.cli.exit_codes import DONE, MISTAKE, run
 from spanloom.engine import NodeRegistry, WorkflowEngine
 from spanloom.worker import Listen, WorkerOptions
+from spanloom.worker.process.supervisor import SupervisedProcess
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -64,21 +65,59 @@ def test_without_being_told_it_has_the_options_own_defaults(served: list[WorkerO
     assert served == [WorkerOptions()]
 
 
-def test_several_processes_are_each_told_the_same(served: list[WorkerOptions], monkeypatch: pytest.MonkeyPatch) -> None:
-    commands: list[list[str]] = []
+def test_each_of_several_processes_works_by_the_same_options(
+    served: list[WorkerOptions], listening: list[Listen | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, dict[str, str]]] = []
 
-    def supervise(command: Sequence[str], processes: int, _options: WorkerOptions, *, metrics_port: int | None) -> int:
-        commands.extend([list(command)] * processes)
+    def supervise(app: str, processes: int, options: WorkerOptions, *, listen: Listen | None) -> int:
+        started.extend([(app, SupervisedProcess(options=options, listen=listen).environment())] * processes)
         return DONE
 
     monkeypatch.setattr("spanloom.cli.commands.worker.supervise", supervise)
     monkeypatch.setattr("spanloom.cli.commands.worker.configure_logging", lambda _format: None)
-    assert run(["worker", "shop:engine", "--processes", "2", *TOLD]) == DONE
-    for command in commands:
-        assert run(command) == DONE
-    assert run(["worker", "shop:engine", *TOLD]) == DONE
+    monkeypatch.setattr("spanloom.cli.commands.worker.check_free", lambda _listen, _processes: None)
+    told = [*TOLD, "--metrics-port", "9470"]
+    assert run(["worker", "shop:engine", "--processes", "2", *told]) == DONE
+    for app, environment in started:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        assert run(["worker", app]) == DONE
+        assert environment.keys().isdisjoint(os.environ)  # what a handler starts is another worker
+    assert run(["worker", "shop:engine", *told]) == DONE
     assert len(served) == 3
     assert served[0] == served[1] == served[2]
+    assert listening[0] == listening[1] == listening[2] is not None
+
+
+def test_every_field_of_the_options_has_an_option_and_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["worker", "--help"]) == DONE
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, field in WorkerOptions.model_fields.items():
+        option = "--" + name.removesuffix("_seconds").replace("_", "-")
+        assert option in shown, name
+        assert field.description, name
+        assert " ".join(field.description.split()) in shown, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--queues", "high,,low"], "is no list of queues"),
+        (["--lease", "soon"], "is no duration"),
+        (["--lease", "0.1s"], "lease_seconds"),
+        (["--log-level", "loud"], "loud"),
+        (["--concurrency", "many"], "many"),
+        (["--name", "a b"], "name"),
+        (["--name", "one", "--processes", "2"], "leave it out with --processes"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_with_a_sentence(
+    served: list[WorkerOptions], capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert run(["worker", "shop:engine", *arguments]) == MISTAKE
+    assert sentence in capsys.readouterr().err
+    assert served == []
 
 
 def test_a_number_of_recovery_attempts_that_makes_no_sense_is_refused(

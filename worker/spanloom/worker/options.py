@@ -10,13 +10,9 @@ __all__ = ["WorkerOptions"]
 
 
 class WorkerOptions(BaseModel):
-    """The options of one worker process. Durations are seconds.
+    """How one worker process works. Durations are seconds.
 
-    `queues` are served in strict order, each with its high, normal and low list; `concurrency` is how many nodes run at
-    once; a claim lapses `lease_seconds` after the last heartbeat, of which there are three a lease; `sweep_seconds` is
-    how often due work is looked for; after SIGTERM running nodes have `grace_seconds` to end. Work first runs at most
-    `max_inline_nodes` nodes or `max_inline_seconds` in a row before the rest goes through the queue. `burst` ends
-    the worker when nothing is left to do.
+    The command line's options are made from these fields: `--lease` from `lease_seconds`, with its description.
 
     A node that was lost with its worker `max_recovery_attempts` times fails with WorkerLost. One that a single loss
     more would fail runs alone in its worker, which waits for that, and lets it be alone, for up to
@@ -29,17 +25,51 @@ class WorkerOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    queues: tuple[str, ...] = Field(default=("default",), min_length=1)
-    concurrency: int = Field(default=4, ge=1, le=1000)
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,100}$")
-    lease_seconds: float = Field(default=15.0, ge=0.2, le=86_400)  # no thread can wait for any time
-    sweep_seconds: float = Field(default=0.5, gt=0)
-    lost_job_after_seconds: float = Field(default=2.0, gt=0)
-    grace_seconds: float = Field(default=30.0, ge=0, le=86_400)
-    max_inline_nodes: int = Field(default=100, ge=1)
-    max_inline_seconds: float = Field(default=2.0, gt=0)
-    max_recovery_attempts: int = Field(default=3, ge=1)
-    isolation_seconds: float = Field(default=60.0, ge=0)
-    burst: bool = False
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    capture_output: bool = False
+    queues: tuple[str, ...] = Field(
+        default=("default",),
+        min_length=1,
+        description="Which queues to serve, each with its high, normal and low list; an earlier one goes first.",
+    )
+    concurrency: int = Field(default=4, ge=1, le=1000, description="How many nodes run at once in each process.")
+    name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.-]{1,100}$",
+        description="What to call it.  [default: host, process and a random part]",
+    )
+    grace_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        le=86_400,
+        description="How long running nodes have to end after SIGTERM or Ctrl-C.",
+    )
+    lease_seconds: float = Field(
+        default=15.0,
+        ge=0.2,
+        le=86_400,  # no thread can wait for any time
+        description="How long after its last heartbeat, of three a lease, a worker's nodes go to another one.",
+    )
+    sweep_seconds: float = Field(default=0.5, gt=0, description="How often to look for what is due.")
+    lost_job_after_seconds: float = Field(
+        default=2.0, gt=0, description="How long after its list has gone past it a job counts as lost."
+    )
+    max_inline_nodes: int = Field(
+        default=100, ge=1, description="How many nodes to run in a row before the rest goes through the queue."
+    )
+    max_inline_seconds: float = Field(
+        default=2.0, gt=0, description="For how long to run nodes in a row before the rest goes through the queue."
+    )
+    max_recovery_attempts: int = Field(
+        default=3, ge=1, description="How often a node may be lost with its worker before it fails."
+    )
+    isolation_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="How long the other nodes of a worker wait while one runs alone that one more loss would fail.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severe lines that are written, and kept with nodes."
+    )
+    capture_output: bool = Field(
+        default=False, description="Keep what handlers print as log lines of their nodes, too."
+    )
+    burst: bool = Field(default=False, description="End when nothing is left to do.")

@@ -11,24 +11,47 @@ from collections.abc import Sequence
 from types import FrameType
 
 import structlog
+from pydantic import BaseModel, ConfigDict
 
 from spanloom.worker.options import WorkerOptions
+from spanloom.worker.process.endpoints import Listen
 from spanloom.worker.process.serve import PARENT_PIPE
 
-__all__ = ["supervise"]
+__all__ = ["SupervisedProcess", "supervise"]
 
 _log = structlog.get_logger("spanloom.worker")
+_VARIABLE = "SPANLOOM_SUPERVISED"
 _STABLE_SECONDS = 10.0  #: a process that lived this long restarts at once
 _SETTLED_SECONDS = 3.0
 _MAX_PAUSE = 30.0
 _USER_ERROR = 2  #: the exit code of a worker that can't start; a restart would not help
 
 
+class SupervisedProcess(BaseModel):
+    """What one process of several is started with: one JSON document in its environment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    options: WorkerOptions
+    listen: Listen | None = None
+
+    @classmethod
+    def from_environment(cls) -> SupervisedProcess | None:
+        """Return what the supervisor of this process has chosen, once; None without one."""
+        text = os.environ.pop(_VARIABLE, None)  # a worker that a handler starts is not supervised
+        return None if text is None else cls.model_validate_json(text)
+
+    def environment(self) -> dict[str, str]:
+        """Return what makes `from_environment` return the same in another process."""
+        return {_VARIABLE: self.model_dump_json()}
+
+
 class _Child:
     """One worker process and when to start it again."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self.command = command
+    def __init__(self, app: str, chosen: SupervisedProcess) -> None:
+        self.app = app
+        self.chosen = chosen
         self.process: subprocess.Popen[bytes] | None = None
         self.started = 0.0
         self.pause = 0.5
@@ -40,14 +63,12 @@ class _Child:
         return self.process is not None and time.monotonic() - self.started > _SETTLED_SECONDS
 
 
-def supervise(
-    command: Sequence[str], processes: int, options: WorkerOptions, *, metrics_port: int | None = None
-) -> int:
-    """Run `processes` copies of `command` until SIGTERM or SIGINT, and return the exit code.
+def supervise(app: str, processes: int, options: WorkerOptions, *, listen: Listen | None = None) -> int:
+    """Run so many workers of the engine that `app` names until SIGTERM or SIGINT, and return the exit code.
 
-    A copy that dies is restarted, with growing pauses if it dies young. If the first ones exit with 2 they can't start,
-    which ends them all with 2. Copies whose supervisor is gone, however it went, stop by themselves. The first is told
-    `metrics_port`, the next ones those that follow, and who replaces one gets its port.
+    A process that dies is restarted, with growing pauses if it dies young. If the first ones exit with 2 they can't
+    start, which ends them all with 2. Processes whose supervisor is gone, however it went, stop by themselves. The
+    first serves its endpoints at `listen`, the next ones at the ports that follow; a replacement takes over the port.
     """
     signals: list[int] = []
 
@@ -57,10 +78,8 @@ def supervise(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
     read_end, write_end = os.pipe()
-    ports = [
-        [] if metrics_port is None else ["--metrics-port", str(metrics_port + number)] for number in range(processes)
-    ]
-    children = [_Child([*command, *port]) for port in ports]
+    listens = [listen and listen._replace(port=listen.port + number) for number in range(processes)]
+    children = [_Child(app, SupervisedProcess(options=options, listen=own)) for own in listens]
     code = 0
     settled = False  # once one has worked, a start that fails is an outage and no mistake
     try:
@@ -87,9 +106,9 @@ def _restart_if_ended(child: _Child, pipe: int) -> int | None:
     if child.process is None:
         if now >= child.start_at:
             child.process = subprocess.Popen(  # noqa: S603  our own command line
-                [sys.executable, "-m", "spanloom.cli", *child.command],
+                [sys.executable, "-m", "spanloom.cli", "worker", child.app],
                 pass_fds=(pipe,),
-                env={**os.environ, PARENT_PIPE: str(pipe)},
+                env={**os.environ, PARENT_PIPE: str(pipe), **child.chosen.environment()},
                 start_new_session=True,  # Ctrl-C is for us alone: a second signal would end the children's grace
             )
             child.started = now
