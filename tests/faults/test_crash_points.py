@@ -5,38 +5,17 @@ The steps are not listed here: a play without a crash notes each that it passes,
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 
 import pytest
 
 from faults.crash_plays import Plays
 from faults.crash_system import Arm, Played
-from faults.test_operator_crashes import OPERATED
-from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.transitions import NodeTransitions
+from faults.port_steps import NOT_PASSED, PASSED, methods
+from spanloom.engine.store.port import ExecutionStore, SpanExports
 
-#: What no process of a play calls, by the reason why it need not.
-NOT_PASSED = {
-    "it reads, for callers and operators": {
-        *("get_workflow_version", "list_workflow_versions", "list_workflows", "list_executions"),
-        *("get_execution_count", "get_child_executions", "get_parent_execution", "get_attempts", "get_events"),
-        *("get_logs", "get_trace", "list_workers", "stats", "next_due", "health"),
-    },
-    "only an operator calls it, as in test_operator_crashes.py": OPERATED,
-    "it is done before any process starts": {"migrate"},
-    "it is for callers of the store alone": {"transaction"},
-}
-WHEN_LONG = {"list_claims", "add_logs"}  #: called only while a node runs for long
-WHEN_SEEN = {"list_workers", "ack_exports", "claim_exports", "release_exports"}  #: if RQ's books, or an SDK, have cause
-#: The roles by which a play must come to each durable step; without them the other tests would prove nothing.
-PASSED = {
-    "engine": {"create_executions", "save_workflow", "wake_parents"}
-    | {"cancel_execution", "pause_execution", "resume_execution", "retry_execution"},
-    "worker": {"claim", "record", "wake_parents", "get_workflow", "register_worker", "unregister_worker"},
-    "lease": {"renew_lease"},
-    "sweep": {"sweep"},
-}
+WHEN_LONG = {"add_logs"}  #: called only while a node runs for long
+WHEN_SEEN = methods(SpanExports)  #: called only if an SDK has cause
 #: The boundaries between which something is durable, with the roles that come to them in every play.
 BOUNDARIES = {
     "store.create_executions": ("engine",),
@@ -92,9 +71,8 @@ def test_the_points_of_a_play_cover_the_port_and_the_queue(healthy: Played) -> N
     assert {"engine.queue.push", "worker.queue.push", "sweep.queue.push", "sweep.queue.heads"} <= steps
     assert {"worker.inbox.fetch", "worker.caller.load", "worker.caller.call"} <= steps
     called = {name for _, part, name in (step.split(".") for step in steps) if part == "store"}
-    assert _methods(NodeTransitions) < called
-    called -= WHEN_LONG | WHEN_SEEN
-    assert called == _methods(ExecutionStore) - set().union(WHEN_LONG, WHEN_SEEN, *NOT_PASSED.values())
+    left_out = set().union(WHEN_LONG, WHEN_SEEN, *NOT_PASSED.values())
+    assert called - left_out == methods(ExecutionStore) - left_out
 
 
 @pytest.mark.timeout(300)  # it keeps a machine busy that may have more to do
@@ -147,11 +125,6 @@ def test_a_play_notices_a_key_that_differs_between_calls(plays: Plays) -> None:
     (played,) = plays.play([Arm(broken="key")])
 
     assert "effects that had a key happened again" in _told([played])[0]
-
-
-def _methods(part: type) -> set[str]:
-    names: frozenset[str] = getattr(part, "__abstractmethods__")  # noqa: B009  a type checker knows it of no type
-    return {name for name in names if not isinstance(inspect.getattr_static(part, name), property)}
 
 
 def _told(plays: Iterable[Played]) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 from faults.crash_plays import Plays
 from faults.crash_system import PLAY_SECONDS, Place, Process
 from faults.crash_workflows import WORKFLOWS, registry
+from faults.port_steps import OPERATED
 from spanloom.engine import ExecutionStatus, NodeStatus, Settings, WorkflowEngine
 from spanloom.engine.store.models import Event
 from spanloom.engine.store.requests import Outcome
@@ -17,11 +18,6 @@ from spanloom.stores import open_store
 from spanloom.testing.crash_points import AT, EXIT_CODE, FOLDER, crashes
 from spanloom.testing.driver import StoreDriver
 
-#: What of the port only operators call.
-OPERATED = frozenset(
-    {"fail_execution", "acknowledge_execution", "update_node_result", "purge_executions", "add_log", "add_span"}
-    | {"update_span", "deactivate_workflow", "activate_workflow"}
-)
 #: With the start of a replay, and what is pushed for it.
 STEPS = sorted([*(f"operator.store.{name}" for name in OPERATED | {"create_executions"}), "operator.queue.push"])
 POINTS = [f"{step}.{side}" for step in STEPS for side in ("after", "before")]
