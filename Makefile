@@ -55,7 +55,7 @@ e2e: $(VENV)/has-dev $(BACKEND)/bin/phoenix
 
 mutants: $(VENV)/has-dev
 	@$(BIN)/python -m pytest -q -m "torture or not torture" tests/stores/test_mutants.py tests/model/test_model_mutants.py \
-	    tests/differential/test_engine_mutants.py $(ARGS)
+	    tests/model/test_twin_mutants.py tests/differential/test_engine_mutants.py $(ARGS)
 
 torture: $(VENV)/has-dev
 	@$(BIN)/python -m pytest -q -m torture --timeout=3600 $(ARGS)

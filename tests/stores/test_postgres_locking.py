@@ -383,5 +383,5 @@ def test_a_run_in_an_old_backlog_is_looked_at_once_a_minute(store: PostgresExecu
     StoreDriver(store, clock=clock).start(graph("one", {"only": []}))
     head = clock()
     clock.advance(3600)
-    assert store.sweep(heads={"default": head}, epoch=0, now=clock()).jobs == ()
+    assert list(store.sweep(heads={"default": head}, epoch=0, now=clock()).jobs) == []
     assert store.next_due() == clock() + timedelta(minutes=1)
