@@ -12,7 +12,7 @@ import pytest
 from spanloom.engine import NodeContext, NodeRegistry, StoreUnavailable, Workflow, WorkflowEngine
 from spanloom.engine.store.requests import SweepResult
 from spanloom.stores import InMemoryExecutionStore
-from spanloom.worker import sweeper, worker
+from spanloom.worker import lease, sweeper
 
 LEASE_SECONDS = 300.0
 SOON_SECONDS = 20.0  # far less than the hundred seconds of a regular turn
@@ -83,7 +83,7 @@ class AwayForALease(InMemoryExecutionStore):
 def test_an_outage_that_outlasts_a_lease_costs_no_worker_its_nodes(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert max(worker._PAUSES) < sweeper._RENEWAL_SECONDS  # or a renewal after one that failed would come too late
+    assert lease._AGAIN_SECONDS < sweeper._RENEWAL_SECONDS  # or a renewal after one that failed would come too late
     monkeypatch.setattr(sweeper, "_RENEWAL_SECONDS", 20.0)  # a busy machine renews late
     store, registry = AwayForALease(), NodeRegistry()
     entered, leave = threading.Event(), threading.Event()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -46,10 +45,10 @@ def given_back() -> list[str]:
 
 
 @pytest.fixture
-def lease(store: Store, given_back: list[str]) -> Iterator[Lease]:
+def lease(store: Store, given_back: list[str]) -> Lease:
     made = Lease(store, "w", ("default",), 60.0, give_back=given_back.append)  # type: ignore[arg-type]
-    with running(made):
-        yield made
+    made.open()
+    return made
 
 
 def test_a_lapse_that_two_threads_notice_at_once_opens_one_new_lease(store: Store, lease: Lease) -> None:
@@ -86,7 +85,7 @@ def test_a_lease_that_was_given_up_while_the_store_was_away_is_never_renewed(sto
 
 
 def test_what_is_given_back_is_the_lease_that_it_holds_then(store: Store, lease: Lease, given_back: list[str]) -> None:
-    lease.replace(lease.worker_id)
-    lease.stop()
+    with running(lease):
+        lease.replace(lease.worker_id)
 
-    assert given_back == [store.registered[1]]
+    assert given_back == [store.registered[-1]]

@@ -42,7 +42,7 @@ class Lease:
         self._lost: set[str] = set()
         self._give_back = give_back
         # On its own thread: a Redis that hangs must not cost a claim.
-        self._renewal = Periodic(f"spanloom-lease-{name}", self._turn, first_pause=self.renew_seconds)
+        self._renewal = Periodic(f"spanloom-lease-{name}", self._turn, first_pause=0.0)
         self.worker_id = ""
 
     @property
@@ -50,10 +50,14 @@ class Lease:
         """How long to wait between renewals: three a lease."""
         return self._seconds / 3
 
-    def start(self) -> None:
-        """Register with a new worker id, and renew it from now on. Raises StoreUnavailable."""
+    def open(self) -> None:
+        """Register with a new worker id. Raises StoreUnavailable."""
         with self._lock:
             self._register()
+
+    def start(self) -> None:
+        """Register, and renew that from now on. Raises StoreUnavailable."""
+        self.open()
         self._renewal.start()
 
     def stop(self) -> None:
