@@ -17,7 +17,7 @@ from spanloom.engine import (
     WorkflowBuilder,
     WorkflowEngine,
 )
-from spanloom.engine import engine as engine_module
+from spanloom.engine.operations import start
 from spanloom.stores import InMemoryExecutionStore
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -140,7 +140,7 @@ def test_a_start_whose_answer_was_lost_is_one_start() -> None:
 
 
 def test_starts_in_bulk_that_fail_half_way_say_what_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "_START_BATCH", 2)
+    monkeypatch.setattr(start, "_BATCH", 2)
     engine = started_on(LosesAnswers(0))
     with engine:
         first = engine.enqueue_workflows("one", [1, 2])

@@ -3,54 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from spanloom.engine.errors import (
-    ConfigurationError,
-    QueueUnavailable,
-    SpanloomError,
-    StoreUnavailable,
-)
-from spanloom.engine.events.following import ExecutionFollowing
+from spanloom.engine.errors import QueueUnavailable
 from spanloom.engine.events.handle import ExecutionHandle
-from spanloom.engine.handlers.builder import WorkflowBuilder
+from spanloom.engine.events.listener import Listener
+from spanloom.engine.events.stream import AsyncEventStream, EventStream, EventWatcher
+from spanloom.engine.events.waiter import Waiter
+from spanloom.engine.handlers.builder import WorkflowBuilder, registry_of
 from spanloom.engine.handlers.registry import NodeRegistry
-from spanloom.engine.ids import uuid7
 from spanloom.engine.logs import Logger
-from spanloom.engine.operations.control import ExecutionControl
-from spanloom.engine.operations.replay import ExecutionReplays
+from spanloom.engine.operations.bulk import BulkResult
+from spanloom.engine.operations.control import PURGED, Operations, Status
+from spanloom.engine.operations.registration import Registrations, WorkflowRef
+from spanloom.engine.operations.replay import FromNode, Replays, ReplayVersion
+from spanloom.engine.operations.start import ExecutionStarter
 from spanloom.engine.operations.start_options import Duration, start_options
-from spanloom.engine.payload import encode
-from spanloom.engine.plugins import WORKERS, plugins
+from spanloom.engine.plugins import load_threads
 from spanloom.engine.queue.epoch import Epoch
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.settings import Settings
-from spanloom.engine.store.opening import open_store
+from spanloom.engine.store.models import Execution, ExecutionFilter
+from spanloom.engine.store.opening import store_of
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import NodeJob, StartAnswer, StartRequest, StartResult
+from spanloom.engine.store.requests import NodeJob
+from spanloom.engine.store.states import NodeStatus
 from spanloom.engine.telemetry.call_metrics import instrument
-from spanloom.engine.telemetry.instruments import count_started
-from spanloom.engine.telemetry.spans import export_start
-from spanloom.engine.telemetry.tracing import sdk, start_trace
 from spanloom.engine.workflow.cache import CacheOptions, DefinitionCache
 from spanloom.engine.workflow.definitions import Workflow
-from spanloom.engine.workflow.validation import validate
 
 __all__ = ["WorkflowEngine"]
 
 _log = Logger("spanloom.engine")
-_START_BATCH = 500
-_RESEND_SECONDS = (0.05, 0.25)  #: pauses before a start whose answer did not come is sent again: a broken connection
-
-WorkflowRef = str | Workflow | WorkflowBuilder[Any]
 
 
-class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
+class WorkflowEngine:
     """Register workflows, start executions and follow them. Thread-safe; one per application is enough.
 
     The constructor does no I/O: the first use, or `open()`, does.
@@ -74,17 +64,23 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
         context manager. Raises ConfigurationError.
         """
         self.settings = settings or Settings.from_environment()
-        self.registry, self.builders = _handlers(workflows)
-        self.store = _store(store or self.settings.store_url, self.settings)
+        self.registry, self.builders = registry_of(workflows)
+        self.store = store_of(store or self.settings.store_url, self.settings.namespace)
         self.queue = NodeQueue(redis if redis is not None else self.settings.redis_url, self.settings.namespace)
         self.lifespan = lifespan
         # Looked up at each call: clocks may be put around the store's methods later.
         self.definitions = DefinitionCache(cache or CacheOptions(), lambda *key: self.store.get_workflow(*key))
         self.epoch = Epoch(self.store, self.queue)
-        ExecutionFollowing.__init__(self, self.store, self.queue)
+        self._registrations = Registrations(self.store, self.registry)
+        limit = self.settings.payload_limit_bytes
+        self._starter = ExecutionStarter(self.open, self.store, self.queue, self.epoch, self.push, self.builders, limit)
+        self._operations = Operations(self.open, self.store, self.epoch, self.definitions, self.push, limit)
+        self._replays = Replays(self.open, self.store, self.definitions, self._starter)
+        self._listener = Listener(self.queue)
+        self._waiter = Waiter(self.open, self.store, self._listener)
+        self._watcher = EventWatcher(self.store, self._listener, self.open)
         self._opening = threading.Lock()
         self._opened = False
-        self._versions: dict[str, int] = {}  # of the builders' workflows, as this engine registered them
 
     # ---- opening and closing ----
 
@@ -103,8 +99,7 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
                 self.epoch.check()
             except QueueUnavailable as error:
                 _log.warning("queue_unavailable", error=str(error))
-            for builder in self.builders.values():
-                self._versions[builder.id] = self._register(builder.workflow)
+            self._registrations.register_builders(self.builders.values())
             self._opened = True
 
     def close(self) -> None:
@@ -146,21 +141,9 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
         (0: none yet), StoreUnavailable. Nothing is saved then.
         """
         self.open()
-        return self._register(workflow, change_notes, created_by, expected_version)
+        return self._registrations.register(workflow, change_notes, created_by, expected_version)
 
-    def _register(
-        self,
-        workflow: Workflow,
-        change_notes: str | None = None,
-        created_by: str | None = None,
-        expected_version: int | None = None,
-    ) -> int:
-        validate(workflow, self.registry)
-        return self.store.save_workflow(
-            workflow, change_notes=change_notes, created_by=created_by, expected_version=expected_version
-        )
-
-    # ---- starting ----
+    # ---- starting and following ----
 
     def enqueue_workflow(
         self,
@@ -190,7 +173,7 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
         could answer, the execution may have been started. Whoever starts again then should give an `idempotency_key`.
         """
         options = start_options(version, priority, delay, deadline, idempotency_key, key_ttl, metadata)
-        return self._start([self._request(workflow_id, data, options)], connection)[0]
+        return self._starter.start([self._starter.request(workflow_id, data, options)], connection)[0]
 
     def enqueue_workflows(self, workflow_id: str, items: Iterable[Any], **options: Any) -> list[str]:
         """Start one execution for each item, in batches of one round trip, and return their ids in order.
@@ -199,19 +182,7 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
         can't be encoded is refused before any is started. If the store goes away in the middle, a note on its error
         names the executions that had been started.
         """
-        if refused := options.keys() - {"version", "priority", "delay", "deadline", "metadata"}:
-            raise ConfigurationError(f"enqueue_workflows takes no {', '.join(sorted(refused))}; use enqueue_workflow")
-        checked = start_options(**options)
-        requests = [self._request(workflow_id, item, checked) for item in items]
-        ids: list[str] = []
-        for first in range(0, len(requests), _START_BATCH):
-            try:
-                ids += self._start(requests[first : first + _START_BATCH], None)
-            except SpanloomError as error:
-                if ids:
-                    error.add_note(f"{len(ids)} of {len(requests)} had been started before: {', '.join(ids)}")
-                raise
-        return ids
+        return self._starter.start_each(workflow_id, items, options)
 
     def start(self, workflow: WorkflowRef, data: Any = None, **options: Any) -> ExecutionHandle:
         """Start one execution of a workflow (its builder, definition or id) and return a handle on it.
@@ -220,15 +191,9 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
         engine registered; a Workflow is registered first if it is new.
         """
         self.open()
-        if isinstance(workflow, WorkflowBuilder):
-            if workflow.id not in self._versions:
-                raise ConfigurationError(f"workflow {workflow.id!r} was not given to this engine: WorkflowEngine([…])")
-            options.setdefault("version", self._versions[workflow.id])
-            return ExecutionHandle(self, self.enqueue_workflow(workflow.id, data, **options))
-        if isinstance(workflow, Workflow):
-            options.setdefault("version", self._register(workflow))
-            return ExecutionHandle(self, self.enqueue_workflow(workflow.id, data, **options))
-        return ExecutionHandle(self, self.enqueue_workflow(workflow, data, **options))
+        workflow_id, version = self._registrations.resolve(workflow)
+        execution_id = self.enqueue_workflow(workflow_id, data, **(version | options))
+        return ExecutionHandle(execution_id, self._operations, self._waiter, self._watcher)
 
     def run(self, workflow: WorkflowRef, data: Any = None, *, timeout: float | None = None, **options: Any) -> Any:
         """Start one execution, wait for it and return its output. Raises what start() and its handle's result() do."""
@@ -248,6 +213,166 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
         """Like run(), without blocking the event loop and without a thread per waiter."""
         return await (await self.astart(workflow, data, **options)).aresult(timeout)
 
+    def wait(self, execution_id: str, timeout: float | None = None) -> Execution:
+        """Wait up to `timeout` seconds (None: without limit) for the end and return the terminal execution.
+
+        Raises WaitTimeout (the execution goes on), UnknownExecution, StoreUnavailable.
+        """
+        return self._waiter.wait(execution_id, timeout)
+
+    async def await_execution(self, execution_id: str, timeout: float | None = None) -> Execution:
+        """Like wait(), on the running event loop, which it never blocks."""
+        return await self._waiter.await_execution(execution_id, timeout)
+
+    def events(self, execution_id: str, after: str | None = None, *, timeout: float | None = None) -> EventStream:
+        """Iterate over the events of an execution in commit order, from its start or after a cursor, live.
+
+        Each event is yielded once, and has the `cursor` to go on after it, in another process too. Ends with what had
+        been recorded when it read the end of the execution (completed, failed, cancelled). To follow a failed one that
+        is retried, go on after the latest cursor. Outages of the store and of Redis are waited out.
+
+        Raises UnknownExecution, ConfigurationError for a cursor that is none, and StoreUnavailable if the store does
+        not answer at first, for a second; while iterating WaitTimeout after `timeout` seconds (None: never), and
+        UnknownExecution if the execution was purged meanwhile.
+        """
+        return self._watcher.events(execution_id, after, timeout)
+
+    def aevents(self, execution_id: str, after: str | None = None, *, timeout: float | None = None) -> AsyncEventStream:
+        """Like events(), for `async for`: never blocks the event loop, needs no thread per watcher.
+
+        What events() raises at once, this raises with the first event.
+        """
+        return self._watcher.aevents(execution_id, after, timeout)
+
+    # ---- control ----
+    # Each reaches all descendants in one step, but for set_execution_status to failed, acknowledge_execution and
+    # update_node_result, and raises UnknownExecution, InvalidTransition where the table of states forbids it,
+    # StaleVersion if `expected_revision` is given and not the execution's, and StoreUnavailable.
+
+    def cancel_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+        """Cancel it: nothing of it starts any more, and what runs is not recorded as completed.
+
+        True if this call did it, False if it was cancelled already.
+        """
+        return self._operations.cancel(execution_id, expected_revision=expected_revision)
+
+    def pause_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+        """Pause it: what runs may end, nothing new starts until it is resumed. A deadline goes on counting.
+
+        True if this call did it, False if it was paused already.
+        """
+        return self._operations.pause(execution_id, expected_revision=expected_revision)
+
+    def resume_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+        """Resume a paused execution; a delay that is not over waits on.
+
+        True if this call did it, False if it was running already.
+        """
+        return self._operations.resume(execution_id, expected_revision=expected_revision)
+
+    def retry_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+        """Run a failed execution on from where it failed: failed nodes again, what completed before is kept.
+
+        A child that failed is retried in the same way. What came after a failure that the workflow had handled is
+        done anew.
+        """
+        return self._operations.retry(execution_id, expected_revision=expected_revision)
+
+    def acknowledge_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+        """Acknowledge a failed execution: it is listed no more among those that wait for someone, until it is retried.
+
+        True if this call did it, False if it was acknowledged already.
+        """
+        return self._operations.acknowledge(execution_id, expected_revision=expected_revision)
+
+    def set_execution_status(
+        self, execution_id: str, status: Status, *, error: str | None = None, expected_revision: int | None = None
+    ) -> bool:
+        """Bring an execution to a status by the transition that leads there; False if it is so already.
+
+        cancelled, paused, and running from paused or failed are what the methods above do; failed ends it with `error`,
+        as a deadline would: what is ready is held for a retry, and its children are left alone. It completes by its
+        nodes only: update_node_result ends those.
+        """
+        return self._operations.set_status(execution_id, status, error=error, expected_revision=expected_revision)
+
+    def update_node_result(
+        self,
+        execution_id: str,
+        node_id: str,
+        status: NodeStatus | str = NodeStatus.COMPLETED,
+        *,
+        item: int = 0,
+        data: Any = None,
+        error: str | None = None,
+        next_nodes: Sequence[str] | None = None,
+    ) -> None:
+        """End an open node by hand, in place of a worker: completed with `data`, failed with `error`, or skipped.
+
+        What follows from it follows: successors run, the execution may end. Raises InvalidTransition for a node that a
+        live worker runs, that waits for items, that is not ready or has ended; UserError for an unknown one.
+        """
+        self._operations.update_node_result(
+            execution_id, node_id, status, item=item, data=data, error=error, next_nodes=next_nodes
+        )
+
+    def replay_execution(
+        self, execution_id: str, *, version: ReplayVersion = "same", from_node: FromNode = None, **options: Any
+    ) -> str:
+        """Start a new execution with the initial data of an earlier one, and return its id.
+
+        In the same version, the latest, or the one given. With `from_node` (one or several) it begins there: these
+        nodes and all that follows from them run anew, the results of the others are taken over, so far as they had
+        ended. Takes enqueue_workflow's options but delay and connection; priority, deadline and metadata are
+        the earlier execution's unless given. Raises what enqueue_workflow does, UnknownExecution, and UserError for a
+        node that the workflow lacks or that nothing led to.
+        """
+        return self._replays.replay(execution_id, version=version, from_node=from_node, **options)
+
+    # ---- control of many: the oldest `limit` that the filter finds, parents first ----
+
+    def cancel_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
+        """Cancel each that is pending, running or paused."""
+        return self._operations.cancel_each(wanted, limit=limit)
+
+    def pause_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
+        """Pause each that is running."""
+        return self._operations.pause_each(wanted, limit=limit)
+
+    def resume_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
+        """Resume each that is paused."""
+        return self._operations.resume_each(wanted, limit=limit)
+
+    def retry_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
+        """Retry each that has failed; acknowledged ones only if the filter asks for them."""
+        return self._operations.retry_each(wanted, limit=limit)
+
+    def acknowledge_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
+        """Acknowledge each that has failed."""
+        return self._operations.acknowledge_each(wanted, limit=limit)
+
+    def replay_executions(
+        self,
+        wanted: ExecutionFilter,
+        *,
+        version: ReplayVersion = "same",
+        from_node: FromNode = None,
+        limit: int | None = None,
+    ) -> BulkResult:
+        """Replay each that ended and has no parent."""
+        return self._replays.replay_each(wanted, version=version, from_node=from_node, limit=limit)
+
+    def purge_executions(
+        self, older_than: Duration, *, statuses: Iterable[Status] = PURGED, limit: int | None = None
+    ) -> int:
+        """Delete executions that ended longer ago than that (seconds or a timedelta), and return how many.
+
+        Whole families, by the status of their first execution: one that still has something open, or that ended
+        later, stays. Goes in batches; `limit` ends it after about so many. Idempotency keys go with their executions,
+        and those that have expired go as well.
+        """
+        return self._operations.purge(older_than, statuses=statuses, limit=limit)
+
     # ---- running ----
 
     def start_workers(self, workers: int = 1, **options: Any) -> AbstractContextManager[Any]:
@@ -255,10 +380,7 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
 
         Options are those of spanloom.worker.WorkerOptions (queues, concurrency, …).
         """
-        if "threads" not in (installed := plugins(WORKERS)):  # an entry point, as of stores: the engine knows no worker
-            raise ConfigurationError("no installed package runs workers in threads; reinstall spanloom")
-        running: AbstractContextManager[Any] = installed["threads"].load()(self, workers, **options)
-        return running
+        return load_threads()(self, workers, **options)
 
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
         """Put on Redis what the store decided. That Redis is away is logged once; the sweep pushes when it is back."""
@@ -274,83 +396,4 @@ class WorkflowEngine(ExecutionControl, ExecutionReplays, ExecutionFollowing):
 
         Raises PayloadRejected.
         """
-        if builder := self.builders.get(workflow_id):
-            data = builder.validate_input(data)
-        return encode(data, f"the input of workflow {workflow_id!r}", self.settings.payload_limit_bytes)
-
-    def _request(self, workflow_id: str, data: Any, options: Mapping[str, Any]) -> StartRequest:
-        text = self.encode_input(workflow_id, data)
-        trace = start_trace(workflow_id)
-        return StartRequest(
-            execution_id=uuid7(),
-            workflow_id=workflow_id,
-            input=text,
-            input_hash=hashlib.sha256(text.encode()).hexdigest() if options["idempotency_key"] else "",
-            trace_parent=trace.trace_parent,
-            trace_state=trace.trace_state,
-            caller_span_id=trace.caller_span_id,
-            **options,
-        )
-
-    def _start(self, requests: Sequence[StartRequest], connection: Any) -> list[str]:
-        self.open()
-        answers = self._create(requests, connection)
-        started = [answer for answer in answers if isinstance(answer, StartResult)]
-        if sdk() is not None:
-            self._export_starts(requests, answers)
-        if jobs := [job for answer in started for job in answer.jobs]:
-            self.push(jobs)
-        count_started(requests, answers)
-        for answer in answers:
-            if isinstance(answer, SpanloomError):
-                raise answer
-        return [answer.execution_id for answer in started]
-
-    def _export_starts(self, requests: Sequence[StartRequest], answers: Sequence[StartAnswer]) -> None:
-        now_ns = time.time_ns()
-        for request, answer in zip(requests, answers, strict=True):
-            if isinstance(answer, StartResult):
-                lists = [self.queue.list_name(job.queue, job.priority) for job in answer.jobs]
-                export_start(request, answer.created_at, lists=lists, end_ns=now_ns)
-
-    def _create(self, requests: Sequence[StartRequest], connection: Any) -> list[StartAnswer]:
-        """Create executions; what may have been created, but was not answered, is asked for again by its id."""
-        for pause in _RESEND_SECONDS if connection is None else ():
-            try:
-                return self.store.create_executions(requests, epoch=self.epoch.recent())
-            except StoreUnavailable as error:
-                _log.warning("start_sent_again", executions=len(requests), error=str(error))
-                time.sleep(pause)
-        return self.store.create_executions(requests, epoch=self.epoch.recent(), connection=connection)
-
-
-def _handlers(
-    workflows: NodeRegistry | WorkflowBuilder[Any] | Sequence[WorkflowBuilder[Any]],
-) -> tuple[NodeRegistry, dict[str, WorkflowBuilder[Any]]]:
-    if isinstance(workflows, NodeRegistry):
-        return workflows, {}
-    builders = [workflows] if isinstance(workflows, WorkflowBuilder) else list(workflows)
-    registry = NodeRegistry()
-    by_id: dict[str, WorkflowBuilder[Any]] = {}
-    for builder in builders:
-        if not isinstance(builder, WorkflowBuilder):
-            raise ConfigurationError(
-                f"WorkflowEngine takes a NodeRegistry or WorkflowBuilders, not {type(builder).__name__}"
-            )
-        if builder.id in by_id:
-            raise ConfigurationError(f"two builders make workflow {builder.id!r}; give one of them another id")
-        by_id[builder.id] = builder
-        registry.merge(builder.registry)
-    return registry, by_id
-
-
-def _store(given: ExecutionStore | str | None, settings: Settings) -> ExecutionStore:
-    if isinstance(given, ExecutionStore):
-        return given
-    if given is None:
-        raise ConfigurationError(
-            "no store: pass store=, or set SPANLOOM_STORE_URL (memory://, sqlite:///…, postgresql://…)"
-        )
-    if not isinstance(given, str):
-        raise ConfigurationError(f"store= takes a URL or an ExecutionStore, not {type(given).__name__}")
-    return open_store(given, namespace=settings.namespace)
+        return self._starter.encode_input(workflow_id, data)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
-__all__ = ["STORES", "WORKERS", "plugins"]
+from spanloom.engine.errors import ConfigurationError
+
+__all__ = ["STORES", "WORKERS", "load_threads", "plugins"]
 
 STORES = "spanloom.stores"  #: a store class for each URL scheme
 WORKERS = "spanloom.workers"  #: a function for each way of running workers; `threads` is the engine's own
@@ -15,3 +20,14 @@ WORKERS = "spanloom.workers"  #: a function for each way of running workers; `th
 def plugins(group: str) -> dict[str, EntryPoint]:
     """Return the entry points of a group by their names, without importing them."""
     return {point.name: point for point in entry_points(group=group)}
+
+
+def load_threads() -> Callable[..., AbstractContextManager[Any]]:
+    """Return the function that runs workers in threads. Raises ConfigurationError.
+
+    It is found by an entry point, as stores are: the engine knows no worker.
+    """
+    if "threads" not in (installed := plugins(WORKERS)):
+        raise ConfigurationError("no installed package runs workers in threads; reinstall spanloom")
+    start_workers: Callable[..., AbstractContextManager[Any]] = installed["threads"].load()
+    return start_workers

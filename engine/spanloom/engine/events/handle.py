@@ -2,85 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
-from spanloom.engine.errors import ExecutionFailed, UnknownExecution
-from spanloom.engine.events.stream import AsyncEventStream, EventStream
+from spanloom.engine.errors import ExecutionFailed
+from spanloom.engine.events.stream import AsyncEventStream, EventStream, EventWatcher
+from spanloom.engine.events.waiter import Waiter
+from spanloom.engine.operations.control import Operations
 from spanloom.engine.store.models import Execution
-from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.states import ExecutionStatus
 
 __all__ = ["ExecutionHandle", "output_of"]
 
 
-class _Engine(Protocol):
-    """What a handle needs of the engine that made it."""
-
-    @property
-    def store(self) -> ExecutionStore: ...
-    def wait(self, execution_id: str, timeout: float | None = None) -> Execution: ...
-    async def await_execution(self, execution_id: str, timeout: float | None = None) -> Execution: ...
-    def events(self, execution_id: str, after: str | None = None, *, timeout: float | None = None) -> EventStream: ...
-    def aevents(
-        self, execution_id: str, after: str | None = None, *, timeout: float | None = None
-    ) -> AsyncEventStream: ...
-    def cancel_execution(self, execution_id: str) -> bool: ...
-    def pause_execution(self, execution_id: str) -> bool: ...
-    def resume_execution(self, execution_id: str) -> bool: ...
-    def retry_execution(self, execution_id: str) -> bool: ...
-
-
 class ExecutionHandle:
-    """Follow one execution. Cheap to make and to keep; holds the id only."""
+    """Follow one execution. Cheap to make and to keep."""
 
-    __slots__ = ("_engine", "id")
+    __slots__ = ("_operations", "_waiter", "_watcher", "id")
 
-    def __init__(self, engine: _Engine, execution_id: str) -> None:
-        self._engine = engine
+    def __init__(self, execution_id: str, operations: Operations, waiter: Waiter, watcher: EventWatcher) -> None:
         self.id = execution_id
+        self._operations = operations
+        self._waiter = waiter
+        self._watcher = watcher
 
     @property
     def status(self) -> ExecutionStatus:
         """Its status now, read from the store. Raises UnknownExecution, StoreUnavailable."""
-        execution = self._engine.store.get_execution(self.id)
-        if execution is None:
-            raise UnknownExecution(self.id)
-        return execution.status
+        return self._operations.get(self.id).status
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait up to `timeout` seconds (None: without limit) and return the output.
 
         Raises ExecutionFailed (also when cancelled), WaitTimeout, UnknownExecution, StoreUnavailable.
         """
-        return output_of(self._engine.wait(self.id, timeout=timeout))
+        return output_of(self._waiter.wait(self.id, timeout))
 
     async def aresult(self, timeout: float | None = None) -> Any:
         """Like result(), on the running event loop, which it never blocks."""
-        return output_of(await self._engine.await_execution(self.id, timeout=timeout))
+        return output_of(await self._waiter.await_execution(self.id, timeout))
 
     def events(self, after: str | None = None, *, timeout: float | None = None) -> EventStream:
         """Iterate over its events, live. See WorkflowEngine.events."""
-        return self._engine.events(self.id, after, timeout=timeout)
+        return self._watcher.events(self.id, after, timeout)
 
     def aevents(self, after: str | None = None, *, timeout: float | None = None) -> AsyncEventStream:
         """Like events(), for `async for`. See WorkflowEngine.aevents."""
-        return self._engine.aevents(self.id, after, timeout=timeout)
+        return self._watcher.aevents(self.id, after, timeout)
 
     def cancel(self) -> bool:
         """Cancel the execution. See WorkflowEngine.cancel_execution."""
-        return self._engine.cancel_execution(self.id)
+        return self._operations.cancel(self.id)
 
     def pause(self) -> bool:
         """Pause the execution. See WorkflowEngine.pause_execution."""
-        return self._engine.pause_execution(self.id)
+        return self._operations.pause(self.id)
 
     def resume(self) -> bool:
         """Resume the execution. See WorkflowEngine.resume_execution."""
-        return self._engine.resume_execution(self.id)
+        return self._operations.resume(self.id)
 
     def retry(self) -> bool:
         """Retry the failed execution. See WorkflowEngine.retry_execution."""
-        return self._engine.retry_execution(self.id)
+        return self._operations.retry(self.id)
 
     def __repr__(self) -> str:
         return f"ExecutionHandle({self.id!r})"

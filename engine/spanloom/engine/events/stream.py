@@ -84,21 +84,24 @@ class AsyncEventStream(AsyncIterator[Event]):
 class EventWatcher:
     """Follow executions in one store; without a listener it looks at the store from time to time."""
 
-    def __init__(self, store: ExecutionStore, listener: Listener | None) -> None:
+    def __init__(
+        self, store: ExecutionStore, listener: Listener | None, opened: Callable[[], None] = lambda: None
+    ) -> None:
+        """`opened` connects the store, if that has not happened yet."""
+        self._opened = opened
         self._store = store
         self._listener = listener
 
     def events(self, execution_id: str, after: str | None, timeout: float | None) -> EventStream:
         """Return its events after the cursor, live. Raises what WorkflowEngine.events does."""
+        self._opened()
         reading = _Reading(self._store, execution_id, after, timeout)
         return EventStream(self._follow(reading, reading.poll_first()), after)
 
-    def aevents(
-        self, execution_id: str, after: str | None, timeout: float | None, begin: Callable[[], object]
-    ) -> AsyncEventStream:
-        """Like events(), on an event loop; calls `begin` first. Raises from the first `anext`."""
+    def aevents(self, execution_id: str, after: str | None, timeout: float | None) -> AsyncEventStream:
+        """Like events(), on an event loop. Raises from the first `anext`."""
         reading = _Reading(self._store, execution_id, after, timeout)
-        return AsyncEventStream(self._afollow(reading, begin), after)
+        return AsyncEventStream(self._afollow(reading), after)
 
     def changes(self, execution_id: str, every: float) -> Generator[None]:
         """Yield at once, and then whenever something of the execution may have changed, at least `every` seconds."""
@@ -124,8 +127,8 @@ class EventWatcher:
                 time.sleep(reading.gather_seconds())
                 reading.signalled(signal.wait(reading.pause_seconds()))
 
-    async def _afollow(self, reading: _Reading, begin: Callable[[], object]) -> AsyncGenerator[Event]:
-        await asyncio.to_thread(begin)
+    async def _afollow(self, reading: _Reading) -> AsyncGenerator[Event]:
+        await asyncio.to_thread(self._opened)
         for event in await asyncio.to_thread(reading.poll_first):
             yield event
         if reading.over:

@@ -26,7 +26,9 @@ T = TypeVar("T")
 class Waiter:
     """Wait for the end of executions, blocking or on an event loop."""
 
-    def __init__(self, store: ExecutionStore, listener: Listener) -> None:
+    def __init__(self, opened: Callable[[], None], store: ExecutionStore, listener: Listener) -> None:
+        """`opened` connects the store, if that has not happened yet."""
+        self._opened = opened
         self._store = store
         self._listener = listener
 
@@ -72,6 +74,7 @@ class Waiter:
         return execution
 
     def _read_first(self, execution_id: str) -> Execution:
+        self._opened()
         return read_first(lambda: self._read(execution_id))
 
     def _read_again(self, seen: Execution) -> Execution:

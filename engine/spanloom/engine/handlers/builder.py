@@ -9,13 +9,13 @@ from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypedDict, Typ
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from spanloom.engine.errors import PayloadRejected, WorkflowInvalid
+from spanloom.engine.errors import ConfigurationError, PayloadRejected, WorkflowInvalid
 from spanloom.engine.handlers.builtin import DELAY, WORKFLOW
 from spanloom.engine.handlers.registry import NodeRegistry
 from spanloom.engine.messages import did_you_mean, problem_sentences
 from spanloom.engine.workflow.definitions import INITIAL, Input, MapOver, Node, On, RetryPolicy, Workflow
 
-__all__ = ["BuilderEdge", "NodeOptions", "NodeRef", "Source", "WorkflowBuilder"]
+__all__ = ["BuilderEdge", "NodeOptions", "NodeRef", "Source", "WorkflowBuilder", "registry_of"]
 
 InputT = TypeVar("InputT")
 P = ParamSpec("P")
@@ -266,3 +266,24 @@ class WorkflowBuilder(Generic[InputT]):
 
     def _refuse(self, id: str, why: str) -> NoReturn:
         raise WorkflowInvalid(self.id, [f"node {id!r}: {why}"])
+
+
+def registry_of(
+    workflows: NodeRegistry | WorkflowBuilder[Any] | Sequence[WorkflowBuilder[Any]],
+) -> tuple[NodeRegistry, dict[str, WorkflowBuilder[Any]]]:
+    """Return the handlers of a registry or of builders, and the builders by their ids. Raises ConfigurationError."""
+    if isinstance(workflows, NodeRegistry):
+        return workflows, {}
+    builders = [workflows] if isinstance(workflows, WorkflowBuilder) else list(workflows)
+    registry = NodeRegistry()
+    by_id: dict[str, WorkflowBuilder[Any]] = {}
+    for builder in builders:
+        if not isinstance(builder, WorkflowBuilder):
+            raise ConfigurationError(
+                f"WorkflowEngine takes a NodeRegistry or WorkflowBuilders, not {type(builder).__name__}"
+            )
+        if builder.id in by_id:
+            raise ConfigurationError(f"two builders make workflow {builder.id!r}; give one of them another id")
+        by_id[builder.id] = builder
+        registry.merge(builder.registry)
+    return registry, by_id

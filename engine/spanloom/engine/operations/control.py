@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from spanloom.engine.errors import InvalidTransition, UnknownExecution
 from spanloom.engine.operations.bulk import BulkResult, control_each, find
 from spanloom.engine.operations.manual import manual_result
 from spanloom.engine.operations.start_options import Duration, as_seconds
 from spanloom.engine.queue.epoch import Epoch
-from spanloom.engine.settings import Settings
 from spanloom.engine.store.models import Execution, ExecutionFilter
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import ControlResult, NodeJob, NodeKey
@@ -22,105 +20,92 @@ from spanloom.engine.telemetry.instruments import count_ended, instruments
 from spanloom.engine.telemetry.spans import export_ended
 from spanloom.engine.workflow.cache import DefinitionCache
 
-__all__ = ["ExecutionControl"]
+__all__ = ["PURGED", "Operations", "Push", "Status"]
 
+Status = ExecutionStatus | str  #: a status, or its name
+PURGED: tuple[Status, ...] = (ExecutionStatus.COMPLETED, ExecutionStatus.CANCELLED)  #: unless others are chosen
 _PURGE_BATCH = 500
 _OPEN = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSED)
 
 
-class ExecutionControl:
-    """The control transitions of WorkflowEngine, for one execution and, in the plural, for all that a filter finds.
+class Push(Protocol):
+    """The function that puts on Redis what the store decided."""
 
-    Each reaches all descendants in one step, but for set_execution_status to failed, acknowledge_execution and
-    update_node_result, and raises UnknownExecution, InvalidTransition where the table of states forbids it,
-    StaleVersion if `expected_revision` is given and not the execution's, and StoreUnavailable.
+    def __call__(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None: ...
+
+
+class Operations:
+    """The control transitions of an engine, for one execution and for all that a filter finds.
+
+    Their contracts stand at the methods of WorkflowEngine that lead here.
     """
 
-    store: ExecutionStore
-    epoch: Epoch
-    definitions: DefinitionCache
-    settings: Settings
+    def __init__(
+        self,
+        opened: Callable[[], None],
+        store: ExecutionStore,
+        epoch: Epoch,
+        definitions: DefinitionCache,
+        push: Push,
+        payload_limit_bytes: int,
+    ) -> None:
+        """`opened` connects, if that has not happened yet; `push` puts on Redis what the store decided."""
+        self._opened = opened
+        self._store = store
+        self._epoch = epoch
+        self._definitions = definitions
+        self._push = push
+        self._payload_limit_bytes = payload_limit_bytes
 
-    @abstractmethod
-    def open(self) -> None:
-        """Connect, if that has not happened yet."""
-
-    @abstractmethod
-    def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
-        """Put on Redis what the store decided."""
-
-    def cancel_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Cancel it: nothing of it starts any more, and what runs is not recorded as completed.
-
-        True if this call did it, False if it was cancelled already.
-        """
-        self.open()
-        controlled = self.store.cancel_execution(execution_id, expected_revision=expected_revision)
+    def cancel(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+        """Cancel an execution; False if it was so already."""
+        self._opened()
+        controlled = self._store.cancel_execution(execution_id, expected_revision=expected_revision)
         return self._report_end(execution_id, controlled, ExecutionStatus.CANCELLED)
 
-    def pause_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Pause it: what runs may end, nothing new starts until it is resumed. A deadline goes on counting.
+    def pause(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+        """Pause an execution; False if it was so already."""
+        self._opened()
+        return self._pushed(self._store.pause_execution(execution_id, expected_revision=expected_revision))
 
-        True if this call did it, False if it was paused already.
-        """
-        self.open()
-        return self._pushed(self.store.pause_execution(execution_id, expected_revision=expected_revision))
-
-    def resume_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Resume a paused execution; a delay that is not over waits on.
-
-        True if this call did it, False if it was running already.
-        """
-        self.open()
+    def resume(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+        """Resume a paused execution; False if it runs already."""
+        self._opened()
         return self._pushed(
-            self.store.resume_execution(execution_id, expected_revision=expected_revision, epoch=self.epoch.recent())
+            self._store.resume_execution(execution_id, expected_revision=expected_revision, epoch=self._epoch.recent())
         )
 
-    def retry_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Run a failed execution on from where it failed: failed nodes again, what completed before is kept.
-
-        A child that failed is retried in the same way. What came after a failure that the workflow had handled is
-        done anew.
-        """
-        self.open()
+    def retry(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+        """Run a failed execution on from where it failed."""
+        self._opened()
         return self._pushed(
-            self.store.retry_execution(execution_id, expected_revision=expected_revision, epoch=self.epoch.recent())
+            self._store.retry_execution(execution_id, expected_revision=expected_revision, epoch=self._epoch.recent())
         )
 
-    def acknowledge_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Acknowledge a failed execution: it is listed no more among those that wait for someone, until it is retried.
+    def acknowledge(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+        """Acknowledge a failed execution; False if it was so already."""
+        self._opened()
+        return self._store.acknowledge_execution(execution_id, expected_revision=expected_revision).done
 
-        True if this call did it, False if it was acknowledged already.
-        """
-        self.open()
-        return self.store.acknowledge_execution(execution_id, expected_revision=expected_revision).done
-
-    def set_execution_status(
+    def set_status(
         self,
         execution_id: str,
-        status: ExecutionStatus | str,
+        status: Status,
         *,
         error: str | None = None,
         expected_revision: int | None = None,
     ) -> bool:
-        """Bring an execution to a status by the transition that leads there; False if it is so already.
-
-        cancelled, paused, and running from paused or failed are what the methods above do; failed ends it with `error`,
-        as a deadline would: what is ready is held for a retry, and its children are left alone. It completes by its
-        nodes only: update_node_result ends those.
-        """
-        self.open()
+        """Bring an execution to a status; False if it is so already."""
+        self._opened()
         if status == ExecutionStatus.FAILED:
             text = json.dumps({"type": "EndedByHand", "message": error or "an operator failed it"})
-            controlled = self.store.fail_execution(execution_id, text, expected_revision=expected_revision)
+            controlled = self._store.fail_execution(execution_id, text, expected_revision=expected_revision)
             return self._report_end(execution_id, controlled, ExecutionStatus.FAILED)
-        current = self._execution(execution_id).status
+        current = self.get(execution_id).status
         steps: dict[str, Callable[..., bool]] = {
-            ExecutionStatus.CANCELLED: self.cancel_execution,
-            ExecutionStatus.PAUSED: self.pause_execution,
-            ExecutionStatus.RUNNING: (
-                self.retry_execution if current is ExecutionStatus.FAILED else self.resume_execution
-            ),
+            ExecutionStatus.CANCELLED: self.cancel,
+            ExecutionStatus.PAUSED: self.pause,
+            ExecutionStatus.RUNNING: (self.retry if current is ExecutionStatus.FAILED else self.resume),
         }
         if status not in steps:
             raise InvalidTransition(f"execution {execution_id}", current, str(status))
@@ -137,14 +122,10 @@ class ExecutionControl:
         error: str | None = None,
         next_nodes: Sequence[str] | None = None,
     ) -> None:
-        """End an open node by hand, in place of a worker: completed with `data`, failed with `error`, or skipped.
-
-        What follows from it follows: successors run, the execution may end. Raises InvalidTransition for a node that a
-        live worker runs, that waits for items, that is not ready or has ended; UserError for an unknown one.
-        """
-        self.open()
-        execution = self._execution(execution_id)
-        plan = self.definitions.get(execution.workflow_id, execution.version)
+        """End an open node by hand."""
+        self._opened()
+        execution = self.get(execution_id)
+        plan = self._definitions.get(execution.workflow_id, execution.version)
         record = manual_result(
             plan,
             NodeKey(execution.id, node_id, item),
@@ -152,59 +133,54 @@ class ExecutionControl:
             data=data,
             error=error,
             next_nodes=next_nodes,
-            limit=self.settings.payload_limit_bytes,
+            limit=self._payload_limit_bytes,
         )
-        recorded = self.store.update_node_result(record, epoch=self.epoch.recent())
-        self.push(recorded.jobs, ended=[execution.id] if recorded.ended else [], changed=[execution.id])
+        recorded = self._store.update_node_result(record, epoch=self._epoch.recent())
+        self._push(recorded.jobs, ended=[execution.id] if recorded.ended else [], changed=[execution.id])
         if recorded.ended:
-            export_ended(self.store, [execution.id])
+            export_ended(self._store, [execution.id])
             if (measured := instruments()) is not None:
                 measured.execution_ended(execution.workflow_id, recorded.ended)
-            self.push(self.store.wake_parents([execution.id], epoch=self.epoch.recent()))
+            self._push(self._store.wake_parents([execution.id], epoch=self._epoch.recent()))
 
     # ---- many at once: the oldest `limit` that the filter finds, parents first ----
 
-    def cancel_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
+    def cancel_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Cancel each that is pending, running or paused."""
-        return self._each(wanted, _OPEN, self.cancel_execution, limit)
+        return self._each(wanted, _OPEN, self.cancel, limit)
 
-    def pause_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
+    def pause_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Pause each that is running."""
-        return self._each(wanted, [ExecutionStatus.RUNNING], self.pause_execution, limit)
+        return self._each(wanted, [ExecutionStatus.RUNNING], self.pause, limit)
 
-    def resume_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
+    def resume_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Resume each that is paused."""
-        return self._each(wanted, [ExecutionStatus.PAUSED], self.resume_execution, limit)
+        return self._each(wanted, [ExecutionStatus.PAUSED], self.resume, limit)
 
-    def retry_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
+    def retry_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Retry each that has failed; acknowledged ones only if the filter asks for them."""
-        return self._each(_dead(wanted), [ExecutionStatus.FAILED], self.retry_execution, limit)
+        return self._each(_dead(wanted), [ExecutionStatus.FAILED], self.retry, limit)
 
-    def acknowledge_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
+    def acknowledge_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Discard each that has failed."""
-        return self._each(_dead(wanted), [ExecutionStatus.FAILED], self.acknowledge_execution, limit)
+        return self._each(_dead(wanted), [ExecutionStatus.FAILED], self.acknowledge, limit)
 
-    def purge_executions(
+    def purge(
         self,
         older_than: Duration,
         *,
-        statuses: Iterable[ExecutionStatus | str] = (ExecutionStatus.COMPLETED, ExecutionStatus.CANCELLED),
+        statuses: Iterable[Status] = PURGED,
         limit: int | None = None,
     ) -> int:
-        """Delete executions that ended longer ago than that (seconds or a timedelta), and say how many.
-
-        Whole families, by the status of their first execution: one that still has something open, or that ended
-        later, stays. Goes in batches; `limit` ends it after about so many. Idempotency keys go with their executions,
-        and those that have expired go as well.
-        """
-        self.open()
+        """Delete executions that ended longer ago than that, and return how many."""
+        self._opened()
         seconds = as_seconds("older_than", older_than)
         wanted = [ExecutionStatus(status) for status in statuses]
         ended_before = datetime.now(UTC) - timedelta(seconds=seconds)
         purged = 0
         while limit is None or purged < limit:
             batch = _PURGE_BATCH if limit is None else min(_PURGE_BATCH, limit - purged)
-            answer = self.store.purge_executions(ended_before=ended_before, statuses=wanted, limit=batch)
+            answer = self._store.purge_executions(ended_before=ended_before, statuses=wanted, limit=batch)
             purged += answer.executions
             if not answer.more:
                 break
@@ -217,26 +193,27 @@ class ExecutionControl:
         step: Callable[[str], object],
         limit: int | None,
     ) -> BulkResult:
-        self.open()
-        return control_each(self.store, find(self.store, wanted, statuses, limit), step)
+        self._opened()
+        return control_each(self._store, find(self._store, wanted, statuses, limit), step)
 
-    def _execution(self, execution_id: str) -> Execution:
-        execution = self.store.get_execution(execution_id)
+    def get(self, execution_id: str) -> Execution:
+        """Return an execution. Raises UnknownExecution, StoreUnavailable."""
+        execution = self._store.get_execution(execution_id)
         if execution is None:
             raise UnknownExecution(execution_id)
         return execution
 
     def _report_end(self, execution_id: str, controlled: ControlResult, status: ExecutionStatus) -> bool:
         """Report an end to those who wait for the execution, to its parent, and to the trace that it is part of."""
-        self.push((), ended=controlled.executions)
-        export_ended(self.store, controlled.executions)
+        self._push((), ended=controlled.executions)
+        export_ended(self._store, controlled.executions)
         if controlled.done:
-            count_ended(self.store, controlled.executions, status)
-            self.push(self.store.wake_parents([execution_id], epoch=self.epoch.recent()))
+            count_ended(self._store, controlled.executions, status)
+            self._push(self._store.wake_parents([execution_id], epoch=self._epoch.recent()))
         return controlled.done
 
     def _pushed(self, controlled: ControlResult) -> bool:
-        self.push(controlled.jobs, changed=controlled.executions)
+        self._push(controlled.jobs, changed=controlled.executions)
         return controlled.done
 
 

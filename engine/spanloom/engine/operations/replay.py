@@ -3,64 +3,55 @@
 from __future__ import annotations
 
 import dataclasses
-from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from graphlib import TopologicalSorter
 from typing import Any, Literal
 
-from spanloom.engine.errors import ConfigurationError, UnknownWorkflow, UserError
+from spanloom.engine.errors import ConfigurationError, UnknownExecution, UnknownWorkflow, UserError
 from spanloom.engine.messages import did_you_mean, quoted_list
 from spanloom.engine.operations.bulk import ENDED, BulkResult, control_each, find
+from spanloom.engine.operations.start import ExecutionStarter
 from spanloom.engine.operations.start_options import start_options
 from spanloom.engine.store.models import Execution, ExecutionFilter, NodeRun
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Replay, StartRequest
+from spanloom.engine.store.requests import Replay
 from spanloom.engine.store.states import NodeStatus
 from spanloom.engine.workflow.cache import DefinitionCache
 from spanloom.engine.workflow.compiled import CompiledWorkflow
 
-__all__ = ["ExecutionReplays"]
+__all__ = ["FromNode", "ReplayVersion", "Replays"]
+
+ReplayVersion = int | Literal["same", "latest"]
+FromNode = str | Sequence[str] | None  #: the node, or the nodes, from which on a replay runs anew
 
 
-class ExecutionReplays:
-    """The part of WorkflowEngine that replays, one execution or all that a filter finds."""
+class Replays:
+    """The replays of an engine, of one execution or of all that a filter finds."""
 
-    store: ExecutionStore
-    definitions: DefinitionCache
+    def __init__(
+        self, opened: Callable[[], None], store: ExecutionStore, definitions: DefinitionCache, starter: ExecutionStarter
+    ) -> None:
+        """`opened` connects, if that has not happened yet."""
+        self._opened = opened
+        self._store = store
+        self._definitions = definitions
+        self._starter = starter
 
-    @abstractmethod
-    def open(self) -> None:
-        """Connect, if that has not happened yet."""
-
-    @abstractmethod
-    def _execution(self, execution_id: str) -> Execution: ...
-
-    @abstractmethod
-    def _request(self, workflow_id: str, data: Any, options: Mapping[str, Any]) -> StartRequest: ...
-
-    @abstractmethod
-    def _start(self, requests: Sequence[StartRequest], connection: Any) -> list[str]: ...
-
-    def replay_execution(
+    def replay(
         self,
         execution_id: str,
         *,
-        version: int | Literal["same", "latest"] = "same",
-        from_node: str | Sequence[str] | None = None,
+        version: ReplayVersion = "same",
+        from_node: FromNode = None,
         **options: Any,
     ) -> str:
-        """Start a new execution with the initial data of an earlier one, and return its id.
-
-        In the same version, the latest, or the one given. With `from_node` (one or several) it begins there: these
-        nodes and all that follows from them run anew, the results of the others are taken over, so far as they had
-        ended. Takes enqueue_workflow's options but delay and connection; priority, deadline and metadata are
-        the earlier execution's unless given. Raises what enqueue_workflow does, UnknownExecution, and UserError for a
-        node that the workflow lacks or that nothing led to.
-        """
+        """Start a new execution with the initial data of an earlier one, and return its id."""
         if refused := options.keys() & {"delay", "connection"}:
             raise ConfigurationError(f"replay_execution takes no {', '.join(sorted(refused))}")
-        self.open()
-        source = self._execution(execution_id)
+        self._opened()
+        source = self._store.get_execution(execution_id)
+        if source is None:
+            raise UnknownExecution(execution_id)
         options.setdefault("priority", source.priority.value)
         options.setdefault("metadata", source.metadata)
         options.setdefault("deadline", source.deadline_seconds)
@@ -68,29 +59,29 @@ class ExecutionReplays:
         replay = Replay(source.id)
         if from_node is not None:
             nodes = [from_node] if isinstance(from_node, str) else list(from_node)
-            plan = self.definitions.get(source.workflow_id, options["version"])
-            replay = _replay_from(plan, source.id, self.store.get_node_results(source.id), nodes)
-        request = self._request(source.workflow_id, source.input, start_options(**options))
-        return self._start([dataclasses.replace(request, replay=replay)], None)[0]
+            plan = self._definitions.get(source.workflow_id, options["version"])
+            replay = _replay_from(plan, source.id, self._store.get_node_results(source.id), nodes)
+        request = self._starter.request(source.workflow_id, source.input, start_options(**options))
+        return self._starter.start([dataclasses.replace(request, replay=replay)])[0]
 
-    def replay_executions(
+    def replay_each(
         self,
         wanted: ExecutionFilter,
         *,
-        version: int | Literal["same", "latest"] = "same",
-        from_node: str | Sequence[str] | None = None,
+        version: ReplayVersion = "same",
+        from_node: FromNode = None,
         limit: int | None = None,
     ) -> BulkResult:
         """Replay the oldest `limit` that a filter finds, of those that ended and have no parent."""
-        self.open()
+        self._opened()
         started: dict[str, str] = {}
 
         def replay(execution_id: str) -> bool:
-            started[execution_id] = self.replay_execution(execution_id, version=version, from_node=from_node)
+            started[execution_id] = self.replay(execution_id, version=version, from_node=from_node)
             return True
 
         roots = wanted.model_copy(update={"root": True})
-        bulk = control_each(self.store, find(self.store, roots, ENDED, limit), replay)
+        bulk = control_each(self._store, find(self._store, roots, ENDED, limit), replay)
         bulk.started.update(started)
         return bulk
 
@@ -99,7 +90,7 @@ class ExecutionReplays:
             return source.version
         if version != "latest":
             return version  # start_options() says if it is none
-        latest = self.store.get_workflow_version(source.workflow_id)
+        latest = self._store.get_workflow_version(source.workflow_id)
         if latest is None:
             raise UnknownWorkflow(source.workflow_id)
         return latest.version

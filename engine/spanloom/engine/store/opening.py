@@ -8,7 +8,7 @@ from spanloom.engine.errors import ConfigurationError
 from spanloom.engine.plugins import STORES, plugins
 from spanloom.engine.store.port import ExecutionStore
 
-__all__ = ["open_store"]
+__all__ = ["open_store", "store_of"]
 
 
 def open_store(url: str, *, namespace: str = "spanloom") -> ExecutionStore:
@@ -35,6 +35,19 @@ def open_store(url: str, *, namespace: str = "spanloom") -> ExecutionStore:
         ) from error
     store: ExecutionStore = store_class.from_url(url, namespace)
     return store
+
+
+def store_of(given: ExecutionStore | str | None, namespace: str) -> ExecutionStore:
+    """Return the store that an application gave, or opened by its URL. Raises ConfigurationError."""
+    if isinstance(given, ExecutionStore):
+        return given
+    if given is None:
+        raise ConfigurationError(
+            "no store: pass store=, or set SPANLOOM_STORE_URL (memory://, sqlite:///…, postgresql://…)"
+        )
+    if not isinstance(given, str):
+        raise ConfigurationError(f"store= takes a URL or an ExecutionStore, not {type(given).__name__}")
+    return open_store(given, namespace=namespace)
 
 
 def _scheme(url: str) -> str:

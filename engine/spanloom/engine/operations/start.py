@@ -1,0 +1,121 @@
+"""Starts: executions that are created in the store, with the jobs of their entry nodes put on Redis."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from spanloom.engine.errors import ConfigurationError, SpanloomError, StoreUnavailable
+from spanloom.engine.handlers.builder import WorkflowBuilder
+from spanloom.engine.ids import uuid7
+from spanloom.engine.logs import Logger
+from spanloom.engine.operations.control import Push
+from spanloom.engine.operations.start_options import start_options
+from spanloom.engine.payload import encode
+from spanloom.engine.queue.epoch import Epoch
+from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.store.requests import StartAnswer, StartRequest, StartResult
+from spanloom.engine.telemetry.instruments import count_started
+from spanloom.engine.telemetry.spans import export_start
+from spanloom.engine.telemetry.tracing import sdk, start_trace
+
+__all__ = ["ExecutionStarter"]
+
+_log = Logger("spanloom.engine")
+_BATCH = 500
+_RESEND_SECONDS = (0.05, 0.25)  #: pauses before a start whose answer did not come is sent again: a broken connection
+
+
+class ExecutionStarter:
+    """The starts of an engine."""
+
+    def __init__(
+        self,
+        opened: Callable[[], None],
+        store: ExecutionStore,
+        queue: NodeQueue,
+        epoch: Epoch,
+        push: Push,
+        builders: Mapping[str, WorkflowBuilder[Any]],
+        payload_limit_bytes: int,
+    ) -> None:
+        """`opened` connects, if that has not happened yet; `push` puts on Redis what the store decided."""
+        self._opened = opened
+        self._store = store
+        self._queue = queue
+        self._epoch = epoch
+        self._push = push
+        self._builders = builders
+        self._payload_limit_bytes = payload_limit_bytes
+
+    def encode_input(self, workflow_id: str, data: Any) -> str:
+        """Return initial data as JSON text, validated where a builder of the engine says what it is."""
+        if builder := self._builders.get(workflow_id):
+            data = builder.validate_input(data)
+        return encode(data, f"the input of workflow {workflow_id!r}", self._payload_limit_bytes)
+
+    def request(self, workflow_id: str, data: Any, options: Mapping[str, Any]) -> StartRequest:
+        """Return the request of one start; `options` are those that start_options() returns."""
+        text = self.encode_input(workflow_id, data)
+        trace = start_trace(workflow_id)
+        return StartRequest(
+            execution_id=uuid7(),
+            workflow_id=workflow_id,
+            input=text,
+            input_hash=hashlib.sha256(text.encode()).hexdigest() if options["idempotency_key"] else "",
+            trace_parent=trace.trace_parent,
+            trace_state=trace.trace_state,
+            caller_span_id=trace.caller_span_id,
+            **options,
+        )
+
+    def start(self, requests: Sequence[StartRequest], connection: Any = None) -> list[str]:
+        """Create executions in one round trip, and return their ids. Raises the first error of them."""
+        self._opened()
+        answers = self._create(requests, connection)
+        started = [answer for answer in answers if isinstance(answer, StartResult)]
+        if sdk() is not None:
+            self._export(requests, answers)
+        if jobs := [job for answer in started for job in answer.jobs]:
+            self._push(jobs)
+        count_started(requests, answers)
+        for answer in answers:
+            if isinstance(answer, SpanloomError):
+                raise answer
+        return [answer.execution_id for answer in started]
+
+    def start_each(self, workflow_id: str, items: Iterable[Any], options: Mapping[str, Any]) -> list[str]:
+        """Start one execution for each item, in batches of one round trip, and return their ids in order."""
+        if refused := options.keys() - {"version", "priority", "delay", "deadline", "metadata"}:
+            raise ConfigurationError(f"enqueue_workflows takes no {', '.join(sorted(refused))}; use enqueue_workflow")
+        checked = start_options(**options)
+        requests = [self.request(workflow_id, item, checked) for item in items]
+        ids: list[str] = []
+        for first in range(0, len(requests), _BATCH):
+            try:
+                ids += self.start(requests[first : first + _BATCH])
+            except SpanloomError as error:
+                if ids:
+                    error.add_note(f"{len(ids)} of {len(requests)} had been started before: {', '.join(ids)}")
+                raise
+        return ids
+
+    def _export(self, requests: Sequence[StartRequest], answers: Sequence[StartAnswer]) -> None:
+        now_ns = time.time_ns()
+        for request, answer in zip(requests, answers, strict=True):
+            if isinstance(answer, StartResult):
+                lists = [self._queue.list_name(job.queue, job.priority) for job in answer.jobs]
+                export_start(request, answer.created_at, lists=lists, end_ns=now_ns)
+
+    def _create(self, requests: Sequence[StartRequest], connection: Any) -> list[StartAnswer]:
+        """Create executions; a request whose answer did not come is sent again, with the id that it has."""
+        for pause in _RESEND_SECONDS if connection is None else ():
+            try:
+                return self._store.create_executions(requests, epoch=self._epoch.recent())
+            except StoreUnavailable as error:
+                _log.warning("start_sent_again", executions=len(requests), error=str(error))
+                time.sleep(pause)
+        return self._store.create_executions(requests, epoch=self._epoch.recent(), connection=connection)
