@@ -74,7 +74,7 @@ class WorkflowEngine:
         self._registrations = Registrations(self.store, self.registry)
         limit = self.settings.payload_limit_bytes
         self._starter = ExecutionStarter(self.open, self.store, self.queue, self.epoch, self.push, self.builders, limit)
-        self._operations = Operations(self.open, self.store, self.epoch, self.definitions, self.push, limit)
+        self.operations = Operations(self.open, self.store, self.epoch, self.definitions, self.push, limit)
         self._replays = Replays(self.open, self.store, self.definitions, self._starter)
         self._listener = Listener(self.queue)
         self._waiter = Waiter(self.open, self.store, self._listener)
@@ -193,7 +193,7 @@ class WorkflowEngine:
         self.open()
         workflow_id, version = self._registrations.resolve(workflow)
         execution_id = self.enqueue_workflow(workflow_id, data, **(version | options))
-        return ExecutionHandle(execution_id, self._operations, self._waiter, self._watcher)
+        return ExecutionHandle(execution_id, self.operations, self._waiter, self._watcher)
 
     def run(self, workflow: WorkflowRef, data: Any = None, *, timeout: float | None = None, **options: Any) -> Any:
         """Start one execution, wait for it and return its output. Raises what start() and its handle's result() do."""
@@ -254,21 +254,21 @@ class WorkflowEngine:
 
         True if this call did it, False if it was cancelled already.
         """
-        return self._operations.cancel(execution_id, expected_revision=expected_revision)
+        return self.operations.cancel(execution_id, expected_revision=expected_revision)
 
     def pause_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Pause it: what runs may end, nothing new starts until it is resumed. A deadline goes on counting.
 
         True if this call did it, False if it was paused already.
         """
-        return self._operations.pause(execution_id, expected_revision=expected_revision)
+        return self.operations.pause(execution_id, expected_revision=expected_revision)
 
     def resume_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Resume a paused execution; a delay that is not over waits on.
 
         True if this call did it, False if it was running already.
         """
-        return self._operations.resume(execution_id, expected_revision=expected_revision)
+        return self.operations.resume(execution_id, expected_revision=expected_revision)
 
     def retry_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Run a failed execution on from where it failed: failed nodes again, what completed before is kept.
@@ -276,14 +276,14 @@ class WorkflowEngine:
         A child that failed is retried in the same way. What came after a failure that the workflow had handled is
         done anew.
         """
-        return self._operations.retry(execution_id, expected_revision=expected_revision)
+        return self.operations.retry(execution_id, expected_revision=expected_revision)
 
     def acknowledge_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Acknowledge a failed execution: it is listed no more among those that wait for someone, until it is retried.
 
         True if this call did it, False if it was acknowledged already.
         """
-        return self._operations.acknowledge(execution_id, expected_revision=expected_revision)
+        return self.operations.acknowledge(execution_id, expected_revision=expected_revision)
 
     def set_execution_status(
         self, execution_id: str, status: Status, *, error: str | None = None, expected_revision: int | None = None
@@ -294,7 +294,7 @@ class WorkflowEngine:
         as a deadline would: what is ready is held for a retry, and its children are left alone. It completes by its
         nodes only: update_node_result ends those.
         """
-        return self._operations.set_status(execution_id, status, error=error, expected_revision=expected_revision)
+        return self.operations.set_status(execution_id, status, error=error, expected_revision=expected_revision)
 
     def update_node_result(
         self,
@@ -312,7 +312,7 @@ class WorkflowEngine:
         What follows from it follows: successors run, the execution may end. Raises InvalidTransition for a node that a
         live worker runs, that waits for items, that is not ready or has ended; UserError for an unknown one.
         """
-        self._operations.update_node_result(
+        self.operations.update_node_result(
             execution_id, node_id, status, item=item, data=data, error=error, next_nodes=next_nodes
         )
 
@@ -333,23 +333,23 @@ class WorkflowEngine:
 
     def cancel_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Cancel each that is pending, running or paused."""
-        return self._operations.cancel_each(wanted, limit=limit)
+        return self.operations.cancel_each(wanted, limit=limit)
 
     def pause_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Pause each that is running."""
-        return self._operations.pause_each(wanted, limit=limit)
+        return self.operations.pause_each(wanted, limit=limit)
 
     def resume_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Resume each that is paused."""
-        return self._operations.resume_each(wanted, limit=limit)
+        return self.operations.resume_each(wanted, limit=limit)
 
     def retry_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Retry each that has failed; acknowledged ones only if the filter asks for them."""
-        return self._operations.retry_each(wanted, limit=limit)
+        return self.operations.retry_each(wanted, limit=limit)
 
     def acknowledge_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Acknowledge each that has failed."""
-        return self._operations.acknowledge_each(wanted, limit=limit)
+        return self.operations.acknowledge_each(wanted, limit=limit)
 
     def replay_executions(
         self,
@@ -371,7 +371,7 @@ class WorkflowEngine:
         later, stays. Goes in batches; `limit` ends it after about so many. Idempotency keys go with their executions,
         and those that have expired go as well.
         """
-        return self._operations.purge(older_than, statuses=statuses, limit=limit)
+        return self.operations.purge(older_than, statuses=statuses, limit=limit)
 
     # ---- running ----
 

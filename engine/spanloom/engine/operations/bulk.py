@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from spanloom.engine.errors import InvalidTransition, UserError
@@ -14,6 +14,9 @@ __all__ = ["ENDED", "BulkResult", "apply_to_each", "control_each", "find"]
 
 ENDED = tuple(status for status in ExecutionStatus if status.ended)
 _PAGE = 1000
+_BATCH = 100  # executions that one step takes
+
+BatchStep = Callable[[Sequence[str]], Sequence[bool | UserError]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +49,42 @@ def find(
     return [execution_id for _, execution_id in sorted(found)[:limit]]
 
 
-def apply_to_each(
-    store: ExecutionStore, ids: Iterable[str], step: Callable[[str], object]
-) -> Iterator[tuple[str, bool | UserError]]:
-    """Do `step`, which answers whether it did something, for each, and yield what came of it: that, or its refusal.
+def one_by_one(step: Callable[[str], object]) -> BatchStep:
+    """Return a step for many executions that does `step` to each by itself; it returns whether it did something."""
 
-    A child that `step` refuses because it came with its parent, as in a retry, is not refused but unchanged.
+    def each(execution_ids: Sequence[str]) -> list[bool | UserError]:
+        answers: list[bool | UserError] = []
+        for execution_id in execution_ids:
+            try:
+                answers.append(bool(step(execution_id)))
+            except UserError as error:
+                answers.append(error)
+        return answers
+
+    return each
+
+
+def apply_to_each(store: ExecutionStore, ids: Sequence[str], step: BatchStep) -> Iterator[tuple[str, bool | UserError]]:
+    """Do a step to executions, some at a time, and yield for each whether it did something, or its refusal.
+
+    A child that is refused because it came with its parent, as in a retry, is not refused but unchanged.
     """
     reached: set[str | None] = set()
-    for execution_id in ids:
-        answer: bool | UserError
-        try:
-            answer = bool(step(execution_id))
-        except InvalidTransition as error:
-            execution = store.get_execution(execution_id)
-            came_along = execution is not None and execution.parent_execution_id in reached
-            answer = False if came_along else error
-        except UserError as error:
-            answer = error
-        if not isinstance(answer, UserError):
-            reached.add(execution_id)
-        yield execution_id, answer
+    for first in range(0, len(ids), _BATCH):
+        batch = ids[first : first + _BATCH]
+        for execution_id, result in zip(batch, step(batch), strict=True):
+            answer = result
+            if isinstance(result, InvalidTransition):
+                execution = store.get_execution(execution_id)
+                if execution is not None and execution.parent_execution_id in reached:
+                    answer = False
+            if not isinstance(answer, UserError):
+                reached.add(execution_id)
+            yield execution_id, answer
 
 
-def control_each(store: ExecutionStore, ids: Iterable[str], step: Callable[[str], object]) -> BulkResult:
-    """Do `step` for each, as apply_to_each does; what is refused is noted, and the rest goes on."""
+def control_each(store: ExecutionStore, ids: Sequence[str], step: BatchStep) -> BulkResult:
+    """Do a step to each, as apply_to_each does; what is refused is noted, and the rest goes on."""
     bulk = BulkResult()
     for execution_id, answer in apply_to_each(store, ids, step):
         if isinstance(answer, UserError):

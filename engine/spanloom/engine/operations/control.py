@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
-from spanloom.engine.errors import InvalidTransition, UnknownExecution
+from spanloom.engine.errors import InvalidTransition, UnknownExecution, UserError
 from spanloom.engine.operations.bulk import BulkResult, control_each, find
 from spanloom.engine.operations.manual import manual_result
 from spanloom.engine.operations.start_options import Duration, as_seconds
 from spanloom.engine.queue.epoch import Epoch
 from spanloom.engine.store.models import Execution, ExecutionFilter
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import ControlResult, NodeJob, NodeKey
+from spanloom.engine.store.requests import ControlAction, ControlResult, NodeJob, NodeKey
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.engine.telemetry.instruments import count_ended, instruments
 from spanloom.engine.telemetry.spans import export_ended
@@ -147,23 +148,23 @@ class Operations:
 
     def cancel_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Cancel each that is pending, running or paused."""
-        return self._each(wanted, _OPEN, self.cancel, limit)
+        return self._each(wanted, _OPEN, ControlAction.CANCEL, limit)
 
     def pause_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Pause each that is running."""
-        return self._each(wanted, [ExecutionStatus.RUNNING], self.pause, limit)
+        return self._each(wanted, [ExecutionStatus.RUNNING], ControlAction.PAUSE, limit)
 
     def resume_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Resume each that is paused."""
-        return self._each(wanted, [ExecutionStatus.PAUSED], self.resume, limit)
+        return self._each(wanted, [ExecutionStatus.PAUSED], ControlAction.RESUME, limit)
 
     def retry_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Retry each that has failed; acknowledged ones only if the filter asks for them."""
-        return self._each(_dead(wanted), [ExecutionStatus.FAILED], self.retry, limit)
+        return self._each(_dead(wanted), [ExecutionStatus.FAILED], ControlAction.RETRY, limit)
 
     def acknowledge_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
-        """Discard each that has failed."""
-        return self._each(_dead(wanted), [ExecutionStatus.FAILED], self.acknowledge, limit)
+        """Acknowledge each that has failed."""
+        return self._each(_dead(wanted), [ExecutionStatus.FAILED], ControlAction.ACKNOWLEDGE, limit)
 
     def purge(
         self,
@@ -190,11 +191,27 @@ class Operations:
         self,
         wanted: ExecutionFilter,
         statuses: Collection[ExecutionStatus],
-        step: Callable[[str], object],
+        action: ControlAction,
         limit: int | None,
     ) -> BulkResult:
         self._opened()
-        return control_each(self._store, find(self._store, wanted, statuses, limit), step)
+        return control_each(self._store, find(self._store, wanted, statuses, limit), partial(self.control, action))
+
+    def control(self, action: ControlAction, execution_ids: Sequence[str]) -> list[bool | UserError]:
+        """Do one transition to many executions; return for each whether it did something, or its refusal."""
+        self._opened()
+        results = self._store.control_executions(action, execution_ids, epoch=self._epoch.recent())
+        done = {
+            execution_id: result
+            for execution_id, result in zip(execution_ids, results, strict=True)
+            if isinstance(result, ControlResult) and result.done
+        }
+        changed = [execution_id for result in done.values() for execution_id in result.executions]
+        if action is ControlAction.CANCEL:
+            self._report_ends(list(done), changed, ExecutionStatus.CANCELLED)
+        else:
+            self._push([job for result in done.values() for job in result.jobs], changed=changed)
+        return [result if isinstance(result, UserError) else result.done for result in results]
 
     def get(self, execution_id: str) -> Execution:
         """Return an execution. Raises UnknownExecution, StoreUnavailable."""
@@ -204,13 +221,16 @@ class Operations:
         return execution
 
     def _report_end(self, execution_id: str, controlled: ControlResult, status: ExecutionStatus) -> bool:
-        """Report an end to those who wait for the execution, to its parent, and to the trace that it is part of."""
-        self._push((), ended=controlled.executions)
-        export_ended(self._store, controlled.executions)
-        if controlled.done:
-            count_ended(self._store, controlled.executions, status)
-            self._push(self._store.wake_parents([execution_id], epoch=self._epoch.recent()))
+        self._report_ends([execution_id] if controlled.done else [], controlled.executions, status)
         return controlled.done
+
+    def _report_ends(self, execution_ids: Sequence[str], ended: Sequence[str], status: ExecutionStatus) -> None:
+        """Report ends to those who wait for the executions, to their parents, and to the traces they are part of."""
+        self._push((), ended=ended)
+        export_ended(self._store, ended)
+        if execution_ids:
+            count_ended(self._store, ended, status)
+            self._push(self._store.wake_parents(execution_ids, epoch=self._epoch.recent()))
 
     def _pushed(self, controlled: ControlResult) -> bool:
         self._push(controlled.jobs, changed=controlled.executions)

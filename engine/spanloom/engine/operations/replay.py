@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from spanloom.engine.errors import ConfigurationError, UnknownExecution, UnknownWorkflow, UserError
 from spanloom.engine.messages import did_you_mean, quoted_list
-from spanloom.engine.operations.bulk import ENDED, BulkResult, control_each, find
+from spanloom.engine.operations.bulk import ENDED, BulkResult, control_each, find, one_by_one
 from spanloom.engine.operations.start import ExecutionStarter
 from spanloom.engine.operations.start_options import start_options
 from spanloom.engine.store.models import Execution, ExecutionFilter, NodeRun
@@ -81,7 +81,7 @@ class Replays:
             return True
 
         roots = wanted.model_copy(update={"root": True})
-        bulk = control_each(self._store, find(self._store, roots, ENDED, limit), replay)
+        bulk = control_each(self._store, find(self._store, roots, ENDED, limit), one_by_one(replay))
         bulk.started.update(started)
         return bulk
 

@@ -20,6 +20,7 @@ from spanloom.engine import WorkflowEngine
 from spanloom.engine.errors import UserError
 from spanloom.engine.operations.bulk import apply_to_each, find
 from spanloom.engine.store.models import Execution, ExecutionFilter
+from spanloom.engine.store.requests import ControlAction
 from spanloom.engine.store.states import ExecutionStatus
 
 __all__ = ["Action", "acknowledge", "cancel", "control_named", "pause", "resume", "retry", "revision_option"]
@@ -50,6 +51,7 @@ class Action(NamedTuple):
     done: str
     transition: Callable[..., bool]
     statuses: tuple[ExecutionStatus, ...] = ()  # in which a filter finds executions for it
+    many: ControlAction | None = None  # how it is done to those that a filter finds
 
 
 class ControlledExecution(NamedTuple):
@@ -148,8 +150,9 @@ def _found(engine: WorkflowEngine, ids: Iterable[str]) -> Iterator[ControlledExe
             yield ControlledExecution(execution_id, execution)
 
 
-def _controlled(engine: WorkflowEngine, action: Action, ids: Iterable[str]) -> Iterator[ControlledExecution]:
-    for execution_id, answer in apply_to_each(engine.store, ids, partial(action.transition, engine)):
+def _controlled(engine: WorkflowEngine, action: Action, ids: Sequence[str]) -> Iterator[ControlledExecution]:
+    assert action.many is not None, f"{action.verb} is for executions that are named"
+    for execution_id, answer in apply_to_each(engine.store, ids, partial(engine.operations.control, action.many)):
         execution = engine.store.get_execution(execution_id)
         if isinstance(answer, UserError):
             yield ControlledExecution(execution_id, execution, error=answer)
@@ -231,6 +234,7 @@ cancel = _command(
         "cancelled",
         WorkflowEngine.cancel_execution,
         (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSED),
+        ControlAction.CANCEL,
     ),
     """Cancel executions and their children.
 
@@ -239,7 +243,7 @@ cancel = _command(
 )
 
 pause = _command(
-    Action("pause", "paused", WorkflowEngine.pause_execution, (ExecutionStatus.RUNNING,)),
+    Action("pause", "paused", WorkflowEngine.pause_execution, (ExecutionStatus.RUNNING,), ControlAction.PAUSE),
     """Pause executions and their children.
 
     What is running may end; nothing new starts until they are resumed. A deadline goes on counting.
@@ -247,7 +251,7 @@ pause = _command(
 )
 
 resume = _command(
-    Action("resume", "resumed", WorkflowEngine.resume_execution, (ExecutionStatus.PAUSED,)),
+    Action("resume", "resumed", WorkflowEngine.resume_execution, (ExecutionStatus.PAUSED,), ControlAction.RESUME),
     """Let paused executions and their children go on.
 
     A delay that is not over waits on.
@@ -255,7 +259,7 @@ resume = _command(
 )
 
 retry = _command(
-    Action("retry", "retried", WorkflowEngine.retry_execution, (ExecutionStatus.FAILED,)),
+    Action("retry", "retried", WorkflowEngine.retry_execution, (ExecutionStatus.FAILED,), ControlAction.RETRY),
     """Run failed executions on from where they failed.
 
     Failed nodes and failed children run again; what completed before is kept. What came after a failure that the
@@ -265,7 +269,13 @@ retry = _command(
 )
 
 acknowledge = _command(
-    Action("acknowledge", "acknowledged", WorkflowEngine.acknowledge_execution, (ExecutionStatus.FAILED,)),
+    Action(
+        "acknowledge",
+        "acknowledged",
+        WorkflowEngine.acknowledge_execution,
+        (ExecutionStatus.FAILED,),
+        ControlAction.ACKNOWLEDGE,
+    ),
     """Take failed executions off the list of dead letters.
 
     They stay as they are; a retry that fails again brings one back. Their children are not touched: `spanloom
