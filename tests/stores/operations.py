@@ -11,7 +11,7 @@ from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores.transitions.rows import Event, ResultRow, RunRow
-from spanloom.stores.transitions.transaction import RunFilter, Transaction
+from spanloom.stores.transitions.transaction import RunFilter, Transaction, always
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.workflows import fan
@@ -60,7 +60,7 @@ def replace_result(run: RunRow) -> ResultRow:
 
 
 def _executions(tx: Transaction, status: ExecutionStatus) -> Any:
-    return tx.set_status(list(tx.lock_executions([ID], alone=[ID]).values()), status, ended_at=NOW)
+    return tx.set_status(list(tx.lock_executions([ID], alone=always).values()), status, ended_at=NOW)
 
 
 #: In this order, in one transaction: each by the name of its method, with what it answers.
@@ -70,7 +70,9 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "graph": lambda tx: [*tx.graph("fan", 1).leading("join"), *tx.graph("fan", 1).following("split")],
     "version": lambda tx: [tx.version("fan", None), tx.version("fan", 1), tx.version("fan", 9), tx.version("x", None)],
     "executions": lambda tx: tx.executions([ID, CHILD]),
-    "lock_executions": lambda tx: [tx.lock_executions([ID]), tx.lock_executions([ID, CHILD], alone=[ID], wait=False)],
+    "lock_executions": lambda tx: [
+        tx.lock_executions([ID]), tx.lock_executions([ID, CHILD], alone=lambda row: row.id == ID, wait=False)
+    ],
     "insert_execution": lambda tx: [tx.insert_execution(CREATED, 1, ExecutionStatus.PENDING) for _ in range(2)],
     "children": lambda tx: tx.children(ID, ["w1", "w2"]),
     "lock_descendants": lambda tx: tx.lock_descendants([ID]),
@@ -103,11 +105,12 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "insert_results": lambda tx: [
         tx.insert_results([RESULT, RESULT._replace(item=1)]), tx.result(NodeKey(*RESULT[:3]))
     ],
-    "results": lambda tx: [tx.results(ID), tx.results(ID, ["w2"])],
+    "results": lambda tx: [tx.results(ID), tx.results(ID, ["w2"]), tx.results(ID, data=False)],
     "result": lambda tx: [tx.result(SPLIT), tx.result(JOIN)],
     "mark_cancelled": lambda tx: [tx.mark_cancelled(SPLIT), tx.mark_cancelled(JOIN)],
     "insert_items": lambda tx: tx.insert_items(ID, "w2", {0: "{}", 1: "1", 2: "2", 3: "3"}),
     "item": lambda tx: [tx.item(NodeKey(ID, "w2", 2)), tx.item(NodeKey(ID, "w2", 9))],
+    "bounds": lambda tx: tx.bounds(ID, ["w1", "w2"]),
     "item_count": lambda tx: [tx.item_count(ID, "w2"), tx.item_count(ID, "w1")],
     "next_items": lambda tx: [
         tx.next_items(ID, "w2", 1, 9), tx.next_items(ID, "w2", 0, 1), tx.next_items(ID, "w2", 1, 0)
