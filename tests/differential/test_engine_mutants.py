@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from differential.runner import Differs, Runner, runner
 from differential.workflows import cases
-from spanloom.engine.store.requests import END
 from spanloom.engine.workflow.routing import RoutingDecision, route_failure
 from spanloom.stores.sqlite.memory import InMemoryExecutionStore
 from spanloom.stores.transitions import retry
@@ -80,13 +79,13 @@ def double_count_on_retry(patch: pytest.MonkeyPatch) -> None:
 
 
 class _Doubled:
-    """A graph in which each edge leads to its target twice, but for the end."""
+    """A graph in which each edge leads to its target twice."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
 
     def leading(self, target: str) -> Sequence[GraphEdge]:
-        return [*self._graph.leading(target)] * (1 if target == END else 2)
+        return [*self._graph.leading(target)] * 2
 
 
 def map_order(patch: pytest.MonkeyPatch) -> None:
