@@ -15,11 +15,12 @@ from hypothesis.stateful import invariant, run_state_machine_as_test
 from model.execution import Execution
 from model.machine import FULL_EVERY, Machine
 from model.test_model import RUNS
-from model.twins import HOT, PAIRS, TwinWorld
+from model.twins import HOT, PAIRS, Disagreement, TwinWorld, plain
 from model.world import open_rows
 from spanloom.engine.errors import SpanloomError
-from spanloom.engine.store.requests import Outcome, RecordRequest, Replay, StartRequest
+from spanloom.engine.store.requests import ControlAction, Outcome, RecordRequest, Replay, StartRequest
 from spanloom.engine.store.states import NodeStatus
+from spanloom.engine.store.transitions import Control
 
 pytestmark = pytest.mark.services
 
@@ -49,6 +50,26 @@ class TwinMachine(Machine):
                 self._replay(execution)
                 self._by_hand(execution, number + self.steps)
             self.store.check()
+            self._control_together()
+
+    def _control_together(self) -> None:
+        """Control all executions in one step in the first store, and one after the other in the second."""
+        every = [str(uuid.UUID(int=7)), *self.model.executions]  # parents come before their children
+        parents = [one for one in every if (known := self.model.executions.get(one)) is None or known.parent is None]
+        for action, ids in [
+            (ControlAction.RETRY, parents),  # after its parent's retry a child's is refused if it comes by itself
+            (ControlAction.PAUSE, every),
+            (ControlAction.RESUME, every),
+            (ControlAction.ACKNOWLEDGE, every),
+            (ControlAction.CANCEL, every),
+        ]:
+            options: dict[str, Any] = {"epoch": self.model.epoch, "now": self.clock()}
+            together = self.store.first.control_executions(action, ids, **options)
+            each = Control.control_executions(self.store.second, action, ids, **options)
+            for execution_id, mine, other in zip(ids, together, each, strict=True):
+                if plain(mine) != plain(other):
+                    raise Disagreement(f"{action} of {execution_id} among {ids}\n       {mine}\n   and {other}")
+            self.store.check(HOT)
 
     def _by_hand(self, execution: Execution, number: int) -> None:
         outcomes = (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED)
