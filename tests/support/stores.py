@@ -31,11 +31,17 @@ def truncate(store: Any) -> Any:
     To open another store costs more than most small tests. Uses privates of the stores: a store in memory has no
     connection but its own, and SQLite's transitions keep the edges of the versions that they met.
     """
+    tables = [table for table in reversed(metadata.sorted_tables) if table.name not in _KEPT]
     with store._writing() as connection:
-        for table in reversed(metadata.sorted_tables):
-            if table.name not in _KEPT:
+        if isinstance(store, PostgresExecutionStore):  # in one round trip
+            schema = store._connections.location.namespace
+            statements = [f'delete from "{schema}".{table.name}' for table in tables]
+            statements.append(f'update "{schema}".store_state set epoch = 0, redis_run_id = null')
+            connection.connection.driver_connection.execute("; ".join(statements), prepare=False)
+        else:
+            for table in tables:
                 connection.execute(sa.delete(table))
-        connection.execute(sa.update(store_state).values(epoch=0, redis_run_id=None))
+            connection.execute(sa.update(store_state).values(epoch=0, redis_run_id=None))
     if hasattr(store, "_graphs"):
         store._graphs.clear()
     return store
