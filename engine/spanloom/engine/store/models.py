@@ -41,7 +41,7 @@ class Execution(_Read):
     created_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
-    acknowledged_at: datetime | None = None  # of a failed one: when an operator let it rest
+    acknowledged_at: datetime | None = None  # of a failed one: when an operator dealt with it
 
 
 class NodeRun(_Read):
@@ -67,7 +67,7 @@ class NodeRun(_Read):
 
 
 class Attempt(_Read):
-    """One claim of a node run, and how it ended.
+    """One claim of a node run, with its end.
 
     `ended_as`: completed, failed, skipped, retrying, waiting, released, lost, reset or cancelled; None while it runs.
     `error` is {type, message, traceback, permanent} of one that failed or is retried.
@@ -143,7 +143,7 @@ class WorkflowVersion(_Read):
 
 
 class WorkflowSummary(_Read):
-    """One workflow as a list shows it."""
+    """One entry of a list of workflows."""
 
     id: str
     name: str
@@ -167,20 +167,27 @@ T = TypeVar("T")
 
 
 class Page(_Read, Generic[T]):
-    """One page of a list; pass `next_cursor` to get the one after it. None: this was the last."""
+    """One page of a list. `next_cursor` is the cursor of the page after it; None: this is the last.
+
+    >>> Page[int](items=[3, 2, 1], next_cursor="1").next_cursor
+    '1'
+    """
 
     items: list[T]
     next_cursor: str | None = None
 
 
 class ExecutionFilter(_Read):
-    """Which executions to list or count. Every field that is set must match."""
+    """The conditions on executions to list or count. Every field that is set must match.
+
+    >>> failed = ExecutionFilter(workflow_id="orders", status=ExecutionStatus.FAILED, acknowledged=False)
+    """
 
     workflow_id: str | None = None
     status: ExecutionStatus | None = None
     parent_execution_id: str | None = None
     root: bool | None = None  # True: only those that have no parent
-    acknowledged: bool | None = None  # False: without those that an operator let rest
+    acknowledged: bool | None = None  # False: without those that an operator has dealt with
     created_after: datetime | None = None  # inclusive
     created_before: datetime | None = None  # exclusive
     metadata: dict[str, str] = {}  # every pair must match exactly

@@ -12,12 +12,18 @@ __all__ = ["open_store", "store_of"]
 
 
 def open_store(url: str, *, namespace: str = "spanloom") -> ExecutionStore:
-    """Make the store that `url` names, without connecting yet.
+    """Return the store that `url` names, without connecting yet.
 
-    `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://user:password@host/database`, or a
-    scheme that an installed package adds: entry points `spanloom.stores` name classes that have
-    `from_url(url, namespace)`. `namespace` is the Postgres schema; other stores have one namespace each.
-    Raises ConfigurationError for an unknown scheme, a malformed URL, or a driver that is not installed.
+    `url` is one of `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`,
+    `postgresql://user:password@host/database`, or has a scheme that an installed package adds by an entry point
+    `spanloom.stores`: a class with `from_url(url, namespace)`. `namespace` is the Postgres schema; a store of another
+    kind has one namespace only. Raises ConfigurationError for an unknown scheme, a malformed URL, or a driver that is
+    not installed.
+
+    >>> store = open_store("memory://")
+    >>> store.get_execution_count()
+    0
+    >>> store.close()
     """
     scheme = _scheme(url)
     classes = plugins(STORES)

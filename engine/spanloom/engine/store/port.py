@@ -1,10 +1,13 @@
-"""The store port: what an execution store must do. The docstrings are the contract; the conformance suite proves it.
+"""The store port: the contract of an execution store, in docstrings, which the conformance suite proves.
 
-A store is the truth; Redis only hints. Every method below is one transition and one transaction: a crash at any
-instruction leaves all of it or none. Methods are synchronous, safe to call from many threads, and work on the
-store's own clock; `now` overrides it in tests. A store that does not answer raises StoreUnavailable, one that
-refuses a statement StoreRefused; nothing else about its driver shows. A method called inside `transaction()` joins
-that transaction.
+The store is the truth; Redis only holds hints. For every method below:
+
+- It is one transition and one transaction: a crash at any instruction leaves all of it or none.
+- It is synchronous and safe to call from many threads.
+- It uses the store's own clock, which `now` overrides in tests.
+- It raises StoreUnavailable if the store does not answer, and StoreRefused if the store refuses a statement. No
+  exception of a database driver leaves a store.
+- Inside `transaction()` it joins that transaction.
 """
 
 from __future__ import annotations
@@ -77,10 +80,10 @@ class WorkflowVersions(ABC):
     ) -> int:
         """Save `workflow` (already validated) as the next version, or return the newest one if its content is equal.
 
-        Content is equal when `workflow.digest()` is. Race-free: concurrent saves of different content get
-        different numbers, of equal content the same one. With `expected_version` (0: not registered yet) raises
-        StaleVersion, `current` being the newest WorkflowVersion or None, unless that is the newest version.
-        Also saves the edges that transitions follow. Saving does not activate a deactivated workflow.
+        Content is equal when `workflow.digest()` is. Concurrent saves of different content get different numbers, those
+        of equal content the same one. The edges that transitions follow are saved as well. A deactivated workflow stays
+        deactivated. With `expected_version` (0: not registered yet), raises StaleVersion unless that is the newest
+        version; its `current` is the newest WorkflowVersion, or None.
         """
 
     @abstractmethod
@@ -105,26 +108,26 @@ class WorkflowVersions(ABC):
 
     @abstractmethod
     def deactivate_workflow(self, workflow_id: str) -> None:
-        """Refuse new executions of every version; running ones go on. Raises UnknownWorkflow; twice is no error."""
+        """Refuse new executions of every version. Running executions continue. Idempotent. Raises UnknownWorkflow."""
 
     @abstractmethod
     def activate_workflow(self, workflow_id: str) -> None:
-        """Allow new executions again. Raises UnknownWorkflow; twice is no error."""
+        """Allow new executions again. Idempotent. Raises UnknownWorkflow."""
 
 
 class ExecutionReads(ABC):
-    """What callers and operators see.
+    """The reads of callers and operators.
 
-    Lists have a stable order, page by cursor, and never miss or repeat a row that was there throughout.
+    Lists have a stable order and are paged by cursor. Paging never misses or repeats a row that existed throughout.
     """
 
     @abstractmethod
     def get_execution(self, execution_id: str) -> Execution | None:
-        """Return the execution, its output when completed; None if unknown (also for an id that is no UUID)."""
+        """Return the execution, with its output once completed. None if unknown, also for an id that is no UUID."""
 
     @abstractmethod
     def get_node_results(self, execution_id: str, node_ids: Sequence[str] | None = None) -> list[NodeRun]:
-        """Return its node runs, open and ended, without the virtual ones, by (node id, item); all, or those named."""
+        """Return the node runs, open and ended, of all or the named nodes, without virtual ones, by (node id, item)."""
 
     @abstractmethod
     def list_executions(
@@ -146,14 +149,14 @@ class ExecutionReads(ABC):
 
     @abstractmethod
     def get_attempts(self, execution_id: str, node_id: str, item: int = 0) -> list[Attempt]:
-        """Return every claim of one node run in order, with how it ended: its worker, times, error; [] if unknown.
+        """Return every claim of one node run in order, with its worker, times, end and error; [] if unknown.
 
-        Drawn from the events; earlier rounds, before a retry of the execution or a reset, are among them.
+        Derived from the events. Claims before a retry of the execution, or before a reset, are included.
         """
 
     @abstractmethod
     def get_events(self, execution_id: str, *, after: str | None = None, limit: int = 1000) -> list[Event]:
-        """Return events in commit order, from the start or after a cursor; never skips one that commits late."""
+        """Return events in commit order, from the start or after a cursor. None that commits late is skipped."""
 
     @abstractmethod
     def stats(self, *, now: datetime | None = None) -> StoreStats:
@@ -161,7 +164,7 @@ class ExecutionReads(ABC):
 
 
 class Telemetry(ABC):
-    """Logs and spans of an execution. What a node has not yet told comes with its record; these are for the rest."""
+    """Logs and spans of an execution, but for those that a record brings with a node run's outcome."""
 
     @abstractmethod
     def add_log(self, execution_id: str, line: LogLine, *, node_id: str | None = None, item: int = 0) -> int:
@@ -169,10 +172,10 @@ class Telemetry(ABC):
 
     @abstractmethod
     def add_logs(self, requests: Sequence[NodeLines]) -> list[int | None]:
-        """Append lines of node runs that are running, each in their order; return the id of the last of each.
+        """Append lines of running node runs, each in their order, and return the id of the last line of each request.
 
-        None: the fence is stale, and nothing of it is kept. Lines that are sent `again`, after an answer that was lost,
-        are kept once and answered alike, whatever has become of the fence since.
+        None: the fence is stale, and no line of that request is stored. Lines that are sent `again`, because the
+        answer was lost, are stored once and get the same answer, even if the fence is stale by then.
         """
 
     @abstractmethod
@@ -183,7 +186,7 @@ class Telemetry(ABC):
 
     @abstractmethod
     def add_span(self, execution_id: str, span: SpanLine) -> None:
-        """Store one span; the same span_id again replaces it. Raises UnknownExecution."""
+        """Store one span, in place of an earlier one with the same span_id. Raises UnknownExecution."""
 
     @abstractmethod
     def update_span(self, execution_id: str, span_id: str, *, end_ns: int, status: str) -> bool:
@@ -197,28 +200,29 @@ class Telemetry(ABC):
 class SpanExports(ABC):
     """Spans that were recorded and are still in the memory of the worker that is to export them to a tracing backend.
 
-    A record with `exported_ns` notes that its worker holds spans of that execution; only workers that export say so.
+    A record with `exported_ns`, which only workers that export set, registers that its worker holds spans of that
+    execution.
     """
 
     @abstractmethod
     def ack_exports(self, worker_id: str, until_ns: int) -> int:
-        """Forget what this worker had noted with an `exported_ns` of at most `until_ns`, and return of how many."""
+        """Delete this worker's entries whose `exported_ns` is at most `until_ns`, and return their number."""
 
     @abstractmethod
     def claim_exports(self, worker_id: str, *, limit: int = 100, now: datetime | None = None) -> list[SpanExport]:
-        """Make a worker the exporter of what was left by workers without a live lease, each given to one taker.
+        """Make a worker the exporter of entries of workers without a live lease. Each entry goes to one worker.
 
-        Returns it by (worker_id, execution_id), at most `limit`. It is the taker's until release_exports, or until the
-        taker's own lease has ended.
+        Returns at most `limit` of them by (worker_id, execution_id). They belong to this worker until release_exports,
+        or until its own lease has ended.
         """
 
     @abstractmethod
     def release_exports(self, worker_id: str, exports: Sequence[SpanExport]) -> None:
-        """Forget what this worker has taken and exported."""
+        """Delete entries that this worker has claimed and exported."""
 
 
 class WorkerLeases(ABC):
-    """One lease row per worker process; claims name the worker, so one heartbeat renews them all."""
+    """The leases of worker processes, one row each. Claims name their worker, so one heartbeat renews them all."""
 
     @abstractmethod
     def register_worker(
@@ -236,14 +240,15 @@ class WorkerLeases(ABC):
 
     @abstractmethod
     def renew_lease(self, worker_id: str, *, lease_seconds: float, now: datetime | None = None) -> bool:
-        """Renew; False once the sweep has released this worker's claims, or it is unknown: register anew."""
+        """Renew a lease. False if the sweep has released the worker's claims, or it is unknown: register anew."""
 
     @abstractmethod
     def unregister_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
-        """Close the lease; whatever it still held is queued again without a loss counted, and answered to push.
+        """Close the lease, queue the worker's running node runs again, and return their jobs to push.
 
-        In an execution that is not running it is held, with its push number as it was. Events: node.released, and
-        node.queued or node.held, each `because` retired. The worker is known until a sweep an hour later.
+        Their `recovery_attempts` do not rise. In an execution that is not running a node run becomes held, and its push
+        number stays. The worker's row stays until a sweep an hour later.
+        Events: node.released, and node.queued or node.held, each `because` retired.
         """
 
     @abstractmethod
@@ -254,23 +259,23 @@ class WorkerLeases(ABC):
     def list_claims(self, worker_id: str) -> dict[NodeKey, int]:
         """Return the node runs that this worker runs, each with the fence of its claim.
 
-        What it claimed and does not find here is no longer its own: its execution was cancelled, or the run was reset
-        by a retry, ended by hand, or lost with the lease.
+        A claim that is missing here was revoked: its execution was cancelled, or the run was reset by a retry, got a
+        manual result, or was lost with the lease.
         """
 
 
 class Recovery(ABC):
-    """The one mechanism behind lost jobs, dead workers, retries, delays and deadlines."""
+    """The recovery of lost jobs and dead workers, and the timer of retries, delays and deadlines."""
 
     @abstractmethod
     def get_epoch(self) -> EpochState:
-        """Return the store's identity and the epoch of Redis that it believes in (0: none yet)."""
+        """Return the store's identity and the epoch of Redis that it holds (0: none yet)."""
 
     @abstractmethod
     def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
-        """Raise the epoch by one if it is still `expected`, noting Redis' run id.
+        """Raise the epoch by one if it is still `expected`, and store Redis' run id.
 
-        Returns the state either way; its `raised` says whether it was this call that raised it.
+        Returns the state either way. Its `raised` is True if this call raised the epoch.
         """
 
     @abstractmethod
@@ -283,31 +288,33 @@ class Recovery(ABC):
         lost_job_after_seconds: float = 2.0,
         now: datetime | None = None,
     ) -> SweepResult:
-        """Move on whatever is due, at most `limit` rows; any number of sweepers cooperate (SKIP LOCKED).
+        """Move at most `limit` rows that are due. Any number of sweepers cooperate (SKIP LOCKED).
 
-        - Workers whose lease lapsed: marked, and all their running runs are queued again (push + 1,
-          recovery_attempts + 1; held if the execution is not running). A claim carries the number.
-        - Due rows: a waiting retry or timer becomes queued (held in a paused or failed execution); a `$start`
-          starts its execution; a `$end` past its deadline fails its execution with DeadlineExceeded; a `$parent`
-          wakes the parent's run, as wake_parents does.
+        - Workers whose lease lapsed are marked, and all their running runs are queued again (push + 1,
+          recovery_attempts + 1), or held if the execution is not running. A claim carries `recovery_attempts`.
+        - A due retry or timer becomes queued, or held in a paused or failed execution.
+        - A due `$start` starts its execution.
+        - A `$end` past its deadline fails its execution with DeadlineExceeded.
+        - A `$parent` wakes the parent's run, as wake_parents does.
         - Queued rows of an older epoch are pushed again.
-        - A due queued row is suspect if the head of its list was pushed more than `lost_job_after_seconds` after it, or
-          the list is empty (None) and it was pushed that long ago: it is pushed again. `heads` maps
-          `queue_key(queue, priority)` to the head's `pushed_at`; a list that is absent is not judged. Each row that
-          is looked at moves its due_at, doubling from `lost_job_after_seconds` with each suspicion, whatever else
-          pushed it: none starves another.
-        Every push raises the push number and takes `epoch`. Commits before it answers, with `more` if the limit was
-        reached and the pass got somewhere (moved a row, or put off its next look): then more may be due, and whoever
-        goes on while there is more comes to an end. Rows that others hold are no reason to come back at once.
+        - A due queued row whose job seems lost is pushed again. It seems lost if the head of its list was pushed more
+          than `lost_job_after_seconds` after it, or if the list is empty (None) and it was pushed that long ago.
+          `heads` maps `queue_key(queue, priority)` to the head's `pushed_at`. Rows of a list that is absent from it
+          are not checked. Each row that is checked gets a later due_at, so that none starves another. The distance
+          starts at `lost_job_after_seconds` and doubles with each suspicion, whatever else pushed the row.
+
+        Every push raises the push number and takes `epoch`. Commits before returning. `more` is True if the limit was
+        reached and the pass moved at least one row, or deferred its next check: more rows may be due then. Calling
+        again while `more` is True terminates. Rows that other sweepers have locked do not set `more`.
         """
 
     @abstractmethod
     def next_due(self) -> datetime | None:
-        """Return the earliest due_at, on the store's clock; None if nothing waits for time."""
+        """Return the earliest due_at, on the store's clock. None if no row has one."""
 
 
 class Retention(ABC):
-    """What is kept, and for how long."""
+    """The deletion of ended executions after their retention."""
 
     @abstractmethod
     def purge_executions(
@@ -318,12 +325,15 @@ class Retention(ABC):
         limit: int = 500,
         now: datetime | None = None,
     ) -> PurgeResult:
-        """Delete families of executions: those whose root has one of `statuses` (which have ended; ValueError else).
+        """Delete families of executions whose root has one of `statuses`.
 
-        A family goes whole, in one step, and only if every member of it ended before `ended_before`; one that someone
-        else holds is left for another time. With it go its node runs, results, items, logs, spans, events, metadata and
-        the idempotency keys that name it. Takes families, the oldest end first, until `limit` executions are reached,
-        and at least one. Also deletes idempotency keys that have expired, at most `limit`.
+        - A family is deleted whole, in one step, and only if every member of it ended before `ended_before`.
+        - A family that another transaction has locked is left for a later call.
+        - Its node runs, results, items, logs, spans, events, metadata and idempotency keys are deleted with it.
+        - Families are taken, the oldest end first, until `limit` executions are reached, and at least one family.
+        - At most `limit` idempotency keys that have expired are deleted as well.
+
+        Raises ValueError if one of `statuses` is not of an ended execution.
         """
 
 
@@ -333,7 +343,7 @@ class Lifecycle(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where this store is, without a password; what error messages and `spanloom migrate` show."""
+        """The address of this store without a password, for error messages and `spanloom migrate`."""
 
     @property
     @abstractmethod
@@ -342,15 +352,15 @@ class Lifecycle(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Connect and check the schema; twice is no error. Raises StoreUnavailable, StoreNotMigrated."""
+        """Connect and check the schema. Idempotent. Raises StoreUnavailable, StoreNotMigrated."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give up connections; twice is no error. The store opens again at its next use."""
+        """Close the connections. Idempotent. The store opens again at its next use."""
 
     @abstractmethod
     def migrate(self) -> None:
-        """Bring the schema to this release's version; idempotent, safe when several processes call it at once."""
+        """Bring the schema to this release's version. Idempotent, and safe when several processes call it at once."""
 
     @abstractmethod
     def health(self) -> None:
@@ -373,15 +383,18 @@ class ExecutionStore(
     Retention,
     Lifecycle,
 ):
-    """An execution store: all parts together. Stores are found by URL scheme: the entry points `spanloom.stores`."""
+    """An execution store: all parts of the port in one class.
+
+    Entry points `spanloom.stores` map URL schemes to store classes; `open_store` opens one by its URL.
+    """
 
     def create_execution(
         self, request: StartRequest, *, epoch: int = 0, connection: Any = None, now: datetime | None = None
     ) -> StartAnswer:
-        """Create one execution; see create_executions."""
+        """Create one execution, as create_executions does."""
         return self.create_executions([request], epoch=epoch, connection=connection, now=now)[0]
 
 
 def queue_key(queue: str, priority: str) -> str:
-    """Name the list of one queue and priority: `queue` for normal, `queue.high`, `queue.low`."""
+    """Return the name of the list of one queue and priority: `queue` for normal, `queue.high`, `queue.low`."""
     return queue if priority == "normal" else f"{queue}.{priority}"

@@ -1,6 +1,6 @@
-"""The requests that transitions make of the store port, and its results.
+"""Requests and results of the store port.
 
-Payloads cross as JSON text, so that every store keeps them to the letter. Times are aware datetimes in UTC, durations
+Payloads are passed as JSON text, which every store keeps to the letter. Times are aware datetimes in UTC, durations
 seconds.
 """
 
@@ -21,7 +21,7 @@ PARENT = "$parent"  #: the virtual node of an ended child; its row is due until 
 
 
 class Priority(StrEnum):
-    """How urgent an execution's node jobs are; each has a list of its own in Redis."""
+    """The urgency of an execution's node jobs. Each priority of a queue has a list of its own in Redis."""
 
     HIGH = "high"
     NORMAL = "normal"
@@ -29,21 +29,21 @@ class Priority(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What running a claim produced."""
+    """The result of running a claim."""
 
     COMPLETED = "completed"
     FAILED = "failed"  # for good
-    SKIPPED = "skipped"  # the handler said so
+    SKIPPED = "skipped"  # by the handler's choice
     RETRY = "retry"  # due again after delay_seconds
     WAITING = "waiting"  # for a timer, a child or its items
     RELEASED = "released"  # given back unrun, or cut short by a shutdown; costs no attempt
 
 
-# ---- transitions: requests and answers. Plain slotted dataclasses: they are made several times a node ----
+# ---- transitions: requests and answers. Plain slotted dataclasses: several are made for each node run ----
 
 
 class NodeKey(NamedTuple):
-    """Name one node run."""
+    """The key of one node run."""
 
     execution_id: str
     node_id: str
@@ -52,7 +52,7 @@ class NodeKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NodeJob:
-    """One push that is owed to Redis: which node run, on which list, and the store's clock when it was decided."""
+    """A push to be made to Redis: the node run, its list, and the time of the decision on the store's clock."""
 
     execution_id: str
     node_id: str
@@ -67,9 +67,9 @@ class NodeJob:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The part of a start by which an execution begins where an earlier one, of the same workflow, had got to.
+    """The part of a start that takes over the results of an earlier execution of the same workflow.
 
-    `carried` and `skipped` together are closed towards the entry nodes, and hold neither all nodes nor `$end`.
+    `carried` and `skipped` together are closed towards the entry nodes, and contain neither all nodes nor `$end`.
     """
 
     source: str  # its execution id
@@ -79,7 +79,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """One execution to create. `execution_id` is proposed by the caller (UUIDv7)."""
+    """An execution to create. `execution_id` is proposed by the caller (UUIDv7)."""
 
     execution_id: str
     workflow_id: str
@@ -103,7 +103,7 @@ class StartRequest:
 
 @dataclass(frozen=True, slots=True)
 class StartResult:
-    """Answer a start: the id (an earlier one where the idempotency key was used), and what to push."""
+    """The result of a start: the id (an earlier one where the idempotency key was used), and the jobs to push."""
 
     execution_id: str
     version: int
@@ -114,7 +114,7 @@ class StartResult:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionHeader:
-    """What a handler may know of the execution it runs in."""
+    """The facts of an execution that its handlers can read."""
 
     execution_id: str
     workflow_id: str
@@ -132,11 +132,11 @@ class ExecutionHeader:
 
 @dataclass(frozen=True, slots=True)
 class NodeClaim:
-    """One exclusive, leased, fenced right to run a node run, with the data of its taken parents as JSON text.
+    """An exclusive, leased, fenced right to run a node run, with the data of its taken parents as JSON text.
 
-    An item of a mapped node (item > 0) comes with its own `data` and without `results`. `woken` tells what the run
-    waited for, and `wait_key` under which key, if it waited for a timer, a child or its items and goes on from there.
-    `span` is the latest that was recorded of this run, `parent_spans` those of the parents in `results`, by node id.
+    An item of a mapped node (item > 0) has its own `data` and no `results`. If the run waited for a timer, a child or
+    its items and goes on from there, `woken` is the kind of that wait and `wait_key` its key. `span` is the latest
+    that was recorded of this run, `parent_spans` those of the parents in `results`, by node id.
     """
 
     node_id: str
@@ -156,17 +156,17 @@ class NodeClaim:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Answer a successful claim."""
+    """A granted claim, with the header of its execution."""
 
     header: ExecutionHeader
     node: NodeClaim
 
 
 class Refusal(StrEnum):
-    """Why a claim was not given; none of them is an error."""
+    """The reason why a claim was not granted. None of them is an error."""
 
     GONE = "gone"  # ended, or never was: a duplicate, late or foreign job
-    TAKEN = "taken"  # someone runs it
+    TAKEN = "taken"  # a worker runs it
     NOT_READY = "not ready"  # waiting or held: the sweep or a resume will push it
     RETIRED = "retired"  # this worker's own lease lapsed; register anew
 
@@ -186,14 +186,14 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class NodeLines:
-    """Lines of a claimed node run to store while it runs: its record will not bring them."""
+    """Log lines of a claimed node run, to be stored while it runs. Its record will not contain them."""
 
     execution_id: str
     node_id: str
     item: int
     fence: int
     lines: Sequence[LogLine]  # of one attempt, at least one
-    after: int = 0  # the id that was answered for its lines before these; 0: they are the first
+    after: int = 0  # the id that was returned for its lines before these; 0: they are the first
     again: bool = False  # they were sent before, and no answer came
 
 
@@ -218,7 +218,7 @@ class SpanLine:
 
 @dataclass(frozen=True, slots=True)
 class FanOut:
-    """The items for each of which a node is to be run. `items` is not empty; its data crosses as JSON text."""
+    """The items for each of which a node is to be run. `items` is not empty; each item is JSON text."""
 
     items: Sequence[str]
     max_concurrency: int  # how many may be open at the same time
@@ -227,7 +227,7 @@ class FanOut:
 
 @dataclass(frozen=True, slots=True)
 class RecordRequest:
-    """One node run's outcome to record, in one atomic step with everything that follows from it."""
+    """The outcome of one node run, to be recorded in one atomic step with all that follows from it."""
 
     execution_id: str
     node_id: str
@@ -246,7 +246,7 @@ class RecordRequest:
     child: StartRequest | None = None  # of WAITING for a child
     fan_out: FanOut | None = None  # of WAITING for items
     spends_attempt: bool = True
-    span: str | None = None  # of its attempt, kept with the run: what the next attempt and the successors are told
+    span: str | None = None  # of its attempt, stored with the run for the claims of the next attempt and the successors
     exported_ns: int | None = None  # when its spans went to an exporter that this worker holds, in Unix nanoseconds
     logs: Sequence[LogLine] = ()
     spans: Sequence[SpanLine] = ()
@@ -254,13 +254,13 @@ class RecordRequest:
 
     @property
     def key(self) -> NodeKey:
-        """The node run that it is about; records of one call count in the order of their keys."""
+        """The key of the node run. Records of one call count in the order of their keys."""
         return NodeKey(self.execution_id, self.node_id, self.item)
 
 
 @dataclass(frozen=True, slots=True)
 class RecordResult:
-    """Answer a record: what follows from it. `recorded` False: the fence is stale, nothing was written.
+    """The result of a record: all that follows from it. `recorded` False: the fence is stale, nothing was written.
 
     With `refused` (and `recorded` True) the fence holds, but its child can't be started: nothing was written either.
     """
@@ -275,11 +275,11 @@ class RecordResult:
 
 @dataclass(frozen=True, slots=True)
 class ControlResult:
-    """Answer a control transition. `done` False: it was so before, nothing was written."""
+    """The result of a control transition. `done` False: it was so before, nothing was written."""
 
     done: bool
     revision: int
-    executions: Sequence[str] = ()  # of the family, whose status it changed: the one asked for first
+    executions: Sequence[str] = ()  # of the family, whose status it changed: the requested one first
     jobs: Sequence[NodeJob] = ()
 
 
@@ -295,7 +295,7 @@ class ControlAction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PurgeResult:
-    """Answer a purge: how much went. `more`: the limit was reached, call again."""
+    """The result of a purge: the numbers of deleted rows. `more`: the limit was reached, call again."""
 
     executions: int
     keys: int  # idempotency keys, those that had expired too
@@ -304,7 +304,7 @@ class PurgeResult:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLease:
-    """One worker process as the store knows it."""
+    """The lease of one worker process."""
 
     worker_id: str
     name: str
@@ -317,7 +317,7 @@ class WorkerLease:
 
 
 class SpanExport(NamedTuple):
-    """Spans that a worker, now gone, had recorded in an execution up to `until_ns` and may not have exported."""
+    """The spans that a worker, now gone, had recorded in an execution up to `until_ns` and may not have exported."""
 
     worker_id: str
     execution_id: str
@@ -326,24 +326,24 @@ class SpanExport(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EpochState:
-    """Which life of Redis the store believes in."""
+    """The epoch of Redis, as the store holds it."""
 
     store_id: str
     epoch: int
     redis_run_id: str | None
-    raised: bool = field(default=False, compare=False)  # by the very call that answers it
+    raised: bool = field(default=False, compare=False)  # by the very call that returns it
 
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """Answer one pass of the sweep: what to push, and how much it moved by cause.
+    """The result of one pass of the sweep: the jobs to push, and the numbers of moved rows by cause.
 
     Causes: lost_job, lost_redis, lost_worker, retry, timer, child, start, deadline.
     """
 
     jobs: Sequence[NodeJob]
     moved: Mapping[str, int]
-    more: bool = False  # the limit was reached and rows were moved or looked at: call again
+    more: bool = False  # the limit was reached and rows were moved or deferred: call again
     ended: Sequence[str] = ()  # executions that ended in this pass (deadline)
 
 

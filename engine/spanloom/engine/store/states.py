@@ -18,7 +18,7 @@ __all__ = [
 
 
 class ExecutionStatus(StrEnum):
-    """Where one run of a workflow version stands."""
+    """The status of one run of a workflow version."""
 
     PENDING = "pending"  # its delayed start has not come
     RUNNING = "running"
@@ -34,7 +34,7 @@ class ExecutionStatus(StrEnum):
 
 
 class NodeStatus(StrEnum):
-    """Where one node inside one execution stands."""
+    """The status of one node inside one execution."""
 
     PENDING = "pending"  # some inputs are still open
     QUEUED = "queued"  # ready; its job is, or will be pushed again, on Redis
@@ -53,7 +53,7 @@ class NodeStatus(StrEnum):
 
 
 class WaitKind(StrEnum):
-    """What a waiting node run waits for."""
+    """The kind of event that a waiting node run waits for."""
 
     RETRY = "retry"
     TIMER = "timer"
