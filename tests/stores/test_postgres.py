@@ -21,7 +21,9 @@ from spanloom.engine.errors import (
     UnknownWorkflow,
 )
 from spanloom.engine.store.requests import LogLine, StartResult
+from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.stores import open_store
+from spanloom.stores.postgres import accelerated
 from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race
@@ -337,6 +339,25 @@ def test_a_child_under_an_id_that_was_used_is_refused_and_nothing_is_written(sto
         driver.send(wanted)
     assert store.get_events(parent) == before
     assert driver.record(parent, node).ended == "completed"
+
+
+def test_a_wait_that_the_function_does_not_know_is_recorded_by_the_transitions(
+    store: PostgresExecutionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = StoreDriver(store)
+    execution = driver.start("single")
+    # given a function that knows no timer, and that nobody may call for one
+    monkeypatch.setattr(accelerated, "WAITS", frozenset())
+    function = store._record
+    monkeypatch.setattr(store, "_record", "select no_such_function(%s, %s, %s)")
+    # when a run waits for one
+    assert driver.wait(execution, driver.claim(execution, "only"), delay_seconds=0).recorded
+    # then it waits as ever, and what does not wait is recorded by the function
+    assert [job.push for job in driver.sweep().jobs] == [2]
+    node = driver.claim(execution, "only")
+    assert node.woken is WaitKind.TIMER
+    monkeypatch.setattr(store, "_record", function)
+    assert driver.record(execution, node).ended is ExecutionStatus.COMPLETED
 
 
 def test_items_come_back_to_the_letter(store: PostgresExecutionStore) -> None:

@@ -21,6 +21,7 @@ from spanloom.engine.store.requests import (
     EpochState,
     NodeJob,
     NodeKey,
+    Outcome,
     RecordRequest,
     RecordResult,
     Refusal,
@@ -28,6 +29,7 @@ from spanloom.engine.store.requests import (
     StartRequest,
     SweepResult,
 )
+from spanloom.engine.store.states import WaitKind
 from spanloom.stores.postgres import wire
 from spanloom.stores.postgres.connections import PostgresConnections
 from spanloom.stores.postgres.transaction import PostgresTransaction
@@ -41,6 +43,9 @@ from spanloom.stores.transitions.transaction import Transaction
 __all__ = ["AcceleratedTransitions"]
 
 GRAPHS_KEPT = 256  # versions whose edges a process remembers
+
+#: The kinds of wait that the function which records knows; batches with any other are recorded by the transitions.
+WAITS = frozenset({WaitKind.TIMER, WaitKind.CHILD, WaitKind.ITEMS})
 
 Answer = TypeVar("Answer")
 
@@ -112,7 +117,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
         self, records: Sequence[RecordRequest], *, epoch: int = 0, now: datetime | None = None
     ) -> list[RecordResult]:
         """See NodeTransitions.record."""
-        if not self._accelerated:
+        if not self._accelerated or _waits_otherwise(records):
             return super().record(records, epoch=epoch, now=now)
 
         def call(some: Sequence[RecordRequest]) -> list[RecordResult]:
@@ -215,6 +220,13 @@ class AcceleratedTransitions(Transitions, SqlStore):
 def _replays(requests: Sequence[StartRequest]) -> bool:
     """Return whether a replay is among them: the function that starts executions knows none."""
     return any(request.replay is not None for request in requests)
+
+
+def _waits_otherwise(records: Sequence[RecordRequest]) -> bool:
+    """Return whether a wait of a kind is among them that the function which records does not know."""
+    return any(
+        record.outcome is Outcome.WAITING and (record.wait_kind or WaitKind.TIMER) not in WAITS for record in records
+    )
 
 
 def _key_conflict(record: RecordRequest, error: StoreRefused) -> IdempotencyConflict | None:
