@@ -33,12 +33,13 @@ from spanloom.engine.store.states import WaitKind
 from spanloom.stores.postgres import wire
 from spanloom.stores.postgres.connections import PostgresConnections
 from spanloom.stores.postgres.transaction import PostgresTransaction
-from spanloom.stores.sql.base import canonical_id, check_wait
+from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.sql.reads import SqlStore
 from spanloom.stores.transitions.port import Transitions
 from spanloom.stores.transitions.rows import Graph
 from spanloom.stores.transitions.start import create
 from spanloom.stores.transitions.transaction import Transaction
+from spanloom.stores.transitions.waiting import check_wait
 
 __all__ = ["AcceleratedTransitions"]
 

@@ -12,12 +12,12 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from spanloom.engine.errors import StoreRefused, UnknownExecution
+from spanloom.engine.errors import UnknownExecution
 from spanloom.engine.store.requests import Outcome, RecordRequest
-from spanloom.engine.store.states import ExecutionStatus, WaitKind
+from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.schema import executions
 
-__all__ = ["SqlStoreBase", "Upsert", "canonical_id", "check_ended", "check_manual", "check_wait", "known_id"]
+__all__ = ["SqlStoreBase", "Upsert", "canonical_id", "check_ended", "check_manual", "known_id"]
 
 _USUAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -83,20 +83,3 @@ def check_manual(record: RecordRequest) -> None:
     """Raise ValueError for an outcome that does not end a run."""
     if record.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED):
         raise ValueError(f"a node run is ended by hand as completed, failed or skipped, not as {record.outcome}")
-
-
-def check_wait(record: RecordRequest) -> None:
-    """Raise StoreRefused for a wait that nothing could end."""
-    kind, fan_out = record.wait_kind or WaitKind.TIMER, record.fan_out
-    if (
-        record.outcome is not Outcome.WAITING
-        or kind is WaitKind.TIMER
-        or (kind is WaitKind.CHILD and record.child is not None)
-        or (kind is WaitKind.ITEMS and fan_out is not None and fan_out.items and not record.item)
-    ):
-        return
-    raise StoreRefused(
-        f"node {record.node_id!r}, item {record.item}, of execution {record.execution_id} can't wait for {kind.value}: "
-        "a record of WAITING for a child needs `child`, one for items needs a `fan_out` that is not empty and comes "
-        "from item 0, and a retry is an outcome of its own"
-    )

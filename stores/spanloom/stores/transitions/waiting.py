@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
-from spanloom.engine.errors import UnknownWorkflow
+from spanloom.engine.errors import StoreRefused, UnknownWorkflow
 from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.transitions.arrivals import queued
@@ -16,26 +16,44 @@ from spanloom.stores.transitions.mapped import fan_out
 from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, as_data
 from spanloom.stores.transitions.transaction import Transaction
 
-__all__ = ["PARKED", "WAITS", "WaitRule", "wait"]
+__all__ = ["PARKED", "WAITS", "WaitRule", "check_wait", "wait"]
 
 
 class WaitRule(NamedTuple):
     """How runs of one kind of wait are recorded, woken and retried."""
 
+    asks: Callable[[RecordRequest], bool]  # whether a record of WAITING asks for something that can end the wait
     timed: bool  # whether it is due after a time, and then woken by the sweep
     starts: bool  # whether the wait itself starts something, which it may not unless the execution is running
     kept: bool  # whether the run keeps, until its next record, what woke it
     on_retry: Literal["anew", "child", "items"]  # how a failed run that had waited so is started by a retry
 
 
+def _asks_for_items(record: RecordRequest) -> bool:
+    return record.fan_out is not None and bool(record.fan_out.items) and not record.item
+
+
 WAITS: Mapping[WaitKind, WaitRule] = {
-    WaitKind.RETRY: WaitRule(timed=True, starts=False, kept=False, on_retry="anew"),
-    WaitKind.TIMER: WaitRule(timed=True, starts=False, kept=True, on_retry="anew"),
-    WaitKind.CHILD: WaitRule(timed=False, starts=True, kept=True, on_retry="child"),
-    WaitKind.ITEMS: WaitRule(timed=False, starts=True, kept=True, on_retry="items"),
+    WaitKind.RETRY: WaitRule(lambda record: False, timed=True, starts=False, kept=False, on_retry="anew"),
+    WaitKind.TIMER: WaitRule(lambda record: True, timed=True, starts=False, kept=True, on_retry="anew"),
+    WaitKind.CHILD: WaitRule(
+        lambda record: record.child is not None, timed=False, starts=True, kept=True, on_retry="child"
+    ),
+    WaitKind.ITEMS: WaitRule(_asks_for_items, timed=False, starts=True, kept=True, on_retry="items"),
 }
 
 PARKED = {Outcome.RETRY: "node.retrying", Outcome.WAITING: "node.waiting", Outcome.RELEASED: "node.released"}
+
+
+def check_wait(record: RecordRequest) -> None:
+    """Raise StoreRefused for a wait that nothing could end."""
+    kind = record.wait_kind or WaitKind.TIMER
+    if record.outcome is Outcome.WAITING and not WAITS[kind].asks(record):
+        raise StoreRefused(
+            f"node {record.node_id!r}, item {record.item}, of execution {record.execution_id} can't wait for "
+            f"{kind.value}: a record of WAITING for a child needs `child`, one for items needs a `fan_out` that is not "
+            "empty and comes from item 0, and a retry is an outcome of its own"
+        )
 
 
 def wait(
