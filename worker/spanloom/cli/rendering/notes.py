@@ -87,10 +87,8 @@ def drawn(notes: Sequence[Note]) -> Text:
 def _wait(run: NodeRun, now: datetime | None) -> str:
     if run.status is not NodeStatus.WAITING or run.wait_kind in (None, WaitKind.ITEMS):
         return ""  # for its items a node waits beside their counts
-    if run.wait_kind is WaitKind.CHILD:
-        return f"for child {run.wait_key}"
     if run.due_at is None:
-        return str(run.wait_kind)
+        return f"for {run.wait_kind} {run.wait_key}"
     if now is None:
         return f"{run.wait_kind} until {instant(run.due_at)}"
     seconds = (run.due_at - now).total_seconds()
