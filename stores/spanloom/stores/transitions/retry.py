@@ -14,6 +14,7 @@ from spanloom.stores.transitions.control import Answer, ControlTarget, cancel_op
 from spanloom.stores.transitions.mapped import Bounds, Opening, open_items, read_bounds
 from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, RunRow, as_data
 from spanloom.stores.transitions.transaction import RunFilter, Transaction, always
+from spanloom.stores.transitions.waiting import WAITS
 
 __all__ = ["retry"]
 
@@ -124,14 +125,16 @@ class _Retry:
             execution.priority, fence=max(result.fence, execution.first_fence), push=result.push,
             pushed_epoch=self._tx.epoch, span=result.span,
         )  # fmt: skip
-        if bounds is not None:
-            self._wait_for_items(execution, run, bounds)
-            return
         # A child from before an earlier reset of the run is none of its own.
         since = result.fence // FENCES_A_REVISION * FENCES_A_REVISION
         own = [child for child in children if child.parent_item == 0 and (child.parent_fence or 0) >= since]
-        if own and own[-1].status != ExecutionStatus.CANCELLED:
-            self._wait_for_child(run, own[-1])
+        child = own[-1] if own and own[-1].status != ExecutionStatus.CANCELLED else None
+        kind = WaitKind.ITEMS if bounds is not None else WaitKind.CHILD if child is not None else None
+        how = "anew" if kind is None else WAITS[kind].on_retry
+        if how == "items" and bounds is not None:
+            self._wait_for_items(execution, run, bounds)
+        elif how == "child" and child is not None:
+            self._wait_for_child(run, child)
         else:
             self._queue(run)
 
