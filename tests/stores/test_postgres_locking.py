@@ -12,7 +12,15 @@ import psycopg
 import pytest
 
 from spanloom.engine.errors import InvalidTransition
-from spanloom.engine.store.requests import Claim, NodeClaim, NodeKey, Outcome, RecordRequest, RecordResult
+from spanloom.engine.store.requests import (
+    Claim,
+    ControlAction,
+    NodeClaim,
+    NodeKey,
+    Outcome,
+    RecordRequest,
+    RecordResult,
+)
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores.postgres import connections as postgres_connections
 from spanloom.stores.postgres.store import PostgresExecutionStore
@@ -227,6 +235,35 @@ def test_siblings_that_fail_while_it_is_retried_fail_it_once_each_time(store: Po
         changes = [kind for kind in kinds if kind in ("execution.failed", "execution.retried")]
         assert changes == ["execution.failed", "execution.retried"] * (len(changes) // 2)
         assert kinds.count("execution.completed") == 1
+
+
+@pytest.mark.usefixtures("no_second_try")
+def test_control_of_many_in_opposite_orders_beside_records_never_deadlocks(store: PostgresExecutionStore) -> None:
+    driver = StoreDriver(store)
+    store.save_workflow(fan(4))
+    for _ in range(ROUNDS // 3):
+        # given six executions with four claimed branches each
+        executions = [driver.start("fan") for _ in range(6)]
+        claims: list[tuple[str, NodeClaim]] = []
+        for execution in executions:
+            driver.run(execution, "split")
+            claims += _claimed(store, driver, [NodeKey(execution, f"w{number}") for number in range(1, 5)])
+        records = _completed(driver, claims)
+        # when four workers record a branch of each, and all are paused and resumed, each time in another order
+        orders = [executions, executions[::-1]]
+        calls: list[Callable[[], object]] = [partial(store.record, records[number::4]) for number in range(4)]
+        calls += [
+            partial(store.control_executions, action, order)
+            for action in (ControlAction.PAUSE, ControlAction.RESUME)
+            for order in orders
+        ]
+        race(calls)
+        # then each runs its join, and completes, once
+        store.control_executions(ControlAction.RESUME, executions)
+        for execution in executions:
+            assert _run_all(driver, store, execution) == [ExecutionStatus.COMPLETED]
+            kinds = [(event.kind, event.node_id) for event in store.get_events(execution)]
+            assert kinds.count(("node.completed", "join")) == kinds.count(("execution.completed", None)) == 1
 
 
 def _record_each(store: PostgresExecutionStore, records: list[RecordRequest]) -> None:

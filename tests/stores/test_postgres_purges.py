@@ -202,7 +202,7 @@ def test_a_replay_of_what_is_being_purged_is_whole_or_refused(store: PostgresExe
         else:
             assert store.get_execution_count() == 0
         _purge(store)
-    assert set(answers) <= {"Started", "UnknownExecution"}
+    assert set(answers) <= {"StartResult", "UnknownExecution"}
 
 
 def test_a_family_of_ten_thousand_goes_in_seconds(store: PostgresExecutionStore, postgres_url: str) -> None:

@@ -131,10 +131,9 @@ class PostgresTransaction(SqlTransaction):
     def lock_family(self, root: str) -> list[ExecutionRow] | None:
         """See Transaction.lock_family. Read, locked, and read again: of what is locked none gets another child."""
         before = self._family(root)
-        statement = f"SELECT {EXECUTION} FROM {{s}}executions WHERE id = :id FOR UPDATE SKIP LOCKED"
-        for row in before:
-            if self._one(statement, {"id": row.id}) is None:
-                return None
+        statement = "SELECT id FROM {s}executions WHERE id = ANY(:ids::uuid[]) FOR UPDATE SKIP LOCKED"
+        if len(self._all(statement, {"ids": [row.id for row in before]})) < len(before):
+            return None
         after = self._family(root)
         return after if {row.id for row in after} == {row.id for row in before} else None
 

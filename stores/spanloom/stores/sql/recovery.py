@@ -157,7 +157,7 @@ class SqlRecovery(SqlRows):
             self._run(f"DELETE FROM {{s}}execution_metadata WHERE {condition}", pairs)
         for statement in delete_statements():
             self._run(statement, [every])
-        self._run("DELETE FROM {s}executions WHERE id = :id", [{"id": execution_id} for execution_id in reversed(ids)])
+        self._run("DELETE FROM {s}executions WHERE id = ANY(:ids::uuid[])", [every])
         return len(keys)
 
     def delete_expired_keys(self, limit: int) -> int:
