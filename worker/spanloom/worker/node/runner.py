@@ -226,7 +226,7 @@ class NodeRunner:
     def _continue(
         self, job: NodeMessage | None, claim: Claim, ending: AttemptResult, answer: RecordResult
     ) -> Claim | None:
-        if not answer.jobs:  # else it is published with them
+        if not answer.jobs and answer.ended is None:  # else it is published with them, or as the end
             self._events.executions_changed((claim.header.execution_id,))
         if not answer.recorded:
             _log.warning("claim_lost", **_ids(claim))
