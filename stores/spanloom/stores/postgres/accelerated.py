@@ -39,7 +39,7 @@ from spanloom.stores.transitions.port import Transitions
 from spanloom.stores.transitions.rows import Graph
 from spanloom.stores.transitions.start import create
 from spanloom.stores.transitions.transaction import Transaction
-from spanloom.stores.transitions.waiting import check_wait
+from spanloom.stores.transitions.waits.waiting import check_wait
 
 __all__ = ["AcceleratedTransitions"]
 

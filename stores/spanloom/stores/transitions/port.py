@@ -24,7 +24,6 @@ from spanloom.engine.store.requests import (
 )
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.sql.base import canonical_id, check_ended
-from spanloom.stores.transitions.children import wake_parents
 from spanloom.stores.transitions.claim import claim
 from spanloom.stores.transitions.control import (
     ControlTarget,
@@ -41,6 +40,7 @@ from spanloom.stores.transitions.retry import retry
 from spanloom.stores.transitions.start import create
 from spanloom.stores.transitions.sweep import LostJobCheck, sweep, unregister_worker
 from spanloom.stores.transitions.transaction import Transaction
+from spanloom.stores.transitions.waits.children import wake_parents
 
 __all__ = ["Transitions"]
 

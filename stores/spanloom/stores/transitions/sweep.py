@@ -11,11 +11,11 @@ from spanloom.engine.store.port import queue_key
 from spanloom.engine.store.requests import END, PARENT, START, NodeJob, NodeKey, SweepResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.transitions.arrivals import fail, requeue
-from spanloom.stores.transitions.children import wake_parents
 from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, as_data
 from spanloom.stores.transitions.start import begin
 from spanloom.stores.transitions.transaction import Transaction, always
-from spanloom.stores.transitions.waiting import WAITS
+from spanloom.stores.transitions.waits.children import wake_parents
+from spanloom.stores.transitions.waits.waiting import WAITS
 
 __all__ = ["LostJobCheck", "sweep", "unregister_worker"]
 

@@ -11,10 +11,10 @@ from spanloom.engine.errors import StoreRefused, UnknownWorkflow
 from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.transitions.arrivals import queued
-from spanloom.stores.transitions.children import start_child
-from spanloom.stores.transitions.mapped import fan_out
 from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, as_data
 from spanloom.stores.transitions.transaction import Transaction
+from spanloom.stores.transitions.waits.children import start_child
+from spanloom.stores.transitions.waits.mapped import fan_out
 
 __all__ = ["PARKED", "WAITS", "WaitRule", "check_wait", "wait"]
 

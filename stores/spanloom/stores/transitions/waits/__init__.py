@@ -1,0 +1,1 @@
+"""What node runs wait for: the rule of each kind, and what belongs to one kind alone."""
