@@ -1,4 +1,4 @@
-"""What follows from ends: arrivals at successors, skips that travel on, ready runs, the end of the execution."""
+"""The consequences of ends: arrivals at successors, skips that propagate, ready runs, the end of the execution."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ __all__ = [
 ]
 
 _PENDING, _QUEUED, _RUNNING = NodeStatus.PENDING.value, NodeStatus.QUEUED.value, NodeStatus.RUNNING.value
-FIRST_PUSH = as_data({"push": 1})  #: what the event of a run's first push carries
+FIRST_PUSH = as_data({"push": 1})  #: the data of the event of a run's first push
 SUSPECT_AFTER = timedelta(seconds=2)  #: when a sweep first checks whether the job of a queued run was lost
 
 
 def queued(tx: Transaction, run: RunRow, **columns: Any) -> RunRow:
-    """Return a run as it is once it is pushed again."""
+    """Return the row of a run after its next push."""
     return run._replace(
         status=NodeStatus.QUEUED.value, push=run.push + 1, pushed_epoch=tx.epoch, pushed_at=tx.now,
         due_at=tx.now + SUSPECT_AFTER, **columns,
@@ -45,26 +45,27 @@ def queued(tx: Transaction, run: RunRow, **columns: Any) -> RunRow:
 def requeue(
     tx: Transaction, run: RunRow, execution_status: str, *, because: str, reference: str | None = None, losses: int = 0
 ) -> RunRow:
-    """Queue a run again, or hold it unless its execution is running; return it as it is now.
+    """Queue a run again, or hold it unless its execution is running, and return the new row.
 
-    What woke it is kept until its next record, but for a retry. `reference` names the record that made it ready.
+    `wait_kind` is kept until the next record of the run, unless it is a retry. `reference` names the record that made
+    the run ready.
     """
     kept = _without_retry(run)._replace(
         worker_id=None, claim_reference=reference, recovery_attempts=run.recovery_attempts + losses
     )
     if execution_status == ExecutionStatus.RUNNING:
         new = queued(tx, kept)
-        told: Mapping[str, Any] = {"push": new.push, "because": because}
+        details: Mapping[str, Any] = {"push": new.push, "because": because}
     else:
         new = kept._replace(status=NodeStatus.HELD.value, due_at=None)
-        told = {"because": because}
+        details = {"because": because}
     tx.update_runs([(run, new)])
-    tx.add_events([_event(new, f"node.{new.status}", told)])
+    tx.add_events([_event(new, f"node.{new.status}", details)])
     return new
 
 
 def hold(tx: Transaction, run: RunRow, *, because: str | None = None, **columns: Any) -> RunRow:
-    """Keep a ready run back until its execution is resumed or retried."""
+    """Hold a ready run until its execution is resumed or retried."""
     new = run._replace(status=NodeStatus.HELD.value, worker_id=None, claim_reference=None, due_at=None, **columns)
     tx.update_runs([(run, new)])
     tx.add_events([_event(new, "node.held", None if because is None else {"because": because})])
@@ -82,15 +83,15 @@ def queue_held(tx: Transaction, execution_ids: Sequence[str], *, because: str) -
 
 
 def fail(tx: Transaction, execution: ExecutionRow, error: Mapping[str, Any], by: str | None) -> ExecutionRow:
-    """Fail a running or paused execution that is held alone: nothing of it that is not running now starts.
+    """Fail a running or paused execution that is locked exclusively, hold its ready runs and clear its deadline.
 
-    Its deadline has nothing left to end. `by` names the claim whose record did it.
+    `by` names the claim whose record failed it.
     """
     (failed,) = tx.set_status(
         [execution], ExecutionStatus.FAILED, revise=False, error=json.dumps(error), ended_at=tx.now
     )
     brief = {name: error[name] for name in ("node_id", "type", "message") if name in error}
-    # A queued run keeps what woke it; one that waited for a retry is just ready again.
+    # A queued run keeps its wait kind, by which it was woken; one that waited for a retry is ready and nothing more.
     held = [
         *tx.move_runs(
             RunFilter([execution.id], [NodeStatus.QUEUED]), NodeStatus.HELD, due_at=None, claim_reference=None
@@ -114,7 +115,7 @@ def fail(tx: Transaction, execution: ExecutionRow, error: Mapping[str, Any], by:
 
 
 def complete(tx: Transaction, execution: ExecutionRow, by: str | None) -> ExecutionRow:
-    """Complete a running or paused execution that is held alone, all of whose sinks have ended."""
+    """Complete a running or paused execution that is locked exclusively and all of its sinks have ended."""
     (completed,) = tx.set_status([execution], ExecutionStatus.COMPLETED, revise=False, ended_at=tx.later())
     tx.delete_runs([NodeKey(execution.id, END)])
     tx.add_events([Event(execution.id, "execution.completed", data=as_data({"by": by}))], at=tx.later())
@@ -142,7 +143,7 @@ def notify_parent(tx: Transaction, execution: ExecutionRow) -> None:
 def inputs(tx: Transaction, execution: ExecutionRow, node_id: str) -> tuple[dict[str, str], dict[str, str]]:
     """Return the data, as JSON text, and the spans of those parents whose edge to the node was taken.
 
-    Called after the last arrival was written: what other transactions added to a join is seen now.
+    Called after the last arrival was written, so that it sees the arrivals of other transactions at a join.
     """
     edges = tx.graph(execution.workflow_id, execution.version).leading(node_id)
     leading = {edge.source: edge for edge in edges if edge.source != START}
@@ -162,10 +163,10 @@ def recount_arrivals(
     from_start: bool = False,
     outbox: bool = False,
 ) -> tuple[int, list[RunRow]]:
-    """Make the rows of nodes that have none as their arrivals want it, and count anew what `$end` waits for.
+    """Create the missing rows of nodes from the arrivals at them, and count the arrivals at `$end` anew.
 
-    What has arrived is what the results, `ended`, show. Returns how many arrivals `$end` waits for, and the runs
-    that are queued by it: with `from_start` also entry nodes.
+    The arrivals are derived from the results, `ended`. Returns the number of arrivals that `$end` waits for, and the
+    runs that this queues: with `from_start` also entry nodes.
     """
     graph = tx.graph(execution.workflow_id, execution.version)
     results = {row.node_id: row for row in ended if row.arrived}
@@ -210,8 +211,8 @@ def _without_retry(run: RunRow) -> RunRow:
     return run._replace(wait_kind=None, wait_key=None) if run.wait_kind == WaitKind.RETRY else run
 
 
-def _event(run: RunRow, kind: str, told: Mapping[str, Any] | None, worker_id: str | None = None) -> Event:
-    data = None if told is None else as_data(told)
+def _event(run: RunRow, kind: str, details: Mapping[str, Any] | None, worker_id: str | None = None) -> Event:
+    data = None if details is None else as_data(details)
     return Event(run.execution_id, kind, run.node_id, run.item, run.attempt, worker_id, data)
 
 
@@ -219,7 +220,7 @@ def _event(run: RunRow, kind: str, told: Mapping[str, Any] | None, worker_id: st
 
 
 class Arrival(NamedTuple):
-    """One ended run that arrives at a successor."""
+    """The arrival of an ended run at a successor."""
 
     edge: GraphEdge
     taken: bool
@@ -227,7 +228,7 @@ class Arrival(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What the worker of a recorded claim would run next, in its order of preference."""
+    """The nodes that the worker of a recorded claim would run next, in order of preference."""
 
     reference: str
     worker_id: str
@@ -247,13 +248,13 @@ class Propagation:
         self._graph = tx.graph(execution.workflow_id, execution.version)
         self._running = execution.status == ExecutionStatus.RUNNING
         self._wishes = [wish for wish in wishes if wish.successors] if self._running else []
-        self._there: set[str] = set()  # of what is ready: whose rows were there before
+        self._there: set[str] = set()  # the ready nodes that had a row before
         self._skipped: list[Event] = []
 
     def settle(self, arrivals: Sequence[Arrival]) -> None:
-        """Write the arrivals; what has all of its inputs becomes ready, or is skipped if none of them was taken.
+        """Write the arrivals. A node that has all of its inputs becomes ready, or is skipped if none was taken.
 
-        The history has them without the rounds: what was skipped, then what was claimed, then what was queued or held.
+        The events are ordered across the rounds: skips, then claims, then queued and held runs.
         """
         if len(arrivals) == 1 and arrivals[0].taken and arrivals[0].edge.target_inputs == 1:
             self._place([self._row(arrivals)])  # the link of a chain
@@ -279,14 +280,14 @@ class Propagation:
         return self._skip(skipped) if skipped else []
 
     def _summed(self, arrivals: Sequence[Arrival]) -> list[tuple[RunRow, int]]:
-        """Sum the arrivals at each row: the row as they make it, and how many they are, by node id."""
+        """Sum the arrivals at each row: the resulting row, and their number, by node id."""
         by_target: dict[str, list[Arrival]] = {}
         for arrival in arrivals:
             by_target.setdefault(arrival.edge.target, []).append(arrival)
         return [(self._row(those), len(those)) for _, those in sorted(by_target.items())]
 
     def _row(self, arrivals: Sequence[Arrival]) -> RunRow:
-        """Return the row of a node as these arrivals, all of them at it, make it."""
+        """Return the row of a node that results from arrivals, all of them at that node."""
         edge = arrivals[0].edge
         return RunRow(
             self._execution.id, edge.target, 0, _PENDING, edge.target_type, edge.target_queue, self._execution.priority,

@@ -1,4 +1,4 @@
-"""Claiming queued node runs, and describing a claim with the data that it works on."""
+"""The claim of queued node runs, and the description of a claim with its input data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["claim", "node_claim"]
 
 
 def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str | None) -> list[ClaimAnswer]:
-    """Claim runs for a worker whose lease is live, or find the claims that the same call was given before.
+    """Claim runs for a worker whose lease is live, or find the claims that the same call was granted before.
 
     The same key twice is claimed once.
     """
@@ -31,7 +31,7 @@ def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str |
         return [Refusal.RETIRED] * len(keys)
     executions = tx.lock_executions({key.execution_id for key in keys if canonical_id(key.execution_id)})
     wanted = [key for key in keys if key.execution_id in executions]
-    # Not what a record holds, which may wait for a join that stands before it here.
+    # Only queued runs: a run that a record has locked may be waiting for a join that is locked before it here.
     queued = tx.lock_runs(wanted, status=NodeStatus.QUEUED)
     others = tx.runs([key for key in wanted if key not in queued])
     reference = None if token is None else _call_reference(token)
@@ -76,7 +76,7 @@ def _claim(
 
 
 def _claimed_before(run: RunRow, worker_id: str, reference: str | None) -> RunRow | Refusal:
-    """Return a run that the same call was given before, or why this one, which was not queued, is not given."""
+    """Return a run that the same call has claimed before, or the reason why it is refused: it is not queued."""
     if run.status != NodeStatus.RUNNING:
         return Refusal.NOT_READY
     again = reference is not None and run.worker_id == worker_id and run.claim_reference == reference
@@ -86,7 +86,7 @@ def _claimed_before(run: RunRow, worker_id: str, reference: str | None) -> RunRo
 def node_claim(
     tx: Transaction, execution: ExecutionRow, run: RunRow, *, parent: RecordRequest | None = None
 ) -> NodeClaim:
-    """Describe the claim of a running run; `parent` is the record that it follows, whose data is in hand."""
+    """Describe the claim of a running run. `parent` is the record that it follows, which holds its data."""
     edge = tx.graph(execution.workflow_id, execution.version).target(run.node_id)
     data: str | None = None
     results: dict[str, str] = {}
@@ -106,4 +106,4 @@ def node_claim(
 
 
 def _call_reference(token: str) -> str:
-    return f"claim {token}"  # apart from the references of records: node/item/fence
+    return f"claim {token}"  # distinct from the references of records: node/item/fence

@@ -1,4 +1,4 @@
-"""What operators do: pause, resume and cancel families of executions; fail, acknowledge and end by hand."""
+"""Control by operators: pause, resume and cancel families of executions; fail, acknowledge and end by hand."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _OPEN = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSE
 
 
 class ControlTarget(NamedTuple):
-    """The execution to change, and the revision at which its caller has read it."""
+    """The execution to change, and the revision at which the caller has read it."""
 
     execution_id: str
     expected_revision: int | None
@@ -55,7 +55,7 @@ Answer = ControlResult | UserError
 
 
 def lock_all(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Found]:
-    """Lock executions alone and return them, or UnknownExecution, in the order of the targets."""
+    """Lock executions exclusively and return them, or UnknownExecution, in the order of the targets."""
     ids = [canonical_id(target.execution_id) for target in targets]
     locked = tx.lock_executions({known for known in ids if known is not None}, alone=always)
     return [
@@ -71,9 +71,9 @@ def find_all(
     *,
     only: ExecutionStatus | None = None,
 ) -> list[Found]:
-    """Return the executions that are to become `wanted`, or are so already, or what forbids the change of each.
+    """Return, for each target, the execution that is to become `wanted` or is so already, or the error that forbids it.
 
-    `only` is the one status from which this way leads, where the table knows other ways as well.
+    `only` restricts the status from which it may change, where the table allows more of them.
     """
     found: list[Found] = []
     for target, row in zip(targets, lock_all(tx, targets), strict=True):
@@ -104,9 +104,9 @@ def check_revision(target: ControlTarget, row: ExecutionRow) -> None:
 
 
 def pause(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Answer]:
-    """Pause running executions and their running descendants; what is queued in them is held.
+    """Pause running executions and their running descendants, and hold their queued runs.
 
-    What waits goes on waiting, and the deadline goes on counting.
+    Waiting runs go on waiting, and the deadline goes on counting.
     """
     found = find_all(tx, targets, ExecutionStatus.PAUSED)
     families = Families(tx, found, leave=ExecutionStatus.PAUSED)
@@ -120,7 +120,7 @@ def pause(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Answer]:
 
 
 def resume(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Answer]:
-    """Set paused executions and their paused descendants running; what is held in them is queued."""
+    """Set paused executions and their paused descendants running, and queue their held runs."""
     found = find_all(tx, targets, ExecutionStatus.RUNNING, only=ExecutionStatus.PAUSED)
     families = Families(tx, found, leave=ExecutionStatus.RUNNING)
     resumed = tx.set_status(families.members(ExecutionStatus.PAUSED), ExecutionStatus.RUNNING)
@@ -139,9 +139,10 @@ def cancel(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Answer]:
 
 
 class Families:
-    """The executions that a control reaches, each with its descendants. All of their rows are held alone.
+    """The executions that a control transition reaches, with their descendants. All rows are locked exclusively.
 
-    An execution that is a descendant of another one comes with that. Those whose status is to be left are not reached.
+    An execution that is a descendant of another target belongs to the family of that one. Executions with the status
+    `leave` are not reached.
     """
 
     def __init__(self, tx: Transaction, found: Sequence[Found], *, leave: ExecutionStatus) -> None:
@@ -165,7 +166,7 @@ class Families:
     def answers(
         self, found: Sequence[Found], changed: Sequence[ExecutionRow], runs: Sequence[RunRow] = ()
     ) -> list[Answer]:
-        """Return what was done to each that was asked for: what was changed, and what is to be pushed for it."""
+        """Return the result for each target: the executions that were changed, and the jobs to push."""
         now = {row.id: row for row in changed}
         executions: dict[str, list[str]] = {}
         jobs: dict[str, list[NodeJob]] = {}
@@ -184,7 +185,7 @@ class Families:
 
 
 def cancel_open(tx: Transaction, rows: Sequence[ExecutionRow]) -> list[ExecutionRow]:
-    """Cancel those that have not ended, and return them. Their parents end or start anew as well."""
+    """Cancel the executions that have not ended, and return them. Their parents end or start anew as well."""
     cancelled = tx.set_status([row for row in rows if row.status in _OPEN], ExecutionStatus.CANCELLED, ended_at=tx.now)
     runs = [run for run in tx.delete_runs_of(_ids(cancelled)) if run.node_id not in (START, END, PARENT)]
     tx.insert_results(

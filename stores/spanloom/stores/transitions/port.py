@@ -1,4 +1,4 @@
-"""The transitions as the port has them: each method one transaction over the functions of this package."""
+"""The transitions of the port: each method is one transaction over the functions of this package."""
 
 from __future__ import annotations
 
@@ -57,17 +57,17 @@ _STEPS: Mapping[ControlAction, Callable[[Transaction, Sequence[ControlTarget]], 
 
 
 class Transitions(ExecutionStore):
-    """Implements the parts of the port that move executions and node runs, over a dialect's transaction."""
+    """The parts of the port that move executions and node runs, over a dialect's transaction."""
 
     @abstractmethod
     def _transact(
         self, step: Callable[[Transaction], Answer], *, epoch: int = 0, now: datetime | None = None
     ) -> Answer:
-        """Run a step in a write transaction, or in this thread's own; what a conflict undid is run again."""
+        """Run a step in this thread's write transaction, or in a new one, which is repeated after a conflict."""
 
     @abstractmethod
     def _survives_errors(self) -> bool:
-        """Return whether an error of one step leaves this thread's transaction, if it has one, as it was before."""
+        """Return whether this thread's transaction, if it has one, stays usable after an error of one step."""
 
     def create_executions(
         self,
@@ -203,9 +203,9 @@ class Transitions(ExecutionStore):
         return _done(answer)
 
     def _each(self, items: Sequence[Item], step: Callable[[Sequence[Item]], list[Answer]]) -> list[Answer]:
-        """Do a step for all items in one call; if one of them can't be done, in a call for each.
+        """Run a step for all items in one call, and if that raises, in one call per item.
 
-        Then every other item is done before the error of the one is raised.
+        Then all other items are done before the first error is raised.
         """
         if not items:
             return []
@@ -223,7 +223,7 @@ class Transitions(ExecutionStore):
                 answers.extend(step([item]))
             except StoreUnavailable:
                 raise
-            except Exception as error:  # raised below: the items beside it come first
+            except Exception as error:  # raised below, after the other items
                 failure = error
         if failure is not None:
             raise failure
@@ -231,7 +231,7 @@ class Transitions(ExecutionStore):
 
 
 def _done(answer: ControlResult | UserError) -> ControlResult:
-    """Return what was done, or raise what forbade it."""
+    """Return the result, or raise the error."""
     if isinstance(answer, UserError):
         raise answer
     return answer

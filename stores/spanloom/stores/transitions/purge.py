@@ -1,4 +1,4 @@
-"""Purging: families of executions that ended long enough ago, each as a whole, and keys that have expired."""
+"""The purge of families of executions that ended long ago, each as a whole, and of expired keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PAGE = 200
 
 
 def purge(tx: Transaction, ended_before: datetime, statuses: Sequence[str], limit: int) -> PurgeResult:
-    """Delete the oldest families, about `limit` executions in all. A family of which someone holds a row is left."""
+    """Delete the oldest families, about `limit` executions in all. A family with a locked row is left out."""
     executions = keys = 0
     expired = tx.delete_expired_keys(limit)
     for root in _roots(tx, ended_before, statuses):

@@ -1,4 +1,4 @@
-"""Recording the outcomes of claims: each execution's records together, with all that follows from them."""
+"""The record of claims' outcomes: all records of one execution together, with all that follows from them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordRes
             if (until := work.request.exported_ns) is not None:
                 owner = (work.request.worker_id, execution_id)
                 exports[owner] = max(exports.get(owner, until), until)
-        # The runs of one execution, and what they lead to, before those of the next: as everybody locks them.
+        # The runs of one execution and their successors before those of the next: the lock order of all transactions.
         runs = tx.lock_runs([work.request.key for work in works.values()])
         answers |= zip(works, _Group(tx, execution, runs).record(list(works.values())), strict=True)
     tx.register_pending_exports(exports)
@@ -62,7 +62,7 @@ def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordRes
 
 
 def record_taken(tx: Transaction, execution: ExecutionRow, run: RunRow, request: RecordRequest) -> RecordResult:
-    """Record the end of a run that an operator takes in this step; its execution is held alone."""
+    """Record the manual result of a run that this step has claimed; its execution is locked exclusively."""
     (answer,) = _Group(tx, execution, {run.key: run}).record([Work(request)])
     return answer
 
@@ -70,7 +70,8 @@ def record_taken(tx: Transaction, execution: ExecutionRow, run: RunRow, request:
 def _may_end(tx: Transaction, request: RecordRequest, execution: ExecutionRow) -> bool:
     """Return whether a record may change its execution's status: by a failure, a way to `$end`, or a skip.
 
-    Such an execution is locked alone at once: two siblings that share it first and fail would deadlock.
+    Such an execution is locked exclusively at once: two siblings that first share the lock and then fail would
+    deadlock.
     """
     if request.item or request.outcome not in ENDS:
         return False
@@ -82,12 +83,12 @@ def _may_end(tx: Transaction, request: RecordRequest, execution: ExecutionRow) -
 
 
 class Work:
-    """One record on its way: what it asks for, and what follows from it."""
+    """One record in progress: its request, its run and its answer."""
 
     def __init__(self, request: RecordRequest) -> None:
         self.request = request
         self.reference = claim_reference(request.node_id, request.item, request.fence)
-        self.run: RunRow | None = None  # as its claim holds it; None: the fence is stale
+        self.run: RunRow | None = None  # the run under its claim; None: the fence is stale
         self.answer: RecordResult | None = None  # of one that does not end its run
         self.jobs: list[NodeJob] = []
         self.following: NodeClaim | None = None
@@ -106,7 +107,7 @@ class _Group:
         self._sinks = 0
 
     def record(self, works: Sequence[Work]) -> list[RecordResult]:
-        """Record them all and return their answers."""
+        """Record all of them and return their answers."""
         ended = [work for work in works if self._record_run(work)]
         ending: ExecutionStatus | None = None
         if self._error is not None:
@@ -123,7 +124,7 @@ class _Group:
     # ---- 1. the run itself ----
 
     def _record_run(self, work: Work) -> bool:
-        """Record what became of a claim and return whether its run has ended; the fence may be stale."""
+        """Record the outcome of a claim and return whether its run has ended. The fence may be stale."""
         request, run = work.request, self._runs.get(work.request.key)
         if (
             run is None
@@ -158,9 +159,9 @@ class _Group:
         del self._runs[request.key]
         if request.logs or request.spans:
             tx.add_telemetry(request.key, request.logs, request.spans)
-        told = as_data({"error": json.loads(request.error or "{}")}) if status is NodeStatus.FAILED else None
+        details = as_data({"error": json.loads(request.error or "{}")}) if status is NodeStatus.FAILED else None
         tx.add_events(
-            [Event(run.execution_id, _ENDED[status], run.node_id, run.item, run.attempt, run.worker_id, told)]
+            [Event(run.execution_id, _ENDED[status], run.node_id, run.item, run.attempt, run.worker_id, details)]
         )
         if run.item or self._error is not None:
             return
@@ -168,10 +169,10 @@ class _Group:
         if lost and self._execution.status in (ExecutionStatus.RUNNING, ExecutionStatus.PAUSED):
             self._error = {"node_id": run.node_id, **json.loads(request.error or "{}")}
 
-    # ---- 2. what follows ----
+    # ---- 2. successors ----
 
     def _follow(self, ended: Sequence[Work]) -> None:
-        """Let the ended runs arrive at their nodes' runs and successors, and hand out what becomes ready."""
+        """Count the arrivals of the ended runs at their nodes' runs and successors, and assign the ready runs."""
         arrivals: list[Arrival] = []
         items: list[ItemEnd] = []
         for work in ended:
@@ -220,7 +221,7 @@ class _Group:
     # ---- 3. the end of the execution ----
 
     def _reaches_end(self) -> bool:
-        """Arrive at `$end`; return whether the execution is complete by that."""
+        """Count the arrivals at `$end` and return whether they complete the execution."""
         key = NodeKey(self._execution.id, END)
         end = self._tx.lock_runs([key]).get(key)
         if end is None:

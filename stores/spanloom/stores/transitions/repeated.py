@@ -1,4 +1,4 @@
-"""Records that are sent again: found by the result or the event of the first, and answered with its continuation."""
+"""Records that are sent again: found by the result or the event of the first, with the same continuation."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _STALE = RecordResult(recorded=False)
 
 
 def answer_again(tx: Transaction, execution: ExecutionRow, request: RecordRequest, run: RunRow | None) -> RecordResult:
-    """Answer a record whose claim is over: as before if it was recorded, else that its fence is stale."""
+    """Answer a record whose claim is over: as before if it was recorded, else with a stale fence."""
     result = tx.result(request.key)
     mine = result is not None and result.fence == request.fence and (result.worker_id or "") == request.worker_id
     if result is not None and mine and result.status == NodeStatus.CANCELLED:
-        # Nothing follows, but its telemetry is kept, once: the mark tells.
+        # Nothing follows, but its telemetry is stored once, which the mark ensures.
         if tx.mark_cancelled(request.key):
             tx.add_telemetry(request.key, request.logs, request.spans)
         return RecordResult(True)
@@ -33,7 +33,7 @@ def answer_again(tx: Transaction, execution: ExecutionRow, request: RecordReques
 
 
 def _was_parked(tx: Transaction, request: RecordRequest) -> bool:
-    """Return whether an event shows that the record was kept. After a reset of the run its fence is stale."""
+    """Return whether an event proves that the record was stored. After a reset of the run its fence is stale."""
     for event in tx.events(request.key, [PARKED[request.outcome], "node.reset"]):
         if event.kind == "node.reset":
             return False
@@ -43,7 +43,7 @@ def _was_parked(tx: Transaction, request: RecordRequest) -> bool:
 
 
 def _continuation(tx: Transaction, execution: ExecutionRow, request: RecordRequest, run: RunRow | None) -> RecordResult:
-    """Return what followed from a record and has not been taken up by anyone else since."""
+    """Return the continuation of a record, without the runs that were claimed or pushed otherwise since."""
     reference = claim_reference(*_claim(request))
     runs = tx.runs_made_ready(request.execution_id, reference)
     if request.outcome is Outcome.RELEASED and run is not None and run.fence == request.fence:
@@ -65,7 +65,7 @@ def _continuation(tx: Transaction, execution: ExecutionRow, request: RecordReque
 
 
 def _entries(tx: Transaction, request: RecordRequest) -> list[RunRow]:
-    """Return the entry nodes of the child that the claim has started, as far as nobody pushed them again."""
+    """Return the entry nodes of the child that the claim has started, without those that were pushed again."""
     started = [
         child.id
         for child in tx.children(request.execution_id, [request.node_id])

@@ -1,4 +1,4 @@
-"""Retrying a failed execution: its failed runs start anew, with the children and items they waited for."""
+"""The retry of a failed execution: its failed runs start anew, with the children and items they waited for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["retry"]
 
 
 def retry(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Answer]:
-    """Set failed executions running again, each with those children whose failure had failed it."""
+    """Set failed executions running again, each with the children by which it failed."""
     found = find_all(tx, targets, ExecutionStatus.RUNNING, only=ExecutionStatus.FAILED)
     roots = [row.id for row in found if isinstance(row, ExecutionRow)]
     if roots:
@@ -33,15 +33,15 @@ def retry(tx: Transaction, targets: Sequence[ControlTarget]) -> list[Answer]:
         elif row.id in reached:  # it came with its parent
             answers.append(ControlResult(False, row.revision + 1))
         else:
-            one = _Retry(tx)
-            one.run_again(row)
-            reached.update(one.changed)
-            answers.append(ControlResult(True, row.revision + 1, one.changed, one.jobs))
+            retried = _Retry(tx)
+            retried.run_again(row)
+            reached.update(retried.changed)
+            answers.append(ControlResult(True, row.revision + 1, retried.changed, retried.jobs))
     return answers
 
 
 class _Retry:
-    """One retry: the executions that it changed, and what is to be pushed for it."""
+    """One retry: the executions that it changed, and the jobs to push."""
 
     def __init__(self, tx: Transaction) -> None:
         self.changed: list[str] = []
@@ -49,7 +49,7 @@ class _Retry:
         self._tx = tx
 
     def run_again(self, failed: ExecutionRow) -> None:
-        """Set one failed execution, whose row and whose descendants' rows are held, running again."""
+        """Set a failed execution running again. Its row and those of its descendants are locked."""
         tx = self._tx
         (execution,) = tx.set_status([failed], ExecutionStatus.RUNNING, error=None, ended_at=None, acknowledged_at=None)
         self.changed.append(execution.id)
@@ -76,7 +76,7 @@ class _Retry:
             complete(tx, execution, None)
 
     def _reset(self, execution: ExecutionRow, nodes: Collection[str]) -> None:
-        """Forget all that is known of nodes downstream of a failure that was handled; cancel their open children."""
+        """Delete all state of the nodes downstream of a failure that was handled; cancel their open children."""
         if not nodes:
             return
         tx = self._tx
@@ -99,9 +99,9 @@ class _Retry:
             self._tx.delete_result(NodeKey(result.execution_id, result.node_id, result.item))
 
     def _wait_for_failed_children(self, execution: ExecutionRow) -> None:
-        """Let held runs wait once more for children that had failed, and retry these.
+        """Make held runs wait again for children that had failed, and retry these.
 
-        Such a run is held because its execution had failed as well before it could be told of the child's failure.
+        Such a run is held because its execution had failed too before the run could handle the child's failure.
         """
         tx = self._tx
         held = tx.find_runs(RunFilter([execution.id], [NodeStatus.HELD], WaitKind.CHILD.value))
@@ -117,7 +117,7 @@ class _Retry:
     def _start_anew(
         self, execution: ExecutionRow, result: ResultRow, bounds: Bounds | None, children: Sequence[ExecutionRow]
     ) -> None:
-        """Make a failed run anew: queued, or waiting for what it had waited for if that runs again as well."""
+        """Create a failed run anew: queued, or waiting again for its child or items if these run again as well."""
         edge = self._tx.graph(execution.workflow_id, execution.version).target(result.node_id)
         assert edge is not None
         run = RunRow(
@@ -125,7 +125,7 @@ class _Retry:
             execution.priority, fence=max(result.fence, execution.first_fence), push=result.push,
             pushed_epoch=self._tx.epoch, span=result.span,
         )  # fmt: skip
-        # A child from before an earlier reset of the run is none of its own.
+        # A child from before an earlier reset of the run does not count.
         since = result.fence // FENCES_A_REVISION * FENCES_A_REVISION
         own = [child for child in children if child.parent_item == 0 and (child.parent_fence or 0) >= since]
         child = own[-1] if own and own[-1].status != ExecutionStatus.CANCELLED else None
@@ -151,7 +151,7 @@ class _Retry:
             self.run_again(child._replace(parent_fence=waiting.fence))
 
     def _wait_for_items(self, execution: ExecutionRow, run: RunRow, bounds: Bounds) -> None:
-        """Let a mapped node wait for its items again: the failed ones are started anew, then those that never were."""
+        """Make a mapped node wait for its items again. Failed items start anew, then those never started."""
         tx = self._tx
         earlier = {row.item: row for row in tx.delete_item_results(run.execution_id, run.node_id, failed_only=True)}
         count = tx.item_count(run.execution_id, run.node_id)
@@ -166,9 +166,9 @@ class _Retry:
             return
         waiting = woken._replace(status=NodeStatus.WAITING.value)
         self._insert(run, waiting)
-        told = {"wait_kind": WaitKind.ITEMS.value, "wait_key": bounds.wait_key, "items": count}
+        details = {"wait_kind": WaitKind.ITEMS.value, "wait_key": bounds.wait_key, "items": count}
         limits = {"max_concurrency": bounds.max_concurrency, "tolerated_failures": bounds.tolerated_failures}
-        self._note_waiting(waiting, {**told, **limits})
+        self._note_waiting(waiting, {**details, **limits})
         openings = [
             Opening(item, fence=max(execution.first_fence, before.fence), push=before.push, span=before.span)
             if (before := earlier.get(item)) is not None
@@ -181,14 +181,14 @@ class _Retry:
     def _queue(self, run: RunRow) -> None:
         new = queued(self._tx, run)
         self._insert(run, new)
-        told = as_data({"push": new.push, "because": "retried"})
-        self._tx.add_events([Event(new.execution_id, "node.queued", new.node_id, 0, 1, None, told)])
+        details = as_data({"push": new.push, "because": "retried"})
+        self._tx.add_events([Event(new.execution_id, "node.queued", new.node_id, 0, 1, None, details)])
         self.jobs.append(new.job)
 
     def _insert(self, failed: RunRow, run: RunRow) -> None:
         check_node_transition(run.node_id, NodeStatus(failed.status), NodeStatus(run.status))
         self._tx.insert_runs([run])
 
-    def _note_waiting(self, run: RunRow, told: dict[str, Any]) -> None:
-        data = as_data({**told, "because": "retried"})
+    def _note_waiting(self, run: RunRow, details: dict[str, Any]) -> None:
+        data = as_data({**details, "because": "retried"})
         self._tx.add_events([Event(run.execution_id, "node.waiting", run.node_id, run.item, run.attempt, None, data)])

@@ -1,4 +1,4 @@
-"""Rows that transitions read and write, and the graph of a version that they follow."""
+"""The rows that transitions read and write, and the graph of a version that they follow."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class RunRow(NamedTuple):
 
     @property
     def key(self) -> NodeKey:
-        """Its key."""
+        """The key of this run."""
         return NodeKey(self.execution_id, self.node_id, self.item)
 
     @property
@@ -129,9 +129,10 @@ class GraphEdge(NamedTuple):
     target_inputs: int
 
     def is_taken(self, status: str, named: Sequence[str] | None) -> bool:
-        """Return whether a source that ended with this status takes the edge; `named` are targets, None: by kind.
+        """Return whether a source that ended with this status takes the edge.
 
-        This is the one rule of stores for it. `$end` is taken by all that was not skipped.
+        `named` are the targets that the source has chosen; None: the kind of the edge decides. The edge to `$end` is
+        taken unless the source was skipped. This is the only place of the rule in stores.
         """
         if status not in (NodeStatus.COMPLETED, NodeStatus.FAILED):
             return False
@@ -143,7 +144,7 @@ class GraphEdge(NamedTuple):
 
 
 class Graph:
-    """The edges of one version of a workflow; they never change once they are saved."""
+    """The edges of one version of a workflow, which never change."""
 
     def __init__(self, edges: Iterable[GraphEdge]) -> None:
         self._following: dict[str, list[GraphEdge]] = {}
@@ -161,7 +162,7 @@ class Graph:
         return self._leading.get(target, ())
 
     def target(self, node_id: str) -> GraphEdge | None:
-        """Return some edge to a node: it knows the node's type, queue and number of inputs. None: no such node."""
+        """Return any edge to a node, for the node's type, queue and number of inputs. None: no such node."""
         edges = self._leading.get(node_id)
         return None if edges is None else edges[0]
 
@@ -178,9 +179,9 @@ class Graph:
 
 
 def claim_reference(node_id: str, item: int, fence: int) -> str:
-    """Name one claim within its execution; what its record makes ready or ends carries this name."""
+    """Return the name of a claim within its execution, by which rows refer to the record that made them ready."""
     return f"{node_id}/{item}/{fence}"
 
 
-#: Write what an event carries: compact, with the keys in their order. By its end a repeated record is found.
+#: Encodes the data of an event: compact, keys in their order. A repeated record is found by the end of the text.
 as_data = json.JSONEncoder(separators=(",", ":")).encode

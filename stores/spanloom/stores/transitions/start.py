@@ -1,4 +1,4 @@
-"""Starting executions: the row, its `$end` and its entry nodes; a `$start` that waits; or what a replay takes over."""
+"""The start of executions: the row, with `$end` and entry nodes, a `$start` that waits, or the results of a replay."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ OUTBOX_PUSH = as_data({"push": 0})  #: of a run whose first push is left to the 
 
 
 def create(tx: Transaction, requests: Sequence[StartRequest], *, outbox: bool = False) -> list[StartAnswer]:
-    """Create executions, or answer those that their keys, or their ids, have started before.
+    """Create executions, or return those that their keys or their ids have started before.
 
-    With `outbox` nothing is answered to push: the sweep makes the first push after the caller's transaction.
+    With `outbox` no jobs are returned: the sweep makes the first push after the caller's transaction.
     """
     answers: dict[int, StartAnswer] = {}
     for place in sorted(range(len(requests)), key=lambda place: _lock_order(requests[place], place)):
@@ -36,7 +36,7 @@ def create(tx: Transaction, requests: Sequence[StartRequest], *, outbox: bool = 
 
 
 def begin(tx: Transaction, execution: ExecutionRow, *, outbox: bool = False) -> list[NodeJob]:
-    """Give a running execution its `$end`, whose deadline counts from now, and its queued entry nodes."""
+    """Insert the `$end` of a running execution, whose deadline counts from now, and its queued entry nodes."""
     graph = tx.graph(execution.workflow_id, execution.version)
     entries = [_entry(tx, execution, edge, outbox=outbox) for edge in graph.following(START)]
     tx.insert_runs([_end_of(tx, execution, graph.leading(END)[0].target_inputs), *entries])
@@ -51,7 +51,7 @@ def begin(tx: Transaction, execution: ExecutionRow, *, outbox: bool = False) -> 
 
 
 def _lock_order(request: StartRequest, place: int) -> tuple[str, bool, str, int]:
-    """Return by what everybody takes idempotency keys in one order."""
+    """Return the sort key by which all transactions take idempotency keys in one order."""
     return request.workflow_id, request.idempotency_key is None, request.idempotency_key or "", place
 
 
@@ -59,7 +59,7 @@ def _create(tx: Transaction, request: StartRequest, *, outbox: bool) -> StartAns
     found = tx.version(request.workflow_id, request.version)
     refused = _refusal(tx, request, found)
     if refused is not None:
-        # A start that was sent before is answered, whatever has become of its workflow, or its source.
+        # A start that is sent again gets its answer even if its workflow or its source has changed or gone.
         used = None if request.idempotency_key is None else tx.used_key(request.workflow_id, request.idempotency_key)
         return refused if used is None else _repeated(tx, request, used)
     assert found is not None
@@ -74,8 +74,8 @@ def _create(tx: Transaction, request: StartRequest, *, outbox: bool) -> StartAns
         return StartResult(request.execution_id, found.version, created=False)
     replay = request.replay
     replayed = {} if replay is None else {"replay_of": canonical_id(replay.source), "carried": len(replay.carried)}
-    told = as_data({"version": found.version, **replayed})
-    tx.add_events([Event(request.execution_id, "execution.created", data=told)])
+    details = as_data({"version": found.version, **replayed})
+    tx.add_events([Event(request.execution_id, "execution.created", data=details)])
     if delayed:
         tx.insert_runs([_delayed_start(tx, request)])
         return StartResult(request.execution_id, found.version, True, created_at=tx.now)
@@ -89,7 +89,7 @@ def _create(tx: Transaction, request: StartRequest, *, outbox: bool) -> StartAns
 
 
 def _refusal(tx: Transaction, request: StartRequest, found: VersionRow | None) -> SpanloomError | None:
-    """Return why an execution can't be started, None if it can."""
+    """Return the reason why an execution can't be started, None if it can."""
     if found is None:
         return UnknownWorkflow(request.workflow_id)
     if found.version is None:
@@ -134,9 +134,9 @@ def _entry(tx: Transaction, execution: ExecutionRow, edge: GraphEdge, *, outbox:
 
 
 def _not_carried(tx: Transaction, replay: Replay) -> SpanloomError | None:
-    """Return why the results can't be taken over, None if they can."""
+    """Return the reason why the results can't be taken over, None if they can."""
     source = canonical_id(replay.source)
-    # Locked until the end: neither a purge nor a retry takes away meanwhile what is found here.
+    # Locked until the end, so that neither a purge nor a retry deletes these results meanwhile.
     if source is None or not tx.lock_executions([source]):
         return UnknownExecution(replay.source)
     results = {row.node_id: row for row in tx.results(source, replay.carried, data=False)}
@@ -152,7 +152,7 @@ def _not_carried(tx: Transaction, replay: Replay) -> SpanloomError | None:
 
 
 def _take_over(tx: Transaction, execution: ExecutionRow, replay: Replay, *, outbox: bool) -> list[NodeJob]:
-    """Begin an execution with the results of its source, and queue what they lead to."""
+    """Begin an execution with the results of its source, and queue the runs that follow from them."""
     graph = tx.graph(execution.workflow_id, execution.version)
     source = canonical_id(replay.source)
     assert source is not None

@@ -1,4 +1,4 @@
-"""The sweep: lapsed leases, due rows and lost jobs, each moved on; and a worker that leaves."""
+"""The sweep of lapsed leases, due rows and lost jobs; and the end of a worker's lease."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from spanloom.stores.transitions.waits.waiting import WAITS
 
 __all__ = ["LostJobCheck", "sweep", "unregister_worker"]
 
-LONGEST_CHECK = timedelta(minutes=1)  # a queued run is checked this often however old it is
-LONGEST_BACKOFF = timedelta(minutes=5)  # and pushed again this often however often it was pushed
+LONGEST_CHECK = timedelta(minutes=1)  # between checks of a queued run, however old it is
+LONGEST_BACKOFF = timedelta(minutes=5)  # between pushes of a queued run, however often it was pushed
 
 
 class LostJobCheck(NamedTuple):
-    """What decides whether the job of a queued run was lost."""
+    """The rule by which the job of a queued run counts as lost."""
 
     heads: Mapping[str, datetime | None]  # of each list: when its head was pushed, None if it is empty
     after: timedelta
 
     def is_lost(self, run: RunRow, now: datetime) -> bool:
-        """Return whether a run's list is past it, or empty, for long enough."""
+        """Return whether a run's list has been past it, or empty, for long enough."""
         key = queue_key(run.queue, run.priority)
         if key not in self.heads or run.pushed_at is None:
             return False
@@ -38,22 +38,27 @@ class LostJobCheck(NamedTuple):
         return now - run.pushed_at >= self.after if head is None else head - run.pushed_at > self.after
 
     def pause(self, wanted: timedelta, longest: timedelta) -> timedelta:
-        """Return how long to wait for the next check of a run, within the limits."""
+        """Return the time until the next check of a run, within the limits."""
         return max(self.after, min(wanted, longest))
 
 
 def sweep(tx: Transaction, check: LostJobCheck, *, limit: int) -> SweepResult:
-    """Move on at most `limit` rows that are lost or due. Rows that others hold are left to the next pass."""
+    """Move at most `limit` rows that are lost or due. Rows locked by other transactions are left to the next pass."""
     tx.release_lapsed_leases()
-    one = _Sweep(tx, check, limit)
-    one.starts_and_deadlines()
-    one.ended_children()
-    one.other_runs()
-    return SweepResult(one.jobs, dict(one.moved), more=one.left <= 0 and one.touched > 0, ended=one.ended)
+    sweep_pass = _Sweep(tx, check, limit)
+    sweep_pass.starts_and_deadlines()
+    sweep_pass.ended_children()
+    sweep_pass.other_runs()
+    return SweepResult(
+        sweep_pass.jobs,
+        dict(sweep_pass.moved),
+        more=sweep_pass.left <= 0 and sweep_pass.touched > 0,
+        ended=sweep_pass.ended,
+    )
 
 
 def unregister_worker(tx: Transaction, worker_id: str) -> list[NodeJob]:
-    """Close a worker's lease and queue again what it still held, without a loss counted."""
+    """Close a worker's lease and queue its running runs again. Their recovery attempts do not rise."""
     tx.close_lease(worker_id)
     keys = tx.runs_of_worker(worker_id)
     executions = tx.lock_executions({key.execution_id for key in keys})
@@ -61,9 +66,9 @@ def unregister_worker(tx: Transaction, worker_id: str) -> list[NodeJob]:
     for key, run in sorted(tx.lock_runs(keys).items()):
         if run.worker_id != worker_id or run.status != NodeStatus.RUNNING:
             continue
-        # Without the fence that the event of a record carries: had its worker sent one, it would be refused now.
-        told = as_data({"because": "retired"})
-        tx.add_events([Event(*key[:1], "node.released", run.node_id, run.item, run.attempt, worker_id, told)])
+        # Without a fence, which the event of a record has: a record of this claim must not be taken for repeated.
+        details = as_data({"because": "retired"})
+        tx.add_events([Event(*key[:1], "node.released", run.node_id, run.item, run.attempt, worker_id, details)])
         new = requeue(tx, run, executions[key.execution_id].status, because="retired")
         if new.status == NodeStatus.QUEUED:
             jobs.append(new.job)
@@ -71,7 +76,7 @@ def unregister_worker(tx: Transaction, worker_id: str) -> list[NodeJob]:
 
 
 class _Sweep:
-    """One pass: what it moved, by cause, and what is to be pushed for it."""
+    """One pass: the number of moved rows by cause, and the jobs to push."""
 
     def __init__(self, tx: Transaction, check: LostJobCheck, limit: int) -> None:
         self.jobs: list[NodeJob] = []
@@ -82,7 +87,7 @@ class _Sweep:
         self._tx = tx
         self._check = check
 
-    # ---- 1. what changes an execution's status ----
+    # ---- 1. changes of an execution's status ----
 
     def starts_and_deadlines(self) -> None:
         """Begin executions whose delay is over, and fail those whose deadline has passed."""
@@ -115,7 +120,7 @@ class _Sweep:
     # ---- 2. ended children ----
 
     def ended_children(self) -> None:
-        """Wake the parents' runs that wait for them."""
+        """Wake the parents' runs that wait for ended children."""
         keys = self._taken(self._tx.due_runs(self.left, [PARENT]) if self.left > 0 else [])
         if keys:
             woken = wake_parents(self._tx, [key.execution_id for key in keys], wait=False)
@@ -127,7 +132,7 @@ class _Sweep:
     # ---- 3. all other runs ----
 
     def other_runs(self) -> None:
-        """Queue what is lost or due again: find it, lock it, and judge it by what it is then."""
+        """Queue runs that are lost or due again: find them, lock them, and decide by the locked rows."""
         found: dict[NodeKey, None] = {}
         for find in (self._tx.lost_runs, self._tx.due_runs, self._tx.outdated_runs):
             found |= dict.fromkeys(find(self.left) if self.left > 0 else [])
@@ -141,7 +146,7 @@ class _Sweep:
                 self._move(run, executions[run.execution_id].status, cause)
 
     def _cause(self, run: RunRow, gone: set[str]) -> str | None:
-        """Return why a run is moved, None to leave it: someone else was first."""
+        """Return the cause for which a run is moved. None: another transaction has moved it already."""
         now = self._tx.now
         if run.status == NodeStatus.RUNNING:
             return "lost_worker" if run.worker_id in gone else None
@@ -179,9 +184,9 @@ class _Sweep:
             self.jobs.append(new.job)
 
     def _backoff(self, run: RunRow) -> timedelta:
-        """Return the time until a run that was found lost is checked again: twice as long each time.
+        """Return the time until a run that was found lost is checked again, twice as long each time.
 
-        Not by the number of its pushes alone, which had other reasons too, nor by how long it was in a backlog.
+        It depends neither on the number of pushes alone, which have other causes too, nor on the time in a backlog.
         """
         assert run.due_at is not None
         assert run.pushed_at is not None

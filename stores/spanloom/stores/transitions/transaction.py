@@ -1,4 +1,4 @@
-"""The write transaction that transitions are written over: typed, set-based operations on rows, and the clock."""
+"""The write transaction of transitions: typed, set-based operations on rows, and the clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, ResultR
 __all__ = ["RunFilter", "StoredEvent", "Transaction", "UsedKey", "VersionRow", "always", "never"]
 
 
-# The tables of states.py as pairs of plain text: they are looked up several times a node.
+# The tables of states.py as pairs of plain text, as they are read several times for each node run.
 _EXECUTION_CHANGES = {(old.value, new.value) for old, some in EXECUTION_TRANSITIONS.items() for new in some}
 _RUN_CHANGES = {(old.value, new.value) for old, some in NODE_TRANSITIONS.items() for new in some}
 
@@ -32,7 +32,7 @@ def _check_run(run: RunRow, wanted: str) -> None:
 
 
 class RunFilter(NamedTuple):
-    """Open runs of some executions, by their status and what they wait for; None does not filter."""
+    """A condition on open runs: their executions, their status and their wait kind (None: any)."""
 
     executions: Sequence[str]
     statuses: Sequence[NodeStatus]
@@ -40,7 +40,7 @@ class RunFilter(NamedTuple):
 
 
 class StoredEvent(NamedTuple):
-    """One event that was stored before, with its place in the history."""
+    """A stored event."""
 
     kind: str
     worker_id: str | None
@@ -56,7 +56,7 @@ class UsedKey(NamedTuple):
 
 
 class VersionRow(NamedTuple):
-    """What a start resolves a workflow to; `version` is None if there is no such version."""
+    """The version that a start resolves a workflow to. `version` is None if there is no such version."""
 
     active: bool
     version: int | None
@@ -75,8 +75,9 @@ def always(_: ExecutionRow) -> bool:
 class Transaction(ABC):
     """A write transaction on one store. Every operation takes, and returns, many rows.
 
-    Rows are locked by everybody in one order: executions by id (a family from root to leaf), then runs by key. A store
-    whose writers take turns locks nothing. Events, results and telemetry may be kept back until `flush`.
+    All transactions lock rows in one order: executions by id (a family from root to leaf), then runs by key. A row that
+    is locked exclusively can change its status, and its execution can get no child. A store with a single writer needs
+    no locks. Events, results and telemetry may be buffered until `flush`.
     """
 
     epoch: int  #: the epoch of the Redis data set that pushes of this transaction go to
@@ -86,11 +87,11 @@ class Transaction(ABC):
     @property
     @abstractmethod
     def now(self) -> datetime:
-        """When the transaction began, on the store's clock, or as its caller gave it."""
+        """The time at which the transaction began, on the store's clock, or the time that the caller gave."""
 
     @abstractmethod
     def later(self) -> datetime:
-        """Return the time by now, later than `now` after a wait for a lock. A time that was given stands still."""
+        """Return the current time, later than `now` after a wait for a lock. A time that the caller gave stays."""
 
     # ---- definitions ----
 
@@ -112,32 +113,31 @@ class Transaction(ABC):
     def lock_executions(
         self, ids: Collection[str], *, alone: Callable[[ExecutionRow], bool] = never, wait: bool = True
     ) -> dict[str, ExecutionRow]:
-        """Lock executions in the order of their ids and return them, alone where their status may change.
+        """Lock executions in the order of their ids and return them, exclusively where their status may change.
 
-        `alone` is asked with what is known before the lock: which version an execution has never changes.
-
-        Without `wait` those that others hold are left out.
+        `alone` decides that by the row as it is before the lock, of which the version never changes. Without `wait`,
+        executions that other transactions have locked are left out.
         """
 
     @abstractmethod
     def lock_descendants(self, ids: Sequence[str]) -> list[ExecutionRow]:
-        """Lock the descendants that may still change, from root to leaf; their ancestors `ids` are held alone.
+        """Lock the descendants that may still change, from root to leaf, and return them by (depth, created_at, id).
 
-        While a row is held alone, no child of it can come into being. Returns them by (depth, created_at, id).
+        Their ancestors `ids` are locked exclusively, so that no child of them can be created meanwhile.
         """
 
     @abstractmethod
     def children(self, execution_id: str, node_ids: Collection[str]) -> list[ExecutionRow]:
-        """Return the executions that these nodes, items too, have started, the oldest first."""
+        """Return the executions that these nodes and their items have started, the oldest first."""
 
     @abstractmethod
     def insert_execution(self, request: StartRequest, version: int, status: ExecutionStatus) -> bool:
-        """Insert an execution that is created now, with its metadata; False if its id is there already."""
+        """Insert an execution with its metadata. False if its id exists already."""
 
     def set_status(
         self, rows: Sequence[ExecutionRow], to: ExecutionStatus, *, revise: bool = True, **columns: Any
     ) -> list[ExecutionRow]:
-        """Move executions, whose rows are held alone, to a status and return them as they are now.
+        """Move executions, whose rows are locked exclusively, to a status and return the new rows.
 
         `revise` raises their revision. Raises InvalidTransition where the table of states.py forbids it.
         """
@@ -150,11 +150,11 @@ class Transaction(ABC):
     def update_executions(
         self, rows: Sequence[ExecutionRow], *, revise: bool = False, **columns: Any
     ) -> list[ExecutionRow]:
-        """Set columns of executions, other than by `set_status` never their status; return them as they are now."""
+        """Set columns of executions and return the new rows. Only `set_status` may set their status."""
 
     @abstractmethod
     def header(self, execution_id: str) -> ExecutionHeader:
-        """Return what a handler may know of its execution."""
+        """Return the facts of an execution that its handlers can read."""
 
     # ---- open node runs ----
 
@@ -166,9 +166,9 @@ class Transaction(ABC):
     def lock_runs(
         self, keys: Collection[NodeKey], *, wait: bool = True, status: NodeStatus | None = None
     ) -> dict[NodeKey, RunRow]:
-        """Lock open runs in the order of their keys and return them: only those of a status, if one is given.
+        """Lock open runs in the order of their keys and return them: only those of `status`, if it is given.
 
-        Without `wait` only those that nobody holds.
+        Without `wait`, runs that other transactions have locked are left out.
         """
 
     @abstractmethod
@@ -185,18 +185,18 @@ class Transaction(ABC):
 
     @abstractmethod
     def insert_runs(self, rows: Sequence[RunRow]) -> None:
-        """Insert runs; none of them is there."""
+        """Insert runs, none of which exists."""
 
     @abstractmethod
     def arrive(self, rows: Sequence[RunRow], arrivals: Mapping[str, int]) -> list[RunRow]:
-        """Count arrivals at runs whose inputs are still open, in the order of their keys.
+        """Count arrivals at runs whose inputs are still open, in the order of their keys, and return the new rows.
 
-        Each row is inserted as it is if it is not there; else its `pending` falls by `arrivals` of its node, its
-        `taken` rises by the row's, and it takes the row's claim reference. Returns the rows as they are now.
+        A row that does not exist is inserted as given. Of one that exists `pending` falls by the `arrivals` of its
+        node, `taken` rises by that of the given row, and the claim reference becomes that of the given row.
         """
 
     def update_runs(self, changes: Sequence[tuple[RunRow, RunRow]]) -> None:
-        """Write changes of runs that are locked: each as it was read and as it is to be.
+        """Write changes of locked runs, each given as the row that was read and the row to be written.
 
         Raises InvalidTransition where the table of states.py forbids a change of status.
         """
@@ -209,7 +209,7 @@ class Transaction(ABC):
     def _write_runs(self, changes: Sequence[tuple[RunRow, RunRow]]) -> None: ...
 
     def move_runs(self, where: RunFilter, to: NodeStatus, *, push: bool = False, **columns: Any) -> list[RunRow]:
-        """Move all runs that match, set columns of them and return them by key as they are now.
+        """Move all runs that match, set columns of them and return the new rows by key.
 
         With `push` their push number rises by one. Raises InvalidTransition where the table forbids it.
         """
@@ -226,10 +226,10 @@ class Transaction(ABC):
 
     @abstractmethod
     def delete_runs_of(self, execution_ids: Sequence[str], node_ids: Collection[str] | None = None) -> list[RunRow]:
-        """Delete the open runs of executions, of some nodes only if given, and return them by key."""
+        """Delete the open runs of executions, all or those of the given nodes, and return them by key."""
 
     def end_runs(self, ends: Sequence[tuple[RunRow, ResultRow]]) -> None:
-        """Put results in place of open runs.
+        """Replace open runs by results.
 
         Raises InvalidTransition where the table of states.py forbids it.
         """
@@ -248,7 +248,7 @@ class Transaction(ABC):
     def results(
         self, execution_id: str, node_ids: Collection[str] | None = None, *, data: bool = True
     ) -> list[ResultRow]:
-        """Return the results of nodes (item 0), of all if None, by node id; without `data` that is None in them."""
+        """Return the results of nodes (item 0; None: of all) by node id. Without `data` their data is None."""
 
     @abstractmethod
     def result(self, key: NodeKey) -> ResultRow | None:
@@ -256,7 +256,7 @@ class Transaction(ABC):
 
     @abstractmethod
     def mark_cancelled(self, key: NodeKey) -> bool:
-        """Mark a cancelled result as recorded; False if it was marked before."""
+        """Mark a cancelled result as recorded. False if it is marked already."""
 
     @abstractmethod
     def delete_result(self, key: NodeKey) -> None:
@@ -272,23 +272,23 @@ class Transaction(ABC):
 
     @abstractmethod
     def insert_items(self, execution_id: str, node_id: str, items: Mapping[int, str]) -> None:
-        """Keep what a node is mapped over, by item; item 0 holds the bounds."""
+        """Store the items of a mapped node, by number. Item 0 holds the bounds."""
 
     @abstractmethod
     def delete_items(self, execution_id: str, node_ids: Collection[str]) -> None:
-        """Forget what nodes were mapped over."""
+        """Delete the items of mapped nodes."""
 
     @abstractmethod
     def item(self, key: NodeKey) -> str | None:
-        """Return what an item was mapped over."""
+        """Return the data of an item."""
 
     @abstractmethod
     def bounds(self, execution_id: str, node_ids: Collection[str]) -> dict[str, str]:
-        """Return what is kept under item 0 of those of these nodes that are mapped, by node id."""
+        """Return the bounds, stored as item 0, of those of the nodes that have been mapped, by node id."""
 
     @abstractmethod
     def item_count(self, execution_id: str, node_id: str) -> int:
-        """Return how many items a mapped node has."""
+        """Return the number of items of a mapped node."""
 
     @abstractmethod
     def next_items(self, execution_id: str, node_id: str, first: int, limit: int) -> list[int]:
@@ -318,21 +318,21 @@ class Transaction(ABC):
 
     @abstractmethod
     def register_pending_exports(self, exports: Mapping[tuple[str, str], int]) -> None:
-        """Note which spans workers hold in memory: by (worker, execution) until when, in Unix nanoseconds."""
+        """Register spans in the memory of workers: by (worker, execution) their latest time, in Unix nanoseconds."""
 
     @abstractmethod
     def flush(self) -> None:
-        """Write what was kept back."""
+        """Write the buffered rows."""
 
     # ---- idempotency keys ----
 
     @abstractmethod
     def used_key(self, workflow_id: str, key: str) -> UsedKey | None:
-        """Return what a key that has not expired has started."""
+        """Return the execution that a key has started, unless the key has expired."""
 
     @abstractmethod
     def take_key(self, request: StartRequest) -> UsedKey:
-        """Take the request's key for its execution, if it is free or has expired; return who has it."""
+        """Take the request's key for its execution, if it is free or has expired, and return its holder."""
 
     # ---- workers ----
 
@@ -346,7 +346,7 @@ class Transaction(ABC):
 
     @abstractmethod
     def release_lapsed_leases(self) -> None:
-        """Mark the leases that have lapsed, and forget old ones that hold nothing."""
+        """Mark the leases that have lapsed, and delete old ones without claims."""
 
     # ---- what is due ----
 
@@ -356,7 +356,7 @@ class Transaction(ABC):
 
     @abstractmethod
     def due_runs(self, limit: int, nodes: Collection[str] | None = None) -> list[NodeKey]:
-        """Return due runs, the earliest first: of these virtual nodes, or of all but virtual nodes for None."""
+        """Return due runs, the earliest first: those of the given virtual nodes, or (None) of all other nodes."""
 
     @abstractmethod
     def outdated_runs(self, limit: int) -> list[NodeKey]:
@@ -364,7 +364,7 @@ class Transaction(ABC):
 
     @abstractmethod
     def released_workers(self, worker_ids: Collection[str]) -> set[str]:
-        """Return those of these workers whose lease was released, or who are gone."""
+        """Return those of the workers whose lease was released or no longer exists."""
 
     # ---- retention ----
 
@@ -376,15 +376,15 @@ class Transaction(ABC):
 
     @abstractmethod
     def lock_family(self, root: str) -> list[ExecutionRow] | None:
-        """Lock an execution and all its descendants without waiting, root first; None if someone else holds one."""
+        """Lock an execution and all its descendants, root first, without waiting. None if one of them is locked."""
 
     @abstractmethod
     def delete_executions(self, ids: Sequence[str]) -> int | None:
-        """Delete executions, leaves last, with all that names them; return how many idempotency keys went.
+        """Delete executions, parents before children in `ids`, with all rows that refer to them; return how many keys.
 
-        None, and nothing is deleted, if someone else holds one of those keys.
+        None, and nothing is deleted, if another transaction has locked one of their idempotency keys.
         """
 
     @abstractmethod
     def delete_expired_keys(self, limit: int) -> int:
-        """Delete idempotency keys that have expired and that nobody holds."""
+        """Delete idempotency keys that have expired and that no other transaction has locked."""

@@ -1,4 +1,4 @@
-"""Child executions: made in the step in which a run begins to wait for them; their end wakes that run."""
+"""Child executions: created in the step in which a run begins to wait for them. Their end wakes that run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEAST_DEADLINE = 0.001  # seconds: of a child whose parent has no time left
 
 
 class Woken(NamedTuple):
-    """What the ends of children woke: which children a run waited for, how many rows went, and the jobs."""
+    """The effect of ended children: those that a run waited for, the number of deleted rows, and the jobs."""
 
     children: Sequence[str]
     jobs: Sequence[NodeJob]
@@ -30,7 +30,7 @@ class Woken(NamedTuple):
 def start_child(
     tx: Transaction, execution: ExecutionRow, run: RunRow, wanted: StartRequest
 ) -> StartResult | UnknownWorkflow:
-    """Create the child of a running run, under its fence, or return why it can't be started."""
+    """Create the child of a running run, under its fence, or return the reason why it can't be started."""
     child = replace(
         wanted,
         parent=run.key,
@@ -53,8 +53,8 @@ def start_child(
 def wake_parents(tx: Transaction, execution_ids: Sequence[str], *, wait: bool = True) -> Woken:
     """Wake the parents' runs that still wait for these children, which have ended.
 
-    The rows of other executions are locked from root to leaf: the parents', their runs, then what the children left.
-    Without `wait` those of which someone else holds a row are left out.
+    The rows of other executions are locked from root to leaf: the parents, their runs, then the `$parent` rows of the
+    children. Without `wait`, children of which another transaction has locked a row are left out.
     """
     left = {key: key.execution_id for key in (NodeKey(child_id, PARENT) for child_id in execution_ids)}
     children = tx.executions([left[key] for key in tx.runs(list(left))])

@@ -1,7 +1,7 @@
-"""Mapped nodes: the items that a node's run waits for, some at a time, and what follows from their ends.
+"""Mapped nodes: the items that a node's run waits for, some at a time, and the consequences of their ends.
 
 The node's own run is item 0. While it waits, `pending` counts its open items and `taken` how many more may fail. The
-items are kept with what they were mapped over, and under item 0 the bounds, which a retry reads.
+data of the items is stored, and under item 0 the bounds, which a retry reads.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class ItemEnd(NamedTuple):
     run: RunRow
     reference: str  # its claim
     worker_id: str
-    goes_on: bool  # whether its worker would go on with this node
+    goes_on: bool  # whether its worker would continue with this node
     status: NodeStatus
 
 
 class Follows(NamedTuple):
-    """What follows from the record of one claim: jobs to push, and at most one claim for its worker."""
+    """The continuation of a recorded claim: jobs to push, and at most one claim for its worker."""
 
     reference: str
     jobs: Sequence[NodeJob] = ()
@@ -40,7 +40,7 @@ class Follows(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """How many items of a mapped node may run at the same time, and how many may fail."""
+    """The limits of a mapped node: how many items may run at the same time, and how many may fail."""
 
     max_concurrency: int
     tolerated_failures: int
@@ -48,11 +48,11 @@ class Bounds(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """One item's run to open: who claims it at once, and what an earlier run of it leaves."""
+    """An item's run to open, with the worker that claims it at once and the remains of an earlier run of it."""
 
     item: int
     reference: str | None = None
-    worker_id: str | None = None  # None: nobody claims it
+    worker_id: str | None = None  # None: it is not claimed
     fence: int = 0
     push: int = 0
     span: str | None = None
@@ -61,9 +61,9 @@ class Opening(NamedTuple):
 def fan_out(
     tx: Transaction, execution: ExecutionRow, run: RunRow, wanted: FanOut, reference: str, claimed_by: str | None
 ) -> tuple[RunRow, Follows]:
-    """Make a node's run, which begins to wait, wait for items, and open the first of them.
+    """Make a node's run wait for items, open the first of them, and return the node's run.
 
-    A node that is mapped anew forgets the items it had; no fence of theirs is given again. Returns the node's run.
+    When a node is mapped anew its earlier items are deleted, and none of their fences is used again.
     """
     forgotten = tx.delete_item_results(run.execution_id, run.node_id, failed_only=False)
     fence = max([execution.first_fence, *(result.fence for result in forgotten)])
@@ -83,13 +83,13 @@ def fan_out(
 
 
 def read_bounds(tx: Transaction, execution_id: str, node_ids: Collection[str]) -> dict[str, Bounds]:
-    """Return the bounds of those of these nodes that have been mapped."""
+    """Return the bounds of those of the nodes that have been mapped."""
     return {node_id: Bounds(**json.loads(text)) for node_id, text in tx.bounds(execution_id, node_ids).items()}
 
 
 def end_items(tx: Transaction, execution: ExecutionRow, ends: Sequence[ItemEnd]) -> Iterator[Follows]:
-    """Let the ends of items arrive at their nodes' runs, summed for each, and return what follows by claim."""
-    # What follows an item of a node that is mapped anew is claimed under no fence of its earlier round either.
+    """Count the ends of items at their nodes' runs, summed for each, and return the continuation of each claim."""
+    # An item that follows in a node that is mapped anew must not get a fence of its earlier round either.
     fence = max([execution.first_fence, *(end.run.fence for end in ends)])
     for node_id, group in groupby(sorted(ends), key=lambda end: end.run.node_id):
         those = list(group)
@@ -127,7 +127,7 @@ def _ended(
 
 
 def _wake(tx: Transaction, execution: ExecutionRow, run: RunRow, ended: RunRow, ends: Sequence[ItemEnd]) -> Follows:
-    """Let the node's run go on, woken by its items: none is open and none is left to start."""
+    """Make the node's run ready, woken by its items: none is open and none is left to start."""
     claimant = next((end for end in ends if _claimant(tx, execution, end) is not None), None)
     end = claimant or ends[-1]
     if claimant is not None:
@@ -171,8 +171,8 @@ def open_items(
                 status=NodeStatus.QUEUED.value, claim_reference=opening.reference, push=opening.push + 1,
                 pushed_at=tx.now, due_at=tx.now + SUSPECT_AFTER,
             )  # fmt: skip
-            told = {"push": run.push} if because is None else {"push": run.push, "because": because}
-            _note(tx, run, "node.queued", data=as_data(told))
+            details = {"push": run.push} if because is None else {"push": run.push, "because": because}
+            _note(tx, run, "node.queued", data=as_data(details))
         else:
             _note(tx, run, "node.held")
         runs.append(run)
@@ -181,7 +181,7 @@ def open_items(
 
 
 def _claimant(tx: Transaction, execution: ExecutionRow, end: ItemEnd) -> str | None:
-    """Return the worker that goes on with the node in this step: of a running execution, under a live lease."""
+    """Return the worker that continues with the node in this step: its execution is running, its lease live."""
     goes_on = end.goes_on and execution.status == ExecutionStatus.RUNNING and tx.is_live(end.worker_id)
     return end.worker_id if goes_on else None
 

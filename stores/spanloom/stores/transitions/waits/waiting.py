@@ -1,4 +1,4 @@
-"""Records that do not end a run: given back, to be tried again, or waiting; and the rule of each kind of wait."""
+"""Records that do not end a run: released, to be retried, or waiting; and the rule of each kind of wait."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["PARKED", "WAITS", "WaitRule", "check_wait", "wait"]
 
 
 class WaitRule(NamedTuple):
-    """How runs of one kind of wait are recorded, woken and retried."""
+    """The rule by which runs of one kind of wait are recorded, woken and retried."""
 
     asks: Callable[[RecordRequest], bool]  # whether a record of WAITING asks for something that can end the wait
     timed: bool  # whether it is due after a time, and then woken by the sweep
-    starts: bool  # whether the wait itself starts something, which it may not unless the execution is running
-    kept: bool  # whether the run keeps, until its next record, what woke it
-    on_retry: Literal["anew", "child", "items"]  # how a failed run that had waited so is started by a retry
+    starts: bool  # whether the wait itself starts a child or items, for which the execution must be running
+    kept: bool  # whether the run keeps, until its next record, the kind of wait that woke it
+    on_retry: Literal["anew", "child", "items"]  # how a retry starts a failed run that had waited like this
 
 
 def _asks_for_items(record: RecordRequest) -> bool:
@@ -59,7 +59,7 @@ def check_wait(record: RecordRequest) -> None:
 def wait(
     tx: Transaction, execution: ExecutionRow, run: RunRow, request: RecordRequest, reference: str
 ) -> tuple[RecordResult, RunRow]:
-    """Give up a claim without ending its run; return the answer, and the run as it is then."""
+    """End a claim without ending its run, and return the answer and the new row of the run."""
     kept = run._replace(worker_id=None, claim_reference=None, span=request.span or run.span)
     if request.outcome is Outcome.RELEASED:
         return _release(tx, execution, run, kept)
@@ -83,15 +83,15 @@ def _release(tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow
 def _wait_for_time(
     tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow, request: RecordRequest, kind: WaitKind
 ) -> tuple[RecordResult, RunRow]:
-    """Wait for a retry or a timer. A retry in an execution that has failed is held: only its own retry runs it."""
+    """Wait for a retry or a timer. A retry in a failed execution is held until the execution is retried."""
     due_at = request.due_at if kind is WaitKind.TIMER and request.due_at is not None else None
     due_at = tx.now + timedelta(seconds=request.delay_seconds) if due_at is None else due_at
     if kind is WaitKind.TIMER:
-        told: dict[str, Any] = {"wait_kind": kind.value, "wait_key": request.wait_key}
+        details: dict[str, Any] = {"wait_kind": kind.value, "wait_key": request.wait_key}
     else:
-        told = {} if request.error is None else {"error": json.loads(request.error)}
-        told["delay_seconds"] = request.delay_seconds
-    _note(tx, run, PARKED[request.outcome], {**told, "fence": run.fence})
+        details = {} if request.error is None else {"error": json.loads(request.error)}
+        details["delay_seconds"] = request.delay_seconds
+    _note(tx, run, PARKED[request.outcome], {**details, "fence": run.fence})
     attempt = run.attempt + (request.outcome is Outcome.RETRY and request.spends_attempt)
     open_now = (ExecutionStatus.RUNNING, ExecutionStatus.PAUSED)
     if kind is WaitKind.RETRY and execution.status not in open_now:
@@ -114,12 +114,12 @@ def _start(
     kind: WaitKind,
     reference: str,
 ) -> tuple[RecordResult, RunRow]:
-    """Wait for what the wait itself starts: a child, or items. Unless the execution runs, the run is held instead."""
+    """Start a child or items and wait for them. Unless the execution is running, the run is held instead."""
     child, wanted = request.child, request.fan_out
     wait_key = request.wait_key if child is None or kind is not WaitKind.CHILD else child.execution_id
-    told: dict[str, Any] = {"wait_kind": kind.value, "wait_key": wait_key}
-    if execution.status != ExecutionStatus.RUNNING:  # held as it was: what woke it stays, and it asks again
-        _note(tx, run, PARKED[Outcome.WAITING], {**told, "fence": run.fence})
+    details: dict[str, Any] = {"wait_kind": kind.value, "wait_key": wait_key}
+    if execution.status != ExecutionStatus.RUNNING:  # held with its wait kind, to be claimed and to request it again
+        _note(tx, run, PARKED[Outcome.WAITING], {**details, "fence": run.fence})
         return RecordResult(True), _hold(tx, run, kept, None)
     waiting = kept._replace(status=NodeStatus.WAITING.value, wait_kind=kind.value, wait_key=wait_key, due_at=None)
     if kind is WaitKind.CHILD:
@@ -127,7 +127,7 @@ def _start(
         started = start_child(tx, execution, run, child)
         if isinstance(started, UnknownWorkflow):
             return RecordResult(True, refused=started), run
-        _note(tx, run, PARKED[Outcome.WAITING], {**told, "fence": run.fence})
+        _note(tx, run, PARKED[Outcome.WAITING], {**details, "fence": run.fence})
         tx.update_runs([(run, waiting)])
         return RecordResult(True, tuple(started.jobs)), waiting
     assert wanted is not None
@@ -135,25 +135,25 @@ def _start(
         "items": len(wanted.items), "max_concurrency": wanted.max_concurrency,
         "tolerated_failures": wanted.tolerated_failures,
     }  # fmt: skip
-    _note(tx, run, PARKED[Outcome.WAITING], {**told, **bounds, "fence": run.fence})
+    _note(tx, run, PARKED[Outcome.WAITING], {**details, **bounds, "fence": run.fence})
     goes_on = run.node_id in request.successors and tx.is_live(request.worker_id)
     new, follows = fan_out(tx, execution, waiting, wanted, reference, request.worker_id if goes_on else None)
     tx.update_runs([(run, new)])
     return RecordResult(True, tuple(follows.jobs), follows.claim), new
 
 
-def _hold(tx: Transaction, run: RunRow, kept: RunRow, told: Mapping[str, Any] | None) -> RunRow:
+def _hold(tx: Transaction, run: RunRow, kept: RunRow, details: Mapping[str, Any] | None) -> RunRow:
     new = kept._replace(status=NodeStatus.HELD.value, due_at=None)
     tx.update_runs([(run, new)])
-    _note_ready(tx, new, told)
+    _note_ready(tx, new, details)
     return new
 
 
-def _note(tx: Transaction, run: RunRow, kind: str, told: Mapping[str, Any]) -> None:
-    # The fence comes last: by that end of the text a record that is sent again is found.
-    tx.add_events([Event(run.execution_id, kind, run.node_id, run.item, run.attempt, run.worker_id, as_data(told))])
+def _note(tx: Transaction, run: RunRow, kind: str, details: Mapping[str, Any]) -> None:
+    # The fence comes last: a record that is sent again is found by the end of the text.
+    tx.add_events([Event(run.execution_id, kind, run.node_id, run.item, run.attempt, run.worker_id, as_data(details))])
 
 
-def _note_ready(tx: Transaction, run: RunRow, told: Mapping[str, Any] | None) -> None:
-    data = None if told is None else as_data(told)
+def _note_ready(tx: Transaction, run: RunRow, details: Mapping[str, Any] | None) -> None:
+    data = None if details is None else as_data(details)
     tx.add_events([Event(run.execution_id, f"node.{run.status}", run.node_id, run.item, run.attempt, None, data)])
