@@ -1,4 +1,4 @@
-"""Spanloom's execution stores: in memory, on SQLite, on Postgres. Each is loaded when it is first named."""
+"""Spanloom's execution stores: in memory, on SQLite, on Postgres. Each is imported when its name is first used."""
 
 from __future__ import annotations
 

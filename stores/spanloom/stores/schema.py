@@ -1,7 +1,9 @@
-"""The tables, once for every SQL store (SQLAlchemy Core).
+"""The tables of every SQL store (SQLAlchemy Core).
 
-Hot and cold are apart: open node runs leave their small table when they end. Times are microseconds since 1970 in
-UTC on SQLite and timestamptz on Postgres; ids are uuid on Postgres and text on SQLite; payloads are text, never jsonb.
+- Hot and cold rows are apart: open node runs leave their small table when they end.
+- Times are microseconds since 1970 in UTC on SQLite, and timestamptz on Postgres.
+- Ids are text on SQLite, and uuid on Postgres.
+- Payloads are text, never jsonb.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ __all__ = [
 
 SCHEMA_VERSION = "0001"  #: the Alembic revision that this release reads and writes
 
-#: A run's fence begins at its execution's revision times this: one that a retry resets is never claimed under a fence
-#: that was given before.
+#: A run's fence begins at its execution's revision times this, so that a run that a retry resets is never claimed under
+#: a fence that was used before.
 FENCES_A_REVISION = 1 << 20
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,7 +64,7 @@ def from_micros(value: int) -> datetime:
 
 Id = sa.Uuid(as_uuid=False).with_variant(sa.Text(), "sqlite")
 Name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")  # sorts by bytes everywhere, and compares faster
-Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite knows no identity: transitions number the rows
+Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite has no identity: transitions number the rows
 
 metadata = sa.MetaData()
 
@@ -81,7 +83,7 @@ def _column(name: str, type_: Any, *parts: Any, **options: Any) -> sa.Column[Any
     return sa.Column(name, type_, *parts, **options)
 
 
-store_state = _table(  # one row: who this store is, and which life of Redis it believes in
+store_state = _table(  # one row: the identity of this store, and the epoch of Redis
     "store_state",
     _column("one", sa.Integer, primary_key=True),
     _column("store_id", sa.Text),
@@ -105,13 +107,13 @@ workflow_versions = _table(
     _column("name", sa.Text),
     _column("definition", sa.Text),
     _column("digest", sa.Text),
-    _column("sinks", sa.Integer),  # how many arrivals $end waits for
+    _column("sinks", sa.Integer),  # the number of arrivals that $end waits for
     _column("change_notes", sa.Text, nullable=True),
     _column("created_by", sa.Text, nullable=True),
     _column("created_at", Instant),
 )
 
-workflow_edges = _clustered(  # derived from the definition when it is saved; what transitions follow
+workflow_edges = _clustered(  # derived from the definition when it is saved, for transitions
     "workflow_edges",
     _column("source", Name, primary_key=True),
     _column("workflow_id", Name, primary_key=True),
@@ -124,10 +126,10 @@ workflow_edges = _clustered(  # derived from the definition when it is saved; wh
     sa.Index("workflow_edges_target", "target", "workflow_id", "version"),
 )
 
-#: What a query must say to be served by the index of executions that may still change.
+#: The condition of a query that uses the index of executions that may still change.
 EXECUTIONS_OPEN = sa.text("status not in ('completed', 'cancelled')")
 
-#: What a query must say to be served by the index of families that may be purged.
+#: The condition of a query that uses the index of families that may be purged.
 ROOTS_ENDED = sa.text("parent_id is null and ended_at is not null")
 
 executions = _table(
@@ -141,7 +143,7 @@ executions = _table(
     _column("input", sa.Text),
     _column("error", sa.Text, nullable=True),
     _column("metadata", sa.Text),
-    # No child without its parent: whatever deletes executions can't leave half a family behind.
+    # No child without its parent: a deletion of executions can't leave half a family behind.
     _column("parent_id", Id, sa.ForeignKey("executions.id"), nullable=True),
     _column("parent_node_id", Name, nullable=True),
     _column("parent_item", sa.Integer, nullable=True),
@@ -172,7 +174,7 @@ executions = _table(
     ),
 )  # fmt: skip
 
-execution_metadata = _clustered(  # only to find executions by; executions.metadata is what reads return
+execution_metadata = _clustered(  # an index to find executions by; reads return executions.metadata
     "execution_metadata",
     _column("key", sa.Text, primary_key=True),
     _column("value", sa.Text, primary_key=True),
@@ -210,15 +212,15 @@ node_runs = _clustered(  # open ones only
     _column("worker_id", sa.Text, nullable=True),
     # node/item/fence of the record that made it ready, until another claim: finds a lost answer's continuation
     _column("claim_reference", sa.Text, nullable=True),
-    # what it waits for; of one that is queued, held or running what woke it, so that it goes on from there
+    # the wait under way; of a run that is queued, held or running, the wait that it goes on from
     _column("wait_kind", sa.Text, nullable=True),
     _column("wait_key", sa.Text, nullable=True),
-    # of a mapped node's run (item 0), whose pending counts open items and whose taken how many more may fail
-    _column("items", sa.Integer, nullable=True),  # how many there are
+    # of a mapped node's run (item 0): its pending counts open items, its taken how many more may fail
+    _column("items", sa.Integer, nullable=True),  # their number
     _column("max_concurrency", sa.Integer, nullable=True),
     _column("tolerated_failures", sa.Integer, nullable=True),
     _column("next_item", sa.Integer, nullable=True),  # all before it were started
-    # of its latest attempt that was recorded: the span that one more links to, or that goes on after a wait
+    # of its latest recorded attempt: the span that the next attempt links to, or that goes on after a wait
     _column("span", sa.Text, nullable=True),
     _column("due_at", Instant, nullable=True),
     _column("push", sa.Integer),
@@ -249,18 +251,18 @@ node_results = _table(  # ended ones
     _column("data", sa.Text, nullable=True),
     _column("error", sa.Text, nullable=True),
     _column("taken", sa.Text, nullable=True),  # JSON list of targets; null: by each edge's kind
-    _column("arrived", sa.Boolean),  # at its successors; not so a failure that nobody handled, nor what was cancelled
+    _column("arrived", sa.Boolean),  # at its successors; false for a failure that is not handled, and when cancelled
     _column("attempt", sa.Integer),
     _column("recovery_attempts", sa.Integer),
     _column("fence", sa.BigInteger),
     _column("push", sa.Integer),
     _column("worker_id", sa.Text, nullable=True),
-    _column("span", sa.Text, nullable=True),  # of the attempt that ended it: what its successors link to
+    _column("span", sa.Text, nullable=True),  # of the attempt that ended it, which its successors link to
     _column("started_at", Instant, nullable=True),
     _column("ended_at", Instant),
 )
 
-node_items = _clustered(  # what mapped nodes were mapped over; kept, so that a retry can run an item again
+node_items = _clustered(  # the items of mapped nodes, kept so that a retry can run an item again
     "node_items",
     _column("execution_id", Id, primary_key=True),
     _column("node_id", Name, primary_key=True),
@@ -313,17 +315,17 @@ spans = _clustered(
     _column("links", sa.Text),
 )
 
-span_exports = _clustered(  # whose spans of which execution may be in a worker's memory only
+span_exports = _clustered(  # spans, by worker and execution, that may be in the worker's memory only
     "span_exports",
     _column("worker_id", sa.Text, primary_key=True),
     _column("execution_id", Id, primary_key=True),
     _column("until_ns", sa.BigInteger),  # the worker's clock when it handed over the latest, in Unix nanoseconds
-    _column("exporter", sa.Text),  # who is to see to it: that worker, or one that took over from it
+    _column("exporter", sa.Text),  # the worker that exports them: this one, or one that took over from it
     sa.Index("span_exports_exporter", "exporter"),
     sa.Index("span_exports_execution", "execution_id"),
 )
 
-# The cursor is (xid, seq) on Postgres, where a lower seq may commit later; seq on SQLite, whose writers take turns.
+# The cursor is (xid, seq) on Postgres, where a lower seq may commit later, and seq on SQLite, which has one writer.
 events = _clustered(
     "events",
     _column("execution_id", Id, primary_key=True),

@@ -1,4 +1,4 @@
-"""Brings a database to this release's schema with Alembic, and says at which version it is."""
+"""The migration of a database to this release's schema, with Alembic."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ __all__ = ["create_functions", "current", "upgrade"]
 VERSION_TABLE = "alembic_version"
 
 _SCRIPTS = Path(__file__).parent
-_LOCK_KEY = 0x7370616E6C6F6F6D  # any number, the same in every process; as text it says "spanloom"
+_LOCK_KEY = 0x7370616E6C6F6F6D  # any number, the same in every process; as text "spanloom"
 _alembic = threading.Lock()  # `alembic.op` is a global of the process
 
 
 def upgrade(connection: sa.Connection, schema: str | None) -> None:
-    """Bring the tables in `schema` (None: the only one, as on SQLite) to this release's version, making it if missing.
+    """Migrate the tables in `schema` (None: the only one, as on SQLite) to this release's version.
 
-    Idempotent, and safe when several processes call it at once: the second waits and finds nothing to do. Everything
-    happens in one transaction: the caller's where one is open, else one that is committed here.
+    Creates the schema if it is missing. Idempotent, and safe when several processes call it at once: the second waits
+    and finds nothing to do. Runs in one transaction: the caller's if one is open, else one that is committed here.
     """
     with _alembic, nullcontext() if connection.in_transaction() else connection.begin():
         _lock(connection)
         if schema is not None and not sa.inspect(connection).has_schema(schema):
-            # Not `if not exists`, which asks for the right to create one even where an operator has made it.
+            # Without `if not exists`, which needs the right to create a schema even if an operator has created it.
             connection.execute(sa.schema.CreateSchema(schema))
         config = Config()
         config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
@@ -40,7 +40,7 @@ def upgrade(connection: sa.Connection, schema: str | None) -> None:
 
 
 def current(connection: sa.Connection, schema: str | None) -> str | None:
-    """Return the revision that `schema` is at, None if it has no tables of ours."""
+    """Return the revision of `schema`, None if it has no tables of Spanloom."""
     options = {"version_table": VERSION_TABLE, "version_table_schema": schema}
     return MigrationContext.configure(connection, opts=options).get_current_revision()
 
@@ -55,7 +55,7 @@ def create_functions(connection: sa.Connection, schema: str, names: tuple[str, .
 
 
 def _lock(connection: sa.Connection) -> None:
-    """Keep other migrations of this database waiting until the transaction ends."""
+    """Block other migrations of this database until the transaction ends."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.literal(_LOCK_KEY, sa.BigInteger))))
         return

@@ -1,4 +1,4 @@
-"""What Alembic runs: it takes the connection and the schema that `upgrade` was called with."""
+"""The script that Alembic runs, over the connection and the schema of the call of `upgrade`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What all SQL stores share: reads and infrequent writes in SQLAlchemy Core."""
+"""The shared part of all SQL stores: reads and infrequent writes, and the statements of transactions."""

@@ -1,4 +1,4 @@
-"""The attempts of one node run, drawn from its execution's events, shared by every SQL store."""
+"""The attempts of one node run, derived from its execution's events, shared by every SQL store."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MOVED = ("node.queued", "node.held")  # an end as well, if its worker was lost
 
 
 class SqlAttempts(SqlStoreBase):
-    """Read who ran a node, when and how that ended."""
+    """The read of a node run's attempts."""
 
     @abstractmethod
     def _event_query(self, execution_id: str, after: str | None) -> sa.Select[Any]:
-        """Select the columns of `events` and a text column `cursor`, in commit order, without those up to `after`.
+        """Select the columns of `events` and a text column `cursor`, in commit order, from after `after`.
 
         Raises ConfigurationError for an `after` that is no cursor.
         """
@@ -46,18 +46,18 @@ class SqlAttempts(SqlStoreBase):
 
 
 def _drawn_from(rows: Iterable[sa.Row[Any]]) -> list[Attempt]:
-    """Pair each start with what ended it; of several events about one end the first counts."""
+    """Pair each start with the event that ended it. Of several events of one end the first counts."""
     found: list[Attempt] = []
-    open_one = False
+    is_open = False
     for row in rows:
         if row.kind == _BEGINS:
             found.append(Attempt(attempt=row.attempt, worker_id=row.worker_id, started_at=row.at))
-            open_one = True
+            is_open = True
             continue
-        told = json.loads(row.data) if row.data else {}
-        ended_as = _ENDS.get(row.kind) or ("lost" if told.get("because") == "lost_worker" else None)
-        if open_one and ended_as is not None:
-            ended = {"ended_at": row.at, "ended_as": ended_as, "error": told.get("error")}
+        data = json.loads(row.data) if row.data else {}
+        ended_as = _ENDS.get(row.kind) or ("lost" if data.get("because") == "lost_worker" else None)
+        if is_open and ended_as is not None:
+            ended = {"ended_at": row.at, "ended_as": ended_as, "error": data.get("error")}
             found[-1] = found[-1].model_copy(update=ended)
-            open_one = False
+            is_open = False
     return found

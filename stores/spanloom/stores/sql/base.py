@@ -1,4 +1,4 @@
-"""What the shared parts of every SQL store stand on: a connection to read, one to write, the clock, and an upsert."""
+"""The base of the shared parts of SQL stores: a connection to read, one to write, the clock, and an upsert."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ __all__ = ["SqlStoreBase", "Upsert", "canonical_id", "check_ended", "check_manua
 
 _USUAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
-Upsert = sqlite.Insert | postgresql.Insert  #: an insert that knows `on conflict`
+Upsert = sqlite.Insert | postgresql.Insert  #: an insert with `on conflict`
 
 
 class SqlStoreBase(ABC):
-    """Be implemented once per database; reads and cold writes of all of them are built on these four."""
+    """Base class of the SQL stores. A subclass supplies four hooks; all reads and infrequent writes use them."""
 
     @abstractmethod
     def _reading(self) -> AbstractContextManager[sa.Connection]:
-        """Lend a connection for statements that read; inside `transaction()` that transaction's.
+        """Lend a connection for statements that read: inside `transaction()` the connection of that transaction.
 
-        Driver errors leave the block as StoreUnavailable. No statement of the shared reads relies on seeing
-        the same snapshot as the one before it.
+        Driver errors leave the block as StoreUnavailable. Two statements of a read need not see the same snapshot.
         """
 
     @abstractmethod
@@ -48,7 +47,7 @@ class SqlStoreBase(ABC):
 
     @abstractmethod
     def _insert(self, table: sa.Table) -> Upsert:
-        """Make the dialect's own insert, which knows `on conflict`."""
+        """Return the dialect's own insert, which has `on conflict`."""
 
     def _at(self, connection: sa.Connection, now: datetime | None) -> datetime:
         return self._clock(connection) if now is None else now
@@ -63,7 +62,7 @@ def known_id(connection: sa.Connection, execution_id: str) -> str:
 
 
 def canonical_id(execution_id: str) -> str | None:
-    """Return a UUID's usual spelling, None for any other text: Postgres would refuse to compare that."""
+    """Return a UUID's usual spelling, None for any other text, which Postgres would refuse to compare."""
     if _USUAL.fullmatch(execution_id):
         return execution_id
     try:
@@ -73,7 +72,7 @@ def canonical_id(execution_id: str) -> str | None:
 
 
 def check_ended(statuses: Sequence[ExecutionStatus]) -> list[str]:
-    """Return statuses as a query takes them. Raises ValueError for one in which an execution is still open."""
+    """Return the values of statuses for a query. Raises ValueError for a status of an open execution."""
     if not all(status.ended for status in statuses):
         raise ValueError(f"only executions that have ended are purged, not those that are {', '.join(statuses)}")
     return [status.value for status in statuses]

@@ -8,7 +8,7 @@ from spanloom.stores.schema import execution_metadata, idempotency_keys, metadat
 
 __all__ = ["delete_statements"]
 
-# Found by something else: a key by its name, metadata by what its execution says of it.
+# Deleted otherwise: a key by its name, metadata by the pairs that are stored with the execution.
 _FOUND_OTHERWISE = (idempotency_keys, execution_metadata)
 
 

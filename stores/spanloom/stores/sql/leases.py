@@ -19,7 +19,7 @@ __all__ = ["SqlLeases"]
 
 
 class SqlLeases(SqlStoreBase, WorkerLeases, Recovery):
-    """Implement what of the port's WorkerLeases and Recovery moves no node run, in SQLAlchemy Core."""
+    """The methods of WorkerLeases and Recovery that move no node run, in SQLAlchemy Core."""
 
     def register_worker(
         self,

@@ -1,4 +1,4 @@
-"""How lists page: an opaque cursor that holds the last row's sort key, and a limit that is checked."""
+"""The paging of lists: an opaque cursor with the last row's sort key, and a limit that is checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_limit(limit: int) -> int:
 
 
 def bad_cursor(cursor: str) -> ConfigurationError:
-    """Make the error for a cursor that no list of this kind has given out."""
+    """Return the error for a cursor that no list of this kind has returned."""
     return ConfigurationError(
         f"cursor {cursor!r} was not given out by this list; pass what the page before it returned, or none to begin"
     )
@@ -46,7 +46,7 @@ def sort_key(cursor: str, *kinds: type[int] | type[str]) -> list[Any]:
 
 
 def page(rows: Sequence[Any], limit: int, read: Callable[[Any], T], key: Callable[[Any], Sequence[Any]]) -> Page[T]:
-    """Make a page of up to `limit` rows; one row more than that tells that another page follows."""
+    """Return a page of up to `limit` rows. It has a successor if there are more rows than that."""
     shown = rows[:limit]
     more = len(rows) > limit
     return Page(items=[read(row) for row in shown], next_cursor=_cursor(key(shown[-1])) if more else None)

@@ -42,7 +42,7 @@ VIRTUAL = (START, END, PARENT)
 
 
 class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, ExecutionStore):
-    """Give a SQL store every read of the port and, with the classes it inherits, the writes that are not hot."""
+    """The base of a SQL store, with every read of the port and, by inheritance, the writes that are not hot."""
 
     def get_execution(self, execution_id: str) -> Execution | None:
         """See ExecutionReads.get_execution."""
@@ -62,8 +62,10 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Ex
         if spelled is None:
             return []
         with self._reading() as connection:
-            asked = {"execution_id": spelled} if node_ids is None else {"execution_id": spelled, "node_ids": node_ids}
-            rows = connection.execute(_node_query(some=node_ids is not None), asked).mappings().all()
+            parameters = (
+                {"execution_id": spelled} if node_ids is None else {"execution_id": spelled, "node_ids": node_ids}
+            )
+            rows = connection.execute(_node_query(some=node_ids is not None), parameters).mappings().all()
         return [_node_run(row) for row in rows]
 
     def list_executions(
@@ -73,7 +75,7 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Ex
         conditions = _conditions(filter)
         if cursor is not None:
             created_at, last_id = sort_key(cursor, int, str)
-            # One row comparison, which an index on (created_at, id) answers by a seek.
+            # A single row comparison, so that an index on (created_at, id) can seek.
             last = sa.tuple_(sa.literal(from_micros(created_at), Instant), sa.literal(last_id, Id))
             conditions.append(sa.tuple_(executions.c.created_at, executions.c.id) < last)
         query = (
@@ -181,10 +183,10 @@ def _conditions(filter: ExecutionFilter | None) -> list[sa.ColumnElement[bool] |
     return conditions
 
 
-@cache  # to write it takes longer than most databases need to answer it
+@cache  # building it takes longer than most databases need to run it
 def _node_query(*, some: bool) -> sa.Select[Any]:
     """Select the node runs of `execution_id`, or some of them: those of `node_ids`."""
-    # One statement, so that a run which ends meanwhile is neither missed nor seen twice.
+    # A single statement, so that a run that ends meanwhile is neither missed nor returned twice.
     execution_id: sa.BindParameter[str] = sa.bindparam("execution_id")
     nothing = sa.null()
     runs, results = node_runs.c, node_results.c
@@ -202,7 +204,7 @@ def _node_query(*, some: bool) -> sa.Select[Any]:
         *(sa.cast(nothing, sa.Text).label(name) for name in ("data", "error", "taken")),
         runs.worker_id,
         runs.span,
-        # Of a run that is woken they tell what woke it: that is for whoever claims it.
+        # Of a woken run they hold the wait that woke it, which only its claim returns.
         *(sa.case((runs.status == NodeStatus.WAITING.value, column)).label(column.name) for column in waits),
         *(runs.due_at, runs.started_at),
         sa.cast(nothing, Instant).label("ended_at"),
@@ -240,7 +242,7 @@ def _sink_query() -> sa.Select[Any, Any, Any]:
 
 
 def _output(connection: sa.Connection, row: sa.Row[Any]) -> Any:
-    """Derive a completed execution's output from its sinks, those whose edge leads to `$end` and that left data."""
+    """Derive a completed execution's output from its sinks: those with an edge to `$end` and with data."""
     of_it = {"execution_id": row.id, "workflow_id": row.workflow_id, "version": row.version}
     sinks = connection.execute(_sink_query(), of_it).all()
     left = {source: decoded(data) for source, node_id, data in sinks if node_id is not None}
@@ -248,7 +250,7 @@ def _output(connection: sa.Connection, row: sa.Row[Any]) -> Any:
 
 
 def decoded(text: str | None) -> Any:
-    """Return the value of a JSON payload, None where there is none."""
+    """Return the value of a JSON payload. None if there is none."""
     return None if text is None else json.loads(text)
 
 

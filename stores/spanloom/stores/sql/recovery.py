@@ -1,4 +1,4 @@
-"""Operations of a write transaction on keys, workers, what is due, and what may be purged."""
+"""Operations of a write transaction on idempotency keys, workers, due runs, and families to purge."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from spanloom.stores.transitions.transaction import UsedKey
 
 __all__ = ["SqlRecovery"]
 
-RELEASED_KEPT = timedelta(hours=1)  #: how long a worker is known after its lease
+RELEASED_KEPT = timedelta(hours=1)  #: the time that a worker's row is kept after its lease
 
 
 class SqlRecovery(SqlRows):
-    """Idempotency keys, workers, what is due, and retention."""
+    """Operations on idempotency keys, workers, due runs, and retention."""
 
     # ---- idempotency keys ----
 
@@ -56,7 +56,7 @@ class SqlRecovery(SqlRows):
         assert row is not None
         return UsedKey(self._id(row[0]), row[1])
 
-    # ---- workers, and what is due ----
+    # ---- workers, and due runs ----
 
     def is_live(self, worker_id: str) -> bool:
         """See Transaction.is_live."""
@@ -172,4 +172,4 @@ class SqlRecovery(SqlRows):
 
     @abstractmethod
     def _hold_keys(self, ids: Sequence[str]) -> bool:
-        """Lock the idempotency keys of executions without waiting; False if someone else holds one."""
+        """Lock the idempotency keys of executions without waiting. False if another transaction holds one of them."""

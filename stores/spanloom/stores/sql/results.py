@@ -1,4 +1,4 @@
-"""Operations of a write transaction on what has ended: results, items, history, pending exports."""
+"""Operations of a write transaction on results, items, history and pending exports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SET until_ns = CASE WHEN span_exports.until_ns > excluded.until_ns THEN span_exp
 
 
 class SqlResults(SqlRows):
-    """Results, items, history and pending exports."""
+    """Operations on results, items, history and pending exports."""
 
     # ---- ended node runs, and items ----
 
@@ -119,7 +119,7 @@ class SqlResults(SqlRows):
         """See Transaction.next_items."""
         if limit <= 0:
             return []
-        # After a retry there may be holes: items that have ended well before it, or are open still.
+        # After a retry there may be holes: items that had ended well before it, or are still open.
         other = "o.execution_id = i.execution_id AND o.node_id = i.node_id AND o.item = i.item"
         rows = self._all(
             "SELECT i.item FROM {s}node_items i "

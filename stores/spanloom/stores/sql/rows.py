@@ -1,4 +1,4 @@
-"""Reading the rows of transitions from a driver's answers, over the hooks that each dialect supplies."""
+"""The conversion of a driver's rows to those of transitions, over the hooks of each dialect."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ KEY = "execution_id = :execution_id AND node_id = :node_id AND item = :item"
 
 
 class SqlRows(Transaction):
-    """The dialect's hooks, and how rows are read from what its driver returns."""
+    """The hooks of a dialect, and the conversion of its driver's rows."""
 
     def __init__(self) -> None:
-        self._live: dict[str, bool] = {}  # workers whose leases were looked up
+        self._live: dict[str, bool] = {}  # the workers whose leases have been read
 
-    # ---- what a dialect supplies ----
+    # ---- hooks of a dialect ----
 
     @abstractmethod
     def _all(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
@@ -33,7 +33,7 @@ class SqlRows(Transaction):
 
     @abstractmethod
     def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> None:
-        """Run a statement for each of these; its errors may come with a later statement."""
+        """Run a statement for each set of parameters. Its errors may be raised by a later statement."""
 
     @abstractmethod
     def _id(self, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Whose spans may have been lost with the worker that was to export them, shared by every SQL store."""
+"""The spans that may have been lost with the worker that was to export them, shared by every SQL store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SqlExports"]
 
 
 class SqlExports(SqlStoreBase, SpanExports):
-    """Implement the port's SpanExports in SQLAlchemy Core. Rows that another transaction holds are left to it."""
+    """The port's SpanExports in SQLAlchemy Core. Rows that another transaction has locked are left out."""
 
     def ack_exports(self, worker_id: str, until_ns: int) -> int:
         """See SpanExports.ack_exports."""
@@ -43,26 +43,26 @@ class SqlExports(SqlStoreBase, SpanExports):
                 .order_by(columns.worker_id, columns.execution_id)
                 .limit(limit)
             ).all()
-            # Only as it was seen: who locked it first may have made it its own since.
+            # Only unchanged rows: a worker that locked one first may have become its exporter since.
             free = sa.select(columns.worker_id, columns.execution_id, columns.exporter)
-            free = free.where(row.in_([tuple(one) for one in left])).with_for_update(skip_locked=True)
+            free = free.where(row.in_([tuple(entry) for entry in left])).with_for_update(skip_locked=True)
             taken = connection.execute(
                 sa.update(span_exports)
                 .where(row.in_(free))
                 .values(exporter=worker_id)
                 .returning(columns.worker_id, columns.execution_id, columns.until_ns)
             ).all()
-        return sorted(SpanExport(*one) for one in taken)
+        return sorted(SpanExport(*entry) for entry in taken)
 
     def release_exports(self, worker_id: str, exports: Sequence[SpanExport]) -> None:
         """See SpanExports.release_exports."""
         columns = span_exports.c
         with self._writing() as connection:
-            for one in exports:
+            for export in exports:
                 same = sa.and_(
-                    columns.worker_id == one.worker_id,
-                    columns.execution_id == one.execution_id,
+                    columns.worker_id == export.worker_id,
+                    columns.execution_id == export.execution_id,
                     columns.exporter == worker_id,
-                    columns.until_ns <= one.until_ns,
+                    columns.until_ns <= export.until_ns,
                 )
                 connection.execute(sa.delete(span_exports).where(same))

@@ -1,7 +1,8 @@
 """Statements of transactions: written once in Postgres' SQL, and rendered for each dialect.
 
-`:name` is a parameter, and `{s}` what qualifies a table. SQLite knows no locks, whose clauses are left out, and no
-arrays: `= ANY(:ids::uuid[])` becomes a look-up in a JSON list.
+- `:name` is a parameter, and `{s}` the qualifier of a table.
+- SQLite has no row locks: their clauses are left out.
+- SQLite has no arrays: `= ANY(:ids::uuid[])` becomes a look-up in a JSON list.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _PARAMETER = re.compile(r"(?<!:):(\w+)")
 
 @cache
 def for_sqlite(statement: str) -> str:
-    """Render a statement for sqlite3, whose named parameters are written as they are here."""
+    """Render a statement for sqlite3, whose named parameters have the same form."""
     text = _LOCK.sub("", _ARRAY.sub(r"IN (SELECT value FROM json_each(\1))", statement))
     return _CAST.sub("", text).replace("{s}", "")
 
@@ -40,7 +41,7 @@ EXECUTION_COLUMNS = (
 RUN_COLUMNS = tuple(column.name for column in node_runs.columns)
 RESULT_COLUMNS = tuple(column.name for column in node_results.columns)
 
-#: What a statement must select, or return, to be read as the row of that name.
+#: The columns that a statement must select, or return, for the row of that name.
 EXECUTION = ", ".join(EXECUTION_COLUMNS)
 RUN = ", ".join(RUN_COLUMNS)
 RESULT = ", ".join(RESULT_COLUMNS)
@@ -50,19 +51,19 @@ assert set(EXECUTION_COLUMNS) <= set(executions.columns.keys())
 
 @cache
 def insert(table: str, columns: tuple[str, ...], conflict: str = "") -> str:
-    """Write an insert of one row."""
+    """Return the text of an insert of one row."""
     values = ", ".join(f":{name}" for name in columns)
     return f"INSERT INTO {{s}}{table} ({', '.join(columns)}) VALUES ({values}) {conflict}"
 
 
 @cache
 def update_of(table: str, columns: tuple[str, ...], where: str, returning: str = "", also: str = "") -> str:
-    """Write an update of some columns; `also` is one more assignment."""
+    """Return the text of an update of some columns. `also` is a further assignment."""
     assignments = [*(f"{name} = :{name}" for name in columns), *([also] if also else [])]
     ending = f" RETURNING {returning}" if returning else ""
     return f"UPDATE {{s}}{table} SET {', '.join(assignments)} WHERE {where}{ending}"
 
 
 def placeholders(names: Iterable[str]) -> str:
-    """Write parameters, separated by commas."""
+    """Return the text of parameters, separated by commas."""
     return ", ".join(f":{name}" for name in names)

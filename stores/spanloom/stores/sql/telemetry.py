@@ -21,7 +21,7 @@ __all__ = ["SqlTelemetry"]
 
 
 class SqlTelemetry(SqlStoreBase, Telemetry):
-    """Implement the port's Telemetry in SQLAlchemy Core."""
+    """The port's Telemetry in SQLAlchemy Core."""
 
     @abstractmethod
     def _log_id(self, execution_id: str) -> sa.ColumnElement[int] | None:
@@ -35,24 +35,24 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
     def add_logs(self, requests: Sequence[NodeLines]) -> list[int | None]:
         """See Telemetry.add_logs."""
         with self._writing() as connection:
-            return [self._add_lines(connection, one) for one in requests]
+            return [self._add_lines(connection, request) for request in requests]
 
-    def _add_lines(self, connection: sa.Connection, requests: NodeLines) -> int | None:
-        spelled = canonical_id(requests.execution_id)
+    def _add_lines(self, connection: sa.Connection, request: NodeLines) -> int | None:
+        spelled = canonical_id(request.execution_id)
         if spelled is None:
             return None
-        if requests.again and (last := _kept_before(connection, spelled, requests)) is not None:
+        if request.again and (last := _kept_before(connection, spelled, request)) is not None:
             return last
         claimed = sa.select(sa.literal(1)).where(
             node_runs.c.execution_id == spelled,
-            node_runs.c.node_id == requests.node_id,
-            node_runs.c.item == requests.item,
+            node_runs.c.node_id == request.node_id,
+            node_runs.c.item == request.item,
             node_runs.c.status == NodeStatus.RUNNING.value,
-            node_runs.c.fence == requests.fence,
+            node_runs.c.fence == request.fence,
         )
         if not connection.scalar(claimed):
             return None
-        return self._append(connection, spelled, requests.node_id, requests.item, requests.lines)
+        return self._append(connection, spelled, request.node_id, request.item, request.lines)
 
     def _append(
         self, connection: sa.Connection, execution_id: str, node_id: str | None, item: int, lines: Sequence[LogLine]
@@ -146,19 +146,19 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
         ]
 
 
-def _kept_before(connection: sa.Connection, execution_id: str, asked: NodeLines) -> int | None:
-    """Return the id of the last of these lines if they were kept when they were sent before, together as they are."""
-    first = asked.lines[0]
+def _kept_before(connection: sa.Connection, execution_id: str, request: NodeLines) -> int | None:
+    """Return the id of the last of these lines if they were stored, in the same batch, when they were sent before."""
+    first = request.lines[0]
     of_attempt = sa.select(logs.c.id).where(
         logs.c.execution_id == execution_id,
-        logs.c.id > asked.after,
-        logs.c.node_id == asked.node_id,
-        logs.c.item == asked.item,
+        logs.c.id > request.after,
+        logs.c.node_id == request.node_id,
+        logs.c.item == request.item,
         logs.c.attempt == first.attempt,
     )
     same = of_attempt.where(logs.c.at == first.at, logs.c.message == first.message)
     found: int | None = connection.scalar(same.order_by(logs.c.id).limit(1))
     if found is None:
         return None
-    later = of_attempt.where(logs.c.id >= found).order_by(logs.c.id).limit(len(asked.lines))
+    later = of_attempt.where(logs.c.id >= found).order_by(logs.c.id).limit(len(request.lines))
     return max(connection.scalars(later).all(), default=found)

@@ -20,13 +20,13 @@ __all__ = ["SqlTransaction"]
 
 
 class SqlTransaction(SqlResults, SqlRecovery):
-    """The operations that read alike in every dialect. A subclass runs statements, and writes what it keeps back."""
+    """The operations that are the same in every dialect. A subclass runs statements, and writes buffered rows."""
 
     def __init__(self, graphs: MutableMapping[tuple[str, int], Graph], *, epoch: int) -> None:
         super().__init__()
         self.epoch = epoch
         self._graphs = graphs
-        self._seen: dict[tuple[str, int], Graph] = {}  # of those the ones that this transaction uses
+        self._seen: dict[tuple[str, int], Graph] = {}  # the graphs that this transaction uses
         self._versions: dict[tuple[str, int | None], VersionRow | None] = {}
 
     # ---- definitions ----
@@ -194,7 +194,7 @@ class SqlTransaction(SqlResults, SqlRecovery):
     def _move_runs(self, where: RunFilter, *, push: bool, **columns: Any) -> list[RunRow]:
         condition, parameters = _filtered(where)
         also = "push = push + 1" if push else ""
-        # A column that the condition names as well has two parameters.
+        # A column that the condition contains as well has two parameters.
         renamed = {f"new_{name}": value for name, value in columns.items()}
         assignments = ", ".join([*(f"{name} = :new_{name}" for name in columns), *([also] if also else [])])
         statement = f"UPDATE {{s}}node_runs SET {assignments} WHERE {condition} RETURNING {RUN}"
@@ -216,7 +216,7 @@ class SqlTransaction(SqlResults, SqlRecovery):
         return sorted(map(self._run_row, rows))
 
 
-#: Columns of a run in the answer of an upsert, where a bare name might be the new row's.
+#: Columns of a run in the `returning` of an upsert, where a bare name might be that of the new row.
 RUN_RETURNED = ", ".join(f"node_runs.{name}" for name in RUN_COLUMNS)
 
 

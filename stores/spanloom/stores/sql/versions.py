@@ -1,4 +1,4 @@
-"""Workflow definitions and their versions, saved and read the same way by every SQL store."""
+"""Workflow definitions and their versions, shared by every SQL store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["SqlVersions"]
 
 
 class SqlVersions(SqlStoreBase, WorkflowVersions):
-    """Implement the port's WorkflowVersions in SQLAlchemy Core."""
+    """The port's WorkflowVersions in SQLAlchemy Core."""
 
     def save_workflow(
         self,
@@ -109,7 +109,7 @@ class SqlVersions(SqlStoreBase, WorkflowVersions):
 
 
 def _locked_latest(connection: sa.Connection, workflow_id: str) -> int:
-    """Return the newest version's number, 0 if there is none, and keep other registrations of it waiting."""
+    """Return the newest version's number, 0 if there is none, and block other registrations of the workflow."""
     query = sa.select(workflows.c.latest_version).where(workflows.c.id == workflow_id).with_for_update()
     return connection.scalar(query) or 0
 

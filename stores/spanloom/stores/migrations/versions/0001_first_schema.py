@@ -1,4 +1,4 @@
-"""Make every table, index and function of the first release."""
+"""The first release's tables, indexes and functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FUNCTIONS = (
     "shared_v1", "start_v1", "claim_v1", "record_batch_v1", "items_v1", "waits_v1", "record_v1", "wake_v1", "sweep_v1",
 )  # fmt: skip
 
-# Spelled out, not imported from schema.py: that one moves on, this revision stays what it was.
+# Written out instead of imported from schema.py, which changes while this revision does not.
 ID = sa.Uuid(as_uuid=False).with_variant(sa.Text(), "sqlite")
 NAME = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 INSTANT = sa.BigInteger().with_variant(sa.DateTime(timezone=True), "postgresql")
