@@ -1,4 +1,4 @@
-"""One process's connections to one SQLite database: a writer whose turn is a lock, and readers beside it."""
+"""The connections of one process to one SQLite database: a writer, for which threads queue, and readers beside it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from spanloom.engine.errors import ConfigurationError, PayloadRejected, StoreRef
 __all__ = ["MEMORY", "SqliteConnections"]
 
 MEMORY = ":memory:"
-BUSY_SECONDS = 30.0  #: how long to wait for another process's write transaction
-OLDEST_SQLITE = (3, 35)  # the first that knows RETURNING
+BUSY_SECONDS = 30.0  #: the longest wait for another process's write transaction
+OLDEST_SQLITE = (3, 35)  # the first with RETURNING
 
 _ADVICE = {
     sqlite3.SQLITE_BUSY: f"another process has kept it locked for {BUSY_SECONDS:g} s; end or resume that process",
@@ -35,10 +35,10 @@ _ADVICE = {
 
 
 class SqliteConnections:
-    """Lend one process's connections to one database; they are opened when they are needed.
+    """The connections of one process to one database, opened when they are needed.
 
-    SQLite has one writer at a time, so there is one connection to write with and threads queue for it, which is
-    quicker and fairer than to let SQLite poll. A database in memory has no other connection: it reads with it, too.
+    SQLite has one writer at a time, so there is one connection to write with. Threads queue for it, which is quicker
+    and fairer than SQLite's own polling. A database in memory has that connection only, and reads with it, too.
     """
 
     def __init__(self, path: str, *, synchronous: str) -> None:
@@ -61,31 +61,31 @@ class SqliteConnections:
 
     @property
     def writer(self) -> sa.Connection:
-        """The connection to write with; for the thread whose turn it is."""
+        """The connection to write with, for the thread inside `writing`."""
         assert self._writer is not None
         return self._writer
 
     @property
     def raw_writer(self) -> sqlite3.Connection:
-        """The same, without SQLAlchemy."""
+        """The connection to write with, without SQLAlchemy."""
         raw = self.writer.connection.dbapi_connection
         assert isinstance(raw, sqlite3.Connection)
         return raw
 
     @property
     def nested(self) -> bool:
-        """Whether the write transaction under way is inside another one; for the thread whose turn it is."""
+        """Whether the current write transaction is inside another one, for the thread inside `writing`."""
         return self._depth > 1
 
     def close(self) -> None:
-        """Close every connection, once what other threads do with them is done. The next use opens new ones."""
+        """Close every connection after its current use by other threads. The next use opens new ones."""
         self.close_and_block()
         self.unblock()
 
     def close_and_block(self) -> None:
-        """Close every connection as `close` does, and keep other threads from opening new ones until `unblock`.
+        """Close every connection as `close` does, and block other threads from opening new ones until `unblock`.
 
-        Inside this thread's own write transaction it closes nothing.
+        Inside this thread's own write transaction it closes no connection.
         """
         self._turn.acquire()
         self._readers_changed.acquire()
@@ -97,13 +97,13 @@ class SqliteConnections:
             self._engine.dispose()
 
     def unblock(self) -> None:
-        """End what `close_and_block` began, in the same thread."""
+        """Let other threads open connections again. Called by the thread that called `close_and_block`."""
         self._readers_changed.release()
         self._turn.release()
 
     @contextmanager
     def reading(self) -> Generator[sa.Connection]:
-        """Lend a connection to read with: the writer's inside this thread's own write transaction."""
+        """Lend a connection to read with: the writer inside this thread's own write transaction."""
         if self._writing_thread == threading.get_ident():
             with self.translated():
                 yield self.writer
@@ -123,8 +123,8 @@ class SqliteConnections:
     def writing(self) -> Generator[None]:
         """Hold the writer in a write transaction: committed at the end of the block, rolled back by an exception.
 
-        Nested blocks of one thread are one transaction; an exception undoes what its own block wrote. Errors of the
-        block itself stay what they are: it may be a caller's, with a database of its own.
+        Nested blocks of one thread are one transaction. An exception undoes the writes of its own block. Errors of the
+        block itself are not translated: it may be a caller's, with a database of its own.
         """
         with self._turn:
             with self.translated():
@@ -157,9 +157,10 @@ class SqliteConnections:
 
     @contextmanager
     def translated(self) -> Generator[None]:
-        """Turn driver errors of the block into StoreUnavailable or StoreRefused, with the path and what to do.
+        """Translate driver errors of the block into StoreUnavailable or StoreRefused, with the path and the remedy.
 
-        A value that no column holds, a number of more than 64 bits or half a surrogate pair, is PayloadRejected.
+        PayloadRejected is raised for a value that no column holds: a number of more than 64 bits, or half a surrogate
+        pair.
         """
         try:
             yield
@@ -174,7 +175,7 @@ class SqliteConnections:
     def _open_writer(self) -> None:
         if self._writer is None:
             self._writer = self._engine.connect()
-            # It waits for its turn in _begin, whose pauses are far shorter than those of SQLite's own handler.
+            # _begin waits for other processes, with far shorter pauses than those of SQLite's own handler.
             self.raw_writer.execute("PRAGMA busy_timeout = 0")
 
     def _count_reader(self, change: int) -> None:
@@ -186,7 +187,7 @@ class SqliteConnections:
         connection = sqlite3.connect(
             self._path,
             timeout=BUSY_SECONDS,
-            isolation_level=None,  # transactions begin and end where this module says so
+            isolation_level=None,  # this module begins and ends the transactions
             check_same_thread=False,
             cached_statements=256,
         )
@@ -206,7 +207,7 @@ class SqliteConnections:
             try:
                 (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             except sqlite3.OperationalError as error:
-                # Another process is changing the mode of a new file: SQLite answers so without waiting.
+                # Another process is changing the mode of a new file, for which SQLite does not wait.
                 if not _is_busy(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.005)
@@ -220,7 +221,7 @@ class SqliteConnections:
     def _translation(self, error: sqlite3.Error) -> Exception:
         if type(error) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
             return StoreRefused(f"SQLite store {self._path} refused a statement: {error}")
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of the bits tell finer causes
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits hold finer causes
         advice = _ADVICE.get(code)
         return StoreUnavailable(f"SQLite store {self._path}: {error}" + (f"; {advice}" if advice else ""))
 
@@ -243,8 +244,8 @@ def _is_busy(error: sqlite3.Error) -> bool:
     return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
-# SQLite keeps a file's locks per process and does not notice a fork: a child that only had inherited a connection would
-# take the parent's locks for its own. So nothing is open while a process forks, and both sides open anew.
+# SQLite keeps a file's locks per process and does not notice a fork: a child with an inherited connection would take
+# the parent's locks for its own. So no connection is open while a process forks, and both sides open new ones.
 _files: weakref.WeakSet[SqliteConnections] = weakref.WeakSet()
 _blocked: dict[int, list[SqliteConnections]] = {}  # by the thread that forks
 

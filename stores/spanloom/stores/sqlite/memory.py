@@ -1,4 +1,4 @@
-"""The in-memory store: the SQLite store's transitions over a private database that lives as long as the object."""
+"""The in-memory store: the transitions of the SQLite store over a private database that lives as long as the object."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ __all__ = ["InMemoryExecutionStore"]
 
 
 class InMemoryExecutionStore(SqliteTransitions):
-    """Keep executions in this process's memory, for tests and for trying things out.
+    """A store in the memory of this process, for tests and experiments.
 
-    Its threads share it, each transition under one lock; values are copied. Another process can't use it: a forked
-    child's use and pickling raise ConfigurationError. What it holds is gone with the object; `close` leaves it.
+    The threads of the process share it, each transition under one lock. Values are copied. Another process can't use
+    it: use in a forked child and pickling raise ConfigurationError. `close` keeps the data, which lives as long as the
+    object.
+
+    >>> store = InMemoryExecutionStore()
+    >>> store.stats().workflows
+    0
     """
 
     def __init__(self) -> None:
@@ -39,7 +44,7 @@ class InMemoryExecutionStore(SqliteTransitions):
 
     @classmethod
     def from_url(cls, url: str, namespace: str = "") -> InMemoryExecutionStore:
-        """Make a new store for `memory://`, whatever the namespace. Raises ConfigurationError for any other URL."""
+        """Return a new store for `memory://`, whatever the namespace. Raises ConfigurationError for any other URL."""
         if url != "memory://":
             raise ConfigurationError(f"{url!r}: a store in memory has no name and no options; write memory://")
         return cls()
@@ -59,7 +64,7 @@ class InMemoryExecutionStore(SqliteTransitions):
         self._live()
 
     def close(self) -> None:
-        """Do nothing: what the store holds stays readable as long as the object lives."""
+        """Do nothing: the data stays readable as long as the object lives."""
 
     def migrate(self) -> None:
         """See Lifecycle.migrate. The schema is always this release's."""
@@ -80,7 +85,7 @@ class InMemoryExecutionStore(SqliteTransitions):
         )
 
 
-@cache  # they are the same for every store, and to spell them takes longer than to run them
+@cache  # they are the same for every store, and compiling them takes longer than running them
 def _schema() -> tuple[str, ...]:
     spelled: list[str] = []
 

@@ -1,4 +1,4 @@
-"""The operations of every node job on SQLite, with positional parameters: a dictionary a row costs twice as much."""
+"""The operations of every node job on SQLite, with positional parameters: a dictionary per row costs twice as much."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _ADD_RESULT = f"INSERT INTO node_results ({RESULT}) VALUES ({', '.join('?' * len
 
 
 class SqliteRows(SqlTransaction):
-    """The rows of executions, open runs and results. Results are kept back until something reads or deletes them."""
+    """The rows of executions, open runs and results. Results are buffered until they are read or deleted."""
 
     def __init__(
         self, connection: sqlite3.Connection, graphs: MutableMapping[tuple[str, int], Graph], *, epoch: int
@@ -132,7 +132,7 @@ def _update_of_run(places: tuple[int, ...]) -> str:
 
 
 def _stored(row: Iterable[Any], times: Sequence[int]) -> list[Any]:
-    """Return a row as SQLite keeps it: times in microseconds."""
+    """Return a row in the form that SQLite stores: times in microseconds."""
     values = list(row)
     for place in times:
         if values[place] is not None:

@@ -16,12 +16,18 @@ __all__ = ["SqliteExecutionStore"]
 
 
 class SqliteExecutionStore(SqliteTransitions):
-    """Keep executions in one SQLite file, in write-ahead mode, for several processes of one machine.
+    """A store in one SQLite file, in write-ahead mode, for several processes of one machine.
 
-    The file and its parent directories are made, and its schema is brought to this release's version, by opening it;
-    that is done at the first use. `synchronous="full"` survives a power cut with every commit; with `"normal"`, about
-    three times as fast, the last commits may be lost to one, never the file. A process stopped inside its write
-    transaction (SIGSTOP, a debugger) stops all other writers. Use a local disk: write-ahead mode needs shared memory.
+    - The first use opens the store: it creates the file and its parent directories, and migrates the schema to this
+      release's version.
+    - With `synchronous="full"` every commit survives a power cut. With `"normal"`, about three times as fast, the last
+      commits may be lost by one, but never the file.
+    - A process that is stopped inside its write transaction (SIGSTOP, a debugger) stops all other writers.
+    - The file must be on a local disk: write-ahead mode needs shared memory.
+
+    >>> store = SqliteExecutionStore("/data/orders.db", synchronous="normal")
+    >>> store.url
+    'sqlite:////data/orders.db'
     """
 
     def __init__(self, path: str | os.PathLike[str], *, synchronous: Literal["full", "normal"] = "full") -> None:
@@ -36,7 +42,7 @@ class SqliteExecutionStore(SqliteTransitions):
 
     @classmethod
     def from_url(cls, url: str, namespace: str = "") -> SqliteExecutionStore:
-        """Make the store of `sqlite:///relative.db` or `sqlite:////absolute.db`, with `?synchronous=normal` if wanted.
+        """Return the store of `sqlite:///relative.db` or `sqlite:////absolute.db`, also with `?synchronous=normal`.
 
         A file has one namespace, whatever its name. Raises ConfigurationError for any other URL.
         """
@@ -67,7 +73,7 @@ class SqliteExecutionStore(SqliteTransitions):
         return True
 
     def open(self) -> None:
-        """See Lifecycle.open. Makes the file, and migrates an older one."""
+        """See Lifecycle.open. Creates the file, and migrates an older one."""
         self._live()
 
     def close(self) -> None:
@@ -80,7 +86,7 @@ class SqliteExecutionStore(SqliteTransitions):
         self._live()
 
     def health(self) -> None:
-        """See Lifecycle.health. A file that was removed under an open store is told as well."""
+        """See Lifecycle.health. Also raises if the file was removed under an open store."""
         super().health()
         if not self._path.exists():
             raise StoreUnavailable(f"SQLite store {self._path}: the file was removed while it was open; restart")
@@ -91,7 +97,7 @@ class SqliteExecutionStore(SqliteTransitions):
         return self._connections
 
     def _open(self) -> None:
-        # Several threads may do this at once, as several processes may: the write transaction sorts them out.
+        # Several threads and processes may do this at once: the write transaction serializes them.
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -112,7 +118,7 @@ class SqliteExecutionStore(SqliteTransitions):
                 upgrade(self._connections.writer, None)
 
     def _version(self) -> str | None:
-        """Return the schema's version, None for an empty file; refuse a newer one and another application's file."""
+        """Return the schema's version, None for an empty file. Raises for a newer one or another application's file."""
         with self._connections.reading() as connection:
             tables = set(connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table'").scalars())
             if not tables:

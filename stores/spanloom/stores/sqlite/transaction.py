@@ -1,4 +1,4 @@
-"""The write transaction on SQLite: writers take turns, so it locks nothing, and numbers rows itself."""
+"""The write transaction on SQLite. There is one writer at a time, so it needs no locks and numbers rows itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spanloom.stores.transitions.transaction import never
 
 __all__ = ["SqliteTransaction"]
 
-# Writers take turns, so the highest number plus one is free, and readers see the numbers in commit order.
+# There is one writer at a time, so the highest number plus one is free, and readers see the numbers in commit order.
 _ADD_EVENT = """
 INSERT INTO events (execution_id, seq, kind, node_id, item, attempt, worker_id, data, at)
 VALUES (?1, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE execution_id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8)
@@ -48,7 +48,7 @@ ORDER BY level, created_at, id
 
 
 class SqliteTransaction(SqliteRows):
-    """One write transaction. Results and events are kept back and written together by `flush`."""
+    """A write transaction that buffers results and events until `flush`."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class SqliteTransaction(SqliteRows):
         return self._now
 
     def later(self) -> datetime:
-        """See Transaction.later. Who holds the only writer has waited for it before."""
+        """See Transaction.later. The only wait, for the writer, is over when the transaction begins."""
         return self._now
 
-    # ---- locks, which are none ----
+    # ---- locks: none are needed ----
 
     def lock_executions(
         self, ids: Collection[str], *, alone: Callable[[ExecutionRow], bool] = never, wait: bool = True
@@ -138,11 +138,11 @@ class SqliteTransaction(SqliteRows):
     def _hold_keys(self, ids: Sequence[str]) -> bool:
         return True
 
-    # ---- what the dialect supplies ----
+    # ---- hooks of the dialect ----
 
     def _all(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
         if self._results or self._events:
-            self.flush()  # it may read, or delete, what was kept back
+            self.flush()  # the statement may read, or delete, buffered rows
         return self._execute(for_sqlite(statement), _bound(parameters)).fetchall()
 
     def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> None:
@@ -160,7 +160,7 @@ class SqliteTransaction(SqliteRows):
 
 
 def _bound(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters as SQLite takes them: times in microseconds, lists as JSON."""
+    """Return parameters in SQLite's types: times in microseconds, lists as JSON."""
     return {
         name: to_micros(value)
         if isinstance(value, datetime)
@@ -172,5 +172,5 @@ def _bound(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _storable(text: str) -> str:
-    """Return text without what UTF-8 can't hold: halves of a surrogate pair, as in odd file names."""
+    """Return text without halves of a surrogate pair, as in odd file names, which UTF-8 can't hold."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -1,4 +1,4 @@
-"""The SQLite store's side of transitions: each one short write transaction over one process's connections."""
+"""The transitions over SQLite: each is one short write transaction over one process's connections."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from spanloom.stores.transitions.transaction import Transaction
 
 __all__ = ["SqliteTransitions"]
 
-GRAPHS_KEPT = 256  # versions whose edges a process remembers
+GRAPHS_KEPT = 256  # versions whose edges a process caches
 
 Answer = TypeVar("Answer")
 
 
 class SqliteTransitions(Transitions, SqlStore):
-    """All of the port that is the same for a file and for memory."""
+    """The part of the port that is the same for a file and for memory."""
 
     def __init__(self) -> None:
-        # Used inside write transactions only, which take turns: it needs no lock of its own.
+        # Used inside write transactions only, of which there is one at a time: it needs no lock of its own.
         self._graphs: LRUCache[tuple[str, int], Graph] = LRUCache(GRAPHS_KEPT)
 
     @abstractmethod
@@ -48,7 +48,7 @@ class SqliteTransitions(Transitions, SqlStore):
 
     @contextmanager
     def transaction(self) -> Generator[None]:
-        """See Lifecycle.transaction. A transaction inside another joins it; readers elsewhere see all or nothing."""
+        """See Lifecycle.transaction. A transaction inside another joins it. Other readers see all of it or none."""
         with self._live().writing():
             yield
 
@@ -86,7 +86,7 @@ class SqliteTransitions(Transitions, SqlStore):
         connections = self._live()
         with connections.translated(), connections.writing():
             at = time.time_ns() // 1000 if now is None else to_micros(now)
-            # What is read inside a caller's transaction may be rolled back with it: it is not remembered.
+            # Edges read inside a caller's transaction may be rolled back with it, so they are not cached.
             graphs = ChainMap({}, self._graphs) if connections.nested else self._graphs
             tx = SqliteTransaction(connections.raw_writer, graphs, now=at, epoch=epoch)
             answer = step(tx)
