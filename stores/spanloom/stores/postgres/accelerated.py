@@ -1,7 +1,7 @@
 """The accelerator of the hot transitions on Postgres: start, claim, record, wake and sweep as PL/pgSQL functions.
 
-Each is one round trip for a list. What they do is written in `transitions/`, to which tests hold them on one database;
-a store with `accelerated=False` runs those instead, also beside workers whose stores run these.
+Each is one round trip for a list. `transitions/` is the reference, with which tests compare the functions on one
+database. A store with `accelerated=False` runs the reference instead, also beside stores that run the functions.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from spanloom.stores.transitions.waits.waiting import check_wait
 
 __all__ = ["AcceleratedTransitions"]
 
-GRAPHS_KEPT = 256  # versions whose edges a process remembers
+GRAPHS_KEPT = 256  # versions whose edges a process caches
 
 #: The kinds of wait that the function which records knows; batches with any other are recorded by the transitions.
 WAITS = frozenset({WaitKind.TIMER, WaitKind.CHILD, WaitKind.ITEMS})
@@ -52,7 +52,7 @@ Answer = TypeVar("Answer")
 
 
 class AcceleratedTransitions(Transitions, SqlStore):
-    """All transitions over Postgres; the hot ones by function calls unless `accelerated` is False."""
+    """All transitions over Postgres, the hot ones by function calls unless `accelerated` is False."""
 
     def __init__(self, connections: PostgresConnections, *, accelerated: bool = True) -> None:
         self._connections = connections
@@ -162,22 +162,23 @@ class AcceleratedTransitions(Transitions, SqlStore):
         return wire.swept(self._call(self._sweep, pushed, epoch, limit, lost_job_after_seconds, now))
 
     def renew_lease(self, worker_id: str, *, lease_seconds: float, now: datetime | None = None) -> bool:
-        """See WorkerLeases.renew_lease. One statement: who stops between two would keep the lease locked for good.
+        """See WorkerLeases.renew_lease.
 
-        Over a connection of its own: a lease must not lapse because many slots are busy with the others.
+        It is one statement, as a process that stops between two would keep the lease locked for good. It has a
+        connection of its own, so that no lease lapses while all others are in use.
         """
         self.open()
         return self._connections.call(self._renew, (worker_id, lease_seconds, now), reserved=True) is True
 
     def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
-        """See Recovery.raise_epoch. One statement: who stops between two would keep all sweepers waiting."""
+        """See Recovery.raise_epoch. One statement: a process that stops between two would block all sweepers."""
         raised = self._call(self._raise, redis_run_id, expected) is True
         return replace(self.get_epoch(), raised=raised)
 
     def _create_within(
         self, connection: Any, requests: Sequence[StartRequest], epoch: int, now: datetime | None
     ) -> list[StartAnswer]:
-        """Create executions in a caller's transaction. Nothing is answered to push before that has committed."""
+        """Create executions in a caller's transaction. No jobs are returned, as it has not committed yet."""
         if self._accelerated and not _replays(requests):
             call = partial(self._connections.call_within, connection)
             return wire.started(requests, call(self._start, (wire.starts(requests), epoch, True, now)))
@@ -194,7 +195,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
     def _step(
         self, raw: Any, step: Callable[[Transaction], Answer], epoch: int, now: datetime | None, *, own: bool
     ) -> Answer:
-        # What is read inside a caller's transaction may be rolled back with it: it is not remembered.
+        # Edges read inside a caller's transaction may be rolled back with it, so they are not cached.
         graphs = self._graphs if own else {}
         tx = PostgresTransaction(
             raw, self._connections.location.namespace, graphs, now=now, epoch=epoch,
@@ -212,14 +213,14 @@ class AcceleratedTransitions(Transitions, SqlStore):
         try:
             return self._connections.call(statement, (document, *parameters))
         except PayloadRejected:
-            # Once more without what Postgres' text can't hold, such as a NUL that a handler logged.
+            # Again without characters that Postgres' text can't hold, such as a NUL that a handler logged.
             if document is None or (scrubbed := wire.scrubbed(document)) == document:
                 raise
         return self._connections.call(statement, (scrubbed, *parameters))
 
 
 def _replays(requests: Sequence[StartRequest]) -> bool:
-    """Return whether a replay is among them: the function that starts executions knows none."""
+    """Return whether a replay is among the requests, which start_v1 does not support."""
     return any(request.replay is not None for request in requests)
 
 
@@ -231,10 +232,10 @@ def _waits_otherwise(records: Sequence[RecordRequest]) -> bool:
 
 
 def _key_conflict(record: RecordRequest, error: StoreRefused) -> IdempotencyConflict | None:
-    """Return why a child was not started, if that was its idempotency key."""
-    told = getattr(error.__cause__, "diag", None)
-    if record.child is None or record.child.idempotency_key is None or told is None:
+    """Return the error of a child that was not started because of its idempotency key, else None."""
+    diagnosis = getattr(error.__cause__, "diag", None)
+    if record.child is None or record.child.idempotency_key is None or diagnosis is None:
         return None
-    if told.constraint_name != "idempotency_keys":
+    if diagnosis.constraint_name != "idempotency_keys":
         return None
-    return IdempotencyConflict(record.child.workflow_id, record.child.idempotency_key, told.message_detail)
+    return IdempotencyConflict(record.child.workflow_id, record.child.idempotency_key, diagnosis.message_detail)

@@ -1,4 +1,4 @@
-"""Lends connections to Postgres from its pools, joins a thread's transaction, and turns driver errors into ours."""
+"""Pools of connections to Postgres, the transactions of threads, and the translation of driver errors."""
 
 from __future__ import annotations
 
@@ -50,12 +50,14 @@ _NOT_MIGRATED = (
 
 
 class PostgresConnections:
-    """One process' connections to one Postgres, made when they are needed.
+    """The connections of one process to one Postgres, opened when they are needed.
 
-    Outside a transaction each statement commits by itself: one round trip. Nothing is set on a session, so PgBouncer
-    may stand between. A connection that the server closed while it lay idle is replaced at its next use; a failure in
-    use empties the pool. After a fork the child begins with pools of its own. One connection more is kept for what may
-    not wait until one of the pool is free: the renewal of leases.
+    - Outside a transaction each statement commits by itself: one round trip.
+    - No session state is set, so that PgBouncer may stand between.
+    - A connection that the server closed while it was idle is replaced at its next use. A failure in use empties the
+      pool.
+    - After a fork the child begins with pools of its own.
+    - One more connection is reserved for the renewal of leases, which may not wait for a free one of the pool.
     """
 
     def __init__(self, location: Location, *, pool_size: int, prepare: bool) -> None:
@@ -89,7 +91,7 @@ class PostgresConnections:
 
     @contextmanager
     def reading(self) -> Generator[sa.Connection]:
-        """Lend a connection whose statements commit one by one; inside `writing` its own."""
+        """Lend a connection whose statements commit one by one: inside `writing` the connection of that block."""
         joined = self.joined
         with self._translated():
             if joined is not None:
@@ -100,7 +102,7 @@ class PostgresConnections:
 
     @contextmanager
     def writing(self) -> Generator[sa.Connection]:
-        """Lend a connection inside a transaction; an inner block, and `call`, in this thread join it."""
+        """Lend a connection inside a transaction, which inner blocks, and `call`, in this thread join."""
         joined = self.joined
         with self._translated():
             if joined is not None:
@@ -115,10 +117,10 @@ class PostgresConnections:
                     self._thread.joined = None
 
     def call(self, statement: str, parameters: Sequence[Any], *, reserved: bool = False) -> Any:
-        """Run a statement that answers one value, in this thread's transaction or one of its own.
+        """Run a statement that returns one value, in this thread's transaction or in a new one.
 
-        One of its own is repeated when Postgres breaks a deadlock at its expense. With `reserved` it goes over the
-        connection that is kept for it, whoever holds those of the pool.
+        A new one is repeated when Postgres aborts it to break a deadlock. With `reserved` it uses the reserved
+        connection.
         """
         engine = self._reserved if reserved else self.engine
         joined = self.joined
@@ -134,9 +136,9 @@ class PostgresConnections:
             return self._call(engine, statement, parameters)
 
     def step(self, step: Callable[[psycopg.Connection[Any], bool], Answer]) -> Answer:
-        """Run a step in this thread's transaction, or in one of its own, and tell it whether it is one of its own.
+        """Run a step in this thread's transaction, or in a new one; its second argument is whether it is a new one.
 
-        One of its own is run again when Postgres breaks a deadlock at its expense.
+        A new one is repeated when Postgres aborts it to break a deadlock.
         """
         joined = self.joined
         if joined is not None:
@@ -161,14 +163,14 @@ class PostgresConnections:
             if isinstance(given, psycopg.Connection):
                 return step(given)
             if isinstance(given, sa.Connection) and given.dialect.driver == "psycopg":
-                given.execute(sa.text("select 1"))  # otherwise it would not know that there is something to commit
+                given.execute(sa.text("select 1"))  # so that SQLAlchemy begins a transaction to commit
                 raw = given.connection.driver_connection
                 assert isinstance(raw, psycopg.Connection)
                 return step(raw)
         raise _no_connection(given)
 
     def call_within(self, given: object, statement: str, parameters: Sequence[Any]) -> Any:
-        """Run a statement that answers one value in the transaction of a caller's psycopg or SQLAlchemy connection.
+        """Run a statement that returns one value in the transaction of a caller's psycopg or SQLAlchemy connection.
 
         Raises ConfigurationError for anything else.
         """
@@ -176,12 +178,12 @@ class PostgresConnections:
             if isinstance(given, psycopg.Connection):
                 return _first(given.cursor(row_factory=tuple_row).execute(statement.encode(), parameters))
             if isinstance(given, sa.Connection) and given.dialect.driver == "psycopg":
-                # Through SQLAlchemy, which otherwise would not know that there is something to commit.
+                # Through SQLAlchemy, so that it begins a transaction to commit.
                 return given.exec_driver_sql(statement, tuple(parameters)).scalar_one()
         raise _no_connection(given)
 
     def forget_parent(self) -> None:
-        """Begin anew in a forked child. The parent's connections are kept, unused: they are the parent's to close."""
+        """Begin anew in a forked child. The parent's connections are kept, unused, as only the parent closes them."""
         for engine in (self.engine, self._reserved):
             _inherited.append(engine.pool)
             engine.dispose(close=False)
@@ -194,7 +196,7 @@ class PostgresConnections:
 
     @property
     def prepares(self) -> bool | None:
-        """Whether statements are prepared at once; None leaves it to the connection, which then prepares nothing."""
+        """Whether statements are prepared at once. None: the connection decides, and prepares none."""
         return self._prepare or None
 
     @property
@@ -204,7 +206,7 @@ class PostgresConnections:
 
     def _step(self, step: Callable[[psycopg.Connection[Any], bool], Answer]) -> Answer:
         def run(raw: psycopg.Connection[Any]) -> Answer:
-            with raw.pipeline(), raw.transaction():  # what is only written waits for no answer of its own
+            with raw.pipeline(), raw.transaction():  # a statement without rows needs no round trip of its own
                 return step(raw, True)
 
         return self._lend(self.engine, run)
@@ -223,13 +225,13 @@ class PostgresConnections:
                 connection = lent.driver_connection
                 if connection is not None and connection.broken:
                     lent.invalidate(error)
-                    engine.dispose()  # what broke this one has broken the idle ones too
+                    engine.dispose()  # the idle connections are broken for the same reason
                 raise
             finally:
                 lent.close()
 
     def _value(self, connection: Any, statement: str, parameters: Sequence[Any]) -> Any:
-        # None leaves it to the connection, which then prepares nothing.
+        # None: the connection decides, and prepares none.
         return _first(connection.execute(statement, parameters, prepare=self._prepare or None))
 
     @contextmanager
@@ -243,14 +245,14 @@ class PostgresConnections:
             raise ours from error
 
     def _ours(self, error: Exception) -> SpanloomError | None:
-        """Say a driver's error in our words; None if it is a mistake of this library, to be shown as it is."""
+        """Return Spanloom's error for a driver's error. None for a mistake of this library, which stays unchanged."""
         where = self.location.shown
         if isinstance(error, exc.TimeoutError):
             return StoreUnavailable(
                 f"all connections to {where} stayed in use for {CHECKOUT_SECONDS:g} s; raise the store's pool_size"
             )
         cause: BaseException | None = error.orig if isinstance(error, exc.DBAPIError) else error
-        said = str(cause).strip().partition("\n")[0]
+        reason = str(cause).strip().partition("\n")[0]
         if isinstance(cause, _NOT_MIGRATED):
             try:
                 found = self.found_version()
@@ -258,15 +260,15 @@ class PostgresConnections:
                 return gone
             return None if found == SCHEMA_VERSION else StoreNotMigrated(where, found, SCHEMA_VERSION)
         if isinstance(cause, errors.InsufficientPrivilege):
-            return ConfigurationError(f"the user of {where} lacks a right that Spanloom needs: {said}")
+            return ConfigurationError(f"the user of {where} lacks a right that Spanloom needs: {reason}")
         if isinstance(cause, psycopg.DataError) or getattr(cause, "sqlstate", None) == _TOO_LARGE:
-            return PayloadRejected(f"Postgres can't keep a value that it was given: {said}")
+            return PayloadRejected(f"Postgres can't keep a value that it was given: {reason}")
         if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | errors.ReadOnlySqlTransaction):
-            return StoreUnavailable(f"Postgres at {where} did not answer: {said}")
+            return StoreUnavailable(f"Postgres at {where} did not answer: {reason}")
         if isinstance(error, exc.InvalidRequestError):  # connections went away faster than the pool could replace them
-            return StoreUnavailable(f"Postgres at {where} keeps closing its connections: {said}")
+            return StoreUnavailable(f"Postgres at {where} keeps closing its connections: {reason}")
         if isinstance(cause, psycopg.DatabaseError):
-            return StoreRefused(f"Postgres at {where} refused a statement: {said}")
+            return StoreRefused(f"Postgres at {where} refused a statement: {reason}")
         return None
 
     def found_version(self) -> str | None:
@@ -293,7 +295,7 @@ def _first(cursor: psycopg.Cursor[Any]) -> Any:
 
 
 def _refuse_dead(connection: psycopg.Connection[Any], entry: ConnectionPoolEntry, lent: object) -> None:
-    """Replace all idle connections when this one has something to read: only a server that goes away writes unasked."""
+    """Replace all idle connections if this one has data to read: only a server that goes away sends such data."""
     if not connection.closed:
         waiting = select.poll()
         waiting.register(connection.fileno(), select.POLLIN)
@@ -307,8 +309,8 @@ _inherited: list[object] = []
 
 
 def _after_fork() -> None:
-    for one in _every:
-        one.forget_parent()
+    for connections in _every:
+        connections.forget_parent()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -22,18 +22,23 @@ from spanloom.stores.sql.paging import bad_cursor
 
 __all__ = ["PostgresExecutionStore"]
 
-SETTLE_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.03, 0.05)  #: the pauses of a reader of events, while some may come late
+SETTLE_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.03, 0.05)  #: pauses of a reader while events may still commit late
 
 
 class PostgresExecutionStore(AcceleratedTransitions):
-    """Keep executions in one schema of a Postgres database, version 14 or newer.
+    """A store in one schema of a Postgres database, version 14 or newer. `spanloom migrate` creates the schema.
 
-    `url` is libpq's, and may name the schema: `postgresql://user:password@host/database?namespace=orders`. At most
-    `pool_size` connections are open in a process, and one more that renews leases. With `prepare=False` no statement is
-    prepared, for a PgBouncer that pools transactions and does not know prepared statements; nothing is ever set on a
-    session. `spanloom migrate` makes the schema. With `accelerated=False` the hot transitions run in Python, as all
-    others always do, and not as PL/pgSQL functions: it is the reference that these are held to. Events show once no
-    older transaction of the database server is still at work.
+    - `url` is libpq's, and may contain the schema: `postgresql://user:password@host/database?namespace=orders`.
+    - At most `pool_size` connections are open in a process, and one more that renews leases.
+    - With `prepare=False` no statement is prepared, for a PgBouncer that pools transactions and does not support
+      prepared statements. Session state is never set.
+    - With `accelerated=False` the hot transitions run in Python, as all others always do, instead of as PL/pgSQL
+      functions. The Python form is the reference for the functions.
+    - Events are visible once no older transaction of the database server is running.
+
+    >>> store = PostgresExecutionStore("postgresql://me:secret@db.internal/app?namespace=orders", pool_size=4)
+    >>> store.url
+    'postgresql://me@db.internal/app?namespace=orders'
     """
 
     def __init__(
@@ -54,7 +59,7 @@ class PostgresExecutionStore(AcceleratedTransitions):
 
     @classmethod
     def from_url(cls, url: str, namespace: str = DEFAULT_NAMESPACE) -> PostgresExecutionStore:
-        """Make the store of `postgresql://…` or `postgres://…`. Raises ConfigurationError for a malformed URL."""
+        """Return the store of `postgresql://…` or `postgres://…`. Raises ConfigurationError for a malformed URL."""
         return cls(url, namespace=namespace)
 
     @property
@@ -93,7 +98,7 @@ class PostgresExecutionStore(AcceleratedTransitions):
 
     @contextmanager
     def transaction(self) -> Generator[None]:
-        """See Lifecycle.transaction. A transaction inside another joins it; driver errors end it as a whole."""
+        """See Lifecycle.transaction. A transaction inside another joins it. A driver error ends all of it."""
         with self._writing():
             yield
 
@@ -134,7 +139,7 @@ class PostgresExecutionStore(AcceleratedTransitions):
         cursor = sa.func.concat(columns.xid, ":", columns.seq).label("cursor")
         query = (
             sa.select(events, cursor)
-            # What an older transaction may yet write would be passed over by a cursor beyond it: such events wait.
+            # A cursor must not pass events that an older transaction may still write: newer events wait for those.
             .where(columns.execution_id == execution_id, columns.xid < _oldest_at_work())
             .order_by(columns.xid, columns.seq)
         )

@@ -42,7 +42,7 @@ _NEWER_SPAN = "ON CONFLICT (execution_id, span_id) DO UPDATE SET " + ", ".join(
 
 
 class PostgresTransaction(SqlTransaction):
-    """One write transaction. Events are kept back and written by `flush`, in the order in which they came."""
+    """A write transaction that buffers events until `flush`, which writes them in order."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class PostgresTransaction(SqlTransaction):
         self._prepare = prepare
         self._given = now
         self._began: datetime | None = None
-        # The first answer that is read brings this one along.
+        # Its answer arrives with the first one that is read.
         self._opening = connection.execute(_BEGIN if own else "SELECT clock_timestamp()", prepare=prepare)
         self._events: list[dict[str, Any]] = []
 
@@ -85,8 +85,8 @@ class PostgresTransaction(SqlTransaction):
     def lock_executions(
         self, ids: Collection[str], *, alone: Callable[[ExecutionRow], bool] = never, wait: bool = True
     ) -> dict[str, ExecutionRow]:
-        """See Transaction.lock_executions. Each by itself where both kinds of locks are wanted, for their order."""
-        _ = self.now  # before it waits for a lock
+        """See Transaction.lock_executions. Row by row where both kinds of locks are wanted, to keep their order."""
+        _ = self.now  # the time before the wait for a lock
         if alone in (never, always):
             return self._locked(sorted(set(ids)), alone=alone is always, wait=wait)
         before = self.executions(ids)
@@ -103,7 +103,7 @@ class PostgresTransaction(SqlTransaction):
         found: list[ExecutionRow] = []
         level = list(ids)
         while level:
-            # One that has completed may still have a failed child, and that a running one.
+            # A completed descendant may still have a failed child, and that a running one.
             rows = self._all(
                 "SELECT id FROM {s}executions "
                 "WHERE parent_id = ANY(:ids::uuid[]) AND parent_id IS NOT NULL ORDER BY id",
@@ -123,13 +123,13 @@ class PostgresTransaction(SqlTransaction):
     ) -> dict[NodeKey, RunRow]:
         """See Transaction.lock_runs."""
         _ = self.now
-        # A parameter, not a literal: with that the planner may go through all queued runs by their partial index.
+        # The status is a parameter: for a literal the planner might scan the partial index of all queued runs.
         condition, more = (KEY, {}) if status is None else (f"{KEY} AND status = :status", {"status": status.value})
         lock = "FOR UPDATE" if wait else "FOR UPDATE SKIP LOCKED"
         return self._runs_of(f"SELECT {RUN} FROM {{s}}node_runs WHERE {condition} {lock}", keys, more)
 
     def lock_family(self, root: str) -> list[ExecutionRow] | None:
-        """See Transaction.lock_family. Read, locked, and read again: of what is locked none gets another child."""
+        """See Transaction.lock_family. Reads, locks and reads again: a locked execution gets no further child."""
         before = self._family(root)
         statement = "SELECT id FROM {s}executions WHERE id = ANY(:ids::uuid[]) FOR UPDATE SKIP LOCKED"
         if len(self._all(statement, {"ids": [row.id for row in before]})) < len(before):
@@ -138,7 +138,7 @@ class PostgresTransaction(SqlTransaction):
         return after if {row.id for row in after} == {row.id for row in before} else None
 
     def _hold_keys(self, ids: Sequence[str]) -> bool:
-        # A start that repeats one of these keys holds that until it is answered.
+        # A start that repeats one of these keys holds its lock until the end of its transaction.
         condition = "FROM {s}idempotency_keys WHERE execution_id = ANY(:ids::uuid[])"
         every = {"ids": list(ids)}
         named = self._all(f"SELECT workflow_id, key {condition}", every)
@@ -153,7 +153,7 @@ class PostgresTransaction(SqlTransaction):
         self._events.extend(dict(zip(_EVENT, (*event, time), strict=True)) for event in events)
 
     def _stored_events(self, condition: str, parameters: Mapping[str, Any]) -> list[Any]:
-        self.flush()  # one of them may be kept back yet
+        self.flush()  # one of them may still be buffered
         return super()._stored_events(condition, parameters)
 
     def add_telemetry(self, key: NodeKey, logs: Sequence[LogLine], spans: Sequence[SpanLine]) -> None:
@@ -188,7 +188,7 @@ class PostgresTransaction(SqlTransaction):
             events, self._events = self._events, []
             self._run(_ADD_EVENT, events)
 
-    # ---- what the dialect supplies ----
+    # ---- hooks of the dialect ----
 
     def _all(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
         rendered = for_postgres(statement, self._schema)
@@ -228,6 +228,6 @@ class PostgresTransaction(SqlTransaction):
 
 
 def _storable(text: str) -> str:
-    """Return text without what Postgres' text can't hold: NUL, and halves of a surrogate pair."""
+    """Return text without NUL and halves of a surrogate pair, which Postgres' text can't hold."""
     clean = text.replace("\x00", "\ufffd")
     return clean if clean.isascii() else clean.encode("utf-8", "replace").decode()

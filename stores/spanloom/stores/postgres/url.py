@@ -1,4 +1,4 @@
-"""Reads a Postgres URL: where the database is, which schema in it, and how to show that without the password."""
+"""The parts of a Postgres URL: connection parameters, schema, and the URL without the password."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["DEFAULT_NAMESPACE", "Location"]
 
 DEFAULT_NAMESPACE = "spanloom"
 
-#: libpq's parameters unless the URL says otherwise. A server that can be reached no more is noticed within 10 to 15
-#: seconds, whether it is asked something or not. Unix sockets know only the first of them and the last.
+#: Defaults of libpq's parameters. An unreachable server is detected within 10 to 15 seconds, also over an idle
+#: connection. Only the first and the last apply to Unix sockets.
 DEFAULTS: dict[str, str | int] = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -27,7 +27,7 @@ DEFAULTS: dict[str, str | int] = {
     "application_name": "spanloom",
 }
 
-_NAMESPACE = re.compile(r"[a-z_][a-z0-9_]{0,62}")  # what needs no quotes in SQL, and fits Postgres' 63 bytes
+_NAMESPACE = re.compile(r"[a-z_][a-z0-9_]{0,62}")  # needs no quotes in SQL, and fits Postgres' 63 bytes
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,12 @@ class Location:
 
     @classmethod
     def parse(cls, url: str, namespace: str = DEFAULT_NAMESPACE) -> Location:
-        """Read `postgresql://user:password@host:port/database?namespace=…`; libpq's other parameters may follow.
+        """Parse `postgresql://user:password@host:port/database?namespace=…`; libpq's other parameters may follow.
 
-        A namespace in the URL goes before the argument. Raises ConfigurationError, without the URL in it.
+        A namespace in the URL takes precedence over the argument. Raises ConfigurationError, without the URL in it.
+
+        >>> Location.parse("postgresql://me:secret@localhost:5433/app").shown
+        'postgresql://me@localhost:5433/app'
         """
         address, _, options = url.partition("?")
         query = dict(parse_qsl(options, keep_blank_values=True))
@@ -69,7 +72,7 @@ def _parameters(url: str) -> dict[str, str] | None:
         given = {name: str(value) for name, value in conninfo_to_dict(url).items() if value}
     except psycopg.Error:
         return None
-    # What follows an odd character of a password would pass for a host or a port, and be shown.
+    # The text after an odd character of a password would be taken for a host or a port, and be shown.
     odd = "@" in given.get("host", "") or not re.fullmatch(r"[0-9,]*", given.get("port", ""))
     return None if odd else given
 

@@ -1,7 +1,7 @@
-"""The JSON that the Postgres functions take and answer, made from and into the port's records.
+"""The JSON documents of the Postgres functions' arguments and results, made from and into the port's dataclasses.
 
-One JSON document a call measured faster than arrays, which psycopg encodes element by element in Python. Payloads
-travel as strings in it, so Postgres never parses them: they come back to the letter.
+One JSON document per call measured faster than arrays, which psycopg encodes element by element in Python. Payloads
+are strings in it, which Postgres never parses: they come back to the letter.
 """
 
 from __future__ import annotations
@@ -49,12 +49,11 @@ __all__ = [
 ]
 
 _STALE = RecordResult(recorded=False)
-_NOBODY = "00000000-0000-0000-0000-000000000000"  # no execution's id: what asks for one finds nothing
 _compact = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def starts(requests: Sequence[StartRequest]) -> str:
-    """Write what start_v1 takes."""
+    """Return the argument of start_v1."""
     return json.dumps([_start(position, request) for position, request in enumerate(requests, 1)])
 
 
@@ -85,14 +84,14 @@ def _start(position: int, request: StartRequest) -> dict[str, Any]:
 
 
 def started(requests: Sequence[StartRequest], answer: str) -> list[StartAnswer]:
-    """Read what start_v1 answers."""
-    said = json.loads(answer)
-    at = from_micros(said["at"])
-    return [_started(request, at, one) for request, one in zip(requests, said["answers"] or (), strict=True)]
+    """Read the result of start_v1."""
+    document = json.loads(answer)
+    at = from_micros(document["at"])
+    return [_started(request, at, row) for request, row in zip(requests, document["answers"] or (), strict=True)]
 
 
-def _started(request: StartRequest, at: datetime, said: list[Any]) -> StartAnswer:
-    code, execution_id, version, pushes = said
+def _started(request: StartRequest, at: datetime, row: list[Any]) -> StartAnswer:
+    code, execution_id, version, pushes = row
     if code in ("unknown", "no version", "inactive"):
         return _refusal(request, code)
     if code == "conflict":
@@ -101,40 +100,40 @@ def _started(request: StartRequest, at: datetime, said: list[Any]) -> StartAnswe
     return StartResult(execution_id, version, created, jobs(pushes, at), at if created else None)
 
 
-def _refusal(request: StartRequest, why: str) -> UnknownWorkflow:
-    """Say why a workflow can't be started: it is unknown, inactive, or has no such version."""
-    version = None if why == "unknown" else request.version
-    return UnknownWorkflow(request.workflow_id, version, inactive=why == "inactive")
+def _refusal(request: StartRequest, code: str) -> UnknownWorkflow:
+    """Return the error of a workflow that can't be started: it is unknown, inactive, or has no such version."""
+    version = None if code == "unknown" else request.version
+    return UnknownWorkflow(request.workflow_id, version, inactive=code == "inactive")
 
 
-def keys(asked: Sequence[NodeKey]) -> str | None:
-    """Write what claim_v1 takes, without keys that no execution can have; None if there are no others."""
+def keys(requested: Sequence[NodeKey]) -> str | None:
+    """Return the argument of claim_v1, without keys that no execution can have. None if there are no others."""
     known = [
         {"position": position, "execution_id": key.execution_id, "node_id": key.node_id, "item": key.item}
-        for position, key in enumerate(asked)
+        for position, key in enumerate(requested)
         if canonical_id(key.execution_id) is not None
     ]
     return json.dumps(known) if known else None
 
 
 def claims(number: int, answer: str | None) -> list[ClaimAnswer]:
-    """Read what claim_v1 answers about so many keys; None: the worker's lease is not live."""
+    """Read the result of claim_v1 for this number of keys. None: the worker's lease is not live."""
     if answer is None:
         return [Refusal.RETIRED] * number
     answers: list[ClaimAnswer] = [Refusal.GONE] * number
-    said = json.loads(answer)
-    for position, why in said["refused"] or ():
-        answers[position] = Refusal(why)
-    for position, header, node in said["claims"] or ():
+    document = json.loads(answer)
+    for position, refusal in document["refused"] or ():
+        answers[position] = Refusal(refusal)
+    for position, header, node in document["claims"] or ():
         header[7] = json.loads(header[7])  # metadata
         header[11] = from_micros(header[11])  # created_at
         answers[position] = Claim(ExecutionHeader(*header), _node_claim(node))
     return answers
 
 
-def _node_claim(said: list[Any]) -> NodeClaim:
-    """Read a claim; what it leaves out at the end is null."""
-    node_id, item, node_type, queue, fence, attempt, recovery_attempts, inputs, data, woken, wait_key, *span = said
+def _node_claim(row: list[Any]) -> NodeClaim:
+    """Read a claim. Values that are missing at its end are null."""
+    node_id, item, node_type, queue, fence, attempt, recovery_attempts, inputs, data, woken, wait_key, *span = row
     inputs = inputs or {}
     return NodeClaim(
         *(node_id, item, node_type, queue, fence, attempt, recovery_attempts),
@@ -147,21 +146,21 @@ def _node_claim(said: list[Any]) -> NodeClaim:
     )
 
 
-def in_key_order(asked: Sequence[RecordRequest]) -> list[int]:
-    """Return the positions of these records by key, without those of ids that no execution can have."""
-    known = [position for position, record in enumerate(asked) if canonical_id(record.execution_id) is not None]
+def in_key_order(requests: Sequence[RecordRequest]) -> list[int]:
+    """Return the positions of the records by key, without those of ids that no execution can have."""
+    known = [position for position, record in enumerate(requests) if canonical_id(record.execution_id) is not None]
     if len(known) > 1:
-        known.sort(key=lambda position: asked[position].key)
+        known.sort(key=lambda position: requests[position].key)
     return known
 
 
-def records(asked: Sequence[RecordRequest], order: Sequence[int]) -> str:
-    """Write what record_v1 takes."""
-    return json.dumps([_record(number, asked[position]) for number, position in enumerate(order, 1)])
+def records(requests: Sequence[RecordRequest], order: Sequence[int]) -> str:
+    """Return the argument of record_v1."""
+    return json.dumps([_record(number, requests[position]) for number, position in enumerate(order, 1)])
 
 
 def _record(number: int, record: RecordRequest) -> dict[str, Any]:
-    said: dict[str, Any] = {
+    document: dict[str, Any] = {
         "number": number,
         "execution_id": record.execution_id,
         "node_id": record.node_id,
@@ -172,56 +171,56 @@ def _record(number: int, record: RecordRequest) -> dict[str, Any]:
         "successors": record.successors,
     }
     if record.data is not None:
-        said["data"] = record.data
+        document["data"] = record.data
     if record.error is not None:
-        said["error"] = record.error
-        said["brief"] = _brief(record.error)
+        document["error"] = record.error
+        document["brief"] = _brief(record.error)
     if record.taken is not None:
-        said["taken"] = record.taken
+        document["taken"] = record.taken
     if record.span is not None:
-        said["span"] = record.span
+        document["span"] = record.span
     if record.exported_ns is not None:
-        said["exported_ns"] = record.exported_ns
+        document["exported_ns"] = record.exported_ns
     if record.handled:
-        said["handled"] = True
+        document["handled"] = True
     if record.outcome is Outcome.RETRY:
-        said["delay_seconds"] = record.delay_seconds
-        said["wait_kind"] = WaitKind.RETRY
-        said["spends_attempt"] = record.spends_attempt
+        document["delay_seconds"] = record.delay_seconds
+        document["wait_kind"] = WaitKind.RETRY
+        document["spends_attempt"] = record.spends_attempt
     elif record.outcome is Outcome.WAITING:
-        said |= _wait(record)
+        document |= _wait(record)
     if record.logs:
-        said["logs"] = [_log(line) for line in record.logs]
+        document["logs"] = [_log(line) for line in record.logs]
     if record.spans:
-        # Of one span said twice the later stands: a row can't be written twice by one statement.
-        said["spans"] = [_span(span) for span in {span.span_id: span for span in record.spans}.values()]
-    return said
+        # Of two lines with one span id the later counts: a statement can't write a row twice.
+        document["spans"] = [_span(span) for span in {span.span_id: span for span in record.spans}.values()]
+    return document
 
 
 def _brief(error: str) -> str:
-    """Return what an event tells of an error: all but its traceback."""
-    told = json.loads(error)
-    return _compact({name: told[name] for name in ("node_id", "type", "message") if name in told})
+    """Return the part of an error that an event contains: all but its traceback."""
+    fields = json.loads(error)
+    return _compact({name: fields[name] for name in ("node_id", "type", "message") if name in fields})
 
 
 def _wait(record: RecordRequest) -> dict[str, Any]:
-    said: dict[str, Any] = {
+    document: dict[str, Any] = {
         "wait_kind": record.wait_kind or WaitKind.TIMER,
         "wait_key": record.wait_key,
         "delay_seconds": record.delay_seconds,
     }
     if record.due_at is not None:
-        said["due_at"] = record.due_at.isoformat()
+        document["due_at"] = record.due_at.isoformat()
     if record.child is not None:
-        said["child"] = _start(1, record.child)
+        document["child"] = _start(1, record.child)
     if record.fan_out is not None:
-        asked = record.fan_out
-        said["fan_out"] = {
-            "items": list(asked.items),
-            "max_concurrency": asked.max_concurrency,
-            "tolerated_failures": asked.tolerated_failures,
+        fan_out = record.fan_out
+        document["fan_out"] = {
+            "items": list(fan_out.items),
+            "max_concurrency": fan_out.max_concurrency,
+            "tolerated_failures": fan_out.tolerated_failures,
         }
-    return said
+    return document
 
 
 def _log(line: LogLine) -> dict[str, Any]:
@@ -240,14 +239,14 @@ def _span(span: SpanLine) -> dict[str, Any]:
     return {name: getattr(span, name) for name in SpanLine.__slots__}
 
 
-def recorded(asked: Sequence[RecordRequest], order: Sequence[int], answer: str) -> list[RecordResult]:
-    """Read what record_v1 answers."""
-    answers = [_STALE] * len(asked)
-    said = json.loads(answer)
-    at = from_micros(said["at"])
-    for position, one in zip(order, said["answers"], strict=True):
-        if one[0]:
-            answers[position] = _recorded(asked[position], at, *one[1:])
+def recorded(requests: Sequence[RecordRequest], order: Sequence[int], answer: str) -> list[RecordResult]:
+    """Read the result of record_v1."""
+    answers = [_STALE] * len(requests)
+    document = json.loads(answer)
+    at = from_micros(document["at"])
+    for position, row in zip(order, document["answers"], strict=True):
+        if row[0]:
+            answers[position] = _recorded(requests[position], at, *row[1:])
     return answers
 
 
@@ -257,15 +256,15 @@ def _recorded(
     ended: tuple[str, int] | None,
     following: list[Any] | None,
     pushes: list[list[Any]] | None,
-    why: str | None = None,
+    refusal: str | None = None,
 ) -> RecordResult:
-    if why is not None:
+    if refusal is not None:
         assert record.child is not None
-        return RecordResult(True, refused=_refusal(record.child, why))
+        return RecordResult(True, refused=_refusal(record.child, refusal))
     claim = None
     if following is not None:
         if following[7] is None:
-            # A single parent's data need not travel back: it is what was just recorded.
+            # The data of a single parent is not sent back: it is the data of this record.
             following[7] = {record.node_id: ("null" if record.data is None else record.data, record.span)}
         claim = _node_claim(following)
     if ended is None:
@@ -274,26 +273,26 @@ def _recorded(
     return RecordResult(True, jobs(pushes, at), claim, ExecutionStatus(status), from_micros(ended_at))
 
 
-def jobs(said: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, ...]:
-    """Read pushes that were decided at one time, but for those that name their own, which were decided before."""
+def jobs(pushes: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, ...]:
+    """Read pushes with one time, but for those with a time of their own, which were decided before."""
     rows: list[list[Any]] = []
-    for one in said or ():  # with losses, where there may be some
-        pushed_at = at if len(one) < 9 else from_micros(one[8])
-        rows.append([*one[:7], pushed_at, *one[7:8]])
+    for push in pushes or ():  # with recovery attempts, where there may be some
+        pushed_at = at if len(push) < 9 else from_micros(push[8])
+        rows.append([*push[:7], pushed_at, *push[7:8]])
     return tuple(NodeJob(*row) for row in rows)
 
 
 def owed(answer: str) -> list[NodeJob]:
-    """Read what wake_v1 answers."""
-    said = json.loads(answer)
-    return list(jobs(said["jobs"], from_micros(said["at"])))
+    """Read the result of wake_v1."""
+    document = json.loads(answer)
+    return list(jobs(document["jobs"], from_micros(document["at"])))
 
 
 def swept(answer: str) -> SweepResult:
-    """Read what sweep_v1 answers."""
-    said = json.loads(answer)
-    pushes = jobs(said["jobs"], from_micros(said["at"]))
-    return SweepResult(pushes, said["moved"] or {}, said["more"], tuple(said["ended"] or ()))
+    """Read the result of sweep_v1."""
+    document = json.loads(answer)
+    pushes = jobs(document["jobs"], from_micros(document["at"]))
+    return SweepResult(pushes, document["moved"] or {}, document["more"], tuple(document["ended"] or ()))
 
 
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u....|.)")
