@@ -1,6 +1,6 @@
--- Claim queued node runs for a worker. Answers null if the worker's lease is not live, else
--- {claims: [[position, header, node]], refused: [[position, why]]}. The first of equal keys is claimed, the others find it taken.
--- What an earlier call with the same token claimed is answered again: its answer was lost.
+-- Claim queued node runs for a worker. Returns null if the worker's lease is not live, else
+-- {claims: [[position, header, node]], refused: [[position, reason]]}. The first of equal keys is claimed, the others are taken.
+-- The claims of an earlier call with the same token, whose answer was lost, are returned again.
 
 create function {schema}.claim_v1(p_keys json, p_worker text, p_token text, p_now timestamptz) returns text
 language plpgsql
@@ -12,10 +12,10 @@ set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
-    -- Not a literal: with that the planner may go through all queued runs by their partial index.
+    -- A variable: for a literal the planner might scan the partial index of all queued runs.
     v_queued constant text := 'queued';
     v_runs constant text := 'running';
-    v_via constant text := 'claim ' || p_token;  -- apart from what records write there: node/item/fence
+    v_via constant text := 'claim ' || p_token;  -- distinct from the references of records: node/item/fence
     v_keys {schema}.run_key_v1[];
     v_positions integer[];
     v_executions uuid[];
@@ -39,7 +39,7 @@ begin
     if cardinality(v_keys) > 1 then
         perform from {schema}.node_runs n
         join unnest(v_keys) k on n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
-        where n.status = v_queued  -- what a record holds is not, so that neither waits for the other
+        where n.status = v_queued  -- a run that a record has locked is not queued, so that neither waits for the other
         order by n.execution_id, n.node_id, n.item
         for update of n;
     end if;

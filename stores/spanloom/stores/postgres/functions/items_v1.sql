@@ -1,7 +1,7 @@
--- The items of mapped nodes: how a node's run waits for them, and what follows from their ends.
+-- The items of mapped nodes: the wait of a node's run for them, and the consequences of their ends.
 --
 -- The node's own run is item 0. While it waits, `pending` counts its open items and `taken` how many more may fail;
--- node_items keeps what it was mapped over, and under item 0 the bounds, which a retry asks for.
+-- node_items holds the data of the items, and under item 0 the bounds, which a retry reads.
 
 -- The jobs of queued items, as JSON arrays between commas.
 create function {schema}.item_jobs_v1(
@@ -15,7 +15,7 @@ as $$
     from unnest(p_items) i (item)
 $$;
 
--- Open runs of items of p_run, the node's own. p_workers names for each the worker that claims it at once; null: nobody.
+-- Open runs of items of p_run, the node's own. p_workers holds for each the worker that claims it at once; null: none.
 create function {schema}.open_items_v1(
     p_run {schema}.node_runs, p_items integer[], p_vias text[], p_workers text[], p_fence bigint, p_ready text,
     p_epoch bigint, p_now timestamptz
@@ -48,7 +48,7 @@ begin
 end
 $$;
 
--- What a worker needs to run an item that it claimed as it was opened.
+-- The claim of an item that a worker claims as it is opened.
 create function {schema}.item_claim_v1(p_run {schema}.node_runs, p_item integer, p_fence bigint) returns text
 language plpgsql
 as $$
@@ -60,7 +60,7 @@ begin
 end
 $$;
 
--- Let a node's run, which has just become waiting, wait for the items that its record asks for.
+-- Make a node's run, which has just become waiting, wait for the items of its record.
 create function {schema}.fan_out_v1(
     p_work {schema}.record_batch_v1, p_via text, p_revision integer, p_epoch bigint, p_now timestamptz
 ) returns {schema}.record_result_v1
@@ -74,7 +74,7 @@ declare
     v_answer {schema}.record_result_v1;
     v_worker text;
 begin
-    -- Of an earlier round, which a retry of the node forgets; no fence of it may be given again.
+    -- Items of an earlier round are deleted; none of their fences may be used again.
     with gone as (
         delete from {schema}.node_results
         where execution_id = p_work.execution_id and node_id = p_work.node_id and item > 0
@@ -125,7 +125,7 @@ begin
         select i.item
         from {schema}.node_items i
         where i.execution_id = p_execution and i.node_id = p_node and i.item >= greatest(p_from, 1)
-            and not exists (  -- a look-up each, as far as the limit reaches
+            and not exists (  -- one look-up per item, up to the limit
                 select from {schema}.node_runs n
                 where n.execution_id = p_execution and n.node_id = p_node and n.item = i.item
                 offset 0
@@ -142,7 +142,7 @@ begin
 end
 $$;
 
--- Let items' ends arrive at their nodes' runs, summed for each; answers what follows, by work.
+-- Count items' ends at their nodes' runs, summed for each; returns the continuation of each work.
 create function {schema}.items_ended_v1(
     p_execution uuid, p_workflow text, p_version integer, p_ends {schema}.item_end_v1[], p_ready text, p_revision integer,
     p_epoch bigint, p_now timestamptz
@@ -150,7 +150,7 @@ create function {schema}.items_ended_v1(
 language plpgsql
 as $$
 declare
-    -- What follows an item of a node that is mapped anew is claimed under no fence of its earlier round either.
+    -- An item that follows in a node that is mapped anew must not get a fence of its earlier round either.
     v_fence constant bigint := greatest(
         p_revision::bigint << 20, (select max(split_part(e.via, '/', 3)::bigint) from unnest(p_ends) e)
     );

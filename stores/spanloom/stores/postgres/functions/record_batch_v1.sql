@@ -1,4 +1,4 @@
--- The parts of record_v1: the shapes it works with, the lines that come with a record, and the answer to one sent again.
+-- The parts of record_v1: its types, the lines of a record, and the answer to a record that is sent again.
 
 create type {schema}.arrival_v1 as (
     target text collate "C",
@@ -19,7 +19,7 @@ create type {schema}.record_batch_v1 as (
     outcome text,
     data text,
     error text,
-    brief text,  -- what the event of the execution's failure tells of the error
+    brief text,  -- the part of the error in the event of the execution's failure
     taken text[],
     delay_seconds double precision,
     due_at timestamptz,
@@ -31,17 +31,17 @@ create type {schema}.record_batch_v1 as (
     successors text[],
     logs json,
     spans json,
-    child json,  -- what start_v1 takes
-    fan_out json,  -- {items: [text], max_concurrency, tolerate}
+    child json,  -- the argument of start_v1
+    fan_out json,  -- {items: [text], max_concurrency, tolerated_failures}
     workflow_id text,
     version integer,
     arrivals {schema}.arrival_v1[],  -- at its successors
     sinks integer,  -- arrivals at $end: 1 or 0
-    handled boolean,  -- whether it says so, or an edge to a successor is taken
+    handled boolean,  -- whether the record has it, or an edge to a successor is taken
     exclusive boolean  -- whether it may change the execution's status
 );
 
--- An item's end, as its node's run needs to know it.
+-- The end of an item, for its node's run.
 create type {schema}.item_end_v1 as (
     node_id text collate "C",
     work integer,
@@ -50,7 +50,7 @@ create type {schema}.item_end_v1 as (
     failed boolean
 );
 
--- What follows from a work, besides arrivals.
+-- The consequences of a work, besides arrivals.
 create type {schema}.record_result_v1 as (
     work integer,
     answer text,
@@ -69,7 +69,7 @@ create type {schema}.execution_progress_v1 as (
     via text
 );
 
--- Store the log lines and spans that came with a record, and say how many there were.
+-- Store the log lines and spans of a record, and return their number.
 create function {schema}.insert_telemetry_v1(p_execution uuid, p_node text, p_item integer, p_logs json, p_spans json)
 returns integer
 language plpgsql
@@ -108,14 +108,14 @@ begin
 end
 $$;
 
--- Say with which status an execution ended, and when in Unix microseconds.
+-- Return the status with which an execution ended, and the time in Unix microseconds.
 create function {schema}.ended_v1(p_status text, p_at timestamptz) returns text
 language sql immutable
 as $$
     select '["' || p_status || '",' || (extract(epoch from p_at) * 1000000)::bigint || ']'
 $$;
 
--- Note that spans of these records are in their workers' memory, until those say that they were exported.
+-- Register that spans of these records are in their workers' memory, until those confirm the export.
 create function {schema}.register_pending_export_v1(p_works {schema}.record_batch_v1[]) returns integer
 language plpgsql
 as $$
@@ -135,7 +135,7 @@ begin
 end
 $$;
 
--- A job that was answered before, with the time of its push in Unix microseconds.
+-- A job that was returned before, with the time of its push in Unix microseconds.
 create function {schema}.pushed_v1(p_run {schema}.node_runs) returns json
 language sql immutable
 as $$
@@ -145,13 +145,13 @@ as $$
     )
 $$;
 
--- Answer a record that was refused: was it recorded before? Then with the same continuation, else as not recorded.
+-- Answer a record that was refused: with the same continuation if it was recorded before, else as not recorded.
 create function {schema}.recorded_before_v1(p_work {schema}.record_batch_v1) returns text
 language plpgsql
 as $$
 declare
     v_via text := p_work.node_id || '/' || p_work.item || '/' || p_work.fence;
-    v_mark text := '"fence":' || p_work.fence || '}';  -- what ends the event of a claim given up
+    v_mark text := '"fence":' || p_work.fence || '}';  -- the end of the event of a claim that was given up
     v_status text;
     v_ended text;
     v_next json;
@@ -162,7 +162,7 @@ begin
     where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item
         and fence = p_work.fence and worker_id = p_work.worker_id;
     if v_status = 'cancelled' then
-        -- Nothing follows, but what it has to tell is kept, once: the mark says so.
+        -- Nothing follows, but its telemetry is stored once, which the mark ensures.
         update {schema}.node_results set taken = '[]'
         where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item and taken is null;
         if found then
@@ -176,7 +176,7 @@ begin
                 and kind = case p_work.outcome when 'retry' then 'node.retrying' else 'node.' || p_work.outcome end
                 and worker_id = p_work.worker_id
                 and right(data, length(v_mark)) = v_mark
-                and not exists (  -- after a reset its fence is stale, whatever came of it
+                and not exists (  -- after a reset its fence is stale, whatever its outcome
                     select from {schema}.events r
                     where r.execution_id = e.execution_id and r.node_id = e.node_id and r.item = e.item
                         and r.kind = 'node.reset' and r.seq > e.seq
@@ -205,7 +205,7 @@ begin
             and n.node_id = p_work.node_id and n.item = p_work.item and n.fence = p_work.fence
     );
     if p_work.outcome = 'waiting' and p_work.child is not null then
-        -- The child's entry nodes, as far as nobody pushed them again.
+        -- The child's entry nodes, without those that were pushed again.
         select json_agg({schema}.pushed_v1(n) order by n.node_id) into v_jobs
         from {schema}.executions c
         join {schema}.node_runs n on n.execution_id = c.id

@@ -1,8 +1,8 @@
--- Record outcomes of claims and all that follows. The records come numbered from 1 in the order of their keys.
--- Answers {at, answers: [[recorded, ended, next, jobs]]} in that order; ended is [status, Unix microseconds].
--- worker_id '' is nobody's, as of a run that is ended by hand.
--- next is [node, item, type, queue, fence, attempt, losses, inputs, data, woken, wait_key, span]; inputs null: the recorded node is
--- its only parent. A fifth part of an answer says why a child was refused.
+-- Record outcomes of claims and all that follows from them. The records are numbered from 1 in the order of their keys.
+-- Returns {at, answers: [[recorded, ended, next, jobs]]} in that order; ended is [status, Unix microseconds].
+-- worker_id '' is no worker's, as of a run that is ended by hand.
+-- next is [node, item, type, queue, fence, attempt, recovery_attempts, inputs, data, woken, wait_key, span]; inputs null: the
+-- recorded node is its only parent. A fifth element of an answer is the reason why a child was refused.
 
 create function {schema}.record_v1(p_records json, p_epoch bigint, p_now timestamptz) returns text
 language plpgsql
@@ -27,14 +27,14 @@ declare
     v_events {schema}.event_v1[] := '{}';
     v_exclusive boolean;
     v_exported boolean;
-    -- of the execution at hand
+    -- of the current execution
     v_first integer;
-    v_vias text[];  -- names each recorded work on the rows that it makes ready
+    v_vias text[];  -- the claim reference of each work, for the rows that it makes ready
     v_status text;
     v_priority text;
     v_revision integer;
     v_parent uuid;
-    v_base bigint;  -- the fence of rows that come into being
+    v_base bigint;  -- the fence of new rows
     v_ready text;
     v_arrivals {schema}.arrival_v1[];
     v_sinks integer;  -- arrivals at $end
@@ -53,7 +53,7 @@ declare
     l {schema}.execution_progress_v1;
     v_landed {schema}.execution_progress_v1[];
     v_skipped {schema}.execution_progress_v1[];
-    v_open {schema}.execution_progress_v1[];  -- ready, and nobody's yet
+    v_open {schema}.execution_progress_v1[];  -- ready, and not yet claimed or queued
     v_skips {schema}.event_v1[];
     v_readies {schema}.event_v1[];
     v_target text;
@@ -61,7 +61,7 @@ declare
     v_lines integer;  -- an assignment calls a function without the cost of a query
     r record;
 begin
-    -- Edges never change once they are saved: what follows from each outcome is known before anything is locked.
+    -- Edges never change once they are saved: the consequences of each outcome are computed before any lock.
     select array_agg(row (
         q.number, q.execution_id, q.node_id, q.item, q.fence, q.worker_id, q.outcome, q.data, q.error, q.brief, q.taken,
         q.delay_seconds, q.due_at, q.wait_kind, q.wait_key, q.span, q.exported_ns, q.spends_attempt, q.successors, q.logs, q.spans, q.child,
@@ -93,8 +93,8 @@ begin
     ) e on true;
 
     -- Every transition locks executions first, in the order of their ids, then the ending runs, in the order of their
-    -- keys, then the successors. What may change an execution's status (a failure, a way to $end, or a skip, which may
-    -- travel there) locks it alone at once: to share first and upgrade later would deadlock two siblings that fail.
+    -- keys, then the successors. A record that may change an execution's status (a failure, a way to $end, or a skip, which
+    -- may propagate there) locks it exclusively at once: sharing first and upgrading later would deadlock two siblings that fail.
     for i in 1 .. cardinality(v_works) loop
         w := v_works[i];
         if i = 1 or w.execution_id <> v_works[i - 1].execution_id then
@@ -131,7 +131,7 @@ begin
             v_ended := null;
         end if;
 
-        -- 1. The run itself. `coalesce` keeps the planner from going through all runs of the worker by their index.
+        -- 1. The run itself. `coalesce` prevents the planner from scanning all runs of the worker by their index.
         v_vias[i] := w.node_id || '/' || w.item || '/' || w.fence;
         if w.outcome not in ('completed', 'failed', 'skipped') then
             v_sequel := {schema}.wait_v1(
@@ -139,7 +139,7 @@ begin
             );
             v_vias[i] := null;
             if v_sequel.work is null and cardinality(v_events) > 0 then
-                -- An earlier record of this call may be the one that was sent again: its event tells.
+                -- An earlier record of this call may be the one that was sent again: its event shows that.
                 v_lines := {schema}.append_events_v1(v_events, {schema}.transaction_time_v1(v_now));
                 v_events := '{}';
             end if;
@@ -184,7 +184,7 @@ begin
                         w.outcome = 'failed'
                     )::{schema}.item_end_v1;
                 else
-                    -- A failure that no taken edge handles arrives nowhere: a retry finds what comes after untouched.
+                    -- A failure that no taken edge handles arrives nowhere: its successors are untouched when it is retried.
                     if w.outcome <> 'failed' or w.handled then
                         v_arrivals := v_arrivals || w.arrivals;
                         v_sinks := v_sinks + w.sinks;
@@ -203,7 +203,7 @@ begin
         end if;
         continue when i < cardinality(v_works) and v_works[i + 1].execution_id = w.execution_id;
 
-        -- 2. The execution fails, if it does, before anything is made ready.
+        -- 2. The execution fails, if it does, before any run is made ready.
         if v_error is not null then
             v_lines := {schema}.append_events_v1(v_events, v_now);
             v_events := '{}';
@@ -227,8 +227,8 @@ begin
             end loop;
         end if;
 
-        -- 4. Arrivals, round by round: what one round skips arrives at its own successors in the next. The history has
-        -- them without the rounds: first what was skipped, then what was claimed, then what was queued or held.
+        -- 4. Arrivals, round by round: the skips of one round arrive at their own successors in the next. The events are
+        -- ordered across the rounds: first skips, then claims, then queued and held runs.
         v_skips := '{}';
         v_readies := '{}';
         v_open := '{}';
@@ -238,7 +238,7 @@ begin
                 and a.queue = v_queues[a.work] and a.target = any(v_works[a.work].successors)
                 and {schema}.is_live_v1(v_works[a.work].worker_id, v_now)
             then
-                -- The link of a chain: its one successor is born running, under the same worker's claim.
+                -- The link of a chain: its one successor is inserted as running, under the same worker's claim.
                 w := v_works[a.work];
                 insert into {schema}.node_runs (
                     execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, recovery_attempts,
@@ -321,8 +321,8 @@ begin
             end if;
         end loop;
 
-        -- Work first: each worker may take the first of its wishes that became ready in its queue. One whose lease has
-        -- lapsed is about to lose its claims: it gets no new one.
+        -- Work first: each worker may take the first of its wishes that became ready in its queue. A worker whose
+        -- lease has lapsed is about to lose its claims: it gets no new one.
         for k in v_first .. i loop
             exit when v_ready = 'held' or cardinality(v_open) = 0;
             continue when v_vias[k] is null or v_nexts[k] is not null or cardinality(v_works[k].successors) = 0
@@ -341,7 +341,7 @@ begin
                     v_readies := v_readies || row (
                         w.execution_id, 'node.started', v_target, 0, 1, v_works[k].worker_id, null
                     )::{schema}.event_v1;
-                    -- A statement after the arrival: what other transactions added to this join is seen now.
+                    -- A statement after the arrival, so that it sees the arrivals of other transactions at this join.
                     v_nexts[k] := json_build_array(
                         v_target, 0, l.node_type, l.queue, v_fence, 1, 0,
                         {schema}.inputs_v1(w.execution_id, w.workflow_id, w.version, v_target), null, null, null
@@ -353,7 +353,7 @@ begin
 
         if cardinality(v_open) > 0 then
             if exists (select from unnest(v_open) d where d.status = 'pending') then
-                -- A join that stood there before: its last input has come.
+                -- A join whose row existed before: its last input has arrived.
                 update {schema}.node_runs
                 set status = v_ready, fence = v_base, due_at = case v_ready when 'queued' then v_due end,
                     push = case v_ready when 'queued' then 1 else 0 end, pushed_epoch = p_epoch,

@@ -1,8 +1,8 @@
--- What the transitions share: how an edge is judged, how an execution begins and how it fails.
+-- The shared parts of the transitions: the rule of taken edges, and the begin and the failure of an execution.
 --
--- Each transition sets for its own duration, never for the session, how it is planned: by key, once. These tables grow from
--- empty within seconds, faster than statistics follow: a plan made early would read them whole, and a plan made anew for
--- each call costs more than the call.
+-- Each transition sets planner options for its own duration, never for the session: plans go by key, and are made once.
+-- These tables grow from empty within seconds, faster than statistics follow: an early plan would scan whole tables, and
+-- a new plan for each call costs more than the call.
 
 create type {schema}.run_key_v1 as (execution_id uuid, node_id text collate "C", item integer);
 
@@ -16,7 +16,7 @@ create type {schema}.event_v1 as (
     data text
 );
 
--- A run's job, as the answers tell it. One that was never lost may be told without its losses.
+-- A run's job, as in the answers. The recovery attempts may be left out if there were none.
 create function {schema}.job_v1(p_run {schema}.node_runs) returns json
 language sql immutable
 as $$
@@ -26,7 +26,7 @@ as $$
     )
 $$;
 
--- Whether the edge to p_target is taken by a node that ended so; p_taken names targets, null leaves it to the edge's kind.
+-- Whether a node that ended so takes the edge to p_target; p_taken holds targets, null: the edge's kind decides.
 create function {schema}.edge_taken_v1(p_status text, p_taken text[], p_kind text, p_target text) returns boolean
 language sql immutable
 as $$
@@ -38,7 +38,7 @@ as $$
     end
 $$;
 
--- p_error, a JSON object, with the node's id before all else. As text: an error may hold what json functions refuse.
+-- p_error, a JSON object, with the node's id as its first member. As text: an error may hold values that json functions refuse.
 create function {schema}.error_at_v1(p_node text, p_error text) returns text
 language sql immutable
 as $$
@@ -46,7 +46,7 @@ as $$
 $$;
 
 -- The data of the parents whose edge to p_node was taken, and their spans: a JSON object of [JSON text, span]. Called in a statement of its
--- own after the last arrival: the arriving statement would miss siblings that committed while it waited.
+-- own after the last arrival: the statement of the arrival would miss siblings that committed while it waited.
 create function {schema}.inputs_v1(p_execution uuid, p_workflow text, p_version integer, p_node text) returns json
 language plpgsql
 as $$
@@ -55,7 +55,7 @@ declare
 begin
     select json_object_agg(r.node_id, json_build_array(coalesce(r.data, 'null'), r.span)) into v_inputs
     from {schema}.workflow_edges e
-    cross join lateral (  -- one look-up an edge, whatever the planner knows of the tables
+    cross join lateral (  -- one look-up per edge, whatever the statistics are
         select r.node_id, r.data, r.status, r.taken, r.span
         from {schema}.node_results r
         where r.execution_id = p_execution and r.node_id = e.source and r.item = 0
@@ -70,7 +70,7 @@ begin
 end
 $$;
 
--- What an item of a mapped node was mapped over.
+-- The data of an item of a mapped node.
 create function {schema}.item_data_v1(p_execution uuid, p_node text, p_item integer) returns text
 language plpgsql
 as $$
@@ -83,16 +83,16 @@ begin
 end
 $$;
 
--- The time by now, for what happens after a transition has waited for a lock: what it waited for ended later than p_now, the
--- beginning of its statement. A time that the caller gave stands still.
+-- The current time, for events after a transition has waited for a lock: the transaction it waited for ended later than p_now,
+-- the beginning of its statement. A time that the caller gave stays.
 create function {schema}.transaction_time_v1(p_now timestamptz) returns timestamptz
 language sql volatile
 as $$
     select case p_now when statement_timestamp() then clock_timestamp() else p_now end
 $$;
 
--- Append events, in the order of the array, and say how many. The transaction's number makes a cursor that skips no late
--- commit. In PL/pgSQL, which keeps its plans; before version 18 a function in SQL is planned at every call.
+-- Append events, in the order of the array, and return their number. With the transaction's number a cursor skips no late
+-- commit. It is PL/pgSQL, which caches its plans; before version 18 a function in SQL is planned at every call.
 create function {schema}.append_events_v1(p_events {schema}.event_v1[], p_now timestamptz) returns integer
 language plpgsql
 as $$
@@ -116,7 +116,7 @@ begin
 end
 $$;
 
--- Leave the row that tells an ended execution's parent of it, if it has one. It is due at once.
+-- Insert a $parent row, due at once, that notifies the parent of an ended execution, if it has one.
 create function {schema}.notify_parent_v1(p_executions uuid[], p_now timestamptz) returns void
 language plpgsql
 as $$
@@ -132,7 +132,7 @@ begin
 end
 $$;
 
--- Give running executions their $end row and their queued entry nodes. p_push 0 leaves the first push to the sweep.
+-- Insert the $end rows of running executions and their queued entry nodes. p_push 0 leaves the first push to the sweep.
 create function {schema}.begin_v1(p_executions uuid[], p_push integer, p_epoch bigint, p_now timestamptz, p_due timestamptz)
 returns void
 language plpgsql
@@ -177,17 +177,17 @@ begin
 end
 $$;
 
--- Fail a running or paused execution whose row the caller holds FOR NO KEY UPDATE: nothing new starts, the rest is held.
--- p_brief is what its event tells of the error; p_by names the claim whose record did it.
+-- Fail a running or paused execution whose row the caller has locked FOR NO KEY UPDATE; its ready runs are held.
+-- p_brief is the part of the error in its event; p_by names the claim whose record failed it.
 create function {schema}.fail_v1(p_execution uuid, p_error text, p_brief text, p_by text, p_now timestamptz) returns void
 language plpgsql
 as $$
 begin
     update {schema}.executions set status = 'failed', error = p_error, ended_at = p_now where id = p_execution;
-    -- The deadline has nothing left to end: a row that may not progress is not due.
+    -- The deadline is cleared: a row that may not progress is not due.
     update {schema}.node_runs set due_at = null where execution_id = p_execution and node_id = '$end' and item = 0;
     with held as (
-        -- A queued run keeps what woke it; one that waited for a retry is just ready again.
+        -- A queued run keeps its wait kind, by which it was woken; one that waited for a retry is ready and nothing more.
         update {schema}.node_runs
         set status = 'held', claim_reference = null, due_at = null,
             wait_kind = case status when 'queued' then wait_kind end, wait_key = case status when 'queued' then wait_key end

@@ -1,6 +1,6 @@
--- Create executions, each whole or not at all. Answers {at, answers: [[code, execution, version, jobs]]} in the order
--- asked. Those that replay another are not started here.
--- With p_outbox (the caller's own transaction) nothing is answered to push: the sweep makes the first push after the commit.
+-- Create executions, each whole or not at all. Returns {at, answers: [[code, execution, version, jobs]]} in the order
+-- of the requests. It does not support replays.
+-- With p_outbox (the caller's own transaction) no jobs are returned: the sweep makes the first push after the commit.
 
 create function {schema}.start_v1(p_requests json, p_epoch bigint, p_outbox boolean, p_now timestamptz) returns text
 language plpgsql
@@ -35,12 +35,12 @@ begin
         left join {schema}.workflows w on w.id = q.workflow_id
         left join {schema}.workflow_versions v
             on v.workflow_id = q.workflow_id and v.version = coalesce(q.version, w.latest_version)
-        order by q.workflow_id, q.key, q.position  -- keys are locked in one order by everyone
+        order by q.workflow_id, q.key, q.position  -- all transactions lock keys in one order
     loop
         v_ids[r.position] := r.id;
         v_versions[r.position] := r.found;
         if r.found is null or not r.active then
-            -- A start that was sent before is answered, whatever has become of its workflow.
+            -- A start that is sent again gets its answer even if its workflow has changed or gone.
             select k.execution_id, k.input_hash into v_owner
             from {schema}.idempotency_keys k
             where k.workflow_id = r.workflow_id and k.key = r.key and (k.expires_at is null or k.expires_at > v_now);

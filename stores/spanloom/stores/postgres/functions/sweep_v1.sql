@@ -1,6 +1,6 @@
--- Move on whatever is due, at most p_limit rows. Answers {at, jobs, moved, more, ended}.
--- It never waits: executions and runs that others hold are left to the next pass, so it can't deadlock with anyone.
--- There is more only if the limit was reached and this pass got somewhere: what others hold is no reason to come back.
+-- Move at most p_limit rows that are due. Returns {at, jobs, moved, more, ended}.
+-- It never waits: executions and runs that other transactions have locked are left to the next pass, so it can't deadlock.
+-- `more` is true only if the limit was reached and this pass moved or deferred a row; locked rows do not count.
 
 create function {schema}.sweep_v1(
     p_heads json, p_epoch bigint, p_limit integer, p_suspect_seconds double precision, p_now timestamptz
@@ -43,7 +43,7 @@ begin
         for update skip locked
     );
 
-    -- 1. What changes an execution's status: delayed starts and deadlines.
+    -- 1. Changes of an execution's status: delayed starts and deadlines.
     for r in
         select execution_id, node_id
         from {schema}.node_runs
@@ -85,7 +85,7 @@ begin
         );
     end if;
 
-    -- 2. Ended children, whose parents' runs wait for them. Of those rows nobody else holds one, root first.
+    -- 2. Ended children, whose parents' runs wait for them. Their rows are locked without waiting, root first.
     v_children := array(
         select execution_id
         from {schema}.node_runs
@@ -127,7 +127,7 @@ begin
         v_causes := v_causes || array_fill('child'::text, array[coalesce(cardinality(v_woken.executions), 0)]);
     end if;
 
-    -- 3. Everything else: select, lock the executions, lock the runs, look again.
+    -- 3. All other runs: select, lock the executions, lock the runs, check again.
     v_keys := array(
         select row (c.execution_id, c.node_id, c.item)::{schema}.run_key_v1
         from (
@@ -197,9 +197,9 @@ begin
             push = case when j.live and j.cause <> 'look' then n.push + 1 else n.push end,
             pushed_epoch = case when j.live and j.cause <> 'look' then p_epoch else n.pushed_epoch end,
             pushed_at = case when j.live and j.cause <> 'look' then v_now else n.pushed_at end,
-            -- Suspicion waits twice as long each time: a backlog is looked at ever more rarely. After a loss, not by the
-            -- number of pushes alone, which had other reasons too, nor by how long the run was in a backlog. A backlog is
-            -- looked at once a minute at least, as it may yet be lost.
+            -- The time to the next check doubles with each suspicion, so that a backlog is checked ever more rarely. After a
+            -- loss it depends neither on the number of pushes alone, which have other causes too, nor on the time in a
+            -- backlog. A backlog is checked once a minute at least, as it may still be lost.
             due_at = case when j.live then v_now + case j.cause
                 when 'lost_job' then least(interval '5 minutes', greatest(
                     v_suspect, least(2 * (n.due_at - n.pushed_at), v_suspect * power(2, least(n.push, 20)))
@@ -210,7 +210,7 @@ begin
             recovery_attempts = case j.cause when 'lost_worker' then n.recovery_attempts + 1 else n.recovery_attempts end,
             worker_id = case j.cause when 'lost_worker' then null else n.worker_id end,
             claim_reference = case j.cause when 'look' then n.claim_reference end,
-            -- A retry is forgotten; what else woke a run stays known until its next record.
+            -- The wait kind of a retry is cleared; any other that woke a run stays until its next record.
             wait_kind = case when j.cause <> 'retry' then n.wait_kind end,
             wait_key = case when j.cause <> 'retry' then n.wait_key end
         from judged j

@@ -1,7 +1,7 @@
--- Records that do not end a run: given back, to be tried again, or waiting for a timer, a child or items.
+-- Records that do not end a run: released, to be retried, or waiting for a timer, a child or items.
 
--- Create the child that a record asks for; the run that waits for it is its parent, under the record's fence, and it
--- has no later deadline. Answers what start_v1 does.
+-- Create the child of a record. The run that waits for it is its parent, under the record's fence, and its deadline is
+-- no later than its parent's. Returns the answer of start_v1.
 create function {schema}.start_child_v1(p_work {schema}.record_batch_v1, p_epoch bigint, p_now timestamptz) returns json
 language plpgsql
 as $$
@@ -36,7 +36,7 @@ begin
 end
 $$;
 
--- Why a workflow can't be started, in the words of start_v1; null if it can.
+-- The reason why a workflow can't be started, as a code of start_v1; null if it can.
 create function {schema}.refusal_v1(p_workflow text, p_version integer) returns text
 language plpgsql
 as $$
@@ -51,7 +51,7 @@ begin
 end
 $$;
 
--- Record an outcome that does not end the run. Answers null if the fence is stale.
+-- Record an outcome that does not end the run. Returns null if the fence is stale.
 create function {schema}.wait_v1(
     p_work {schema}.record_batch_v1, p_via text, p_status text, p_revision integer, p_epoch bigint, p_now timestamptz
 ) returns {schema}.record_result_v1
@@ -60,7 +60,7 @@ as $$
 declare
     w {schema}.record_batch_v1 := p_work;
     v_run {schema}.node_runs;
-    -- Nothing new starts in an execution that is not running: the run is held as it was, to ask again.
+    -- No child or item starts in an execution that is not running: the run is held, to be claimed and to request it again.
     v_asks_again boolean := p_status <> 'running' and p_work.outcome = 'waiting' and p_work.wait_kind in ('child', 'items');
     v_held boolean := v_asks_again or p_status <> 'running' and p_work.outcome = 'released'
         or p_status not in ('running', 'paused') and p_work.outcome = 'retry';
@@ -90,12 +90,12 @@ begin
         end if;
     end if;
 
-    -- `coalesce` keeps the planner from going through all runs of the worker by their index.
+    -- `coalesce` prevents the planner from scanning all runs of the worker by their index.
     if w.outcome = 'released' or v_asks_again then
         update {schema}.node_runs
         set status = case when v_held then 'held' else 'queued' end,
             due_at = case when not v_held then p_now + interval '2 seconds' end,
-            push = case when v_held then push else push + 1 end,  -- nothing is pushed of what is held
+            push = case when v_held then push else push + 1 end,  -- a held run is not pushed
             pushed_epoch = case when v_held then pushed_epoch else p_epoch end,
             pushed_at = case when v_held then pushed_at else p_now end,
             worker_id = null, claim_reference = null, span = coalesce(w.span, span)

@@ -1,13 +1,13 @@
--- How a child's end reaches its parent's run.
+-- The notification of a parent's run of the end of its child.
 
--- What the ends of children woke: which of them, and the jobs.
+-- The effect of ended children: those that woke a run, and the jobs.
 create type {schema}.control_v1 as (
     executions uuid[],  -- whose status it changed
     jobs json[]
 );
 
--- Tell the parents' runs that these children have ended. The rows of other executions are locked from root to leaf: the
--- parents', their runs, then what their children left. Answers which woke a run, and the jobs.
+-- Wake the parents' runs of these ended children. The rows of other executions are locked from root to leaf: the parents,
+-- their runs, then the $parent rows of the children. Returns the children that woke a run, and the jobs.
 create function {schema}.wake_each_v1(p_children uuid[], p_epoch bigint, p_now timestamptz) returns {schema}.control_v1
 language plpgsql
 as $$
@@ -70,7 +70,7 @@ begin
 end
 $$;
 
--- NodeTransitions.wake_parents. Answers {at, jobs}.
+-- NodeTransitions.wake_parents. Returns {at, jobs}.
 create function {schema}.wake_v1(p_children json, p_epoch bigint, p_now timestamptz) returns text
 language plpgsql
 set plan_cache_mode = force_generic_plan
