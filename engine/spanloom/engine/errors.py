@@ -67,7 +67,7 @@ __all__ = [
 
 
 class SpanloomError(Exception):
-    """Catch whatever Spanloom raises on purpose."""
+    """The base of all errors that Spanloom raises on purpose."""
 
 
 class UserError(SpanloomError):
@@ -75,11 +75,11 @@ class UserError(SpanloomError):
 
 
 class ConfigurationError(UserError):
-    """Refuse a URL, option, client or environment variable, and say what would be right."""
+    """Raised when a URL, an option, a client or an environment variable is wrong; the message contains the remedy."""
 
 
 class WorkflowInvalid(UserError):
-    """Refuse a definition; `problems` holds one sentence per problem, each naming its node."""
+    """Raised when a definition is wrong; `problems` holds one sentence per problem, each with the id of its node."""
 
     def __init__(self, workflow_id: str, problems: Sequence[str]) -> None:
         self.workflow_id = workflow_id
@@ -91,7 +91,7 @@ class WorkflowInvalid(UserError):
 
 
 class UnknownWorkflow(UserError):
-    """Refuse to start or read a workflow that is not there, or not active."""
+    """Raised when a workflow that is to be started or read does not exist, or is not active."""
 
     def __init__(self, workflow_id: str, version: int | None = None, *, inactive: bool = False) -> None:
         self.workflow_id = workflow_id
@@ -109,7 +109,7 @@ class UnknownWorkflow(UserError):
 
 
 class UnknownNodeType(UserError):
-    """Refuse a node type without a handler; `known` holds the registered ones."""
+    """Raised when a node type has no handler; `known` holds the registered ones."""
 
     def __init__(self, node_type: str, known: Sequence[str] = ()) -> None:
         self.node_type = node_type
@@ -119,7 +119,7 @@ class UnknownNodeType(UserError):
 
 
 class UnknownExecution(UserError):
-    """Refuse an execution id that the store does not hold."""
+    """Raised when the store has no execution with this id."""
 
     def __init__(self, execution_id: str) -> None:
         self.execution_id = execution_id
@@ -129,7 +129,7 @@ class UnknownExecution(UserError):
 
 
 class InvalidTransition(UserError):
-    """Refuse a change of state that the table in states.py does not hold."""
+    """Raised when a change of state is not in the table in states.py."""
 
     def __init__(self, what: str, current: str, wanted: str) -> None:
         self.current = current
@@ -138,7 +138,7 @@ class InvalidTransition(UserError):
 
 
 class StaleVersion(UserError):
-    """Refuse a write by someone who read an older state; `current` is the state as it stands."""
+    """Raised when a write is based on an older state; `current` is the state in the store."""
 
     def __init__(self, what: str, expected: int, actual: int, current: Any = None) -> None:
         self.expected = expected
@@ -148,7 +148,7 @@ class StaleVersion(UserError):
 
 
 class IdempotencyConflict(UserError):
-    """Refuse an idempotency key that started an execution with other input."""
+    """Raised when an idempotency key has started an execution with other input."""
 
     def __init__(self, workflow_id: str, key: str, execution_id: str) -> None:
         self.workflow_id = workflow_id
@@ -161,11 +161,11 @@ class IdempotencyConflict(UserError):
 
 
 class PayloadRejected(UserError):
-    """Refuse data that JSON can't carry, or that is larger than the limit."""
+    """Raised when data can't be encoded as JSON, or is larger than the limit."""
 
 
 class ExecutionFailed(SpanloomError):
-    """Report an execution that ended as failed or cancelled; `execution` holds its error."""
+    """Raised when an execution ended as failed or cancelled; `execution` holds its error."""
 
     def __init__(self, execution: Any) -> None:
         self.execution = execution
@@ -176,7 +176,7 @@ class ExecutionFailed(SpanloomError):
 
 
 class WaitTimeout(SpanloomError):
-    """Report that an execution has not ended in the time given; it goes on."""
+    """Raised when an execution has not ended in the given time; it goes on."""
 
     def __init__(self, execution_id: str, seconds: float, status: str) -> None:
         self.execution_id = execution_id
@@ -187,15 +187,15 @@ class WaitTimeout(SpanloomError):
 
 
 class NodeFailure(SpanloomError):
-    """The base of what a handler may raise to choose how its node fails."""
+    """The base of the errors by which a handler chooses how its node fails."""
 
 
 class PermanentError(NodeFailure):
-    """Fail the node at once, whatever its retry policy says."""
+    """Raised when a node is to fail at once, whatever its retry policy."""
 
 
 class RoutingFailed(PermanentError):
-    """Raised when a node can't be left: it named a successor that it does not have, or a `when` can't be evaluated."""
+    """Raised when a node chose a successor that it does not have, or a `when` of its edges can't be evaluated."""
 
 
 class DepthExceeded(PermanentError):
@@ -211,7 +211,7 @@ class DepthExceeded(PermanentError):
 
 
 class ItemsFailed(PermanentError):
-    """Raised when more items of a mapped node failed than it tolerates; it names the first of them."""
+    """Raised when more items of a mapped node failed than it tolerates; it contains the first failure."""
 
     def __init__(self, node_id: str, failed: int, items: int, tolerated_failures: int, first: str) -> None:
         self.node_id = node_id
@@ -224,7 +224,7 @@ class ItemsFailed(PermanentError):
 
 
 class WorkerLost(PermanentError):
-    """Raised when a node was lost together with its worker, again and again: it may be what kills them."""
+    """Raised when a node was lost together with its worker too often: it may be the cause."""
 
     def __init__(self, node_id: str, recovery_attempts: int) -> None:
         self.node_id = node_id
@@ -277,7 +277,7 @@ class StoreRefused(SpanloomError):
 
 
 class StoreNotMigrated(SpanloomError):
-    """Raised when the store's schema is missing or of another version; it names the command that mends it."""
+    """Raised when the store's schema is missing or of another version; its message contains the remedy."""
 
     def __init__(self, where: str, found: str | None, wanted: str) -> None:
         self.found = found
@@ -289,9 +289,9 @@ class StoreNotMigrated(SpanloomError):
 
 
 class QueueUnavailable(SpanloomError):
-    """Raised when Redis did not answer; what the store holds will be pushed when it is back.
+    """Raised when Redis did not answer. The sweep will push the jobs when Redis is back.
 
-    `known`: Redis was taken as away already, and was not asked.
+    `known`: Redis counted as unavailable already, and no request was sent.
     """
 
     def __init__(self, message: str, *, known: bool = False) -> None:
