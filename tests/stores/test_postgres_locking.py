@@ -11,54 +11,38 @@ from typing import Any
 import psycopg
 import pytest
 
-from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.store.requests import (
     Claim,
-    ControlAction,
-    NodeClaim,
     NodeKey,
     Outcome,
     RecordRequest,
     RecordResult,
 )
-from spanloom.engine.store.states import ExecutionStatus, NodeStatus
+from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.postgres import connections as postgres_connections
 from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.race import race
 from spanloom.testing.workflows import fan, graph
-from support.forms import FORMS, MixedForms
+from stores.racing import by_node, claimed, completed, quietly
+from support.forms import FORMS, open_form
 from support.postgres import until_blocked
 
 ROUNDS = 15
-WIDTH = 100
 
 
 @pytest.fixture(params=FORMS)
 def store(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[Any]:
     """A store of each form of the hot transitions, and both on one database, whose calls take turns."""
-    functions, python = PostgresExecutionStore(postgres_url), PostgresExecutionStore(postgres_url, accelerated=False)
-    made: Any = {"functions": functions, "python": python}.get(request.param) or MixedForms(functions, python)
-    yield made
-    functions.close()
-    python.close()
+    with open_form(request.param, postgres_url) as store:
+        yield store
 
 
 @pytest.fixture
 def no_second_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a deadlock show instead of being retried."""
     monkeypatch.setattr(postgres_connections, "CONFLICT_RETRIES", 0)
-
-
-def _claimed(store: PostgresExecutionStore, driver: StoreDriver, keys: list[NodeKey]) -> list[tuple[str, NodeClaim]]:
-    answers = store.claim(keys, worker_id=driver.worker_id)
-    assert all(isinstance(answer, Claim) for answer in answers), answers
-    return [(answer.header.execution_id, answer.node) for answer in answers if isinstance(answer, Claim)]
-
-
-def _completed(driver: StoreDriver, claims: list[tuple[str, NodeClaim]]) -> list[RecordRequest]:
-    return [driver.outcome(execution, node) for execution, node in claims]
 
 
 @pytest.mark.usefixtures("no_second_try")
@@ -75,8 +59,8 @@ def test_batches_over_the_same_executions_in_opposite_orders_never_deadlock(stor
         # when four workers claim one branch of each, then record them, each in another order
         shares = [[NodeKey(one, f"w{number}") for one in executions] for number in range(1, 5)]
         shares = [share if number % 2 else share[::-1] for number, share in enumerate(shares)]
-        claims = race([partial(_claimed, store, driver, share) for share in shares])
-        answers = race([partial(store.record, _completed(driver, some[::-1])) for some in claims])
+        claims = race([partial(claimed, store, driver, share) for share in shares])
+        answers = race([partial(store.record, completed(driver, some[::-1])) for some in claims])
         # then every join is ready exactly once
         assert all(answer.recorded for some in answers for answer in some)
         ready = [job.execution_id for some in answers for answer in some for job in answer.jobs]
@@ -94,13 +78,13 @@ def test_siblings_that_fail_or_end_at_once_beside_control_and_sweep_never_deadlo
         # given two executions, each with four claimed nodes
         first, second = (driver.start("sinks") for _ in range(2))
         driver.jobs.clear()
-        claims = {one: dict(_by_node(store, driver, one, list(sinks))) for one in (first, second)}
+        claims = {one: dict(by_node(store, driver, one, list(sinks))) for one in (first, second)}
         batches = [
             [driver.outcome(one, claims[one][name], Outcome.FAILED) for one in (first, second)] for name in sinks
         ]
         # when all fail at once, while others sweep and cancel
         calls: list[Callable[[], object]] = [partial(store.record, batch) for batch in batches]
-        calls += [partial(store.sweep, heads={}, epoch=0), partial(_quietly, driver.cancel, second)]
+        calls += [partial(store.sweep, heads={}, epoch=0), partial(quietly, driver.cancel, second)]
         race(calls)
         # then each fails once, or was cancelled
         ended = store.get_execution(first)
@@ -121,13 +105,13 @@ def test_items_of_several_nodes_that_end_in_opposite_orders_never_deadlock(store
         for one in executions:
             for node in "ab":
                 driver.fan_out(one, node, list(range(8)), tolerated_failures=8)
-        claims = _claimed(store, driver, keys)
+        claims = claimed(store, driver, keys)
         # when four workers record every fourth of them, each in another order, while others sweep and look
         shares = [claims[number::4] for number in range(4)]
         shares = [share if number % 2 else share[::-1] for number, share in enumerate(shares)]
         answers: list[RecordResult] = []
         calls: list[Callable[[], object]] = [
-            *(partial(_record_into, answers, store, _completed(driver, share)) for share in shares),
+            *(partial(_record_into, answers, store, completed(driver, share)) for share in shares),
             partial(store.sweep, heads={}, epoch=0),
             partial(store.claim, keys[::-1], worker_id=driver.worker_id),
         ]
@@ -160,148 +144,25 @@ def test_families_under_control_while_their_children_start_and_end_never_deadloc
         calls: list[Callable[[], object]] = [
             *(partial(_end_and_tell, driver, record) for record in ends),
             *(partial(driver.send, record) for record in starts),
-            partial(_quietly, driver.pause, parent),
-            partial(_quietly, driver.resume, parent),
-            partial(_quietly, driver.retry, children[0]),
+            partial(quietly, driver.pause, parent),
+            partial(quietly, driver.resume, parent),
+            partial(quietly, driver.retry, children[0]),
             partial(store.sweep, heads={}, epoch=0),
         ]
         if number % 2:
-            calls.append(partial(_quietly, driver.cancel, parent))
+            calls.append(partial(quietly, driver.cancel, parent))
         race(calls)
         # then nobody waits for a child that has ended
-        _quietly(driver.resume, parent)
+        quietly(driver.resume, parent)
         driver.sweep_all()
         for run in store.get_node_results(parent):
             child = store.get_execution(run.wait_key) if run.status == "waiting" and run.wait_key else None
             assert child is None or not child.status.ended, (run, child)
 
 
-@pytest.mark.usefixtures("no_second_try")
-def test_a_wide_join_under_control_gets_every_input_and_ends_once(store: PostgresExecutionStore) -> None:
-    driver = StoreDriver(store)
-    branches = [f"w{number}" for number in range(1, WIDTH + 1)]
-    store.save_workflow(fan(WIDTH))
-    for number in range(3):
-        # given a hundred claimed branches
-        execution = driver.start("fan")
-        driver.run(execution, "split")
-        claims = dict(_by_node(store, driver, execution, branches))
-        # when eight workers record them in lots, some to be tried again or given back, beside pause, resume and sweep
-        outcomes = [Outcome.RETRY if at % 10 == 3 else Outcome.RELEASED if at % 10 == 7 else Outcome.COMPLETED
-                    for at in range(WIDTH)]  # fmt: skip
-        records = [
-            driver.outcome(execution, claims[name], outcome) for name, outcome in zip(branches, outcomes, strict=True)
-        ]
-        lots = [records[at::8] for at in range(8)]
-        calls: list[Callable[[], object]] = [
-            *(partial(_record_each, store, lot if at % 2 else lot[::-1]) for at, lot in enumerate(lots)),
-            partial(_quietly, driver.pause, execution),
-            partial(_quietly, driver.resume, execution),
-            partial(store.sweep, heads={}, epoch=number),
-        ]
-        race(calls)
-        # then what is left runs, the join once and with all its inputs, and the execution completes
-        _quietly(driver.resume, execution)
-        assert _run_all(driver, store, execution) == [ExecutionStatus.COMPLETED]
-        kinds = [(event.kind, event.node_id) for event in store.get_events(execution)]
-        assert kinds.count(("execution.completed", None)) == 1
-        assert all(kinds.count(("node.completed", name)) == 1 for name in (*branches, "join"))
-
-
-@pytest.mark.usefixtures("no_second_try")
-def test_siblings_that_fail_while_it_is_retried_fail_it_once_each_time(store: PostgresExecutionStore) -> None:
-    driver = StoreDriver(store)
-    sinks = [f"s{number}" for number in range(6)]
-    store.save_workflow(graph("sinks", {name: list[str]() for name in sinks}))
-    for _ in range(ROUNDS):
-        # given six claimed siblings
-        execution = driver.start("sinks")
-        claims = dict(_by_node(store, driver, execution, sinks))
-        outcomes = [Outcome.FAILED if at % 2 else Outcome.COMPLETED for at in range(len(sinks))]
-        records = [
-            driver.outcome(execution, claims[name], outcome) for name, outcome in zip(sinks, outcomes, strict=True)
-        ]
-        # when half of them fail, while others retry it
-        calls: list[Callable[[], object]] = [partial(store.record, [record]) for record in records]
-        calls += [partial(_quietly, driver.retry, execution)] * 2
-        race(calls)
-        # then each failure was followed by one retry at most, and it completes once what failed is done again
-        while (seen := store.get_execution(execution)) is not None and seen.status is ExecutionStatus.FAILED:
-            driver.retry(execution)
-        assert _run_all(driver, store, execution) == [ExecutionStatus.COMPLETED]
-        # in the order in which they were written: a cursor's transaction may have its number before it waits for a lock
-        told = sorted(store.get_events(execution), key=lambda event: int(event.cursor.partition(":")[2]))
-        kinds = [event.kind for event in told]
-        changes = [kind for kind in kinds if kind in ("execution.failed", "execution.retried")]
-        assert changes == ["execution.failed", "execution.retried"] * (len(changes) // 2)
-        assert kinds.count("execution.completed") == 1
-
-
-@pytest.mark.usefixtures("no_second_try")
-def test_control_of_many_in_opposite_orders_beside_records_never_deadlocks(store: PostgresExecutionStore) -> None:
-    driver = StoreDriver(store)
-    store.save_workflow(fan(4))
-    for _ in range(ROUNDS // 3):
-        # given six executions with four claimed branches each
-        executions = [driver.start("fan") for _ in range(6)]
-        claims: list[tuple[str, NodeClaim]] = []
-        for execution in executions:
-            driver.run(execution, "split")
-            claims += _claimed(store, driver, [NodeKey(execution, f"w{number}") for number in range(1, 5)])
-        records = _completed(driver, claims)
-        # when four workers record a branch of each, and all are paused and resumed, each time in another order
-        orders = [executions, executions[::-1]]
-        calls: list[Callable[[], object]] = [partial(store.record, records[number::4]) for number in range(4)]
-        calls += [
-            partial(store.control_executions, action, order)
-            for action in (ControlAction.PAUSE, ControlAction.RESUME)
-            for order in orders
-        ]
-        race(calls)
-        # then each runs its join, and completes, once
-        store.control_executions(ControlAction.RESUME, executions)
-        for execution in executions:
-            assert _run_all(driver, store, execution) == [ExecutionStatus.COMPLETED]
-            kinds = [(event.kind, event.node_id) for event in store.get_events(execution)]
-            assert kinds.count(("node.completed", "join")) == kinds.count(("execution.completed", None)) == 1
-
-
-def _record_each(store: PostgresExecutionStore, records: list[RecordRequest]) -> None:
-    """Record them five at a time."""
-    for at in range(0, len(records), 5):
-        assert all(answer.recorded for answer in store.record(records[at : at + 5]))
-
-
-def _run_all(driver: StoreDriver, store: PostgresExecutionStore, execution: str) -> list[ExecutionStatus]:
-    """Sweep, and run whatever is queued, until nothing is; return the ends that records answered."""
-    ends: list[ExecutionStatus] = []
-    while True:
-        driver.sweep_all()
-        queued = [run.node_id for run in store.get_node_results(execution) if run.status is NodeStatus.QUEUED]
-        if not queued:
-            return ends
-        for node_id in queued:
-            answer = driver.run(execution, node_id)
-            ends += [answer.ended] if answer.ended is not None else []
-
-
 def _end_and_tell(driver: StoreDriver, record: RecordRequest) -> None:
     if driver.send(record).ended is not None:
         driver.wake(record.execution_id)
-
-
-def _quietly(act: Callable[[str], object], execution: str) -> object:
-    try:
-        return act(execution)
-    except InvalidTransition:
-        return None  # another was first
-
-
-def _by_node(
-    store: PostgresExecutionStore, driver: StoreDriver, execution: str, names: list[str]
-) -> list[tuple[str, NodeClaim]]:
-    claims = _claimed(store, driver, [NodeKey(execution, name) for name in names])
-    return [(node.node_id, node) for _, node in claims]
 
 
 def test_a_call_that_lost_to_a_deadlock_is_made_again(
@@ -409,7 +270,7 @@ def test_two_executions_failing_in_one_batch_fail_both(store: PostgresExecutionS
     driver = StoreDriver(store)
     store.save_workflow(graph("one", {"only": []}))
     executions = [driver.start("one") for _ in range(3)]
-    nodes = _claimed(store, driver, [NodeKey(one, "only") for one in executions])
+    nodes = claimed(store, driver, [NodeKey(one, "only") for one in executions])
     outcomes = [Outcome.FAILED, Outcome.COMPLETED, Outcome.FAILED]
     answers = store.record([driver.outcome(*pair, outcome) for pair, outcome in zip(nodes, outcomes, strict=True)])
     assert [answer.ended for answer in answers] == ["failed", "completed", "failed"]

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from spanloom.engine.store.port import ExecutionStore
+from spanloom.stores import PostgresExecutionStore
 
-__all__ = ["FORMS", "MixedForms"]
+__all__ = ["FORMS", "MixedForms", "open_form"]
 
 FORMS = ("functions", "python", "mixed")
 
@@ -45,3 +46,13 @@ class MixedForms:
         """Give up the connections of both."""
         for store in self.stores:
             store.close()
+
+
+@contextmanager
+def open_form(form: str, url: str) -> Generator[Any]:
+    """Open the store of one of FORMS on this database for as long as the block lasts."""
+    functions, python = PostgresExecutionStore(url), PostgresExecutionStore(url, accelerated=False)
+    forms = {"functions": functions, "python": python, "mixed": MixedForms(functions, python)}
+    yield forms[form]
+    functions.close()
+    python.close()
