@@ -49,8 +49,8 @@ def retry_under_the_same_fence(patch: pytest.MonkeyPatch) -> None:
     """A run that a retry starts anew is claimed under the fence of its last claim again."""
     start_anew: Callable[..., None] = retry._Retry._start_anew
 
-    def starting(self: Any, execution: ExecutionRow, result: ResultRow) -> None:
-        start_anew(self, execution._replace(revision=0), result._replace(fence=result.fence - 1))
+    def starting(self: Any, execution: ExecutionRow, result: ResultRow, *given: Any) -> None:
+        start_anew(self, execution._replace(revision=0), result._replace(fence=result.fence - 1), *given)
 
     patch.setattr(retry._Retry, "_start_anew", starting)
 
