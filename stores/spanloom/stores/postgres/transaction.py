@@ -10,8 +10,8 @@ import psycopg
 
 from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
 from spanloom.engine.store.states import NodeStatus
-from spanloom.stores.sql.rows import KEY, Row
-from spanloom.stores.sql.statements import EXECUTION, RUN, for_postgres, insert
+from spanloom.stores.sql.rows import Row
+from spanloom.stores.sql.statements import EXECUTION, RUN_COLUMNS, for_postgres, insert
 from spanloom.stores.sql.transaction import SqlTransaction
 from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, RunRow
 from spanloom.stores.transitions.transaction import always, never
@@ -30,6 +30,12 @@ _EVENT = ("execution_id", "kind", "node_id", "item", "attempt", "worker_id", "da
 _ADD_EVENT = (
     "INSERT INTO {s}events (xid, execution_id, kind, node_id, item, attempt, worker_id, data, at) VALUES "
     "(pg_current_xact_id()::text::bigint, :execution_id, :kind, :node_id, :item, :attempt, :worker_id, :data, :at)"
+)
+_KEYS_GIVEN = "unnest(:executions::uuid[], :nodes::text[], :items::integer[]) AS k (execution_id, node_id, item)"
+_LOCK_RUNS = (
+    f"SELECT {', '.join(f'n.{name}' for name in RUN_COLUMNS)} FROM {_KEYS_GIVEN} JOIN {{s}}node_runs n "
+    'ON n.execution_id = k.execution_id AND n.node_id = k.node_id COLLATE "C" AND n.item = k.item '
+    "{condition} ORDER BY n.execution_id, n.node_id, n.item FOR UPDATE OF n {skip}"
 )
 _LOG = ("execution_id", "node_id", "item", "attempt", "level", "message", "fields", "at", "trace_id", "span_id")
 _SPAN = (
@@ -123,10 +129,22 @@ class PostgresTransaction(SqlTransaction):
     ) -> dict[NodeKey, RunRow]:
         """See Transaction.lock_runs."""
         _ = self.now
-        # The status is a parameter: for a literal the planner might scan the partial index of all queued runs.
-        condition, more = (KEY, {}) if status is None else (f"{KEY} AND status = :status", {"status": status.value})
-        lock = "FOR UPDATE" if wait else "FOR UPDATE SKIP LOCKED"
-        return self._runs_of(f"SELECT {RUN} FROM {{s}}node_runs WHERE {condition} {lock}", keys, more)
+        wanted = sorted(set(keys))
+        if not wanted:
+            return {}
+        names: dict[str, Any] = {
+            "executions": [key.execution_id for key in wanted],
+            "nodes": [key.node_id for key in wanted],
+            "items": [key.item for key in wanted],
+        }
+        if status is not None:
+            # As a parameter: for a literal the planner might scan the partial index of all queued runs.
+            names["status"] = status.value
+        statement = _LOCK_RUNS.format(
+            s="{s}", condition="" if status is None else "WHERE n.status = :status", skip="" if wait else "SKIP LOCKED"
+        )
+        rows = map(self._run_row, self._all(statement, names))
+        return {row.key: row for row in rows}
 
     def lock_family(self, root: str) -> list[ExecutionRow] | None:
         """See Transaction.lock_family. Reads, locks and reads again: a locked execution gets no further child."""

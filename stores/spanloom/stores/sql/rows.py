@@ -72,10 +72,8 @@ class SqlRows(Transaction):
         rows = map(self._execution, self._all(statement, {"ids": sorted(ids)})) if ids else ()
         return {row.id: row for row in rows}
 
-    def _runs_of(
-        self, statement: str, keys: Collection[NodeKey], more: Mapping[str, Any] | None = None
-    ) -> dict[NodeKey, RunRow]:
-        found = (self._one(statement, {**key._asdict(), **(more or {})}) for key in sorted(set(keys)))
+    def _runs_of(self, statement: str, keys: Collection[NodeKey]) -> dict[NodeKey, RunRow]:
+        found = (self._one(statement, key._asdict()) for key in sorted(set(keys)))
         rows = (self._run_row(row) for row in found if row is not None)
         return {row.key: row for row in rows}
 
