@@ -101,6 +101,7 @@ def _first_difference(world: World, examples: int) -> str | None:
     return None
 
 
+@pytest.mark.timeout(600)  # by the number of runs until it is found
 @pytest.mark.parametrize("mutate", MUTANTS, ids=lambda mutate: mutate.__name__)
 def test_a_mutant_is_told_from_the_model(
     mutate: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
