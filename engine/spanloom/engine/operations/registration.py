@@ -43,7 +43,7 @@ class Registrations:
         for builder in builders:
             self._versions[builder.id] = self.register(builder.workflow)
 
-    def resolve(self, workflow: WorkflowRef) -> tuple[str, dict[str, int]]:
+    def resolve(self, workflow: WorkflowRef) -> tuple[str, dict[str, Any]]:
         """Return a workflow's id, and the option that pins its version unless only its id was given.
 
         Raises ConfigurationError for a builder whose workflow was not registered.
