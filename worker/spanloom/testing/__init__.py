@@ -1,4 +1,4 @@
-"""What users of Spanloom and authors of stores test with; the conformance suite is in spanloom.testing.conformance."""
+"""Test tools for users of Spanloom and authors of stores; the conformance suite is in spanloom.testing.conformance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clock that stands still until a test moves it."""
+"""A clock that a test advances."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ __all__ = ["ManualClock"]
 
 
 class ManualClock:
-    """Tell an aware time in UTC that changes only by `advance`; call it, or pass `now=clock()`."""
+    """A clock whose time, an aware datetime in UTC, changes only by `advance`.
+
+    >>> clock = ManualClock()
+    >>> clock().isoformat()
+    '2030-01-01T00:00:00+00:00'
+    >>> clock.advance(90).isoformat()
+    '2030-01-01T00:01:30+00:00'
+    """
 
     def __init__(self, start: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
         if start.tzinfo is None:
@@ -16,10 +23,10 @@ class ManualClock:
         self._now = start.astimezone(UTC)
 
     def __call__(self) -> datetime:
-        """Return the time as it stands."""
+        """Return the current time."""
         return self._now
 
     def advance(self, seconds: float) -> datetime:
-        """Move the time on by `seconds` and return it."""
+        """Advance the time by `seconds` and return it."""
         self._now += timedelta(seconds=seconds)
         return self._now

@@ -1,9 +1,9 @@
-"""Crash points: a process that is told to ends at a named step of its work, as a power cut would end it.
+"""Crash points: named steps at which a process ends if they are armed, as a power cut would end it.
 
-Production code knows nothing of this. A test's own application wraps the store, and the classes whose methods are
-steps, before it builds its engine; each call of theirs then has a point before it and one after it, named
+Production code has no crash points. A test's own application wraps the store, and the classes whose methods are steps,
+before it builds its engine. Each call of theirs then has a point before it and one after it, named
 `role.part.method.before` or `.after`. The role follows from the process and the thread: a worker process has `worker`
-for its loop and slots, and `sweep`, `lease`, `registration` and `claims` for the threads beside them.
+for its loop and slots, and `sweep`, `lease`, `heartbeat` and `claims` for the threads beside them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from spanloom.engine.store.port import ExecutionStore
 
 __all__ = ["AT", "EXIT_CODE", "FOLDER", "NOTED", "CrashPoints", "crashes", "crashing_store", "passed", "steps_of"]
 
-EXIT_CODE = 137  #: what a process that crashed exits with: as if by SIGKILL, in a shell's count
+EXIT_CODE = 137  #: the exit code of a process that crashed: as if by SIGKILL, as a shell reports it
 AT = "SPANLOOM_CRASH_AT"  #: the environment variable that arms points
-FOLDER = "SPANLOOM_CRASH_FOLDER"  #: and the one that says where they are noted
-NOTED = 3  #: how many passings of a point a process notes
+FOLDER = "SPANLOOM_CRASH_FOLDER"  #: the environment variable with the folder of the log of points
+NOTED = 3  #: the number of passings of a point that a process logs
 _THREADS = ("sweep", "lease", "heartbeat", "claims")  # of a worker, each named spanloom-<role>…
 
 
 class CrashPoints:
-    """Note each point that this process passes, and end it where it is told to.
+    """The log of the points that this process passes, and the crash at those that are armed.
 
-    `armed` says at which passing of a point, counted in each process, to crash, and how often in all. Each crash leaves
-    a file in `folder`, made before it, so that it happens that often over all processes that share the folder.
+    `armed` holds, by point, the passing at which to crash, counted in each process, and the number of crashes in all.
+    Before each crash a file is created in `folder`, which limits their number over all processes that share the folder.
     """
 
     def __init__(self, folder: Path, role: str, armed: Mapping[str, tuple[int, int]] | None = None) -> None:
@@ -65,7 +65,7 @@ class CrashPoints:
 
 
 def passed(folder: Path) -> dict[str, int]:
-    """Return the points that the processes of a folder have passed, and how often, up to NOTED, one of them did."""
+    """Return the points that the processes of a folder have passed, and the most passings (up to NOTED) in one."""
     most: dict[str, int] = {}
     path = folder / "passed"
     for line in path.read_text().splitlines() if path.exists() else ():
@@ -80,7 +80,7 @@ def crashes(folder: Path) -> list[str]:
 
 
 def crashing_store(store: ExecutionStore, points: CrashPoints) -> ExecutionStore:
-    """Return a store that does what `store` does, with a point before and after each method of the port."""
+    """Return `store` with a point before and after each method of the port."""
 
     def member(name: str) -> Any:
         if isinstance(inspect.getattr_static(ExecutionStore, name), property):
@@ -112,7 +112,7 @@ def _with_points(function: Callable[..., Any], step: str, points: CrashPoints) -
 
 
 def _role_of(thread: threading.Thread, role: str) -> str:
-    beside = [one for one in _THREADS if thread.name.startswith(f"spanloom-{one}")]
+    beside = [role_name for role_name in _THREADS if thread.name.startswith(f"spanloom-{role_name}")]
     return beside[0] if beside else role
 
 

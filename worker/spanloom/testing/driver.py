@@ -37,11 +37,11 @@ from spanloom.testing.clock import ManualClock
 
 __all__ = ["StoreDriver", "Work", "request"]
 
-#: What stands in for a handler: what it returns is the node's data, what it raises fails the node for good. If it
-#: returns a FanOut the node waits for those items, if a StartRequest for that child; then it is called again, woken.
+#: A function in place of a handler. Its result is the node's data; an exception fails the node for good. A FanOut makes
+#: the node wait for those items, and a StartRequest for that child; then it is called again, woken.
 Work = Callable[[NodeClaim], Any]
 
-_PASSES = 100  # how often a sweep may find more to do before it is at fault
+_PASSES = 100  # the number of sweeps with more to do after which the store is at fault
 
 
 def request(workflow: Workflow | str, data: Any = None, **fields: Any) -> StartRequest:
@@ -52,10 +52,20 @@ def request(workflow: Workflow | str, data: Any = None, **fields: Any) -> StartR
 
 
 class StoreDriver:
-    """Play one worker, and the engine that starts executions, against a store.
+    """A worker, and the engine that starts executions, played by hand against a store.
 
-    Making one registers a worker. With a clock every call tells the store the clock's time, without one the store's own
-    clock counts. Jobs that the store asks to be pushed gather in `jobs`, which several drivers may share.
+    - Creating one registers a worker.
+    - With a clock, every call passes its time to the store. Without one the store's own clock counts.
+    - Jobs that the store returns are collected in `jobs`, which several drivers may share.
+
+    >>> from spanloom.stores import InMemoryExecutionStore
+    >>> from spanloom.testing.workflows import chain
+    >>> driver = StoreDriver(InMemoryExecutionStore())
+    >>> execution = driver.start(chain(3))
+    >>> driver.drain()
+    ['n1', 'n2', 'n3']
+    >>> driver.store.get_execution(execution).status.value
+    'completed'
     """
 
     def __init__(
@@ -83,11 +93,11 @@ class StoreDriver:
         )
 
     def now(self) -> datetime | None:
-        """Return the clock's time; None without a clock."""
+        """Return the clock's time. None without a clock."""
         return self._clock() if self._clock is not None else None
 
     def start(self, workflow: Workflow | str, data: Any = None, **fields: Any) -> str:
-        """Register `workflow` if it is a definition, start it, return the id. Raises the error the store answers."""
+        """Register `workflow` if it is a definition, start it, and return the id. Raises an error it gets."""
         if isinstance(workflow, Workflow):
             self.store.save_workflow(workflow, now=self.now())
         answer = self.store.create_execution(request(workflow, data, **fields), now=self.now())
@@ -98,7 +108,7 @@ class StoreDriver:
         return answer.execution_id
 
     def try_claim(self, execution_id: str, node_id: str, item: int = 0) -> ClaimAnswer:
-        """Ask for a claim and return the answer."""
+        """Request a claim and return the answer."""
         return self.store.claim([NodeKey(execution_id, node_id, item)], worker_id=self.worker_id, now=self.now())[0]
 
     def claim(self, execution_id: str, node_id: str, item: int = 0) -> NodeClaim:
@@ -162,7 +172,7 @@ class StoreDriver:
     def waiting_for_child(
         self, execution_id: str, node: NodeClaim, child: StartRequest, *, depth: int = 1, **fields: Any
     ) -> RecordRequest:
-        """Return the record of a claimed run that waits for the execution that `child` asks for."""
+        """Return the record of a claimed run that waits for the execution of the request `child`."""
         child = replace(
             child,
             parent=NodeKey(execution_id, node.node_id, node.item),
@@ -173,17 +183,24 @@ class StoreDriver:
         return self.outcome(execution_id, node, Outcome.WAITING, **fields)
 
     def start_child(
-        self, execution_id: str, node_id: str, workflow: Workflow | str, data: Any = None, *, item: int = 0, **ask: Any
+        self,
+        execution_id: str,
+        node_id: str,
+        workflow: Workflow | str,
+        data: Any = None,
+        *,
+        item: int = 0,
+        **fields: Any,
     ) -> str:
-        """Claim a node run, let it wait for a child execution of `workflow`, and return the child's id.
+        """Claim a node run, make it wait for a child execution of `workflow`, and return the child's id.
 
-        Registers `workflow` if it is a definition; `ask` are StartRequest's fields. Raises AssertionError if the store
-        refuses.
+        Registers `workflow` if it is a definition. `fields` are those of StartRequest. Raises AssertionError if the
+        store refuses.
         """
         if isinstance(workflow, Workflow):
             self.store.save_workflow(workflow, now=self.now())
-        depth = ask.pop("depth", 1)
-        wanted = request(workflow, data, **ask)
+        depth = fields.pop("depth", 1)
+        wanted = request(workflow, data, **fields)
         node = self.claim(execution_id, node_id, item)
         answer = self.send(self.waiting_for_child(execution_id, node, wanted, depth=depth))
         assert answer.recorded, f"{node_id} does not wait for a child: its claim is stale"
@@ -200,7 +217,7 @@ class StoreDriver:
         tolerated_failures: int = 0,
         **fields: Any,
     ) -> RecordResult:
-        """Claim a node run and let it wait for an item of its own for each of `items`, which are its data."""
+        """Claim a node run and make it wait for an item for each of `items`, which are the items' data."""
         node = self.claim(execution_id, node_id)
         return self.send(
             self.fanning_out(
@@ -228,7 +245,7 @@ class StoreDriver:
         return self.outcome(execution_id, node, Outcome.WAITING, wait_kind=WaitKind.ITEMS, fan_out=wanted, **fields)
 
     def wake(self, *execution_ids: str) -> list[NodeJob]:
-        """Tell the parents of these ended executions, as their worker does, and keep the jobs that follow."""
+        """Wake the parents of these ended executions, as their worker does, and keep the jobs that follow."""
         jobs = self.store.wake_parents(execution_ids, now=self.now())
         self.jobs.extend(jobs)
         return jobs
@@ -250,14 +267,14 @@ class StoreDriver:
         return self._controlled(self.store.retry_execution(execution_id, now=self.now(), **options))
 
     def sweep(self, **options: Any) -> SweepResult:
-        """Sweep once, judging no list of jobs, and keep the jobs that follow."""
+        """Sweep once, without the heads of lists, and keep the jobs that follow."""
         given: dict[str, Any] = {"heads": {}, "epoch": 0, "now": self.now(), **options}
         swept = self.store.sweep(**given)
         self.jobs.extend(swept.jobs)
         return swept
 
     def sweep_all(self) -> list[SweepResult]:
-        """Sweep until a pass moves nothing; return the passes that did."""
+        """Sweep until a pass moves no row, and return the passes before it."""
         passes: list[SweepResult] = []
         while any((swept := self.sweep()).moved.values()) or swept.more:
             passes.append(swept)
@@ -267,14 +284,14 @@ class StoreDriver:
     def drain(self, work: Work | None = None, *, work_first: bool = True) -> list[str]:
         """Run jobs until none is left, with `work` in place of handlers; return the ids of the nodes run, in order.
 
-        A job whose claim is refused is dropped, as a worker does, and the parents of executions that end are told. With
+        As in a worker, a job whose claim is refused is dropped, and the parents of executions that end are woken. With
         `work_first` a ready successor, or item, is run at once, else through `jobs`.
         """
         ran: list[str] = []
         while self.jobs:
             try:
                 job = self.jobs.popleft()
-            except IndexError:  # another driver took the last one
+            except IndexError:  # another driver took the last job
                 break
             answer = self.try_claim(job.execution_id, job.node_id, job.item)
             if not isinstance(answer, Claim):
@@ -294,7 +311,7 @@ class StoreDriver:
         successors = itself if node.item else self._successors_of(claim, node) if work_first else ()
         try:
             data = work(node) if work is not None else node.node_id
-        except Exception as error:  # whatever stands in for a handler may raise anything, as a handler may
+        except Exception as error:  # any, as from a handler
             reason = json.dumps({"type": type(error).__name__, "message": str(error)})
             return self.outcome(execution_id, node, Outcome.FAILED, error=reason, successors=successors)
         if isinstance(data, StartRequest):

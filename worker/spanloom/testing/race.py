@@ -1,4 +1,4 @@
-"""The same moment in several threads, for tests of what must hold under any order."""
+"""Calls at the same moment in several threads, for tests of rules that hold in any order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ T = TypeVar("T")
 
 
 def race(calls: Sequence[Callable[[], T]], *, timeout_seconds: float = 60.0) -> list[T]:
-    """Make all calls at once, each in a thread of its own; return the answers in order, or raise what one raised."""
+    """Make all calls at once, each in a thread of its own, and return the answers in order, or raise the first error.
+
+    >>> race([lambda: 1, lambda: 2])
+    [1, 2]
+    """
     gate = threading.Barrier(len(calls))
 
     def pass_gate(call: Callable[[], T]) -> T:

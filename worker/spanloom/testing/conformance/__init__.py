@@ -1,6 +1,6 @@
-"""The conformance suite for execution stores: everything the port promises, as tests that see only the port.
+"""The conformance suite for execution stores: all guarantees of the port, as tests that use only the port.
 
-Subclass `StoreConformance` in a test module and give it a `store` fixture that yields a fresh, migrated, empty store:
+Subclass `StoreConformance` in a test module, with a `store` fixture that yields a fresh, migrated, empty store:
 
     class TestMyStore(StoreConformance):
         @pytest.fixture
@@ -10,7 +10,7 @@ Subclass `StoreConformance` in a test module and give it a `store` fixture that 
             yield store
             store.close()
 
-Each subject is a nested class, so `pytest -k TestJoinRaces` runs one. Nothing asks which store it runs on.
+Each subject is a nested class, so `pytest -k TestJoinRaces` runs one. No test depends on the kind of store.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = ["StoreConformance"]
 
 _SUBJECTS = [found.name for found in walk_packages(__path__, f"{__name__}.") if not found.ispkg]
 
-# Before the modules are imported: only then do their assertions show what they compared.
+# Before the modules are imported, so that their assertions show the compared values.
 pytest.register_assert_rewrite(*_SUBJECTS)
 
 
 class StoreConformance:
-    """Hold a store to the port's contract; override the `store` fixture in a subclass whose name begins with Test."""
+    """The tests of the port's contract. Override the `store` fixture in a subclass, named Test…."""
 
     @pytest.fixture
     def store(self) -> ExecutionStore:
@@ -44,17 +44,17 @@ class StoreConformance:
 
     @pytest.fixture
     def clock(self) -> ManualClock:
-        """The time that the tests tell the store."""
+        """The clock that the tests pass to the store."""
         return ManualClock()
 
     @pytest.fixture
     def driver(self, store: ExecutionStore, clock: ManualClock) -> StoreDriver:
-        """A worker played by hand, on the tests' time."""
+        """A worker played by hand, on the tests' clock."""
         return StoreDriver(store, clock=clock)
 
 
 def _test_classes() -> Iterator[type]:
-    """List the classes with tests that the modules of this package define."""
+    """Yield the classes with tests that the modules of this package define."""
     for name in _SUBJECTS:
         for found in vars(import_module(name)).values():
             if inspect.isclass(found) and found.__module__ == name and any(map(_is_test, vars(found))):

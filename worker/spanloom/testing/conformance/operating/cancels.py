@@ -19,7 +19,7 @@ __all__ = ["Cancels"]
 
 
 class Cancels:
-    """`cancel_execution`: what ends, what is refused, and records that come late."""
+    """`cancel_execution`: the runs that it ends, refusals, and late records."""
 
     def test_every_open_run_ends_as_cancelled(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -34,7 +34,7 @@ class Cancels:
         # when it is cancelled
         answer = store.cancel_execution(execution, now=clock())
         assert (answer.done, list(answer.executions), list(answer.jobs)) == (True, [execution], [])
-        # then what was open is cancelled and what had ended stays
+        # then the open ones are cancelled and the ended ones stay
         statuses = {run.node_id: run.status for run in store.get_node_results(execution)}
         assert statuses == {"split": NodeStatus.COMPLETED, "w1": NodeStatus.COMPLETED} | dict.fromkeys(
             ("w2", "w3", "w4", "join"), NodeStatus.CANCELLED

@@ -1,4 +1,4 @@
-"""Conformance: what pausing, resuming, cancelling and retrying an execution have in common."""
+"""Conformance: the common rules of pausing, resuming, cancelling and retrying an execution."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _EACH_CONTROL = pytest.mark.parametrize(
 
 
 class Controls:
-    """What pause, resume, cancel and retry have in common."""
+    """The common rules of pause, resume, cancel and retry."""
 
     @pytest.mark.parametrize(
         ("control", "status"),

@@ -42,7 +42,7 @@ class Families:
         family = _family(driver)
         # when the root is paused
         answer = driver.pause(family[0])
-        # then nothing of the family starts
+        # then no run of the family starts
         assert (answer.done, answer.revision, answer.executions[0]) == (True, 1, family[0])
         assert sorted(answer.executions) == sorted(family)
         assert (_statuses(store, family), _revisions(store, family)) == ([ExecutionStatus.PAUSED] * 3, [1] * 3)
@@ -73,7 +73,7 @@ class Families:
         everyone = [*family, paused, pending]
         # when the root is cancelled
         answer = driver.cancel(family[0])
-        # then everyone is
+        # then all of them are
         assert (answer.executions[0], sorted(answer.executions)) == (family[0], sorted(everyone))
         assert _statuses(store, everyone) == [ExecutionStatus.CANCELLED] * 5
         assert _revisions(store, everyone) == [1, 1, 1, 2, 1]
@@ -94,7 +94,7 @@ class Families:
         driver.cancel(child)
         assert _statuses(store, family) == [running, cancelled, cancelled]
         assert _revisions(store, family) == [0, 3, 3]
-        # and its parent's run is told of its end
+        # and its parent's run is woken by its end
         (job,) = driver.wake(child)
         assert (job.execution_id, job.node_id) == (root, "a")
         node = driver.claim(root, "a")
@@ -108,11 +108,11 @@ class Families:
         completed, failed, running = [driver.start_child(root, name, "child") for name in ("w1", "w2", "w3")]
         driver.run(completed, "n1")
         driver.run(failed, "n1", Outcome.FAILED)
-        before = [execution_of(store, one) for one in (completed, failed)]
+        before = [execution_of(store, member) for member in (completed, failed)]
         for control in (driver.pause, driver.resume, driver.cancel):
             answer = control(root)
             assert sorted(answer.executions) == sorted([root, running])
-            assert [execution_of(store, one) for one in (completed, failed)] == before
+            assert [execution_of(store, member) for member in (completed, failed)] == before
 
     def test_a_child_that_was_paused_by_itself_is_resumed_with_its_parent(
         self, store: ExecutionStore, driver: StoreDriver
@@ -157,7 +157,7 @@ class Families:
             def attempt(control: Callable[[str], object], execution: str) -> None:
                 try:
                     control(execution)
-                except InvalidTransition:  # another one was first
+                except InvalidTransition:  # another transition was first
                     return
 
             calls: list[Callable[[], object]] = [

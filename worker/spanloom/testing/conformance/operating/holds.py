@@ -1,4 +1,4 @@
-"""Conformance: a hold is no push: what is held keeps its push number, names its cause, and has no record behind it."""
+"""Conformance: a hold is no push: a held run keeps its push number, has its cause in the event, and no record."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Holds:
         assert len(driver.send(record).jobs) == 1
         driver.pause(execution)
         assert len(driver.resume(execution).jobs) == 1
-        # then whoever resumed it pushes it
+        # then the resume pushes it
         answer = driver.send(record)
         assert (answer.recorded, list(answer.jobs)) == (True, [])
 

@@ -1,4 +1,4 @@
-"""Conformance: what operators end by hand: executions, open node runs; and failures that they let rest."""
+"""Conformance: executions and open node runs that operators end by hand, and failures that they acknowledge."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ManualFailures:
         assert (found.status, found.revision, found.ended_at) == (ExecutionStatus.FAILED, 1, clock())
         assert found.error == {"type": "ByHand", "message": "enough"}
         assert statuses_of(store, execution)["right"] is NodeStatus.HELD
-        assert driver.record(execution, left).recorded  # what runs may end
+        assert driver.record(execution, left).recorded  # running runs may end
         assert not store.fail_execution(execution, WHY, now=clock()).done
         assert events_of(store, execution).count("execution.failed") == 1
 
@@ -89,22 +89,22 @@ class ManualFailures:
 
 
 class Acknowledgements:
-    """`acknowledge_execution`, and how dead letters are found."""
+    """`acknowledge_execution`, and the list of dead letters."""
 
     def test_a_failure_rests_until_it_is_retried(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
         dead = ExecutionFilter(status=ExecutionStatus.FAILED, acknowledged=False)
         execution, other = driver.start(single()), driver.start("single")
-        for one in (execution, other):
-            driver.run(one, "only", Outcome.FAILED)
+        for failed in (execution, other):
+            driver.run(failed, "only", Outcome.FAILED)
         clock.advance(9)
         answer = store.acknowledge_execution(execution, now=clock())
         assert (answer.done, answer.revision, list(answer.executions), list(answer.jobs)) == (True, 1, [], [])
         found = execution_of(store, execution)
         assert (found.status, found.acknowledged_at, found.revision) == (ExecutionStatus.FAILED, clock(), 1)
         assert not store.acknowledge_execution(execution, now=clock()).done
-        assert [one.id for one in store.list_executions(dead).items] == [other]
+        assert [found.id for found in store.list_executions(dead).items] == [other]
         assert store.get_execution_count(dead.model_copy(update={"acknowledged": True})) == 1
         assert events_of(store, execution)[-1] == "execution.acknowledged"
         driver.retry(execution)
@@ -132,8 +132,8 @@ class Acknowledgements:
     def test_roots_are_found_without_their_children(self, store: ExecutionStore, driver: StoreDriver) -> None:
         parent = driver.start(single("outer"))
         child = driver.start_child(parent, "only", chain(2))
-        assert [one.id for one in store.list_executions(ExecutionFilter(root=True)).items] == [parent]
-        assert [one.id for one in store.list_executions(ExecutionFilter(root=False)).items] == [child]
+        assert [found.id for found in store.list_executions(ExecutionFilter(root=True)).items] == [parent]
+        assert [found.id for found in store.list_executions(ExecutionFilter(root=False)).items] == [child]
 
 
 class ManualEnds:
@@ -305,4 +305,4 @@ class HeldClaims:
         clock.advance(6)
         (swept,) = driver.sweep_all()
         assert store.list_claims(worker.worker_id) == {}
-        assert [job.recovery_attempts for job in swept.jobs] == [1]  # its next worker is told before it claims
+        assert [job.recovery_attempts for job in swept.jobs] == [1]  # known to its next worker before the claim

@@ -1,4 +1,4 @@
-"""Conformance: retries that begin where little is left to retry, or where what is left is misleading."""
+"""Conformance: retries where few or misleading rows are left to retry."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["NestedRetries"]
 
 
 class NestedRetries:
-    """`retry_execution` of what had waited for children, for items, or too long."""
+    """`retry_execution` of runs that had waited for children, for items, or too long."""
 
     def test_one_that_missed_its_deadline_in_its_last_run_is_complete_at_once(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -43,7 +43,7 @@ class NestedRetries:
         driver.run(parent, "c", Outcome.FAILED)
         driver.retry(parent)
         driver.run(parent, "a")
-        # when it fails before it has asked for another one
+        # when it fails before it has requested another one
         assert driver.claim(parent, "c").woken is None
         driver.run(parent, "b", Outcome.FAILED)
         driver.retry(parent)
@@ -92,7 +92,7 @@ class NestedRetries:
         answer = driver.retry(top)
         assert list(answer.executions) == [top, middle, bottom]
         assert [(job.execution_id, job.push) for job in answer.jobs] == [(bottom, 2)]
-        assert [status_of(store, one) for one in answer.executions] == [ExecutionStatus.RUNNING] * 3
+        assert [status_of(store, changed) for changed in answer.executions] == [ExecutionStatus.RUNNING] * 3
         driver.run(bottom, "only")
         for child, parent in ((bottom, middle), (middle, top)):
             driver.wake(child)

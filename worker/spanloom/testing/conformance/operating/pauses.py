@@ -29,7 +29,7 @@ __all__ = ["Pauses", "Resumes"]
 
 
 class Pauses:
-    """`pause_execution`: nothing new starts, running nodes end, what waits goes on waiting."""
+    """`pause_execution`: no run starts, running nodes end, waiting runs go on waiting."""
 
     def test_queued_runs_are_held_and_running_ones_may_end(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -41,7 +41,7 @@ class Pauses:
         # when it is paused
         answer = driver.pause(execution)
         assert (answer.done, answer.revision, list(answer.executions), list(answer.jobs)) == (True, 1, [execution], [])
-        # then what was queued is held and given to nobody
+        # then queued runs are held and can't be claimed
         found = execution_of(store, execution)
         assert (found.status, found.revision, found.ended_at) == (ExecutionStatus.PAUSED, 1, None)
         run = run_of(store, execution, "w2")
@@ -51,7 +51,7 @@ class Pauses:
             ("execution.paused", None),
             ("node.held", "w2"),
         ]
-        # and what was running ends, and is recorded
+        # and running runs end, and are recorded
         assert driver.record(execution, running, data=1, successors=("join",)).recorded
         assert statuses_of(store, execution)["w1"] is NodeStatus.COMPLETED
 
@@ -142,7 +142,7 @@ class Pauses:
 
 
 class Resumes:
-    """`resume_execution`: what was held goes on, what waits is left alone."""
+    """`resume_execution`: held runs go on, waiting runs are unchanged."""
 
     def test_held_runs_are_queued_and_answered_to_push(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -162,8 +162,8 @@ class Resumes:
         ]
         assert {run.status for run in store.get_node_results(execution, ["a", "c"])} == {NodeStatus.QUEUED}
         assert execution_of(store, execution).status is ExecutionStatus.RUNNING
-        told = [event for event in store.get_events(execution) if event.data.get("because") == "resumed"]
-        assert [event.kind for event in told] == ["node.queued"] * 2
+        events = [event for event in store.get_events(execution) if event.data.get("because") == "resumed"]
+        assert [event.kind for event in events] == ["node.queued"] * 2
         assert events_of(store, execution)[-2:] == ["execution.paused", "execution.resumed"]
         driver.drain()
         assert status_of(store, execution) is ExecutionStatus.COMPLETED
@@ -233,7 +233,7 @@ class Resumes:
         calls: list[Callable[[], object]] = [worker.drain for worker in workers]
         calls += [partial(stutter, execution) for execution in executions]
         race(calls)
-        driver.drain()  # what was pushed after a worker had found nothing
+        driver.drain()  # jobs that were pushed after a worker had found none
         for execution in executions:
             assert status_of(store, execution) is ExecutionStatus.COMPLETED
             assert events_of(store, execution).count("execution.completed") == 1

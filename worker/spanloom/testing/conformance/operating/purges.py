@@ -1,4 +1,4 @@
-"""Conformance: purging: which families go, what goes with them, and what stays."""
+"""Conformance: purging: the families and the rows that are deleted, and those that stay."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Purges:
         assert store.get_execution(execution) is None
         assert everything_of(store, execution) == [None, [], [], [], []]
         assert store.get_attempts(execution, "n1") == []
-        assert [one.id for one in store.list_executions(ExecutionFilter(metadata={"k": "v"})).items] == [kept]
+        assert [found.id for found in store.list_executions(ExecutionFilter(metadata={"k": "v"})).items] == [kept]
         assert self.purge(store, clock()) == PurgeResult(0, 0)
 
     def test_what_ended_later_or_has_another_status_stays(
@@ -66,9 +66,9 @@ class Purges:
         driver.run(late, "only")
         clock.advance(5)
         assert self.purge(store, cut, (ExecutionStatus.COMPLETED,)).executions == 1
-        assert [store.get_execution(one) is None for one in (*ids, late)] == [True, False, False, False, False]
+        assert [store.get_execution(member) is None for member in (*ids, late)] == [True, False, False, False, False]
         assert self.purge(store, cut).executions == 2
-        assert [store.get_execution(one) is None for one in (*ids, late)] == [True, True, True, False, False]
+        assert [store.get_execution(member) is None for member in (*ids, late)] == [True, True, True, False, False]
         assert status_of(store, ids[3]) is ExecutionStatus.RUNNING
 
     def test_a_family_goes_whole_or_not_at_all(
@@ -86,7 +86,7 @@ class Purges:
         assert self.purge(store, clock()).executions == 0  # they ended just now
         clock.advance(1)
         assert self.purge(store, clock()).executions == 3
-        assert [store.get_execution(one) for one in (parent, child, grandchild)] == [None, None, None]
+        assert [store.get_execution(member) for member in (parent, child, grandchild)] == [None, None, None]
 
     def test_it_goes_in_batches_the_oldest_first(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -98,7 +98,7 @@ class Purges:
             driver.run(ids[-1], "only")
             clock.advance(1)
         assert self.purge(store, clock(), limit=3) == PurgeResult(3, 0, more=True)
-        assert [store.get_execution(one) is None for one in ids] == [True] * 3 + [False] * 4
+        assert [store.get_execution(member) is None for member in ids] == [True] * 3 + [False] * 4
         assert self.purge(store, clock(), limit=5) == PurgeResult(4, 0, more=False)
 
     def test_old_families_that_must_stay_do_not_keep_younger_ones(

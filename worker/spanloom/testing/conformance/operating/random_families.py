@@ -66,7 +66,7 @@ class _Family:
         return self.status(self.root)
 
     def check(self) -> None:
-        """Hold each open run to the status of its execution, and each item to its node; none hangs."""
+        """Check each open run against the status of its execution, and each item against its node; none hangs."""
         for execution in self.executions():
             runs = self.store.get_node_results(execution.id)
             still = [run for run in runs if not run.status.ended]
@@ -82,7 +82,7 @@ class _Family:
             assert moving or execution.status is ExecutionStatus.FAILED, f"{execution.id} hangs"
 
     def executions(self) -> Sequence[Execution]:
-        """Return all executions that there are."""
+        """Return all executions of the family."""
         return self.store.list_executions(limit=1000).items
 
     def status(self, execution_id: str) -> ExecutionStatus:
@@ -183,7 +183,7 @@ class _Family:
 
 
 class RandomFamilies:
-    """Any family, whatever is done to it, goes on when it is let, and ends."""
+    """A random family continues when it may, and ends, after any sequence of operations."""
 
     @pytest.mark.parametrize("seed", range(6))
     def test_a_family_ends_whatever_is_done_to_it(self, store: ExecutionStore, clock: ManualClock, seed: int) -> None:

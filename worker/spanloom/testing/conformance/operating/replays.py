@@ -1,4 +1,4 @@
-"""Conformance: starts that replay: which results are taken over, what runs, and what is refused."""
+"""Conformance: starts that replay: the results that are taken over, the nodes that run, and refusals."""
 
 from __future__ import annotations
 
@@ -199,11 +199,11 @@ class ReplayedStarts:
     def test_one_key_is_one_replay(self, store: ExecutionStore, driver: StoreDriver) -> None:
         source = driver.start(chain(2))
         driver.run(source, "n1")
-        asked: dict[str, Any] = {
+        options: dict[str, Any] = {
             "replay": Replay(source, carried=["n1"]), "idempotency_key": "k", "input_hash": "h"
         }  # fmt: skip
-        first = driver.start("chain", **asked)
-        again = store.create_execution(request("chain", **asked), now=driver.now())
+        first = driver.start("chain", **options)
+        again = store.create_execution(request("chain", **options), now=driver.now())
         assert isinstance(again, StartResult)
         assert (again.execution_id, again.created, list(again.jobs)) == (first, False, [])
         assert events_of(store, first).count("execution.created") == 1

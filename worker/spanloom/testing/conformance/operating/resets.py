@@ -1,4 +1,4 @@
-"""Conformance: retrying failed executions in which a failure had been handled: what came after it is reset."""
+"""Conformance: retrying failed executions in which a failure had been handled: its downstream nodes are reset."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class Resets:
         driver.run(execution, "b", Outcome.FAILED)
         # when it is retried
         answer = driver.retry(execution)
-        # then both failures run again, and nothing is left of what followed the first
+        # then both failures run again, and no state is left of the nodes after the first
         assert sorted(job.node_id for job in answer.jobs) == ["a", "b"]
         assert statuses_of(store, execution) == dict.fromkeys("ab", NodeStatus.QUEUED)
         for node_id in ("repair", "after"):
             assert events_of(store, execution, node_id)[-1] == "node.reset"
             assert driver.try_claim(execution, node_id) in (Refusal.GONE, Refusal.NOT_READY)
-        # when nothing fails this time
+        # when no node fails this time
         assert driver.run(execution, "b").ended is None
         assert driver.run(execution, "a").ended is ExecutionStatus.COMPLETED
-        # then there is nothing to repair
+        # then the repair is skipped
         assert statuses_of(store, execution) == {
             "a": NodeStatus.COMPLETED,
             "b": NodeStatus.COMPLETED,
@@ -176,7 +176,7 @@ class Resets:
             driver.run(execution, "b", Outcome.FAILED)
         # when the execution is retried
         answer = driver.retry(execution)
-        # then only what failed first runs again: whether there will be a repair is not known
+        # then only the first failure runs again: whether a repair follows is open
         assert sorted(job.node_id for job in answer.jobs) == ["a", "b"]
         driver.run(execution, "b")
         assert driver.run(execution, "a").ended is ExecutionStatus.COMPLETED
@@ -213,7 +213,7 @@ class Resets:
         assert (answer.executions[0], sorted(answer.executions)) == (execution, sorted([execution, child, grandchild]))
         assert status_of(store, child) is status_of(store, grandchild) is ExecutionStatus.CANCELLED
         assert sorted(job.node_id for job in answer.jobs) == ["a", "b"]
-        # and its end wakes nothing
+        # and its end wakes no run
         driver.run(execution, "a", Outcome.FAILED, data=_ERROR)
         before = everything_of(store, execution)
         assert driver.wake(child) == []
@@ -228,7 +228,7 @@ class Resets:
         driver.run(execution, "b", Outcome.FAILED)
         assert list(driver.retry(execution).executions) == [execution]
         assert everything_of(store, child) == before
-        # and the run that is made anew does not know of it
+        # and the run that is created anew does not see it
         assert driver.wake(child) == []
         driver.run(execution, "a", Outcome.FAILED, data=_ERROR)
         assert driver.claim(execution, "repair").woken is None

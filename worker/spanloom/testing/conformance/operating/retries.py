@@ -1,4 +1,4 @@
-"""Conformance: retrying failed executions: what is kept, what runs again, and how joins and ends come out right."""
+"""Conformance: retrying failed executions: the results that stay, the runs that start anew, joins and ends."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ExecutionRetries:
         assert events_of(store, execution)[-1] == "execution.retried"
         event = [event for event in store.get_events(execution) if event.kind == "node.queued"][-1]
         assert (event.node_id, event.data["because"]) == ("n1", "retried")
-        # and the run is given under a higher fence
+        # and the run is claimed under a higher fence
         node = driver.claim(execution, "n1")
         assert (node.attempt, node.recovery_attempts, node.woken) == (1, 0, None)
         assert node.fence > failed.fence
@@ -194,7 +194,7 @@ class ExecutionRetries:
         claims.append(driver.claim(execution, "left"))
         assert [node.fence for node in claims] == sorted({node.fence for node in claims})
         assert [job.push for job in driver.jobs if job.node_id == "left"] == [1, 2, 3, 4]
-        # and none of the earlier claims counts for anything
+        # and none of the earlier claims is valid
         before = everything_of(store, execution)
         for node in claims[:3]:
             assert not driver.record(execution, node, data="stale").recorded
@@ -241,7 +241,7 @@ class ExecutionRetries:
             driver.record(execution, nodes[0], Outcome.FAILED)
             outcomes = [Outcome.COMPLETED, Outcome.FAILED, Outcome.RELEASED, Outcome.RETRY]
             calls: list[Callable[[], object]] = [partial(driver.retry, execution)]
-            calls += [partial(driver.record, execution, *one) for one in zip(nodes[1:], outcomes, strict=True)]
+            calls += [partial(driver.record, execution, *pair) for pair in zip(nodes[1:], outcomes, strict=True)]
             race(calls)
             if status_of(store, execution) is ExecutionStatus.FAILED:  # the second failure came after the retry
                 driver.retry(execution)

@@ -1,4 +1,4 @@
-"""Conformance: the history of every attempt, drawn from the events."""
+"""Conformance: the history of every attempt, derived from the events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ERROR = {"type": "ValueError", "message": "no", "traceback": "Traceback: somewhe
 
 
 class Attempts:
-    """`get_attempts`: every claim of a node run, whatever became of it."""
+    """`get_attempts`: every claim of a node run, with any end."""
 
     def test_each_claim_is_told_with_its_worker_its_times_and_its_whole_error(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -39,13 +39,13 @@ class Attempts:
         driver.record(execution, last, data=1)
         found = store.get_attempts(execution, "only")
         # then
-        assert [one.ended_as for one in running] == ["retrying", "waiting", "failed", None]
-        assert [(one.attempt, one.ended_as) for one in found] == [
+        assert [attempt.ended_as for attempt in running] == ["retrying", "waiting", "failed", None]
+        assert [(attempt.attempt, attempt.ended_as) for attempt in found] == [
             (1, "retrying"), (2, "waiting"), (2, "failed"), (1, "completed"),
         ]  # fmt: skip
-        assert [one.error for one in found] == [ERROR, None, ERROR, None]
+        assert [attempt.error for attempt in found] == [ERROR, None, ERROR, None]
         assert (found[0].started_at, found[0].ended_at) == (began, clock())
-        assert {one.worker_id for one in found} == {driver.worker_id}
+        assert {attempt.worker_id for attempt in found} == {driver.worker_id}
 
     def test_claims_that_were_given_back_or_lost_are_told(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -58,10 +58,10 @@ class Attempts:
         driver.sweep()
         driver.run(execution, "only")
         found = store.get_attempts(execution, "only")
-        assert [(one.ended_as, one.worker_id) for one in found] == [
+        assert [(attempt.ended_as, attempt.worker_id) for attempt in found] == [
             ("released", lost.worker_id), ("lost", lost.worker_id), ("completed", driver.worker_id),
         ]  # fmt: skip
-        assert {one.attempt for one in found} == {1}
+        assert {attempt.attempt for attempt in found} == {1}
 
     def test_items_have_their_own_and_what_is_unknown_has_none(
         self, store: ExecutionStore, driver: StoreDriver
@@ -69,8 +69,8 @@ class Attempts:
         execution = driver.start(single())
         driver.fan_out(execution, "only", ["x", "y"])
         driver.record(execution, driver.claim(execution, "only", 2), data=1)
-        assert [one.ended_as for one in store.get_attempts(execution, "only", 2)] == ["completed"]
-        assert [one.ended_as for one in store.get_attempts(execution, "only", 0)] == ["waiting"]
+        assert [attempt.ended_as for attempt in store.get_attempts(execution, "only", 2)] == ["completed"]
+        assert [attempt.ended_as for attempt in store.get_attempts(execution, "only", 0)] == ["waiting"]
         assert store.get_attempts(execution, "only", 1) == []
         assert store.get_attempts(execution, "other") == []
         assert store.get_attempts("no id", "only") == []

@@ -1,4 +1,4 @@
-"""Conformance: which span a run is told of, and whose spans may not have been exported."""
+"""Conformance: the span in a claim, and the spans that may not have been exported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["RunSpans", "SpansToExport"]
 
 
 class RunSpans:
-    """`RecordRequest.span`: what becomes of it."""
+    """`RecordRequest.span`, in later claims and results."""
 
     def test_a_join_is_told_the_spans_of_its_parents(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(diamond())
@@ -33,7 +33,7 @@ class RunSpans:
     ) -> None:
         execution = driver.start(diamond())
         driver.run(execution, "top", span="t")
-        driver.run(execution, "left")  # by a worker that knew none
+        driver.run(execution, "left")  # by a worker without spans
         answer = driver.run(execution, "right", span="r", successors=("bottom",))
         assert answer.next is not None
         assert dict(answer.next.parent_spans) == {"right": "r"}
@@ -58,7 +58,7 @@ class RunSpans:
         driver.sweep_all()
         again = driver.claim(execution, "only")
         assert again.span == "first:7"
-        driver.record(execution, again, Outcome.RELEASED)  # that says nothing of it leaves it
+        driver.record(execution, again, Outcome.RELEASED)  # a record without a span leaves it
         assert driver.claim(execution, "only").span == "first:7"
 
     def test_a_run_shows_its_span(self, store: ExecutionStore, driver: StoreDriver) -> None:
@@ -115,7 +115,7 @@ class RunSpans:
 
 
 class SpansToExport:
-    """`SpanExports`: noted, confirmed, taken over, ended."""
+    """`SpanExports`: registered, confirmed, taken over, released."""
 
     def test_what_a_live_worker_has_noted_is_its_own(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -165,7 +165,7 @@ class SpansToExport:
         assert store.ack_exports(driver.worker_id, 8) == 1
         store.unregister_worker(driver.worker_id, now=clock())
         other = StoreDriver(store, clock=clock)
-        assert [one.execution_id for one in store.claim_exports(other.worker_id, now=clock())] == [late]
+        assert [export.execution_id for export in store.claim_exports(other.worker_id, now=clock())] == [late]
 
     def test_a_confirmation_does_not_reach_what_came_after(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -194,7 +194,7 @@ class SpansToExport:
         def take(taker: StoreDriver) -> list[str]:
             found: list[str] = []
             while taken := store.claim_exports(taker.worker_id, limit=2, now=clock()):
-                found += [one.execution_id for one in taken]
+                found += [export.execution_id for export in taken]
             return found
 
         shares = race([partial(take, taker) for taker in takers])

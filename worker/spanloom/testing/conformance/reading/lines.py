@@ -18,10 +18,10 @@ from spanloom.testing.workflows import chain, diamond, single
 __all__ = ["LinesOfRunningNodes"]
 
 
-def _asked(execution_id: str, node: NodeClaim, clock: ManualClock, *said: str, after: int = 0) -> NodeLines:
+def _lines_of(execution_id: str, node: NodeClaim, clock: ManualClock, *messages: str, after: int = 0) -> NodeLines:
     lines = [
         LogLine("info", message, clock() + timedelta(microseconds=number), attempt=node.attempt)
-        for number, message in enumerate(said)
+        for number, message in enumerate(messages)
     ]
     return NodeLines(execution_id, node.node_id, node.item, node.fence, lines, after)
 
@@ -38,10 +38,10 @@ class LinesOfRunningNodes:
     ) -> None:
         execution = driver.start(single())
         node = driver.claim(execution, "only")
-        (first,) = store.add_logs([_asked(execution, node, clock, "a", "b")])
+        (first,) = store.add_logs([_lines_of(execution, node, clock, "a", "b")])
         assert first is not None
         assert _told(store, execution) == ["a", "b"]
-        (second,) = store.add_logs([_asked(execution, node, clock, "c", after=first)])
+        (second,) = store.add_logs([_lines_of(execution, node, clock, "c", after=first)])
         driver.record(execution, node, logs=[LogLine("info", "d", clock())])
         assert _told(store, execution, "only") == ["a", "b", "c", "d"]
         assert store.get_logs(execution, after=first)[0].id == second
@@ -71,9 +71,9 @@ class LinesOfRunningNodes:
         stale = dataclasses.replace(right, fence=right.fence + 1)
         answers = store.add_logs(
             [
-                _asked(execution, left, clock, *(f"l{number}" for number in range(1200))),
-                _asked(execution, stale, clock, "lost"),
-                _asked(other, only, clock, "o"),
+                _lines_of(execution, left, clock, *(f"l{number}" for number in range(1200))),
+                _lines_of(execution, stale, clock, "lost"),
+                _lines_of(other, only, clock, "o"),
             ]
         )
         assert [answer is None for answer in answers] == [False, True, False]
@@ -86,12 +86,12 @@ class LinesOfRunningNodes:
     @pytest.mark.parametrize(
         "change",
         [
-            lambda asked: dataclasses.replace(asked, fence=asked.fence + 1),
-            lambda asked: dataclasses.replace(asked, fence=asked.fence - 1),
-            lambda asked: dataclasses.replace(asked, node_id="n2"),
-            lambda asked: dataclasses.replace(asked, item=1),
-            lambda asked: dataclasses.replace(asked, execution_id=str(uuid.uuid4())),
-            lambda asked: dataclasses.replace(asked, execution_id="no such thing"),
+            lambda request: dataclasses.replace(request, fence=request.fence + 1),
+            lambda request: dataclasses.replace(request, fence=request.fence - 1),
+            lambda request: dataclasses.replace(request, node_id="n2"),
+            lambda request: dataclasses.replace(request, item=1),
+            lambda request: dataclasses.replace(request, execution_id=str(uuid.uuid4())),
+            lambda request: dataclasses.replace(request, execution_id="no such thing"),
         ],
         ids=["later fence", "earlier fence", "other node", "item", "execution", "no id"],
     )
@@ -104,7 +104,7 @@ class LinesOfRunningNodes:
     ) -> None:
         execution = driver.start(chain(2))
         node = driver.claim(execution, "n1")
-        assert store.add_logs([change(_asked(execution, node, clock, "lost"))]) == [None]
+        assert store.add_logs([change(_lines_of(execution, node, clock, "lost"))]) == [None]
         assert _told(store, execution) == []
 
     def test_lines_of_a_claim_that_has_ended_are_not_kept(
@@ -113,10 +113,10 @@ class LinesOfRunningNodes:
         execution = driver.start(single())
         given_back = driver.claim(execution, "only")
         driver.record(execution, given_back, Outcome.RELEASED)
-        assert store.add_logs([_asked(execution, given_back, clock, "late")]) == [None]
+        assert store.add_logs([_lines_of(execution, given_back, clock, "late")]) == [None]
         ended = driver.claim(execution, "only")
         driver.record(execution, ended)
-        assert store.add_logs([_asked(execution, ended, clock, "later")]) == [None]
+        assert store.add_logs([_lines_of(execution, ended, clock, "later")]) == [None]
         assert _told(store, execution) == []
 
     def test_lines_sent_again_are_kept_once(
@@ -124,11 +124,11 @@ class LinesOfRunningNodes:
     ) -> None:
         execution = driver.start(single())
         node = driver.claim(execution, "only")
-        (before,) = store.add_logs([_asked(execution, node, clock, "same", "b")])
+        (before,) = store.add_logs([_lines_of(execution, node, clock, "same", "b")])
         assert before is not None
         clock.advance(1)
-        asked = _asked(execution, node, clock, "same", "d", after=before)
-        again = dataclasses.replace(asked, again=True)
+        request = _lines_of(execution, node, clock, "same", "d", after=before)
+        again = dataclasses.replace(request, again=True)
         (never_came,) = store.add_logs([again])  # the first time it did not reach the store
         assert never_came is not None
         assert never_came > before
@@ -140,12 +140,12 @@ class LinesOfRunningNodes:
     ) -> None:
         execution = driver.start(single())
         node = driver.claim(execution, "only")
-        asked = _asked(execution, node, clock, "a", "b")
-        (kept,) = store.add_logs([asked])
+        request = _lines_of(execution, node, clock, "a", "b")
+        (kept,) = store.add_logs([request])
         driver.cancel(execution)
-        assert store.add_logs([dataclasses.replace(asked, again=True)]) == [kept]
+        assert store.add_logs([dataclasses.replace(request, again=True)]) == [kept]
         clock.advance(1)
-        late = _asked(execution, node, clock, "c", after=kept or 0)
+        late = _lines_of(execution, node, clock, "c", after=kept or 0)
         assert store.add_logs([dataclasses.replace(late, again=True)]) == [None]
         driver.record(execution, node, logs=late.lines)
         assert _told(store, execution) == ["a", "b", "c"]

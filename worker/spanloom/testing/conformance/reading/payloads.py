@@ -1,4 +1,4 @@
-"""Conformance: payloads come back to the letter, and nobody's copy is another's."""
+"""Conformance: payloads come back to the letter, and no two copies share state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spanloom.testing.workflows import chain, fan, single
 
 __all__ = ["Aliasing", "Payloads"]
 
-#: JSON texts that a store which decodes, re-encodes or normalises them would change.
+#: JSON texts that decoding, re-encoding or normalising would change.
 _TEXTS = {
     "zero": "0",
     "false": "false",
@@ -46,7 +46,7 @@ _EACH_TEXT = pytest.mark.parametrize("text", _TEXTS.values(), ids=_TEXTS.keys())
 
 
 def _same(found: object, text: str) -> bool:
-    """Whether `found` is what `text` decodes to, by type, sign and order too."""
+    """Return whether `found` is the decoded `text`, by type, sign and order too."""
     return repr(found) == repr(json.loads(text))
 
 
@@ -125,7 +125,7 @@ class Payloads:
 
 
 class Aliasing:
-    """Changing what was handed in, or what a read returned, changes nothing in the store."""
+    """A change of an argument, or of a returned value, does not change the store."""
 
     def test_a_returned_execution_is_a_copy(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(single(), {"list": [1]}, metadata={"k": "v"})

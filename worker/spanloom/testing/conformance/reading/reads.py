@@ -78,9 +78,9 @@ class Reads:
             started.append(driver.start(single(), number))
         driver.drain()
         listed = store.list_executions().items
-        assert [one.id for one in listed] == started[::-1]
-        assert [one.input for one in listed] == [4, 3, 2, 1, 0]
-        assert {one.output for one in listed} == {None}
+        assert [row.id for row in listed] == started[::-1]
+        assert [row.input for row in listed] == [4, 3, 2, 1, 0]
+        assert {row.output for row in listed} == {None}
 
     def test_every_filter_narrows_lists_and_counts_alike(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -116,7 +116,7 @@ class Reads:
         ]
         for fields, wanted in cases:
             wish = ExecutionFilter(**fields)
-            assert {one.id for one in store.list_executions(wish).items} == wanted, fields
+            assert {row.id for row in store.list_executions(wish).items} == wanted, fields
             assert store.get_execution_count(wish) == len(wanted), fields
         assert store.get_execution_count() == len(everything)
 
@@ -146,7 +146,7 @@ class Reads:
             clock.advance(1)
             children.append(driver.start("single", parent=NodeKey(parent, "only"), parent_fence=1, depth=1))
         grandchild = driver.start("single", parent=NodeKey(children[0], "only"), parent_fence=1, depth=2)
-        assert [one.id for one in store.get_child_executions(parent)] == children
+        assert [row.id for row in store.get_child_executions(parent)] == children
         for child in children:
             found = store.get_parent_execution(child)
             assert found is not None
@@ -190,16 +190,16 @@ class Pages:
         for number in range(12):
             clock.advance(number % 3)  # some at the same time
             driver.start(single(), number)
-        whole = [one.id for one in store.list_executions(limit=1000).items]
+        whole = [row.id for row in store.list_executions(limit=1000).items]
         paged = _all_pages(lambda cursor: store.list_executions(limit=limit, cursor=cursor))
-        assert [one.id for one in paged] == whole
+        assert [row.id for row in paged] == whole
         assert len(set(whole)) == 12
 
     def test_executions_of_one_instant_are_in_the_order_of_their_ids(
         self, store: ExecutionStore, driver: StoreDriver
     ) -> None:
         started = [driver.start(single()) for _ in range(20)]
-        assert [one.id for one in store.list_executions().items] == sorted(started, reverse=True)
+        assert [row.id for row in store.list_executions().items] == sorted(started, reverse=True)
 
     @pytest.mark.parametrize("limit", [1, 4, 7])
     def test_what_is_started_between_pages_moves_nothing(
@@ -217,10 +217,10 @@ class Pages:
 
         # when others of the same instant, and later ones, come in between the first pages of the list
         paged = _all_pages(lambda cursor: store.list_executions(limit=limit, cursor=cursor), between=start_some)
-        # then each that was there is seen once, in order, and nothing is seen twice
-        seen = [one.id for one in paged]
+        # then each that was there is listed once, in order, and none is listed twice
+        seen = [row.id for row in paged]
         assert len(seen) == len(set(seen))
-        assert [one for one in seen if one in there] == sorted(there, reverse=True)
+        assert [found_id for found_id in seen if found_id in there] == sorted(there, reverse=True)
 
     def test_a_filter_holds_on_every_page(self, store: ExecutionStore, driver: StoreDriver) -> None:
         wanted = [driver.start(single(), metadata={"k": "yes"}) for _ in range(7)]
@@ -228,14 +228,14 @@ class Pages:
             driver.start(single(), metadata={"k": "no"})
         wish = ExecutionFilter(metadata={"k": "yes"})
         found: list[Execution] = _all_pages(lambda cursor: store.list_executions(wish, limit=2, cursor=cursor))
-        assert [one.id for one in found] == sorted(wanted, reverse=True)
+        assert [row.id for row in found] == sorted(wanted, reverse=True)
 
     @pytest.mark.parametrize("limit", [1, 2, 5])
     def test_versions_are_paged_newest_first(self, store: ExecutionStore, limit: int) -> None:
         for length in range(1, 6):
             store.save_workflow(chain(length))
         found = _all_pages(lambda cursor: store.list_workflow_versions("chain", limit=limit, cursor=cursor))
-        assert [one.version for one in found] == [5, 4, 3, 2, 1]
+        assert [row.version for row in found] == [5, 4, 3, 2, 1]
 
     def test_versions_saved_between_pages_move_nothing(self, store: ExecutionStore) -> None:
         for length in range(1, 5):
@@ -245,7 +245,7 @@ class Pages:
             lambda cursor: store.list_workflow_versions("chain", limit=1, cursor=cursor),
             between=lambda: store.save_workflow(chain(next(lengths))),
         )
-        assert [one.version for one in found] == [4, 3, 2, 1]
+        assert [row.version for row in found] == [4, 3, 2, 1]
 
     @pytest.mark.parametrize("limit", [1, 2, 5])
     def test_workflows_are_paged_by_id(self, store: ExecutionStore, limit: int) -> None:
@@ -253,6 +253,6 @@ class Pages:
             store.save_workflow(single(name))
         store.deactivate_workflow("c")
         found = _all_pages(lambda cursor: store.list_workflows(limit=limit, cursor=cursor))
-        assert [one.id for one in found] == ["a", "b", "c", "d", "e"]
+        assert [row.id for row in found] == ["a", "b", "c", "d", "e"]
         active = _all_pages(lambda cursor: store.list_workflows(active=True, limit=limit, cursor=cursor))
-        assert [one.id for one in active] == ["a", "b", "d", "e"]
+        assert [row.id for row in active] == ["a", "b", "d", "e"]

@@ -1,4 +1,4 @@
-"""What a reader sees of an execution, in short, for assertions."""
+"""Short forms of the reads of an execution, for assertions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["events_of", "everything_of", "execution_of", "item_statuses", "run_o
 
 
 def execution_of(store: ExecutionStore, execution_id: str) -> Execution:
-    """Return an execution that must be there."""
+    """Return an execution that must exist."""
     found = store.get_execution(execution_id)
     assert found is not None, f"there is no execution {execution_id}"
     return found
@@ -24,7 +24,7 @@ def status_of(store: ExecutionStore, execution_id: str) -> ExecutionStatus:
 
 
 def run_of(store: ExecutionStore, execution_id: str, node_id: str, item: int = 0) -> NodeRun:
-    """Return one node run that must be there."""
+    """Return a node run that must exist."""
     (run,) = [run for run in store.get_node_results(execution_id, [node_id]) if run.item == item]
     return run
 
@@ -32,7 +32,7 @@ def run_of(store: ExecutionStore, execution_id: str, node_id: str, item: int = 0
 def statuses_of(store: ExecutionStore, execution_id: str) -> dict[str, NodeStatus]:
     """Return the statuses of the node runs, by node id, without items and those whose inputs are all open.
 
-    Whether a node of which no input has arrived has a row at all is the store's own business.
+    A store is free to have a row or none for a node of which no input has arrived.
     """
     return {
         run.node_id: run.status
@@ -52,7 +52,7 @@ def events_of(store: ExecutionStore, execution_id: str, node_id: str | None = No
 
 
 def everything_of(store: ExecutionStore, execution_id: str) -> list[Any]:
-    """Return all that a reader can see of an execution and of its children."""
+    """Return all readable state of an execution and of its children."""
     seen: list[Any] = [
         store.get_execution(execution_id),
         store.get_node_results(execution_id),

@@ -21,7 +21,7 @@ __all__ = ["Atomicity", "Lifecycles", "Transactions"]
 
 
 class _Stop(Exception):
-    """Ends a transaction that shall not commit."""
+    """Raised when a transaction is to be rolled back."""
 
 
 class Transactions:
@@ -65,7 +65,7 @@ class Transactions:
             store.raise_epoch(0, "gone")
             raise _Stop
         assert store.get_workflow("new") is None
-        assert [one.active for one in store.list_workflows().items] == [True]
+        assert [workflow.active for workflow in store.list_workflows().items] == [True]
         assert store.get_execution_count() == 1
         assert (store.get_execution(running), store.get_node_results(running), store.get_events(running)) == before
         assert (store.get_logs(running), store.get_trace(running)) == ([], [])
@@ -142,16 +142,16 @@ class Atomicity:
     def test_a_record_with_unfit_telemetry_is_there_whole_or_not_at_all(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock, part: str
     ) -> None:
-        # given a claim, and a record with telemetry that is not what it should be
+        # given a claim, and a record with telemetry of the wrong type
         execution = driver.start(diamond())
         node = driver.claim(execution, "top")
         before = (store.get_execution(execution), store.get_node_results(execution), store.get_events(execution))
         bad = driver.outcome(execution, node, successors=("left",), **self._unstorable(clock)[part])
-        # when the store is asked to record it
+        # when it is recorded
         try:
             (answer,) = store.record([bad], now=clock())
-        except Exception:  # which error it is, is the store's own business
-            # then either nothing of it is there, and the record without it does all that is due
+        except Exception:  # the contract does not define which error it is
+            # then either none of it is stored, and the record without it has its full effect
             after = (store.get_execution(execution), store.get_node_results(execution), store.get_events(execution))
             assert after == before
             assert (store.get_logs(execution), store.get_trace(execution)) == ([], [])
@@ -168,7 +168,7 @@ class Atomicity:
         bad = request("single", metadata={"k": cast(str, object())}, idempotency_key="k")
         try:
             answer = store.create_execution(bad, now=clock())
-        except Exception:  # which error it is, is the store's own business
+        except Exception:  # the contract does not define which error it is
             assert store.get_execution_count() == 0
             assert store.get_events(bad.execution_id) == []
             answer = store.create_execution(request("single", idempotency_key="k"), now=clock())

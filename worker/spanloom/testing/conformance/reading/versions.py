@@ -120,7 +120,7 @@ class Versions:
     def test_versions_are_listed_newest_first(self, store: ExecutionStore) -> None:
         for length in range(1, 6):
             store.save_workflow(chain(length))
-        assert [one.version for one in store.list_workflow_versions("chain").items] == [5, 4, 3, 2, 1]
+        assert [row.version for row in store.list_workflow_versions("chain").items] == [5, 4, 3, 2, 1]
 
     def test_an_unknown_workflow_lists_no_versions(self, store: ExecutionStore) -> None:
         page = store.list_workflow_versions("other")
@@ -135,8 +135,8 @@ class Versions:
         updated = clock.advance(5)
         store.save_workflow(chain(2, "b"), now=clock())
         listed = store.list_workflows().items
-        assert [one.id for one in listed] == ["a", "b", "c"]
-        assert [(one.latest_version, one.active, one.name) for one in listed] == [
+        assert [row.id for row in listed] == ["a", "b", "c"]
+        assert [(row.latest_version, row.active, row.name) for row in listed] == [
             (1, True, "a"),
             (2, True, "b"),
             (1, True, "c"),
@@ -147,9 +147,9 @@ class Versions:
         for name in ("a", "b", "c"):
             store.save_workflow(single(name))
         store.deactivate_workflow("b")
-        assert [one.id for one in store.list_workflows(active=True).items] == ["a", "c"]
-        assert [one.id for one in store.list_workflows(active=False).items] == ["b"]
-        assert [one.active for one in store.list_workflows().items] == [True, False, True]
+        assert [row.id for row in store.list_workflows(active=True).items] == ["a", "c"]
+        assert [row.id for row in store.list_workflows(active=False).items] == ["b"]
+        assert [row.active for row in store.list_workflows().items] == [True, False, True]
 
     def test_a_deactivated_workflow_starts_nothing_until_it_is_activated(
         self, store: ExecutionStore, driver: StoreDriver

@@ -16,7 +16,7 @@ __all__ = ["Suspects"]
 
 
 class Suspects:
-    """`sweep` over queued runs: a backlog is no loss, a lost job is found, nobody starves."""
+    """`sweep` over queued runs: a backlog is no loss, a lost job is found, no run starves."""
 
     def _pushes(
         self, store: ExecutionStore, clock: ManualClock, heads: dict[str, datetime | None], **options: float
@@ -75,7 +75,7 @@ class Suspects:
         execution = driver.start(single(), priority=priority)
         clock.advance(10)
         others: dict[str, datetime | None] = {
-            queue_key("default", one): None for one in Priority if one is not priority
+            queue_key("default", other): None for other in Priority if other is not priority
         }
         assert self._pushes(store, clock, others) == []
         clock.advance(3600)
@@ -97,7 +97,7 @@ class Suspects:
     def test_pushes_for_other_reasons_do_not_delay_suspicion(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:
-        # given a run that was pushed anew for each of eight lives of Redis
+        # given a run that was pushed anew in each of eight epochs of Redis
         driver.start(single())
         for epoch in range(1, 9):
             clock.advance(1)
@@ -120,7 +120,7 @@ class Suspects:
         clock.advance(1)
         lost = driver.start(single("lost", queue="lost"))
         clock.advance(60)
-        # when a sweep looks at five rows at a time
+        # when a sweep checks five rows at a time
         found: list[tuple[str, int]] = []
         for _ in range(6):
             found.extend(self._pushes(store, clock, {"default": head, "lost": None}, limit=5))

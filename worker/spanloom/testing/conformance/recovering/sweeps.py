@@ -95,7 +95,7 @@ class LostWorkers:
 
 
 class DueRows:
-    """`sweep` over rows whose time has come, and `next_due`."""
+    """`sweep` over due rows, and `next_due`."""
 
     def test_a_timer_that_is_due_is_queued(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -233,7 +233,7 @@ class DueRows:
 
 
 class Epochs:
-    """The epoch of Redis, and pushing again what an older Redis had."""
+    """The epoch of Redis, and the new push of the jobs of an older one."""
 
     def test_a_store_knows_who_it_is(self, store: ExecutionStore) -> None:
         state = store.get_epoch()

@@ -18,7 +18,7 @@ __all__ = ["Claims"]
 
 
 class Claims:
-    """`claim`: to whom it is given, what it holds, why it is refused."""
+    """`claim`: the conditions, the data of a claim, and the refusals."""
 
     def test_a_claim_holds_what_a_handler_may_know(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -71,7 +71,7 @@ class Claims:
         assert store.claim(keys, worker_id=driver.worker_id, now=clock()) == [Refusal.TAKEN] * 2
         other = StoreDriver(store, clock=clock)
         assert store.claim(keys, worker_id=other.worker_id, token="t1", now=clock()) == [Refusal.TAKEN] * 2
-        # and it wrote nothing, and is over once the run has ended
+        # and it wrote no event, and is over once the run has ended
         assert len(store.get_events(execution)) == events
         assert isinstance(first[0], Claim)
         driver.record(execution, first[0].node)

@@ -1,4 +1,4 @@
-"""Conformance: what must hold when many threads call at once."""
+"""Conformance: the rules that hold when many threads call at once."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Concurrency:
             waiting.start()
             assert not answered.wait(0.2), "the second claim was answered before the first was committed or taken back"
             raise KeyError
-        # when it is taken back, the one that waited is given
+        # when it is rolled back, the claim that waited is granted
         waiting.join(30)
         assert isinstance(answers[0], Claim)
 
@@ -186,7 +186,7 @@ class Concurrency:
                     return found
 
         jobs = [job for share in race([sweep] * 6) for job in share]
-        jobs.extend(sweep())  # what a sweeper had skipped because another held it
+        jobs.extend(sweep())  # rows that a sweeper had skipped because another had locked them
         assert sorted(job.execution_id for job in jobs) == sorted(executions)
 
     def test_sweepers_at_once_count_one_loss(
@@ -238,7 +238,7 @@ class Concurrency:
         workers = [StoreDriver(store, jobs=jobs) for _ in range(4)]
         executions = [workers[0].start(fan(10), number) for number in range(10)]
         ran = [name for share in race([worker.drain for worker in workers]) for name in share]
-        ran.extend(workers[0].drain())  # what was pushed after a worker had found nothing
+        ran.extend(workers[0].drain())  # jobs that were pushed after a worker had found none
         assert len(ran) == 10 * 12
         for execution in executions:
             assert _status(store, execution) is ExecutionStatus.COMPLETED

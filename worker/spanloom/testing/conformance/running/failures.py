@@ -1,4 +1,4 @@
-"""Conformance: failures, what they hold back, and retries."""
+"""Conformance: failures, the runs that they hold, and retries."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Failures:
         assert found.error == {**error, "node_id": "only"}
         (run,) = store.get_node_results(execution)
         assert (run.status, run.error) == (NodeStatus.FAILED, error)
-        (told,) = [event.data["error"] for event in store.get_events(execution) if event.kind == "node.failed"]
-        assert told == error
+        (stored,) = [event.data["error"] for event in store.get_events(execution) if event.kind == "node.failed"]
+        assert stored == error
         (brief,) = [event.data["error"] for event in store.get_events(execution) if event.kind == "execution.failed"]
         assert (brief["node_id"], brief["message"], "traceback" in brief) == ("only", "no", False)
 
@@ -81,8 +81,8 @@ class Failures:
         execution = driver.start(fan(2))
         driver.run(execution, "split")
         failing, asking = driver.claim(execution, fails), driver.claim(execution, asks)
-        asked = driver.waiting_for_child(execution, asking, request(single(), None), depth=1)
-        store.record([asked, driver.outcome(execution, failing, Outcome.FAILED)], now=driver.now())
+        waiting = driver.waiting_for_child(execution, asking, request(single(), None), depth=1)
+        store.record([waiting, driver.outcome(execution, failing, Outcome.FAILED)], now=driver.now())
         assert _statuses(store, execution)[asks] is (NodeStatus.WAITING if children else NodeStatus.HELD)
         assert len(store.get_child_executions(execution)) == children
 
@@ -139,7 +139,7 @@ class Failures:
         driver.record(execution, running["w1"], Outcome.FAILED)
         # when the others end
         late = [driver.record(execution, running[name], data=name, successors=("join",)) for name in ("w2", "w3")]
-        # then they count, nothing starts, and the execution stays failed
+        # then they count, no run starts, and the execution stays failed
         assert [(answer.recorded, list(answer.jobs), answer.next, answer.ended) for answer in late] == [
             (True, [], None, None)
         ] * 2
@@ -219,7 +219,7 @@ class Failures:
 
 
 class Retries:
-    """RETRY: when the run is due, what it costs."""
+    """RETRY: the time at which the run is due, and its attempts."""
 
     def test_a_retry_waits_until_it_is_due(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock

@@ -21,7 +21,7 @@ __all__ = ["Fences", "Replays"]
 
 
 def _seen(store: ExecutionStore, execution: str) -> tuple[Any, list[NodeRun], list[Event], list[LogRecord], Any]:
-    """All that a reader can see of an execution."""
+    """The readable state of an execution."""
     return (
         store.get_execution(execution),
         store.get_node_results(execution),
@@ -32,7 +32,7 @@ def _seen(store: ExecutionStore, execution: str) -> tuple[Any, list[NodeRun], li
 
 
 class Fences:
-    """`record` by someone who does not hold the claim: nothing is written."""
+    """`record` without a valid claim writes nothing."""
 
     @pytest.mark.parametrize(
         "change",
@@ -132,7 +132,7 @@ class Fences:
 
 
 class Replays:
-    """`record` sent again after a lost answer: the same continuation, nothing written."""
+    """`record` sent again after a lost answer returns the same continuation and writes nothing."""
 
     def _same_again(self, store: ExecutionStore, driver: StoreDriver, record: RecordRequest) -> RecordResult:
         first = store.record([record], now=driver.now())[0]
@@ -158,8 +158,8 @@ class Replays:
         answers = store.record([record, record], now=driver.now())
         assert [answer.recorded for answer in answers] == [True, True]
         kinds = [event.kind for event in store.get_events(execution) if event.node_id == "only"]
-        told = {"retry": "node.retrying", "waiting": "node.waiting", "released": "node.released"}[outcome]
-        assert kinds.count(told) == 1
+        kind = {"retry": "node.retrying", "waiting": "node.waiting", "released": "node.released"}[outcome]
+        assert kinds.count(kind) == 1
 
     def test_it_answers_the_same_claimed_successor(self, store: ExecutionStore, driver: StoreDriver) -> None:
         execution = driver.start(fan(3))

@@ -34,7 +34,8 @@ class JoinRaces:
             execution = driver.start("fan")
             driver.run(execution, "split")
             records = [
-                driver.outcome(execution, driver.claim(execution, f"w{one}"), data=one) for one in range(1, width + 1)
+                driver.outcome(execution, driver.claim(execution, f"w{number}"), data=number)
+                for number in range(1, width + 1)
             ]
             # when the branches end in many threads at once, a share of them each
             shares = [records[start::threads] for start in range(threads)]
@@ -106,7 +107,7 @@ class JoinRaces:
             ]
             # when all four end at once
             race(calls)
-            # then nothing is queued, whichever came first
+            # then no run is queued, whichever came first
             assert _status(store, execution) is ExecutionStatus.FAILED
             joins = {run.node_id: run.status for run in store.get_node_results(execution, ["open", "ready"])}
             assert joins == {"open": NodeStatus.PENDING, "ready": NodeStatus.HELD}

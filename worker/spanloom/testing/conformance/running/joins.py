@@ -113,7 +113,7 @@ class Joins:
         execution = driver.start(graph("sinks", {"a": [], "b": [], "c": []}))
         records = [driver.outcome(execution, driver.claim(execution, name)) for name in ("a", "b", "c")]
         ended = [answer.ended for answer in store.record(records, now=clock())]
-        assert sorted(str(one) for one in ended) == ["None", "None", "completed"]
+        assert sorted(str(end) for end in ended) == ["None", "None", "completed"]
         assert [event.kind for event in store.get_events(execution)].count("execution.completed") == 1
 
 

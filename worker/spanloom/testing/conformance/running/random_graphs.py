@@ -1,4 +1,4 @@
-"""Conformance: graphs and routes drawn at random, against a model of what must run."""
+"""Conformance: random graphs and routes, against a model of the runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["RandomGraphs"]
 
 
 class _Plan(NamedTuple):
-    """A graph, what each node shall do if it runs, and what must come of it."""
+    """A graph, the outcome of each node if it runs, and the expected result."""
 
     workflow: Workflow
     outcomes: dict[str, Outcome]
@@ -31,7 +31,7 @@ class _Plan(NamedTuple):
 def _plan(draw: random.Random) -> _Plan:
     names = [f"n{number:02}" for number in range(draw.randint(2, 25))]
     parents = {name: draw.sample(names[:at], min(at, draw.choice([0, 1, 1, 2, 3, 8]))) for at, name in enumerate(names)}
-    successors = {name: [one for one in names if name in parents[one]] for name in names}
+    successors = {name: [successor for successor in names if name in parents[successor]] for name in names}
     outcomes: dict[str, Outcome] = {}
     taken: dict[str, tuple[str, ...]] = {}
     statuses: dict[str, NodeStatus] = {}
@@ -52,7 +52,7 @@ def _plan(draw: random.Random) -> _Plan:
 
 
 class RandomGraphs:
-    """Any graph, routed in any way and recorded in any order, runs what it must, once, and ends."""
+    """A random graph, with any route and any order of records, runs each reached node once, and ends."""
 
     @pytest.mark.parametrize("seed", range(25))
     def test_a_graph_runs_what_its_taken_edges_reach(
@@ -78,7 +78,7 @@ class RandomGraphs:
             running = running[len(some) :]
             running.extend(answer.next for answer in answers if answer.next is not None)
             driver.jobs.extend(job for answer in answers for job in answer.jobs)
-        # then what was reached ran with the data of its taken parents, the rest was skipped, and the execution ended
+        # then reached nodes ran with the data of their taken parents, others were skipped, and the execution ended
         assert ran == plan.results
         assert {run.node_id: run.status for run in store.get_node_results(execution)} == plan.statuses
         found = store.get_execution(execution)

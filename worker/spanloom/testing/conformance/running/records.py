@@ -1,4 +1,4 @@
-"""Conformance: recording outcomes and what follows from them."""
+"""Conformance: recording outcomes, with their consequences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Records"]
 
 
 class Records:
-    """`record` of a completed or given-back run: the result row, its successors, the end."""
+    """`record` of a completed or released run: the result row, its successors, the end."""
 
     def test_a_completed_run_keeps_its_result(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock

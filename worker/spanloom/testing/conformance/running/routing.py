@@ -1,4 +1,4 @@
-"""Conformance: which edges an ended run takes, and what a handled failure is to those that come after it."""
+"""Conformance: the edges that an ended run takes, and a handled failure at its successors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _every_kind() -> Workflow:
 
 
 class Routing:
-    """Which successors an ended run leads to: by each edge's kind, or as its record names them."""
+    """The successors of an ended run: by each edge's kind, or as listed in its record."""
 
     @pytest.mark.parametrize(
         ("outcome", "wanted"),
@@ -125,7 +125,7 @@ class Routing:
 
 
 class HandledFailures:
-    """FAILED that the execution survives: because an edge is taken, or because the record says so."""
+    """FAILED that does not fail the execution: an edge is taken, or the record has `handled`."""
 
     def test_a_failure_that_the_record_handles_lets_the_execution_go_on(
         self, store: ExecutionStore, driver: StoreDriver

@@ -19,7 +19,7 @@ __all__ = ["Starts"]
 
 
 class Starts:
-    """`create_executions`: what a start creates, what it refuses, idempotency keys."""
+    """`create_executions`: the rows of a start, refusals, idempotency keys."""
 
     def test_a_start_answers_one_job_per_entry_node(self, store: ExecutionStore, clock: ManualClock) -> None:
         store.save_workflow(graph("entries", {"a": [], "b": [], "last": ["a", "b"], "alone": []}, queue="q"))
@@ -93,8 +93,8 @@ class Starts:
         requests = [request("unknown", idempotency_key="k"), request("off"), request("off", version=2)]
         store.create_executions(requests)
         assert store.get_execution_count() == 0
-        assert all(store.get_execution(one.execution_id) is None for one in requests)
-        assert all(store.get_events(one.execution_id) == [] for one in requests)
+        assert all(store.get_execution(refused.execution_id) is None for refused in requests)
+        assert all(store.get_events(refused.execution_id) == [] for refused in requests)
         store.save_workflow(single("unknown"))  # the key was not used up
         assert isinstance(
             store.create_execution(request("unknown", 2, idempotency_key="k", input_hash="2")), StartResult
@@ -108,7 +108,7 @@ class Starts:
         requests = [request("single", number) for number in range(200)]
         answers = store.create_executions(requests)
         assert [answer.execution_id for answer in answers if isinstance(answer, StartResult)] == [
-            one.execution_id for one in requests
+            wanted.execution_id for wanted in requests
         ]
         assert store.get_execution_count() == 200
 

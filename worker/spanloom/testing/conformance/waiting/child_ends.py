@@ -1,4 +1,4 @@
-"""Conformance: the end of a child execution, and how its parent's run learns of it."""
+"""Conformance: the end of a child execution, and the wake of its parent's run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _cancel(driver: StoreDriver, child: str) -> None:
 
 
 def _end(driver: StoreDriver, child: str, node: NodeClaim) -> list[NodeJob]:
-    """Complete a child and tell its parent, as a worker does."""
+    """Complete a child and wake its parent, as a worker does."""
     assert driver.record(child, node).recorded
     return driver.wake(child)
 
@@ -50,9 +50,9 @@ class ChildEnds:
         parent = driver.start(single("parent"))
         child = driver.start_child(parent, "only", single("child"))
         end(driver, child)
-        # given that the end alone touches nothing of the parent
+        # given that the end alone leaves the parent unchanged
         assert run_of(store, parent, "only").status is NodeStatus.WAITING
-        # when its parent is told
+        # when its parent is woken
         (job,) = driver.wake(child)
         # then the run is queued, and is claimed with the child that woke it
         assert (job.execution_id, job.node_id, job.item, job.push) == (parent, "only", 0, 2)
@@ -114,7 +114,7 @@ class ChildEnds:
     def test_only_the_child_that_the_run_waits_for_under_that_fence_wakes_it(
         self, store: ExecutionStore, driver: StoreDriver, through: str, stale: str
     ) -> None:
-        # given a run that waits for a child, and another child of the same run, from before or of nobody's asking
+        # given a run that waits for a child, and another child of the same run, from before or not requested
         parent = driver.start(single("parent"))
         store.save_workflow(single("child"))
         node = driver.claim(parent, "only")
@@ -129,7 +129,7 @@ class ChildEnds:
             assert driver.wake(other) == []
         else:
             assert [job for swept in driver.sweep_all() for job in swept.jobs] == []
-        # then the run still waits for its own, and there is nothing more to tell
+        # then the run still waits for its own, and no further wake is due
         assert (store.get_node_results(parent), store.get_events(parent)) == before
         assert driver.sweep_all() == []
         _complete(driver, wanted.execution_id)
@@ -147,8 +147,10 @@ class ChildEnds:
             driver.pause(parent)
         else:
             driver.run(parent, "b", Outcome.FAILED)
-        told = driver.wake(child) if through == "wake" else [job for one in driver.sweep_all() for job in one.jobs]
-        assert told == []
+        pushed = (
+            driver.wake(child) if through == "wake" else [job for swept in driver.sweep_all() for job in swept.jobs]
+        )
+        assert pushed == []
         run = run_of(store, parent, "a")
         assert (run.status, run.due_at) == (NodeStatus.HELD, None)
         (driver.resume if how == "paused" else driver.retry)(parent)
@@ -184,14 +186,14 @@ class ChildEnds:
             node = driver.claim(parent, "only")
             assert (node.woken, node.wait_key) == (WaitKind.CHILD, children[-1])
             driver.record(parent, node, Outcome.RELEASED)
-        assert sorted(one.id for one in store.get_child_executions(parent)) == sorted(children)
+        assert sorted(row.id for row in store.get_child_executions(parent)) == sorted(children)
 
     def test_an_item_may_wait_for_a_child_of_its_own(self, store: ExecutionStore, driver: StoreDriver) -> None:
         parent = driver.start(single("parent"))
         store.save_workflow(single("child"))
         driver.fan_out(parent, "only", ["x", "y"])
         children = [driver.start_child(parent, "only", "child", item=item) for item in (1, 2)]
-        assert sorted(one.parent_item or 0 for one in store.get_child_executions(parent)) == [1, 2]
+        assert sorted(row.parent_item or 0 for row in store.get_child_executions(parent)) == [1, 2]
         _complete(driver, children[1])
         (job,) = driver.wake(children[1])
         assert (job.node_id, job.item) == ("only", 2)
@@ -211,7 +213,7 @@ class ChildEnds:
         driver.run(child, "n2", Outcome.FAILED)
         assert driver.wake(child) == []
         assert run_of(store, parent, "call").status is NodeStatus.HELD
-        # when it is retried, then both go on, and what the child had completed is kept
+        # when it is retried, then both go on, and the child's completed nodes are kept
         retried = driver.retry(parent)
         assert set(retried.executions) == {parent, child}
         assert sorted((job.execution_id, job.node_id) for job in retried.jobs) == sorted(
@@ -233,17 +235,17 @@ class ChildEnds:
                 return [node.node_id, node.woken]
             return request(below[node.node_type])
 
-        # when all jobs are run, and each end is told
+        # when all jobs are run, and each end wakes its parent
         root = driver.start(graph("parent", {"first": [], "second": ["first"]}, type="outer"), 1)
         ran = driver.drain(work)
-        # then everything ran once, and is over
+        # then every node ran once, and all executions have ended
         assert execution_of(store, root).output == ["second", "child"]
         assert (ran.count("a"), ran.count("split"), ran.count("first"), store.get_execution_count()) == (4, 4, 2, 7)
         assert sum(store.stats().open_node_runs.values()) == 0
 
 
 class ChildEndRaces:
-    """Ends of children at once: each parent's run is told once, and nobody locks another out."""
+    """Ends of children at once: each parent's run is woken once, without deadlocks."""
 
     def test_one_of_many_that_tell_of_the_same_end_wakes_the_run(
         self, store: ExecutionStore, driver: StoreDriver
@@ -258,8 +260,8 @@ class ChildEndRaces:
 
             calls: list[Callable[[], list[NodeJob]]] = [partial(driver.wake, child), swept] * 4
             answers = race(calls)
-            told = [job for jobs in answers for job in jobs if job.execution_id == parent]
-            assert [(job.node_id, job.push) for job in told] == [("only", 2)]
+            pushed = [job for jobs in answers for job in jobs if job.execution_id == parent]
+            assert [(job.node_id, job.push) for job in pushed] == [("only", 2)]
 
     def test_children_that_end_at_once_wake_each_their_own_run(
         self, store: ExecutionStore, driver: StoreDriver
@@ -271,8 +273,8 @@ class ChildEndRaces:
             children = [driver.start_child(parent, f"w{number}", "child") for number in range(1, 9)]
             claims = [driver.claim(child, "only") for child in children]
 
-            told = race([partial(_end, driver, *one) for one in zip(children, claims, strict=True)])
-            assert [[job.node_id for job in jobs] for jobs in told] == [[f"w{number}"] for number in range(1, 9)]
+            pushed = race([partial(_end, driver, *pair) for pair in zip(children, claims, strict=True)])
+            assert [[job.node_id for job in jobs] for jobs in pushed] == [[f"w{number}"] for number in range(1, 9)]
 
     def test_a_cancel_of_the_family_and_ends_of_its_children_agree(
         self, store: ExecutionStore, driver: StoreDriver

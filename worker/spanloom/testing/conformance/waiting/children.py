@@ -20,7 +20,7 @@ __all__ = ["ChildDeadlines", "ChildStarts"]
 
 
 class ChildStarts:
-    """WAITING for a child: the execution that is created, or why it is not."""
+    """WAITING for a child: the execution that is created, or the refusal."""
 
     def test_the_child_is_created_in_the_step_in_which_the_run_begins_to_wait(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
@@ -29,7 +29,7 @@ class ChildStarts:
         node = driver.claim(parent, "n1")
         store.save_workflow(diamond("child", queue="q"))
         wanted = request("child", {"id": 7}, priority=Priority.HIGH, metadata={"k": "v"})
-        # when the run's record asks for a child
+        # when the run's record requests a child
         clock.advance(1)
         answer = driver.send(driver.waiting_for_child(parent, node, wanted))
         # then the run waits for it and for no time
@@ -53,7 +53,7 @@ class ChildStarts:
         (job,) = answer.jobs
         assert (job.execution_id, job.node_id, job.queue, job.priority, job.push) == (child, "top", "q", "high", 1)
         assert events_of(store, child) == ["execution.created", "execution.started"]
-        assert [one.id for one in store.get_child_executions(parent)] == [child]
+        assert [row.id for row in store.get_child_executions(parent)] == [child]
 
     def test_every_entry_node_of_the_child_is_queued(self, store: ExecutionStore, driver: StoreDriver) -> None:
         parent = driver.start(single("parent"))
@@ -92,10 +92,10 @@ class ChildStarts:
         parent, other = driver.start(chain(2, "parent")), driver.start("parent")
         node = driver.claim(parent, "n1")
         before = everything_of(store, parent)
-        # when it is asked for, beside a record that is good
+        # when it is requested, beside a valid record
         good = driver.outcome(other, driver.claim(other, "n1"))
         refused, recorded = store.record([driver.waiting_for_child(parent, node, wanted), good], now=clock())
-        # then that one alone is refused, and nothing of it is there
+        # then only that request is refused, and none of it is stored
         assert isinstance(refused.refused, UnknownWorkflow)
         assert (list(refused.jobs), refused.next, refused.ended) == ([], None, None)
         assert (recorded.recorded, recorded.refused, len(recorded.jobs)) == (True, None, 1)
@@ -137,19 +137,19 @@ class ChildStarts:
         else:
             driver.run(parent, "b", Outcome.FAILED)
         wanted = request("child")
-        # when a run of it asks for a child
+        # when a run of it requests a child
         answer = driver.send(driver.waiting_for_child(parent, node, wanted))
         # then it is held
         assert (answer.recorded, answer.refused, list(answer.jobs)) == (True, None, [])
         run = run_of(store, parent, "a")
         assert (run.status, run.due_at) == (NodeStatus.HELD, None)
         assert store.get_child_executions(parent) == []
-        # and asks again, with no child behind it, once the execution goes on
+        # and requests it again, with no child before it, once the execution goes on
         (driver.resume if how == "paused" else driver.retry)(parent)
         again = driver.claim(parent, "a")
         assert (again.woken, again.wait_key, again.attempt) == (None, None, 1)
         assert driver.send(driver.waiting_for_child(parent, again, wanted)).recorded
-        assert [one.id for one in store.get_child_executions(parent)] == [wanted.execution_id]
+        assert [row.id for row in store.get_child_executions(parent)] == [wanted.execution_id]
 
     def test_in_a_cancelled_parent_nothing_is_created(self, store: ExecutionStore, driver: StoreDriver) -> None:
         parent = driver.start(single("parent"))
@@ -197,7 +197,7 @@ class ChildStarts:
     ) -> None:
         parent = driver.start(single("parent"))
         child = driver.start(single("child"), parent=NodeKey(parent, "only"), parent_fence=1, depth=1)
-        assert [one.id for one in store.get_child_executions(parent)] == [child]
+        assert [row.id for row in store.get_child_executions(parent)] == [child]
         assert run_of(store, parent, "only").status is NodeStatus.QUEUED
 
 
@@ -214,7 +214,7 @@ class ChildDeadlines:
         clock.advance(5)
         assert list(driver.sweep().ended) == []
         clock.advance(2)
-        ended = [one for swept in driver.sweep_all() for one in swept.ended]
+        ended = [ended_id for swept in driver.sweep_all() for ended_id in swept.ended]
         assert sorted(ended) == sorted([parent, child])
         for execution in (parent, child):
             found = execution_of(store, execution)
@@ -227,7 +227,7 @@ class ChildDeadlines:
         parent = driver.start(single("parent"), deadline_seconds=deadline)
         child = driver.start_child(parent, "only", single("child"), deadline_seconds=3)
         clock.advance(4)
-        ended = [one for swept in driver.sweep_all() for one in swept.ended]
+        ended = [ended_id for swept in driver.sweep_all() for ended_id in swept.ended]
         assert (ended, status_of(store, parent)) == ([child], ExecutionStatus.RUNNING)
         node = driver.claim(parent, "only")
         assert (node.woken, node.wait_key) == (WaitKind.CHILD, child)
@@ -251,7 +251,7 @@ class ChildDeadlines:
         grandchild = driver.start_child(child, "only", single("grandchild"), depth=2)
         clock.advance(11)
         driver.sweep_all()
-        statuses = [status_of(store, one) for one in (root, child, grandchild)]
+        statuses = [status_of(store, member) for member in (root, child, grandchild)]
         assert statuses == [ExecutionStatus.FAILED] * 3
 
     def test_a_child_of_a_parent_without_a_deadline_has_its_own_or_none(

@@ -34,7 +34,7 @@ _EACH_STOP = pytest.mark.parametrize("how", ["paused", "failed"])
 
 
 class ItemControl:
-    """Items in an execution that is not running: what becomes ready is held."""
+    """Items in an execution that is not running: ready items are held."""
 
     @_EACH_STOP
     def test_a_fan_out_is_held_to_ask_again(self, store: ExecutionStore, driver: StoreDriver, how: str) -> None:
@@ -94,7 +94,7 @@ class ItemControl:
         running = driver.claim(execution, "only", 2)
         # when the execution is cancelled
         driver.cancel(execution)
-        # then those that were open are cancelled, and nothing follows from a late end
+        # then the open ones are cancelled, and a late end has no effect
         late = driver.record(execution, running, successors=("only",))
         assert (late.recorded, list(late.jobs), late.next) == (True, [], None)
         assert run_of(store, execution, "only").status is NodeStatus.CANCELLED
@@ -133,7 +133,7 @@ class ItemRounds:
                     assert (item, node.fence) not in seen
                     seen.add((item, node.fence))
                     driver.record(execution, node, outcome)
-            driver.run(execution, "only", Outcome.RETRY)  # forgets what woke it: it maps anew
+            driver.run(execution, "only", Outcome.RETRY)  # clears its wait kind: it maps anew
             driver.sweep_all()
 
     def test_a_retry_keeps_what_the_node_waits_under(self, store: ExecutionStore, driver: StoreDriver) -> None:
@@ -213,7 +213,7 @@ class ItemRaces:
             ]
             shares = [records[start::threads] for start in range(threads)]
             answers = [
-                answer for share in race([partial(_record_each, driver, one) for one in shares]) for answer in share
+                answer for share in race([partial(_record_each, driver, part) for part in shares]) for answer in share
             ]
             assert all(answer.recorded for answer in answers)
             assert [job.item for answer in answers for job in answer.jobs] == [0]
@@ -225,8 +225,8 @@ class ItemRaces:
             driver.fan_out(execution, "only", list(range(24)), max_concurrency=8)
             workers = [StoreDriver(store) for _ in range(8)]
             nodes = [worker.claim(execution, "only", item) for item, worker in enumerate(workers, 1)]
-            # when eight workers run one item after the other, each what its record gives it
-            ran = race([partial(_run_on, *one, execution) for one in zip(workers, nodes, strict=True)])
+            # when eight workers run one item after the other, each the next claim of its record
+            ran = race([partial(_run_on, *part, execution) for part in zip(workers, nodes, strict=True)])
             # then each item ran once, and the node itself last, by one of them
             assert sorted(item for some in ran for item in some) == list(range(25))
             assert status_of(store, execution) is ExecutionStatus.COMPLETED

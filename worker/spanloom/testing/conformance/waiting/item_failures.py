@@ -56,7 +56,7 @@ class ItemFailures:
             for node, outcome in zip(claims, [Outcome.FAILED, Outcome.COMPLETED, Outcome.FAILED], strict=True)
         ]
         jobs = [job for answer in store.record(records, now=clock()) for job in answer.jobs]
-        # how many were started before the second failure counted is the store's business; they end as any others
+        # the contract does not define how many were started before the second failure counted; they end as any others
         driver.jobs.clear()
         driver.jobs.extend(jobs)
         driver.drain()
@@ -76,7 +76,7 @@ class ItemFailures:
             error = json.dumps({"type": "Boom", "message": name, "traceback": "here"})
             answer = driver.run(execution, name, Outcome.FAILED, item=1, error=error, taken=taken)
             assert (answer.recorded, list(answer.jobs), answer.ended) == (True, [], None)
-        # then neither the execution nor what follows the node hears of it
+        # then neither the execution nor the node's successors are affected
         assert status_of(store, execution) is ExecutionStatus.RUNNING
         assert statuses_of(store, execution) == {"n1": NodeStatus.WAITING, "sink": NodeStatus.WAITING}
         run = run_of(store, execution, "n1", 1)

@@ -1,4 +1,4 @@
-"""Conformance: nodes that are mapped over items: how the items are started, claimed, ended and counted."""
+"""Conformance: nodes that are mapped over items: the start, the claim, the end and the count of items."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class Items:
         third = answer.next
         assert third is not None
         assert (third.item, third.data, list(answer.jobs)) == (3, '"z"', [])
-        # nothing, while another one is still open
+        # none, while another one is still open
         answer = driver.record(execution, third, successors=itself)
         assert (answer.recorded, answer.next, list(answer.jobs)) == (True, None, [])
         # and the node itself, once the last has ended

@@ -1,4 +1,4 @@
-"""Conformance: runs that wait for a timer and go on from there, and what keeps or forgets what woke them."""
+"""Conformance: runs that wait for a timer and go on from there, and the lifetime of their wait kind."""
 
 from __future__ import annotations
 
@@ -107,10 +107,10 @@ class Waits:
         driver.wait(execution, driver.claim(execution, "only"), delay_seconds=3, wait_key="tea")
         clock.advance(4)
         driver.sweep()
-        # when it is claimed by someone who does not record it, again and again
+        # when it is claimed again and again without a record
         for _ in range(2):
             interrupt(driver, clock, execution)
-        # then the next claim still knows
+        # then the next claim still has it
         node = StoreDriver(driver.store, clock=clock).claim(execution, "only")
         assert (node.woken, node.wait_key) == (WaitKind.TIMER, "tea")
 
@@ -202,10 +202,10 @@ class Waits:
 
 
 class WaitRules:
-    """What a record of a wait may ask, and what one that is sent again is answered."""
+    """The valid records of a wait, and the answer to one that is sent again."""
 
     @pytest.mark.parametrize(
-        "asked",
+        "fields",
         [
             {"wait_kind": WaitKind.RETRY},
             {"wait_kind": WaitKind.CHILD, "wait_key": "child"},
@@ -214,12 +214,12 @@ class WaitRules:
         ],
     )
     def test_a_wait_for_nothing_is_refused(
-        self, store: ExecutionStore, driver: StoreDriver, asked: dict[str, Any]
+        self, store: ExecutionStore, driver: StoreDriver, fields: dict[str, Any]
     ) -> None:
         execution = driver.start(single())
         node = driver.claim(execution, "only")
         with pytest.raises(StoreRefused, match=f"'only', item 0, of execution {execution} can't wait for"):
-            driver.record(execution, node, Outcome.WAITING, **asked)
+            driver.record(execution, node, Outcome.WAITING, **fields)
         assert store.get_node_results(execution)[0].status is NodeStatus.RUNNING
         assert driver.record(execution, node).ended
 
