@@ -79,7 +79,7 @@ EXECUTION_TRANSITIONS: dict[ExecutionStatus, frozenset[ExecutionStatus]] = {
 
 _READY = frozenset({NodeStatus.QUEUED, NodeStatus.HELD})
 _BY_HAND = frozenset({NodeStatus.COMPLETED, NodeStatus.FAILED, NodeStatus.SKIPPED})  # an operator ends it
-_AGAIN = frozenset({NodeStatus.PENDING})  # a retry of what comes before it, whose failure had been handled
+_AGAIN = frozenset({NodeStatus.PENDING})  # reset by the retry of a handled failure before it
 NODE_TRANSITIONS: dict[NodeStatus, frozenset[NodeStatus]] = {
     # Work first claims a ready successor in the step that makes it ready, so pending leads to running as well.
     NodeStatus.PENDING: _READY | {NodeStatus.RUNNING, NodeStatus.SKIPPED, NodeStatus.CANCELLED},

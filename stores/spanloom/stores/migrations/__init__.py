@@ -51,7 +51,7 @@ def create_functions(connection: sa.Connection, schema: str, names: tuple[str, .
     for name in names:
         text = folder.joinpath(f"{name}.sql").read_text(encoding="utf-8")
         statement = text.replace("{schema}", schema)
-        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})  # `%` stays what it is
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})  # `%` is no placeholder
 
 
 def _lock(connection: sa.Connection) -> None:

@@ -348,7 +348,7 @@ class Transaction(ABC):
     def release_lapsed_leases(self) -> None:
         """Mark the leases that have lapsed, and delete old ones without claims."""
 
-    # ---- what is due ----
+    # ---- due runs ----
 
     @abstractmethod
     def lost_runs(self, limit: int) -> list[NodeKey]:
