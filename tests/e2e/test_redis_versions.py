@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from redis import Redis
 from redis.exceptions import ResponseError
-from redis_play import play_apart
 
+from e2e.support.redis_play import play_apart
 from spanloom.engine.queue.redis_client import OLDEST_VERSION
 
 pytestmark = pytest.mark.services
