@@ -13,8 +13,9 @@ from model.test_model import RUNS
 from model.test_twins import twin_machine_over
 from model.twins import FUNCTIONS_AND_PYTHON, MEMORY_AND_POSTGRES, Disagreement, TwinWorld
 from spanloom.stores.sqlite.transaction import SqliteTransaction
-from spanloom.stores.transitions import arrivals, record, sweep, waiting
+from spanloom.stores.transitions import arrivals, record, sweep
 from spanloom.stores.transitions.arrivals import Propagation
+from spanloom.stores.transitions.waits import waiting
 
 pytestmark = [pytest.mark.services, pytest.mark.torture]  # found after dozens of plays, of a second at most
 
