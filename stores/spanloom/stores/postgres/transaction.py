@@ -79,7 +79,8 @@ class PostgresTransaction(SqlTransaction):
         if self._began is None:
             row = self._opening.fetchone()
             assert row is not None
-            self._began = row[0].astimezone(UTC)
+            began: datetime = row[0].astimezone(UTC)
+            self._began = began
         return self._began
 
     def later(self) -> datetime:

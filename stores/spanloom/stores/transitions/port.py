@@ -105,7 +105,7 @@ class Transitions(ExecutionStore):
         self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
     ) -> list[NodeJob]:
         """See NodeTransitions.wake_parents."""
-        known = [known for given in execution_ids if (known := canonical_id(given)) is not None]
+        known = list(filter(None, map(canonical_id, execution_ids)))
         return list(self._transact(lambda tx: wake_parents(tx, known).jobs, epoch=epoch, now=now)) if known else []
 
     def cancel_execution(

@@ -29,9 +29,9 @@ _WIP_SECONDS = 120  #: after which RQ's tools call a started job abandoned, unle
 _HASH_SECONDS = 10  #: … so long before that it is gone, and they have nothing to call abandoned
 _MOST_OWED = 10_000
 
-_FETCH = resources.files(__package__).joinpath("fetch.lua").read_text("utf-8")
+_FETCH = resources.files("spanloom.worker.queue").joinpath("fetch.lua").read_text("utf-8")
 
-_RENEW = resources.files(__package__).joinpath("renew.lua").read_text("utf-8")
+_RENEW = resources.files("spanloom.worker.queue").joinpath("renew.lua").read_text("utf-8")
 _RENEW_BATCH = 500
 
 
