@@ -30,6 +30,7 @@ SETTLE_SECONDS = 5.0  # how long what a test stopped may take to be gone
 _SERVICES = {"redis_server", "postgres_server"}
 #: Files that take longest, longest first: begun first, so that at the end no core waits for another one's last file.
 _LONG = (
+    "model/test_twins.py",
     "model/test_model.py",
     "stores/test_conformance_postgres.py",
     "e2e/test_sdk.py",

@@ -110,7 +110,7 @@ def twin_machine_over(world: TwinWorld) -> type[TwinMachine]:
 @pytest.mark.timeout(600)  # of which most is for making a difference small
 @pytest.mark.parametrize("twins", PAIRS, indirect=True)
 def test_two_stores_agree(twins: TwinWorld) -> None:
-    run_state_machine_as_test(twin_machine_over(twins), settings=settings(RUNS, max_examples=25))
+    run_state_machine_as_test(twin_machine_over(twins), settings=settings(RUNS, max_examples=8))
 
 
 @pytest.mark.torture
