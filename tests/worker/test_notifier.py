@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -104,3 +105,29 @@ def test_an_execution_that_changes_all_the_time_is_published_in_portions(
 
     assert 1 <= len(published(overheard, queue)) < 100
     assert not consumer.has_changes
+
+
+class StoppedAsTheWaitEnds(threading.Event):
+    """Says that nobody has stopped it, and is stopped before the one who asked goes on."""
+
+    def __init__(self, wake: threading.Event) -> None:
+        super().__init__()
+        self._wake = wake
+
+    def wait(self, timeout: float | None = None) -> bool:
+        answer = super().wait(timeout)
+        self.set()
+        self._wake.set()
+        return answer
+
+
+def test_it_ends_though_it_is_stopped_as_it_has_gathered(
+    consumer: JobConsumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Notifier(consumer, "w1")
+    monkeypatch.setattr(made, "_stopped", StoppedAsTheWaitEnds(made._wake))
+    made.start()
+    made.changed([A])
+    made._thread.join(10)
+
+    assert not made._thread.is_alive()

@@ -46,8 +46,10 @@ class Notifier:
         self._thread.join(JOIN_SECONDS)
 
     def _run(self) -> None:
-        while self._wake.wait() and not self._stopped.wait(_GATHER_SECONDS):
-            self._wake.clear()
+        while self._wake.wait():
+            self._wake.clear()  # before it asks whether it is stopped: a stop that comes after wakes it again
+            if self._stopped.wait(_GATHER_SECONDS):
+                return
             if not self._consumer.has_changes:
                 continue  # another round trip took them along
             try:
