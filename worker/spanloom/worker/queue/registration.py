@@ -51,9 +51,8 @@ class RqRegistration(BaseWorker):
         """Renew the registration, also one that a flush removed; return whether `rq suspend` asks workers to pause."""
         with self._breaker.guard():
             if not self.connection.hexists(self.key, "birth"):
-                self.connection.hset(
-                    self.key, "death", ""
-                )  # what counted after a flush is no namesake, as RQ would think
+                # What counted after a flush is no namesake, as RQ would think.
+                self.connection.hset(self.key, "death", "")
                 self.register_birth()  # type: ignore[no-untyped-call]  # RQ leaves it untyped, as the two below
             with self.connection.pipeline(transaction=False) as pipeline:
                 self.heartbeat(self.worker_ttl, pipeline=pipeline)
