@@ -22,7 +22,7 @@ import pytest
 
 from spanloom.cli.app import SUBCOMMANDS, root
 from spanloom.engine import Settings, Workflow, WorkflowEngine
-from spanloom.engine.store.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
+from spanloom.engine.store.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS, WaitKind
 from spanloom.engine.telemetry.metrics import METRICS
 from spanloom.engine.workflow.files import load_workflow
 from spanloom.engine.workflow.validation import find_problems
@@ -396,6 +396,10 @@ def test_a_drawing_of_states_has_the_transitions_of_its_table(heading: str, tabl
     assert ends == {state.value for state in table if state.ended}
     assert begins
     assert begins <= {state.value for state in table}
+
+
+def test_the_table_of_wait_kinds_has_all_of_them() -> None:
+    assert table_rows(STATE_MACHINE, r"`(\w+)`") == [kind.value for kind in WaitKind]
 
 
 # ---- docstrings ----

@@ -35,7 +35,7 @@ class Outcome(StrEnum):
     FAILED = "failed"  # for good
     SKIPPED = "skipped"  # by the handler's choice
     RETRY = "retry"  # due again after delay_seconds
-    WAITING = "waiting"  # for a timer, a child or its items
+    WAITING = "waiting"  # for what `wait_kind` names
     RELEASED = "released"  # given back unrun, or cut short by a shutdown; costs no attempt
 
 
@@ -134,9 +134,9 @@ class ExecutionHeader:
 class NodeClaim:
     """An exclusive, leased, fenced right to run a node run, with the data of its taken parents as JSON text.
 
-    An item of a mapped node (item > 0) has its own `data` and no `results`. If the run waited for a timer, a child or
-    its items and goes on from there, `woken` is the kind of that wait and `wait_key` its key. `span` is the latest
-    that was recorded of this run, `parent_spans` those of the parents in `results`, by node id.
+    An item of a mapped node (item > 0) has its own `data` and no `results`. If the run waited and goes on from there,
+    `woken` is the kind of that wait, unless it was a retry, and `wait_key` its key. `span` is the latest that was
+    recorded of this run, `parent_spans` those of the parents in `results`, by node id.
     """
 
     node_id: str
@@ -241,8 +241,8 @@ class RecordRequest:
     handled: bool = False  # of FAILED: the execution goes on even if no edge is taken
     delay_seconds: float = 0.0  # of RETRY, and of WAITING for a timer
     due_at: datetime | None = None  # of WAITING for a timer: until then, in place of delay_seconds
-    wait_kind: WaitKind | None = None  # of WAITING: timer, child or items
-    wait_key: str | None = None  # of a child: its execution id
+    wait_kind: WaitKind | None = None  # of WAITING: any but a retry, which is an outcome of its own
+    wait_key: str | None = None  # which one of that kind: of a child its execution id
     child: StartRequest | None = None  # of WAITING for a child
     fan_out: FanOut | None = None  # of WAITING for items
     spends_attempt: bool = True

@@ -40,7 +40,7 @@ class NodeStatus(StrEnum):
     QUEUED = "queued"  # ready; its job is, or will be pushed again, on Redis
     HELD = "held"  # ready, but the execution is paused or failed
     RUNNING = "running"  # claimed by a worker
-    WAITING = "waiting"  # for a retry, a timer, a child, its items
+    WAITING = "waiting"  # for what its WaitKind names
     COMPLETED = "completed"
     FAILED = "failed"
     SKIPPED = "skipped"

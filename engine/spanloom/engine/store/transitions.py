@@ -79,7 +79,7 @@ class NodeTransitions(ABC):
           by one, and it has no `due_at`.
         - The claim holds the data of all parents whose edge was taken, read after the last arrival was committed. The
           claim of an item of a mapped node holds the item's own data instead.
-        - A run that waited for a timer, a child or its items is claimed with that as `woken`, and with its wait_key,
+        - A run that waited, but for a retry, is claimed with the kind of that wait as `woken`, and with its wait_key,
           until its next record, however often it is released, lost or held in between.
         - A queued run whose execution is paused or failed becomes held, and the answer is NOT_READY.
         - A locked row is waited for, never skipped. The same key twice in one call is claimed once.
@@ -202,8 +202,7 @@ class Control(ABC):
     ) -> ControlResult:
         """Pause a running execution and its running descendants: queued runs become held, running ones may end.
 
-        - Runs that wait for a retry, a timer, a child or items go on waiting, with the same due_at. A run that comes
-          due is held.
+        - Runs that wait go on waiting, with the same due_at. A run that is woken is held.
         - A held run is no longer linked to the record that made it ready.
         - The deadline goes on counting.
         - `done` is False if it is paused already.
