@@ -22,7 +22,8 @@ _PAGE = 1000
 _POLL_SECONDS = (0.05, 1.0)  #: first and longest pause between looks at the store when no signal comes
 _GATHER_SECONDS = 0.02  #: the least between two looks: an execution that changes all the time is read in portions
 _ENDS = frozenset({"execution.completed", "execution.failed", "execution.cancelled"})
-_BESIDE = frozenset({"execution.acknowledged"})  # says nothing of whether it runs
+#: Those that say whether it runs. Any other kind, such as an acknowledgement, leaves that as it was.
+_STATUSES = _ENDS | {f"execution.{what}" for what in ("created", "started", "paused", "resumed", "retried")}
 
 
 class EventStream(Iterator[Event]):
@@ -255,6 +256,6 @@ class _Reading:
 def _is_end(events: list[Event], before: bool | None) -> bool | None:
     """Whether an execution has ended after these events; `before`, if they say nothing of it."""
     for event in reversed(events):
-        if event.node_id is None and event.kind not in _BESIDE:
+        if event.node_id is None and event.kind in _STATUSES:
             return event.kind in _ENDS
     return before
