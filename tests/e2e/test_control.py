@@ -18,6 +18,21 @@ def gate(node_id: str, name: str, *inputs: str) -> dict[str, Any]:
     return node(node_id, "gate", *inputs, config={"gate": name})
 
 
+def test_a_handle_controls_its_execution_in_every_way_that_the_engine_can(system: System) -> None:
+    name = f"handled-{system.kind}"
+    workflow_id = system.register(gate("wait", name), node("a", "echo", "wait"))
+    handle = system.engine.start(workflow_id)
+    system.arrived(name)
+
+    with pytest.raises(StaleVersion):
+        handle.pause(expected_revision=7)
+    assert handle.set_status("failed", error="enough") is True
+    assert handle.acknowledge() is True
+    assert handle.retry(expected_revision=2) is True
+    system.open_gate(name)
+    assert handle.result(timeout=30) == "wait"
+
+
 def test_a_paused_execution_starts_nothing_and_can_be_resumed(system: System) -> None:
     name = f"pause-{system.kind}"
     workflow_id = system.register(gate("wait", name), node("a", "echo", "wait"), node("b", "echo", "a"))

@@ -17,7 +17,7 @@ from spanloom.engine.handlers.builder import WorkflowBuilder, registry_of
 from spanloom.engine.handlers.registry import NodeRegistry
 from spanloom.engine.logs import Logger
 from spanloom.engine.operations.bulk import BulkResult
-from spanloom.engine.operations.control import PURGED, Operations, Status
+from spanloom.engine.operations.control import PURGED, EngineParts, Operations, Status
 from spanloom.engine.operations.registration import Registrations, WorkflowRef
 from spanloom.engine.operations.replay import FromNode, Replays, ReplayVersion
 from spanloom.engine.operations.start import ExecutionStarter
@@ -74,7 +74,8 @@ class WorkflowEngine:
         self._registrations = Registrations(self.store, self.registry)
         limit = self.settings.payload_limit_bytes
         self._starter = ExecutionStarter(self.open, self.store, self.queue, self.epoch, self.push, self.builders, limit)
-        self.operations = Operations(self.open, self.store, self.epoch, self.definitions, self.push, limit)
+        self._parts = EngineParts(self.open, self.store, self.epoch, self.definitions, self.push, limit)
+        self.operations = Operations(self._parts)
         self._replays = Replays(self.open, self.store, self.definitions, self._starter)
         self._listener = Listener(self.queue)
         self._waiter = Waiter(self.open, self.store, self._listener)
@@ -193,7 +194,7 @@ class WorkflowEngine:
         self.open()
         workflow_id, version = self._registrations.resolve(workflow)
         execution_id = self.enqueue_workflow(workflow_id, data, **(version | options))
-        return ExecutionHandle(execution_id, self.operations, self._waiter, self._watcher)
+        return ExecutionHandle(execution_id, self._parts, self._waiter, self._watcher)
 
     def run(self, workflow: WorkflowRef, data: Any = None, *, timeout: float | None = None, **options: Any) -> Any:
         """Start one execution, wait for it and return its output. Raises what start() and its handle's result() do."""
@@ -254,21 +255,21 @@ class WorkflowEngine:
 
         True if this call did it, False if it was cancelled already.
         """
-        return self.operations.cancel(execution_id, expected_revision=expected_revision)
+        return self.operations.of(execution_id).cancel(expected_revision=expected_revision)
 
     def pause_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Pause it: what runs may end, nothing new starts until it is resumed. A deadline goes on counting.
 
         True if this call did it, False if it was paused already.
         """
-        return self.operations.pause(execution_id, expected_revision=expected_revision)
+        return self.operations.of(execution_id).pause(expected_revision=expected_revision)
 
     def resume_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Resume a paused execution; a delay that is not over waits on.
 
         True if this call did it, False if it was running already.
         """
-        return self.operations.resume(execution_id, expected_revision=expected_revision)
+        return self.operations.of(execution_id).resume(expected_revision=expected_revision)
 
     def retry_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Run a failed execution on from where it failed: failed nodes again, what completed before is kept.
@@ -276,14 +277,14 @@ class WorkflowEngine:
         A child that failed is retried in the same way. What came after a failure that the workflow had handled is
         done anew.
         """
-        return self.operations.retry(execution_id, expected_revision=expected_revision)
+        return self.operations.of(execution_id).retry(expected_revision=expected_revision)
 
     def acknowledge_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
         """Acknowledge a failed execution: it is listed no more among those that wait for someone, until it is retried.
 
         True if this call did it, False if it was acknowledged already.
         """
-        return self.operations.acknowledge(execution_id, expected_revision=expected_revision)
+        return self.operations.of(execution_id).acknowledge(expected_revision=expected_revision)
 
     def set_execution_status(
         self, execution_id: str, status: Status, *, error: str | None = None, expected_revision: int | None = None
@@ -294,7 +295,7 @@ class WorkflowEngine:
         as a deadline would: what is ready is held for a retry, and its children are left alone. It completes by its
         nodes only: update_node_result ends those.
         """
-        return self.operations.set_status(execution_id, status, error=error, expected_revision=expected_revision)
+        return self.operations.of(execution_id).set_status(status, error=error, expected_revision=expected_revision)
 
     def update_node_result(
         self,
@@ -312,8 +313,8 @@ class WorkflowEngine:
         What follows from it follows: successors run, the execution may end. Raises InvalidTransition for a node that a
         live worker runs, that waits for items, that is not ready or has ended; UserError for an unknown one.
         """
-        self.operations.update_node_result(
-            execution_id, node_id, status, item=item, data=data, error=error, next_nodes=next_nodes
+        self.operations.of(execution_id).update_node_result(
+            node_id, status, item=item, data=data, error=error, next_nodes=next_nodes
         )
 
     def replay_execution(

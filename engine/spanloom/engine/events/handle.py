@@ -1,4 +1,4 @@
-"""A handle on one started execution: its id, and ways to follow it to its end."""
+"""A handle on one started execution: its id, its control, and ways to follow it to its end."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from typing import Any
 from spanloom.engine.errors import ExecutionFailed
 from spanloom.engine.events.stream import AsyncEventStream, EventStream, EventWatcher
 from spanloom.engine.events.waiter import Waiter
-from spanloom.engine.operations.control import Operations
+from spanloom.engine.operations.control import EngineParts, ExecutionControl
 from spanloom.engine.store.models import Execution
 from spanloom.engine.store.states import ExecutionStatus
 
 __all__ = ["ExecutionHandle", "output_of"]
 
 
-class ExecutionHandle:
-    """Follow one execution. Cheap to make and to keep."""
+class ExecutionHandle(ExecutionControl):
+    """A handle on one execution, which follows and controls it. Cheap to make and to keep."""
 
-    __slots__ = ("_operations", "_waiter", "_watcher", "id")
+    __slots__ = ("_waiter", "_watcher")
 
-    def __init__(self, execution_id: str, operations: Operations, waiter: Waiter, watcher: EventWatcher) -> None:
-        self.id = execution_id
-        self._operations = operations
+    def __init__(self, execution_id: str, engine: EngineParts, waiter: Waiter, watcher: EventWatcher) -> None:
+        super().__init__(execution_id, engine)
         self._waiter = waiter
         self._watcher = watcher
 
     @property
     def status(self) -> ExecutionStatus:
         """Its status now, read from the store. Raises UnknownExecution, StoreUnavailable."""
-        return self._operations.get(self.id).status
+        return self._get().status
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait up to `timeout` seconds (None: without limit) and return the output.
@@ -48,22 +47,6 @@ class ExecutionHandle:
     def aevents(self, after: str | None = None, *, timeout: float | None = None) -> AsyncEventStream:
         """Like events(), for `async for`. See WorkflowEngine.aevents."""
         return self._watcher.aevents(self.id, after, timeout)
-
-    def cancel(self) -> bool:
-        """Cancel the execution. See WorkflowEngine.cancel_execution."""
-        return self._operations.cancel(self.id)
-
-    def pause(self) -> bool:
-        """Pause the execution. See WorkflowEngine.pause_execution."""
-        return self._operations.pause(self.id)
-
-    def resume(self) -> bool:
-        """Resume the execution. See WorkflowEngine.resume_execution."""
-        return self._operations.resume(self.id)
-
-    def retry(self) -> bool:
-        """Retry the failed execution. See WorkflowEngine.retry_execution."""
-        return self._operations.retry(self.id)
 
     def __repr__(self) -> str:
         return f"ExecutionHandle({self.id!r})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from spanloom.engine.telemetry.instruments import count_ended, instruments
 from spanloom.engine.telemetry.spans import export_ended
 from spanloom.engine.workflow.cache import DefinitionCache
 
-__all__ = ["PURGED", "Operations", "Push", "Status"]
+__all__ = ["PURGED", "EngineParts", "ExecutionControl", "Operations", "Push", "Status"]
 
 Status = ExecutionStatus | str  #: a status, or its name
 PURGED: tuple[Status, ...] = (ExecutionStatus.COMPLETED, ExecutionStatus.CANCELLED)  #: unless others are chosen
@@ -35,86 +36,94 @@ class Push(Protocol):
     def __call__(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None: ...
 
 
-class Operations:
-    """The control transitions of an engine, for one execution and for all that a filter finds.
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    """The parts of an engine that control works with."""
 
-    Their contracts stand at the methods of WorkflowEngine that lead here.
-    """
+    open: Callable[[], None]  # connects, if that has not happened yet
+    store: ExecutionStore
+    epoch: Epoch
+    definitions: DefinitionCache
+    push: Push
+    payload_limit_bytes: int
 
-    def __init__(
-        self,
-        opened: Callable[[], None],
-        store: ExecutionStore,
-        epoch: Epoch,
-        definitions: DefinitionCache,
-        push: Push,
-        payload_limit_bytes: int,
-    ) -> None:
-        """`opened` connects, if that has not happened yet; `push` puts on Redis what the store decided."""
-        self._opened = opened
-        self._store = store
-        self._epoch = epoch
-        self._definitions = definitions
-        self._push = push
-        self._payload_limit_bytes = payload_limit_bytes
+    def report_ends(self, execution_ids: Sequence[str], ended: Sequence[str], status: ExecutionStatus) -> None:
+        """Report ends to those who wait for the executions, to their parents, and to the traces they are part of."""
+        self.push((), ended=ended)
+        export_ended(self.store, ended)
+        if execution_ids:
+            count_ended(self.store, ended, status)
+            self.push(self.store.wake_parents(execution_ids, epoch=self.epoch.recent()))
 
-    def cancel(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+
+class ExecutionControl:
+    """The control transitions of one execution, by its id. Their contracts stand at the methods of WorkflowEngine."""
+
+    __slots__ = ("_engine", "id")
+
+    def __init__(self, execution_id: str, engine: EngineParts) -> None:
+        self.id = execution_id
+        self._engine = engine
+
+    def cancel(self, *, expected_revision: int | None = None) -> bool:
         """Cancel an execution; False if it was so already."""
-        self._opened()
-        controlled = self._store.cancel_execution(execution_id, expected_revision=expected_revision)
-        return self._report_end(execution_id, controlled, ExecutionStatus.CANCELLED)
+        self._engine.open()
+        controlled = self._engine.store.cancel_execution(self.id, expected_revision=expected_revision)
+        return self._report_end(controlled, ExecutionStatus.CANCELLED)
 
-    def pause(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+    def pause(self, *, expected_revision: int | None = None) -> bool:
         """Pause an execution; False if it was so already."""
-        self._opened()
-        return self._pushed(self._store.pause_execution(execution_id, expected_revision=expected_revision))
+        self._engine.open()
+        return self._pushed(self._engine.store.pause_execution(self.id, expected_revision=expected_revision))
 
-    def resume(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+    def resume(self, *, expected_revision: int | None = None) -> bool:
         """Resume a paused execution; False if it runs already."""
-        self._opened()
+        self._engine.open()
         return self._pushed(
-            self._store.resume_execution(execution_id, expected_revision=expected_revision, epoch=self._epoch.recent())
+            self._engine.store.resume_execution(
+                self.id, expected_revision=expected_revision, epoch=self._engine.epoch.recent()
+            )
         )
 
-    def retry(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+    def retry(self, *, expected_revision: int | None = None) -> bool:
         """Run a failed execution on from where it failed."""
-        self._opened()
+        self._engine.open()
         return self._pushed(
-            self._store.retry_execution(execution_id, expected_revision=expected_revision, epoch=self._epoch.recent())
+            self._engine.store.retry_execution(
+                self.id, expected_revision=expected_revision, epoch=self._engine.epoch.recent()
+            )
         )
 
-    def acknowledge(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+    def acknowledge(self, *, expected_revision: int | None = None) -> bool:
         """Acknowledge a failed execution; False if it was so already."""
-        self._opened()
-        return self._store.acknowledge_execution(execution_id, expected_revision=expected_revision).done
+        self._engine.open()
+        return self._engine.store.acknowledge_execution(self.id, expected_revision=expected_revision).done
 
     def set_status(
         self,
-        execution_id: str,
         status: Status,
         *,
         error: str | None = None,
         expected_revision: int | None = None,
     ) -> bool:
         """Bring an execution to a status; False if it is so already."""
-        self._opened()
+        self._engine.open()
         if status == ExecutionStatus.FAILED:
             text = json.dumps({"type": "EndedByHand", "message": error or "an operator failed it"})
-            controlled = self._store.fail_execution(execution_id, text, expected_revision=expected_revision)
-            return self._report_end(execution_id, controlled, ExecutionStatus.FAILED)
-        current = self.get(execution_id).status
+            controlled = self._engine.store.fail_execution(self.id, text, expected_revision=expected_revision)
+            return self._report_end(controlled, ExecutionStatus.FAILED)
+        current = self._get().status
         steps: dict[str, Callable[..., bool]] = {
             ExecutionStatus.CANCELLED: self.cancel,
             ExecutionStatus.PAUSED: self.pause,
             ExecutionStatus.RUNNING: (self.retry if current is ExecutionStatus.FAILED else self.resume),
         }
         if status not in steps:
-            raise InvalidTransition(f"execution {execution_id}", current, str(status))
-        return steps[status](execution_id, expected_revision=expected_revision)
+            raise InvalidTransition(f"execution {self.id}", current, str(status))
+        return steps[status](expected_revision=expected_revision)
 
     def update_node_result(
         self,
-        execution_id: str,
         node_id: str,
         status: NodeStatus | str = NodeStatus.COMPLETED,
         *,
@@ -124,9 +133,9 @@ class Operations:
         next_nodes: Sequence[str] | None = None,
     ) -> None:
         """End an open node by hand."""
-        self._opened()
-        execution = self.get(execution_id)
-        plan = self._definitions.get(execution.workflow_id, execution.version)
+        self._engine.open()
+        execution = self._get()
+        plan = self._engine.definitions.get(execution.workflow_id, execution.version)
         record = manual_result(
             plan,
             NodeKey(execution.id, node_id, item),
@@ -134,17 +143,42 @@ class Operations:
             data=data,
             error=error,
             next_nodes=next_nodes,
-            limit=self._payload_limit_bytes,
+            limit=self._engine.payload_limit_bytes,
         )
-        recorded = self._store.update_node_result(record, epoch=self._epoch.recent())
-        self._push(recorded.jobs, ended=[execution.id] if recorded.ended else [], changed=[execution.id])
+        recorded = self._engine.store.update_node_result(record, epoch=self._engine.epoch.recent())
+        self._engine.push(recorded.jobs, ended=[execution.id] if recorded.ended else [], changed=[execution.id])
         if recorded.ended:
-            export_ended(self._store, [execution.id])
+            export_ended(self._engine.store, [execution.id])
             if (measured := instruments()) is not None:
                 measured.execution_ended(execution.workflow_id, recorded.ended)
-            self._push(self._store.wake_parents([execution.id], epoch=self._epoch.recent()))
+            self._engine.push(self._engine.store.wake_parents([execution.id], epoch=self._engine.epoch.recent()))
 
-    # ---- many at once: the oldest `limit` that the filter finds, parents first ----
+    def _get(self) -> Execution:
+        execution = self._engine.store.get_execution(self.id)
+        if execution is None:
+            raise UnknownExecution(self.id)
+        return execution
+
+    def _report_end(self, controlled: ControlResult, status: ExecutionStatus) -> bool:
+        self._engine.report_ends([self.id] if controlled.done else [], controlled.executions, status)
+        return controlled.done
+
+    def _pushed(self, controlled: ControlResult) -> bool:
+        self._engine.push(controlled.jobs, changed=controlled.executions)
+        return controlled.done
+
+
+class Operations:
+    """The control transitions of an engine: of the executions that a filter finds, and by `of` of one."""
+
+    def __init__(self, engine: EngineParts) -> None:
+        self._engine = engine
+
+    def of(self, execution_id: str) -> ExecutionControl:
+        """Return the control of one execution."""
+        return ExecutionControl(execution_id, self._engine)
+
+    # ---- the oldest `limit` that the filter finds, parents first ----
 
     def cancel_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
         """Cancel each that is pending, running or paused."""
@@ -174,14 +208,14 @@ class Operations:
         limit: int | None = None,
     ) -> int:
         """Delete executions that ended longer ago than that, and return how many."""
-        self._opened()
+        self._engine.open()
         seconds = as_seconds("older_than", older_than)
         wanted = [ExecutionStatus(status) for status in statuses]
         ended_before = datetime.now(UTC) - timedelta(seconds=seconds)
         purged = 0
         while limit is None or purged < limit:
             batch = _PURGE_BATCH if limit is None else min(_PURGE_BATCH, limit - purged)
-            answer = self._store.purge_executions(ended_before=ended_before, statuses=wanted, limit=batch)
+            answer = self._engine.store.purge_executions(ended_before=ended_before, statuses=wanted, limit=batch)
             purged += answer.executions
             if not answer.more:
                 break
@@ -194,13 +228,15 @@ class Operations:
         action: ControlAction,
         limit: int | None,
     ) -> BulkResult:
-        self._opened()
-        return control_each(self._store, find(self._store, wanted, statuses, limit), partial(self.control, action))
+        self._engine.open()
+        return control_each(
+            self._engine.store, find(self._engine.store, wanted, statuses, limit), partial(self.control, action)
+        )
 
     def control(self, action: ControlAction, execution_ids: Sequence[str]) -> list[bool | UserError]:
         """Do one transition to many executions; return for each whether it did something, or its refusal."""
-        self._opened()
-        results = self._store.control_executions(action, execution_ids, epoch=self._epoch.recent())
+        self._engine.open()
+        results = self._engine.store.control_executions(action, execution_ids, epoch=self._engine.epoch.recent())
         done = {
             execution_id: result
             for execution_id, result in zip(execution_ids, results, strict=True)
@@ -208,33 +244,10 @@ class Operations:
         }
         changed = [execution_id for result in done.values() for execution_id in result.executions]
         if action is ControlAction.CANCEL:
-            self._report_ends(list(done), changed, ExecutionStatus.CANCELLED)
+            self._engine.report_ends(list(done), changed, ExecutionStatus.CANCELLED)
         else:
-            self._push([job for result in done.values() for job in result.jobs], changed=changed)
+            self._engine.push([job for result in done.values() for job in result.jobs], changed=changed)
         return [result if isinstance(result, UserError) else result.done for result in results]
-
-    def get(self, execution_id: str) -> Execution:
-        """Return an execution. Raises UnknownExecution, StoreUnavailable."""
-        execution = self._store.get_execution(execution_id)
-        if execution is None:
-            raise UnknownExecution(execution_id)
-        return execution
-
-    def _report_end(self, execution_id: str, controlled: ControlResult, status: ExecutionStatus) -> bool:
-        self._report_ends([execution_id] if controlled.done else [], controlled.executions, status)
-        return controlled.done
-
-    def _report_ends(self, execution_ids: Sequence[str], ended: Sequence[str], status: ExecutionStatus) -> None:
-        """Report ends to those who wait for the executions, to their parents, and to the traces they are part of."""
-        self._push((), ended=ended)
-        export_ended(self._store, ended)
-        if execution_ids:
-            count_ended(self._store, ended, status)
-            self._push(self._store.wake_parents(execution_ids, epoch=self._epoch.recent()))
-
-    def _pushed(self, controlled: ControlResult) -> bool:
-        self._push(controlled.jobs, changed=controlled.executions)
-        return controlled.done
 
 
 def _dead(wanted: ExecutionFilter) -> ExecutionFilter:
