@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from spanloom.engine.awaitable import awaitable
 from spanloom.engine.errors import QueueUnavailable
 from spanloom.engine.events.handle import ExecutionHandle
 from spanloom.engine.events.listener import Listener
@@ -115,9 +115,7 @@ class WorkflowEngine:
         with self._opening:
             self._opened = False
 
-    async def aclose(self) -> None:
-        """Like close(), without blocking the event loop."""
-        await asyncio.to_thread(self.close)
+    aclose = awaitable(close)
 
     def __enter__(self) -> WorkflowEngine:
         self.open()
@@ -185,7 +183,7 @@ class WorkflowEngine:
         """
         return self._starter.start_each(workflow_id, items, options)
 
-    def start(self, workflow: WorkflowRef, data: Any = None, **options: Any) -> ExecutionHandle:
+    def start(self, /, workflow: WorkflowRef, data: Any = None, **options: Any) -> ExecutionHandle:
         """Start one execution of a workflow (its builder, definition or id) and return a handle on it.
 
         Takes enqueue_workflow's options and raises its errors. A builder's workflow runs in the version that this
@@ -200,13 +198,8 @@ class WorkflowEngine:
         """Start one execution, wait for it and return its output. Raises what start() and its handle's result() do."""
         return self.start(workflow, data, **options).result(timeout)
 
-    async def aenqueue_workflow(self, workflow_id: str, data: Any = None, **options: Any) -> str:
-        """Like enqueue_workflow, without blocking the event loop."""
-        return await asyncio.to_thread(self.enqueue_workflow, workflow_id, data, **options)
-
-    async def astart(self, workflow: WorkflowRef, data: Any = None, **options: Any) -> ExecutionHandle:
-        """Like start(), without blocking the event loop."""
-        return await asyncio.to_thread(self.start, workflow, data, **options)
+    aenqueue_workflow = awaitable(enqueue_workflow)
+    astart = awaitable(start)
 
     async def arun(
         self, workflow: WorkflowRef, data: Any = None, *, timeout: float | None = None, **options: Any
