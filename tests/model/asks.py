@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from hypothesis import strategies as st
 
 from model.execution import Execution, Key
 from model.world import unique_name
-from spanloom.engine.store.requests import FanOut, NodeKey, Outcome, RecordRequest, StartRequest
+from spanloom.engine.store.requests import Outcome, RecordRequest
 from spanloom.engine.store.states import WaitKind
 from spanloom.engine.workflow.definitions import Input, Node, On, Workflow
 
@@ -41,15 +43,15 @@ class Wish:
     items: int
     bound: int
 
-    def record(self, execution: Execution, held: Held, child: StartRequest | None) -> RecordRequest:
-        """Return the record of this claim."""
+    def record(self, execution: Execution, held: Held, fields: Mapping[str, Any]) -> RecordRequest:
+        """Return the record of this claim; `fields` are those of its kind of wait."""
         node, item = held.key
         successors = execution.successors(node)
         taken = None if self.taken is None else tuple(s for at, s in enumerate(successors) if self.taken >> at & 1)
         waits = isinstance(self.what, WaitKind)
         wished = (*(() if item else successors), *((node,) if item or waits else ())) if self.next else ()
         ends = self.what in (Outcome.COMPLETED, Outcome.FAILED)
-        return RecordRequest(
+        record = RecordRequest(
             *(held.execution_id, node, item, held.fence, held.worker_id),
             outcome=Outcome.WAITING if isinstance(self.what, WaitKind) else self.what,
             data=json.dumps([node, item, held.fence]) if ends and (self.handled or self.what != "failed") else None,
@@ -58,15 +60,11 @@ class Wish:
             handled=self.handled and self.what == "failed" and not item,
             delay_seconds=self.delay,
             wait_kind=self.what if isinstance(self.what, WaitKind) else None,
-            wait_key=child.execution_id if child else f"key {held.fence}" if waits else None,
-            child=child,
-            fan_out=self._fan_out(node) if self.what is WaitKind.ITEMS else None,
+            wait_key=f"key {held.fence}" if waits else None,
             spends_attempt=not self.handled,
             successors=wished,
         )
-
-    def _fan_out(self, node: str) -> FanOut:
-        return FanOut(tuple(json.dumps(f"{node} {number}") for number in range(self.items)), self.bound, self.bound - 1)
+        return replace(record, **fields)
 
 
 def wishes(*whats: Outcome | WaitKind) -> st.SearchStrategy[Wish]:
@@ -114,16 +112,3 @@ def workflow_of(graph: Graph) -> Workflow:
         for node, (queue, parents) in graph.items()
     ]
     return Workflow(id=name, name=name, nodes=tuple(nodes))
-
-
-def child_of(held: Held, workflow_id: str, execution_id: str, deadline_seconds: float | None) -> StartRequest:
-    """Return the request for a child that a claim waits for."""
-    return StartRequest(
-        execution_id,
-        workflow_id,
-        "null",
-        deadline_seconds=deadline_seconds,
-        parent=NodeKey(held.execution_id, *held.key),
-        parent_fence=held.fence,
-        depth=1,
-    )

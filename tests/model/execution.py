@@ -203,7 +203,7 @@ class Execution:
         return run is not None and (run.fence, run.holder) == (record.fence, record.worker_id)
 
     def record(self, record: RecordRequest, now: datetime, epoch: int) -> None:
-        """Do what the record of a running claim says; what follows from it is for `settle`."""
+        """Do what the record of a running claim says that is no wait; what follows from it is for `settle`."""
         key = (record.node_id, record.item)
         run = self.runs[key]
         if record.outcome is Outcome.RELEASED:
@@ -213,8 +213,6 @@ class Execution:
             run.wait_for(WaitKind.RETRY, None, now + timedelta(seconds=record.delay_seconds))
             if self.status is ExecutionStatus.FAILED:
                 self.queue(key, epoch)
-        elif record.outcome is Outcome.WAITING:
-            self._wait(key, record, now, epoch)
         else:
             run.close(ENDS[record.outcome], now)
             run.data, run.error, run.taken = record.data, record.error, record.taken
@@ -225,22 +223,6 @@ class Execution:
             run.arrived = run.status is not NodeStatus.FAILED or handled
             if not run.arrived and not self.status.ended:
                 self.fail(record.node_id, json.loads(record.error or "{}").get("type", ""), now)
-
-    def _wait(self, key: Key, record: RecordRequest, now: datetime, epoch: int) -> None:
-        run, kind = self.runs[key], record.wait_kind or WaitKind.TIMER
-        if kind is WaitKind.TIMER:
-            run.wait_for(kind, record.wait_key, record.due_at or now + timedelta(seconds=record.delay_seconds))
-        elif self.status is not ExecutionStatus.RUNNING:
-            self.queue(key, epoch)  # held, to ask again
-        else:
-            run.wait_for(kind, record.wait_key, None)
-            if record.fan_out is not None:
-                asked = record.fan_out
-                run.fan_out = (len(asked.items), asked.max_concurrency, asked.tolerated_failures, record.wait_key)
-                self.forget_items(key[0])
-                self.items.update({(key[0], number): data for number, data in enumerate(asked.items, 1)})
-                for number in range(1, min(asked.max_concurrency, len(asked.items)) + 1):
-                    self.start_item((key[0], number), epoch)
 
     # ---- mapped nodes ----
 

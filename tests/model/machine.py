@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from model.answers import Answers
-from model.asks import PICK, PLAIN, Graph, Held, Wish, child_of, graphs, wishes, workflow_of
+from model.asks import PICK, PLAIN, Graph, Held, Wish, graphs, wishes, workflow_of
 from model.checks import Reader
 from model.execution import OPEN, Execution, Key
 from model.model import Model, Worker
 from model.purging import Purging
+from model.waits import RULES, WAITS
 from model.world import World
 from spanloom.engine.errors import InvalidTransition, StaleVersion
-from spanloom.engine.store.requests import NodeKey, Outcome, RecordRequest, StartRequest
+from spanloom.engine.store.requests import NodeKey, Outcome, RecordRequest
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.clock import ManualClock
 
 LEASE_SECONDS = 20.0
-MOST_EXECUTIONS = 8
 MOST_UNENDED = 2  # of those that are no children, as far as possible
 FULL_EVERY = 5  # steps: the others look at the executions that they touched
 _CONTROLS: dict[str, tuple[Sequence[ExecutionStatus], ExecutionStatus | None]] = {  # from where, and when it is done
@@ -36,7 +36,7 @@ _CONTROLS: dict[str, tuple[Sequence[ExecutionStatus], ExecutionStatus | None]] =
 _FITTING = {ExecutionStatus.RUNNING: "pause", ExecutionStatus.PAUSED: "resume"}
 
 
-class Machine(Purging, RuleBasedStateMachine):
+class Machine(Purging, *RULES, RuleBasedStateMachine):  # type: ignore[misc]  # as many as are found
     """Workers `a` and `b`, later `c` and so on, an engine, operators and sweepers, all in one thread on one clock."""
 
     world: World
@@ -45,7 +45,7 @@ class Machine(Purging, RuleBasedStateMachine):
         super().__init__()
         self.clock = ManualClock()
         self.store, self.engine = self.world.fresh(self.clock)
-        self.model = Model()
+        self.model = Model(WAITS)
         self.reader = Reader(self.store, self.model)
         self.answers = Answers(self.model, self.clock)
         self.touched: set[str] = set()
@@ -63,7 +63,7 @@ class Machine(Purging, RuleBasedStateMachine):
     def first(self, graph: Graph) -> None:
         self._start(graph, None, None)
 
-    @precondition(lambda self: len(self._unended()) < MOST_UNENDED and len(self.model.executions) < MOST_EXECUTIONS)
+    @precondition(lambda self: len(self._unended()) < MOST_UNENDED and not self.model.full)
     @rule(graph=graphs(), delay=st.sampled_from([None] * 4 + [5.0]), deadline=st.sampled_from([None, None, 15.0]))
     def start(self, graph: Graph, delay: float | None, deadline: float | None) -> None:
         self._start(graph, delay, deadline)
@@ -109,9 +109,9 @@ class Machine(Purging, RuleBasedStateMachine):
     def record(self, wish: Wish) -> None:
         self._record([wish])
 
-    @rule(wish=wishes(WaitKind.TIMER, WaitKind.CHILD, WaitKind.ITEMS))
+    @rule(wish=wishes(*WAITS))
     def park(self, wish: Wish) -> None:
-        """Let a claimed run wait for a timer, a child or its items."""
+        """Let a claimed run wait."""
         self._record([wish])
 
     @rule(some=st.lists(wishes(*PLAIN, Outcome.COMPLETED), min_size=2, max_size=4))
@@ -147,18 +147,17 @@ class Machine(Purging, RuleBasedStateMachine):
                 continue
             execution = self.model.executions[held.execution_id]
             run = execution.runs.get(held.key)
-            what = wish.what
-            if isinstance(what, WaitKind) and run is not None and run.wait and run.wait[0] is WaitKind.ITEMS:
+            wait = WAITS[wish.what] if isinstance(wish.what, WaitKind) else None
+            if wait and run is not None and run.wait and run.wait[0] is WaitKind.ITEMS:
                 continue  # its items have ended: it ends as well, or is retried
-            if what is WaitKind.ITEMS and held.key[1]:
-                continue
-            if what is WaitKind.CHILD and len(self.model.executions) >= MOST_EXECUTIONS:
+            if wait and not wait.may(self.model, held):
                 continue
             if held.key[1] and any(
                 (one.execution_id, one.node_id) == (held.execution_id, held.key[0]) for one in records
             ):
                 continue  # in which order they count shows in what starts next
-            records.append(wish.record(execution, held, self._child(wish, held)))
+            fields = wait.fields(wish, held, self.model, len(self.records)) if wait else {}
+            records.append(wish.record(execution, held, fields))
         if records:
             self._send(records)
 
@@ -172,14 +171,6 @@ class Machine(Purging, RuleBasedStateMachine):
         self.records += self.fresh_records
         self.touched.update(one.execution_id for one in records)
         self.touched.update(one.child.execution_id for one in records if one.child is not None)
-
-    def _child(self, wish: Wish, held: Held) -> StartRequest | None:
-        if wish.what is not WaitKind.CHILD:
-            return None
-        workflows = list(self.model.workflows)
-        known = workflows[wish.items % len(workflows)] if wish.bound > 1 or wish.next else "unknown"
-        execution_id = str(uuid.UUID(int=(len(self.model.executions) << 64) + len(self.records)))
-        return child_of(held, known, execution_id, 10.0 if wish.handled else None)
 
     # ---- time, workers, Redis ----
 
@@ -269,13 +260,6 @@ class Machine(Purging, RuleBasedStateMachine):
         swept = self.store.sweep(heads=heads, epoch=self.model.epoch, limit=limit)
         note(f"swept {swept}")
         self.answers.swept(found, swept, limit, self.store)
-        self.touched.update(self.model.executions)
-
-    @rule(child=PICK)
-    def wake(self, child: int) -> None:
-        execution = self._execution(child)
-        self.model.wake(execution)
-        self.answers.take(self.store.wake_parents([execution.id], epoch=self.model.epoch))
         self.touched.update(self.model.executions)
 
     # ---- control ----

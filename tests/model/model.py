@@ -8,9 +8,12 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from model.execution import OPEN, Execution, Key, Run
+from model.wait_kind import Wait
 from spanloom.engine.store.requests import Outcome, RecordRequest
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.engine.workflow.definitions import Workflow
+
+MOST_EXECUTIONS = 8
 
 
 @dataclass
@@ -43,6 +46,7 @@ class Sent(NamedTuple):
 class Model:
     """What the store must hold. Times are given with each step; nothing happens by itself."""
 
+    waits: Mapping[WaitKind, Wait]
     epoch: int = 0
     executions: dict[str, Execution] = field(default_factory=dict)
     workflows: dict[str, Workflow] = field(default_factory=dict)  # they outlive their executions
@@ -60,6 +64,11 @@ class Model:
             execution.starts_at = now + timedelta(seconds=delay)
         else:
             execution.begin(now, self.epoch)
+
+    @property
+    def full(self) -> bool:
+        """Whether there are enough executions."""
+        return len(self.executions) >= MOST_EXECUTIONS
 
     # ---- workers and claims ----
 
@@ -118,8 +127,11 @@ class Model:
         asked = record.child
         if record.fan_out is not None and execution.status is ExecutionStatus.RUNNING:
             self._doubt(execution, {key for key in execution.items if key[0] == record.node_id})
-        execution.record(record, now, self.epoch)
         run = execution.runs[record.node_id, record.item]
+        if record.outcome is Outcome.WAITING:
+            self.waits[record.wait_kind or WaitKind.TIMER].begin(execution, run, record, now, self.epoch)
+        else:
+            execution.record(record, now, self.epoch)
         if asked is not None and run.status is NodeStatus.WAITING:
             child = Execution(asked.execution_id, self.workflows[asked.workflow_id], asked.deadline_seconds)
             child.parent, child.parent_fence = (execution.id, (record.node_id, record.item)), record.fence

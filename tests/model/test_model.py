@@ -9,7 +9,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from model.machine import machine_over
+from model.waits import WAITS
 from model.world import World
+from spanloom.engine.store.states import WaitKind
 
 KINDS = ["memory", "sqlite", pytest.param("postgres", marks=pytest.mark.services)]
 _QUICKER = {"sqlite": "?synchronous=normal"}  # no power cut is played here
@@ -28,6 +30,10 @@ def world(kind: str, request: pytest.FixtureRequest) -> Iterator[World]:
     made = World("memory://" if kind == "memory" else request.getfixturevalue(f"{kind}_url") + _QUICKER.get(kind, ""))
     yield made
     made.close()
+
+
+def test_every_kind_of_wait_is_played() -> None:
+    assert list(WAITS) == [kind for kind in WaitKind if kind is not WaitKind.RETRY]  # which is an outcome of its own
 
 
 @pytest.mark.timeout(600)  # of which most is for making a difference small
