@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from spanloom.engine.errors import StoreRefused, UnknownWorkflow
@@ -19,28 +19,19 @@ from spanloom.stores.transitions.waits.mapped import fan_out
 __all__ = ["PARKED", "WAITS", "WaitRule", "check_wait", "wait"]
 
 
+#: Ends a claim with a wait: of this execution, the run as it was and without its claim, by this record and reference.
+Begin = Callable[[Transaction, ExecutionRow, RunRow, RunRow, RecordRequest, str], tuple[RecordResult, RunRow]]
+
+
 class WaitRule(NamedTuple):
     """The rule by which runs of one kind of wait are recorded, woken and retried."""
 
-    asks: Callable[[RecordRequest], bool]  # whether a record of WAITING asks for something that can end the wait
+    lacks: Callable[[RecordRequest], str | None]  # why nothing could end such a wait of this record, if nothing could
+    begin: Begin
     timed: bool  # whether it is due after a time, and then woken by the sweep
-    starts: bool  # whether the wait itself starts a child or items, for which the execution must be running
     kept: bool  # whether the run keeps, until its next record, the kind of wait that woke it
     on_retry: Literal["anew", "child", "items"]  # how a retry starts a failed run that had waited like this
 
-
-def _asks_for_items(record: RecordRequest) -> bool:
-    return record.fan_out is not None and bool(record.fan_out.items) and not record.item
-
-
-WAITS: Mapping[WaitKind, WaitRule] = {
-    WaitKind.RETRY: WaitRule(lambda record: False, timed=True, starts=False, kept=False, on_retry="anew"),
-    WaitKind.TIMER: WaitRule(lambda record: True, timed=True, starts=False, kept=True, on_retry="anew"),
-    WaitKind.CHILD: WaitRule(
-        lambda record: record.child is not None, timed=False, starts=True, kept=True, on_retry="child"
-    ),
-    WaitKind.ITEMS: WaitRule(_asks_for_items, timed=False, starts=True, kept=True, on_retry="items"),
-}
 
 PARKED = {Outcome.RETRY: "node.retrying", Outcome.WAITING: "node.waiting", Outcome.RELEASED: "node.released"}
 
@@ -48,11 +39,10 @@ PARKED = {Outcome.RETRY: "node.retrying", Outcome.WAITING: "node.waiting", Outco
 def check_wait(record: RecordRequest) -> None:
     """Raise StoreRefused for a wait that nothing could end."""
     kind = record.wait_kind or WaitKind.TIMER
-    if record.outcome is Outcome.WAITING and not WAITS[kind].asks(record):
+    if record.outcome is Outcome.WAITING and (lacking := WAITS[kind].lacks(record)) is not None:
         raise StoreRefused(
             f"node {record.node_id!r}, item {record.item}, of execution {record.execution_id} can't wait for "
-            f"{kind.value}: a record of WAITING for a child needs `child`, one for items needs a `fan_out` that is not "
-            "empty and comes from item 0, and a retry is an outcome of its own"
+            f"{kind.value}: {lacking}"
         )
 
 
@@ -64,9 +54,7 @@ def wait(
     if request.outcome is Outcome.RELEASED:
         return _release(tx, execution, run, kept)
     kind = WaitKind.RETRY if request.outcome is Outcome.RETRY else request.wait_kind or WaitKind.TIMER
-    if WAITS[kind].starts:
-        return _start(tx, execution, run, kept, request, kind, reference)
-    return _wait_for_time(tx, execution, run, kept, request, kind)
+    return WAITS[kind].begin(tx, execution, run, kept, request, reference)
 
 
 def _release(tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow) -> tuple[RecordResult, RunRow]:
@@ -80,66 +68,96 @@ def _release(tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow
     return RecordResult(True, (new.job,)), new
 
 
+def _wait_for_retry(
+    tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow, request: RecordRequest, reference: str
+) -> tuple[RecordResult, RunRow]:
+    """Wait for the next attempt. In a failed execution it is held until the execution is retried."""
+    details: dict[str, Any] = {} if request.error is None else {"error": json.loads(request.error)}
+    _note(tx, run, PARKED[Outcome.RETRY], {**details, "delay_seconds": request.delay_seconds, "fence": run.fence})
+    new = kept._replace(attempt=run.attempt + request.spends_attempt, wait_key=None)
+    if execution.status not in (ExecutionStatus.RUNNING, ExecutionStatus.PAUSED):
+        return RecordResult(True), _hold(tx, run, new._replace(wait_kind=None), None)
+    return RecordResult(True), _park(tx, run, new, WaitKind.RETRY, None, tx.now + _delay(request))
+
+
 def _wait_for_time(
-    tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow, request: RecordRequest, kind: WaitKind
+    tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow, request: RecordRequest, reference: str
 ) -> tuple[RecordResult, RunRow]:
-    """Wait for a retry or a timer. A retry in a failed execution is held until the execution is retried."""
-    due_at = request.due_at if kind is WaitKind.TIMER and request.due_at is not None else None
-    due_at = tx.now + timedelta(seconds=request.delay_seconds) if due_at is None else due_at
-    if kind is WaitKind.TIMER:
-        details: dict[str, Any] = {"wait_kind": kind.value, "wait_key": request.wait_key}
-    else:
-        details = {} if request.error is None else {"error": json.loads(request.error)}
-        details["delay_seconds"] = request.delay_seconds
-    _note(tx, run, PARKED[request.outcome], {**details, "fence": run.fence})
-    attempt = run.attempt + (request.outcome is Outcome.RETRY and request.spends_attempt)
-    open_now = (ExecutionStatus.RUNNING, ExecutionStatus.PAUSED)
-    if kind is WaitKind.RETRY and execution.status not in open_now:
-        new = kept._replace(attempt=attempt, wait_kind=None, wait_key=None)
-        return RecordResult(True), _hold(tx, run, new, None)
-    new = kept._replace(
-        status=NodeStatus.WAITING.value, attempt=attempt, wait_kind=kind.value,
-        wait_key=request.wait_key if WAITS[kind].kept else None, due_at=due_at,
-    )  # fmt: skip
-    tx.update_runs([(run, new)])
-    return RecordResult(True), new
+    _note_wait(tx, run, WaitKind.TIMER, request.wait_key)
+    due_at = tx.now + _delay(request) if request.due_at is None else request.due_at
+    return RecordResult(True), _park(tx, run, kept, WaitKind.TIMER, request.wait_key, due_at)
 
 
-def _start(
-    tx: Transaction,
-    execution: ExecutionRow,
-    run: RunRow,
-    kept: RunRow,
-    request: RecordRequest,
-    kind: WaitKind,
-    reference: str,
+def _wait_for_child(
+    tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow, request: RecordRequest, reference: str
 ) -> tuple[RecordResult, RunRow]:
-    """Start a child or items and wait for them. Unless the execution is running, the run is held instead."""
-    child, wanted = request.child, request.fan_out
-    wait_key = request.wait_key if child is None or kind is not WaitKind.CHILD else child.execution_id
-    details: dict[str, Any] = {"wait_kind": kind.value, "wait_key": wait_key}
-    if execution.status != ExecutionStatus.RUNNING:  # held with its wait kind, to be claimed and to request it again
-        _note(tx, run, PARKED[Outcome.WAITING], {**details, "fence": run.fence})
+    """Start a child and wait for its end. Unless the execution is running, the run is held, to request it again."""
+    child = request.child
+    assert child is not None
+    if execution.status != ExecutionStatus.RUNNING:
+        _note_wait(tx, run, WaitKind.CHILD, child.execution_id)
         return RecordResult(True), _hold(tx, run, kept, None)
-    waiting = kept._replace(status=NodeStatus.WAITING.value, wait_kind=kind.value, wait_key=wait_key, due_at=None)
-    if kind is WaitKind.CHILD:
-        assert child is not None
-        started = start_child(tx, execution, run, child)
-        if isinstance(started, UnknownWorkflow):
-            return RecordResult(True, refused=started), run
-        _note(tx, run, PARKED[Outcome.WAITING], {**details, "fence": run.fence})
-        tx.update_runs([(run, waiting)])
-        return RecordResult(True, tuple(started.jobs)), waiting
+    started = start_child(tx, execution, run, child)
+    if isinstance(started, UnknownWorkflow):
+        return RecordResult(True, refused=started), run
+    _note_wait(tx, run, WaitKind.CHILD, child.execution_id)
+    return RecordResult(True, tuple(started.jobs)), _park(tx, run, kept, WaitKind.CHILD, child.execution_id, None)
+
+
+def _wait_for_items(
+    tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow, request: RecordRequest, reference: str
+) -> tuple[RecordResult, RunRow]:
+    """Start items and wait for their ends. Unless the execution is running, the run is held, to request them again."""
+    wanted = request.fan_out
     assert wanted is not None
+    if execution.status != ExecutionStatus.RUNNING:
+        _note_wait(tx, run, WaitKind.ITEMS, request.wait_key)
+        return RecordResult(True), _hold(tx, run, kept, None)
     bounds = {
         "items": len(wanted.items), "max_concurrency": wanted.max_concurrency,
         "tolerated_failures": wanted.tolerated_failures,
     }  # fmt: skip
-    _note(tx, run, PARKED[Outcome.WAITING], {**details, **bounds, "fence": run.fence})
+    _note_wait(tx, run, WaitKind.ITEMS, request.wait_key, **bounds)
+    waiting = _waiting(kept, WaitKind.ITEMS, request.wait_key, None)
     goes_on = run.node_id in request.successors and tx.is_live(request.worker_id)
     new, follows = fan_out(tx, execution, waiting, wanted, reference, request.worker_id if goes_on else None)
     tx.update_runs([(run, new)])
     return RecordResult(True, tuple(follows.jobs), follows.claim), new
+
+
+def _lacks_items(record: RecordRequest) -> str | None:
+    if record.fan_out is not None and record.fan_out.items and not record.item:
+        return None
+    return "its record needs a `fan_out` that is not empty, and comes from item 0"
+
+
+WAITS: Mapping[WaitKind, WaitRule] = {
+    WaitKind.RETRY: WaitRule(
+        lambda record: "a retry is an outcome of its own", _wait_for_retry, timed=True, kept=False, on_retry="anew"
+    ),
+    WaitKind.TIMER: WaitRule(lambda record: None, _wait_for_time, timed=True, kept=True, on_retry="anew"),
+    WaitKind.CHILD: WaitRule(
+        lambda record: None if record.child is not None else "its record needs a `child`", _wait_for_child,
+        timed=False, kept=True, on_retry="child",
+    ),
+    WaitKind.ITEMS: WaitRule(_lacks_items, _wait_for_items, timed=False, kept=True, on_retry="items"),
+}  # fmt: skip
+
+
+def _delay(request: RecordRequest) -> timedelta:
+    return timedelta(seconds=request.delay_seconds)
+
+
+def _waiting(kept: RunRow, kind: WaitKind, wait_key: str | None, due_at: datetime | None) -> RunRow:
+    return kept._replace(status=NodeStatus.WAITING.value, wait_kind=kind.value, wait_key=wait_key, due_at=due_at)
+
+
+def _park(
+    tx: Transaction, run: RunRow, kept: RunRow, kind: WaitKind, wait_key: str | None, due_at: datetime | None
+) -> RunRow:
+    new = _waiting(kept, kind, wait_key, due_at)
+    tx.update_runs([(run, new)])
+    return new
 
 
 def _hold(tx: Transaction, run: RunRow, kept: RunRow, details: Mapping[str, Any] | None) -> RunRow:
@@ -147,6 +165,11 @@ def _hold(tx: Transaction, run: RunRow, kept: RunRow, details: Mapping[str, Any]
     tx.update_runs([(run, new)])
     _note_ready(tx, new, details)
     return new
+
+
+def _note_wait(tx: Transaction, run: RunRow, kind: WaitKind, wait_key: str | None, **details: Any) -> None:
+    fields = {"wait_kind": kind.value, "wait_key": wait_key, **details, "fence": run.fence}
+    _note(tx, run, PARKED[Outcome.WAITING], fields)
 
 
 def _note(tx: Transaction, run: RunRow, kind: str, details: Mapping[str, Any]) -> None:
