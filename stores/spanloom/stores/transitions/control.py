@@ -150,11 +150,17 @@ class Families:
         descendants = tx.lock_descendants(list(rows)) if rows else []
         self._owners = {execution_id: execution_id for execution_id in rows}
         for row in descendants:  # parents come before their children
-            if row.parent_id in self._owners:
-                self._owners[row.id] = self._owners[row.parent_id]
+            self._owners[row.id] = self._owner(tx, row)
             rows[row.id] = row
         self._rows = rows
         self.roots = [row for row in rows.values() if self._owners[row.id] == row.id]
+
+    def _owner(self, tx: Transaction, row: ExecutionRow) -> str:
+        parent = row.parent_id
+        while parent is not None and parent not in self._owners:  # it has ended before its child, and is not locked
+            parent = tx.executions([parent])[parent].parent_id
+        assert parent is not None, f"execution {row.id} descends from no target"
+        return self._owners[parent]
 
     def members(self, *statuses: ExecutionStatus) -> list[ExecutionRow]:
         """Return all executions with these statuses: each root, then its descendants, parents first."""

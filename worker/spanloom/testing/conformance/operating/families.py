@@ -9,7 +9,7 @@ import pytest
 
 from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import NodeKey, Outcome, Refusal
+from spanloom.engine.store.requests import NodeKey, Outcome, RecordRequest, Refusal
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.conformance.reading.seen import events_of, execution_of, run_of, status_of
 from spanloom.testing.driver import StoreDriver
@@ -60,6 +60,21 @@ class Families:
         assert _statuses(store, family) == [ExecutionStatus.COMPLETED] * 3
         for execution in family:
             assert events_of(store, execution)[2:4] == ["execution.paused", "execution.resumed"]
+
+    def test_what_descends_from_an_ended_child_is_reached(self, store: ExecutionStore, driver: StoreDriver) -> None:
+        # given a child that completed by hand while a child of its own runs on
+        root, child, grandchild = _family(driver)
+        for node_id in ("a", "b"):
+            store.update_node_result(RecordRequest(child, node_id, 0, 0, "", Outcome.COMPLETED), now=driver.now())
+        assert status_of(store, child) is ExecutionStatus.COMPLETED
+        # when the root is paused, resumed and cancelled, then the grandchild is as well
+        for control, status in (
+            (driver.pause, ExecutionStatus.PAUSED),
+            (driver.resume, ExecutionStatus.RUNNING),
+            (driver.cancel, ExecutionStatus.CANCELLED),
+        ):
+            assert control(root).executions == [root, grandchild]
+            assert _statuses(store, [root, child, grandchild]) == [status, ExecutionStatus.COMPLETED, status]
 
     def test_a_cancel_reaches_all_descendants(self, store: ExecutionStore, driver: StoreDriver) -> None:
         # given a family with a running node, a paused child, and one whose start is still to come
