@@ -17,11 +17,13 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from spanloom.engine.errors import ConfigurationError, PayloadRejected, StoreRefused, StoreUnavailable
 
-__all__ = ["MEMORY", "SqliteConnections"]
+__all__ = ["DRIVER_ERRORS", "MEMORY", "SqliteConnections"]
 
 MEMORY = ":memory:"
 BUSY_SECONDS = 30.0  #: the longest wait for another process's write transaction
 OLDEST_SQLITE = (3, 35)  # the first with RETURNING
+#: The errors of sqlite3's statements.
+DRIVER_ERRORS = (sqlite3.Error, OverflowError, UnicodeEncodeError)
 
 _ADVICE = {
     sqlite3.SQLITE_BUSY: f"another process has kept it locked for {BUSY_SECONDS:g} s; end or resume that process",
@@ -52,6 +54,7 @@ class SqliteConnections:
         self._engine = sa.create_engine("sqlite://", creator=self._connect, isolation_level="AUTOCOMMIT", **pool)
         self._turn = threading.RLock()
         self._writer: sa.Connection | None = None
+        self._raw_writer: sqlite3.Connection | None = None
         self._writing_thread: int | None = None
         self._depth = 0
         self._readers_changed = threading.Condition()
@@ -68,9 +71,8 @@ class SqliteConnections:
     @property
     def raw_writer(self) -> sqlite3.Connection:
         """The connection to write with, without SQLAlchemy."""
-        raw = self.writer.connection.dbapi_connection
-        assert isinstance(raw, sqlite3.Connection)
-        return raw
+        assert self._raw_writer is not None
+        return self._raw_writer
 
     @property
     def nested(self) -> bool:
@@ -93,7 +95,7 @@ class SqliteConnections:
             self._readers_changed.wait_for(lambda: self._readers == 0)
             if self._writer is not None:
                 self._writer.close()
-                self._writer = None
+                self._writer = self._raw_writer = None
             self._engine.dispose()
 
     def unblock(self) -> None:
@@ -127,56 +129,56 @@ class SqliteConnections:
         block itself are not translated: it may be a caller's, with a database of its own.
         """
         with self._turn:
-            with self.translated():
-                self._open_writer()
-            raw = self.raw_writer
-            execute = raw.execute
-            nested = self._depth > 0
-            if nested:
-                if not raw.in_transaction:
-                    raise StoreUnavailable(f"SQLite store {self._path}: an earlier error has ended this transaction")
-                execute(f"SAVEPOINT level_{self._depth}")
-            self._depth += 1
+            raw = self._open_writer()
+            level = self._depth
+            if level and not raw.in_transaction:
+                raise StoreUnavailable(f"SQLite store {self._path}: an earlier error has ended this transaction")
             try:
-                if not nested:
-                    with self.translated():
-                        _begin(raw)
-                    self._writing_thread = threading.get_ident()
+                if level:
+                    raw.execute(f"SAVEPOINT level_{level}")
+                else:
+                    _begin(raw)
+            except sqlite3.Error as error:
+                raise self.translation(error) from error
+            self._depth = level + 1
+            self._writing_thread = threading.get_ident()
+            try:
                 yield
-                with self.translated():
-                    execute(f"RELEASE level_{self._depth - 1}" if nested else "COMMIT")
+                try:
+                    raw.execute(f"RELEASE level_{level}" if level else "COMMIT")
+                except sqlite3.Error as error:
+                    raise self.translation(error) from error
             except BaseException:
                 # Some errors, a full disk among them, have ended the transaction already.
                 if raw.in_transaction:
-                    execute(f"ROLLBACK TO level_{self._depth - 1}" if nested else "ROLLBACK")
+                    raw.execute(f"ROLLBACK TO level_{level}" if level else "ROLLBACK")
                 raise
             finally:
-                self._depth -= 1
-                if not nested:
+                self._depth = level
+                if not level:
                     self._writing_thread = None
 
     @contextmanager
     def translated(self) -> Generator[None]:
-        """Translate driver errors of the block into StoreUnavailable or StoreRefused, with the path and the remedy.
-
-        PayloadRejected is raised for a value that no column holds: a number of more than 64 bits, or half a surrogate
-        pair.
-        """
+        """Translate driver errors of the block, with the path and the remedy: see `translation`."""
         try:
             yield
-        except (OverflowError, UnicodeEncodeError) as error:
-            raise PayloadRejected(f"SQLite can't keep a value that it was given: {error}") from error
-        except sqlite3.Error as error:
-            raise self._translation(error) from error
+        except DRIVER_ERRORS as error:
+            raise self.translation(error) from error
         except DBAPIError as error:
             original = error.orig
-            raise (self._translation(original) if isinstance(original, sqlite3.Error) else error) from original
+            raise (self.translation(original) if isinstance(original, sqlite3.Error) else error) from original
 
-    def _open_writer(self) -> None:
-        if self._writer is None:
-            self._writer = self._engine.connect()
-            # _begin waits for other processes, with far shorter pauses than those of SQLite's own handler.
-            self.raw_writer.execute("PRAGMA busy_timeout = 0")
+    def _open_writer(self) -> sqlite3.Connection:
+        if self._raw_writer is None:
+            with self.translated():
+                self._writer = self._engine.connect()
+                raw = self._writer.connection.dbapi_connection
+                assert isinstance(raw, sqlite3.Connection)
+                # _begin waits for other processes, with far shorter pauses than those of SQLite's own handler.
+                raw.execute("PRAGMA busy_timeout = 0")
+                self._raw_writer = raw
+        return self._raw_writer
 
     def _count_reader(self, change: int) -> None:
         with self._readers_changed:
@@ -218,7 +220,13 @@ class SqliteConnections:
                 f"SQLite store {self._path}: its file system allows no write-ahead log, only {mode}; use a local disk"
             )
 
-    def _translation(self, error: sqlite3.Error) -> Exception:
+    def translation(self, error: Exception) -> Exception:
+        """Return the StoreUnavailable or StoreRefused for one of DRIVER_ERRORS.
+
+        It is PayloadRejected for a value that no column holds: a number of more than 64 bits, or half a surrogate pair.
+        """
+        if isinstance(error, OverflowError | UnicodeEncodeError):
+            return PayloadRejected(f"SQLite can't keep a value that it was given: {error}")
         if type(error) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
             return StoreRefused(f"SQLite store {self._path} refused a statement: {error}")
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits hold finer causes

@@ -18,7 +18,7 @@ from spanloom.stores.schema import events, logs, to_micros
 from spanloom.stores.sql.base import Upsert
 from spanloom.stores.sql.paging import bad_cursor
 from spanloom.stores.sql.reads import SqlStore
-from spanloom.stores.sqlite.connections import SqliteConnections
+from spanloom.stores.sqlite.connections import DRIVER_ERRORS, SqliteConnections
 from spanloom.stores.sqlite.transaction import SqliteTransaction
 from spanloom.stores.transitions.port import Transitions
 from spanloom.stores.transitions.rows import Graph
@@ -84,13 +84,16 @@ class SqliteTransitions(Transitions, SqlStore):
         self, step: Callable[[Transaction], Answer], *, epoch: int = 0, now: datetime | None = None
     ) -> Answer:
         connections = self._live()
-        with connections.translated(), connections.writing():
+        with connections.writing():
             at = time.time_ns() // 1000 if now is None else to_micros(now)
             # Edges read inside a caller's transaction may be rolled back with it, so they are not cached.
             graphs = ChainMap({}, self._graphs) if connections.nested else self._graphs
             tx = SqliteTransaction(connections.raw_writer, graphs, now=at, epoch=epoch)
-            answer = step(tx)
-            tx.flush()
+            try:
+                answer = step(tx)
+                tx.flush()
+            except DRIVER_ERRORS as error:
+                raise connections.translation(error) from error
             return answer
 
     def _survives_errors(self) -> bool:
