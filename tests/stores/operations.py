@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from spanloom.engine.store.port import ExecutionStore
@@ -42,31 +42,35 @@ def _run(tx: Transaction, key: NodeKey) -> RunRow:
     return tx.runs([key])[key]
 
 
+def _kept(tx: Transaction, row: Any) -> Any:
+    """Return a row with its times in the form of the store."""
+    return row._make(tx.as_time(value) if isinstance(value, datetime) else value for value in row)
+
+
 def _updated(tx: Transaction) -> Any:
     run = _run(tx, W1)
-    tx.update_runs([(run, run._replace(status="running", worker_id=WORKER, started_at=NOW, due_at=None))])
+    tx.update_runs([(run, run._replace(status="running", worker_id=WORKER, started_at=tx.now, due_at=None))])
     return _run(tx, W1)
 
 
 def _ended(tx: Transaction) -> Any:
     run = _run(tx, W1)
-    tx.end_runs([(run, replace_result(run))])
+    tx.end_runs([(run, ResultRow(*run.key, run.node_type, "completed", ended_at=tx.now))])
     return tx.runs([W1]), tx.result(W1)
 
 
-def replace_result(run: RunRow) -> ResultRow:
-    """Return the result of a run that an operator ends."""
-    return ResultRow(*run.key, run.node_type, "completed", ended_at=NOW)
-
-
 def _executions(tx: Transaction, status: ExecutionStatus) -> Any:
-    return tx.set_status(list(tx.lock_executions([ID], alone=always).values()), status, ended_at=NOW)
+    return tx.set_status(list(tx.lock_executions([ID], alone=always).values()), status, ended_at=tx.now)
 
 
 #: In this order, in one transaction: each by the name of its method, with what it answers.
 OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "now": lambda tx: tx.now,
     "later": lambda tx: tx.later(),
+    "after": lambda tx: [tx.after(timedelta(seconds=1.5)), tx.after(timedelta(-1))],
+    "elapsed": lambda tx: tx.elapsed(tx.now, tx.after(timedelta(microseconds=3))),
+    "as_time": lambda tx: tx.as_time(NOW + timedelta(microseconds=1)),
+    "as_datetime": lambda tx: [tx.as_datetime(tx.now), tx.as_datetime(tx.after(timedelta(microseconds=1)))],
     "graph": lambda tx: [*tx.graph("fan", 1).leading("join"), *tx.graph("fan", 1).following("split")],
     "version": lambda tx: [tx.version("fan", None), tx.version("fan", 1), tx.version("fan", 9), tx.version("x", None)],
     "executions": lambda tx: tx.executions([ID, CHILD]),
@@ -85,15 +89,17 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "lock_runs": lambda tx: [
         tx.lock_runs([W1, JOIN]), tx.lock_runs([W1], wait=False), tx.lock_runs([W1, JOIN], status=NodeStatus.QUEUED)
     ],
-    "insert_runs": lambda tx: [tx.insert_runs([RUN]), _run(tx, RUN.key)],
-    "arrive": lambda tx: [tx.arrive([RUN._replace(node_id="join", item=0, pending=2, taken=1)], {"join": 1})] * 2,
+    "insert_runs": lambda tx: [tx.insert_runs([_kept(tx, RUN)]), _run(tx, RUN.key)],
+    "arrive": lambda tx: [
+        tx.arrive([_kept(tx, RUN)._replace(node_id="join", item=0, pending=2, taken=1)], {"join": 1}) for _ in range(2)
+    ],
     "runs_made_ready": lambda tx: tx.runs_made_ready(ID, "split/0/1"),
     "find_runs": lambda tx: tx.find_runs(RunFilter([ID], [NodeStatus.WAITING], "timer")),
     "update_runs": _updated,
     "_write_runs": _updated,
     "runs_of_worker": lambda tx: tx.runs_of_worker(WORKER),
     "move_runs": lambda tx: tx.move_runs(
-        RunFilter([ID], [NodeStatus.RUNNING]), NodeStatus.QUEUED, push=True, due_at=NOW
+        RunFilter([ID], [NodeStatus.RUNNING]), NodeStatus.QUEUED, push=True, due_at=tx.now
     ),
     "_move_runs": lambda tx: tx._move_runs(RunFilter([ID], [NodeStatus.QUEUED]), push=False, pushed_epoch=1),
     "due_runs": lambda tx: [tx.due_runs(9), tx.due_runs(9, ["w1"]), tx.due_runs(9, ["w2"])],
@@ -103,7 +109,7 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "delete_runs": lambda tx: [tx.delete_runs([JOIN]), tx.runs([JOIN])],
     "delete_runs_of": lambda tx: [tx.delete_runs_of([ID], ["w1"]), tx.delete_runs_of([ID])],
     "insert_results": lambda tx: [
-        tx.insert_results([RESULT, RESULT._replace(item=1)]), tx.result(NodeKey(*RESULT[:3]))
+        tx.insert_results([_kept(tx, RESULT), _kept(tx, RESULT)._replace(item=1)]), tx.result(NodeKey(*RESULT[:3]))
     ],
     "results": lambda tx: [tx.results(ID), tx.results(ID, ["w2"]), tx.results(ID, data=False)],
     "result": lambda tx: [tx.result(SPLIT), tx.result(JOIN)],
@@ -124,7 +130,7 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "delete_items": lambda tx: [tx.delete_items(ID, ["w2"]), tx.item_count(ID, "w2")],
     "delete_results": lambda tx: tx.delete_results(CHILD, ["w1", "w2"]),
     "delete_result": lambda tx: [tx.delete_result(NodeKey(*RESULT[:3])), tx.results(ID)],
-    "add_events": lambda tx: tx.add_events([Event(ID, "node.waiting", "w1", 0, 1, WORKER, '{"fence":1}')], at=NOW),
+    "add_events": lambda tx: tx.add_events([Event(ID, "node.waiting", "w1", 0, 1, WORKER, '{"fence":1}')], at=tx.now),
     "events": lambda tx: [(one.kind, one.data) for one in tx.events(W1, ["node.waiting", "node.queued"])],
     "end_events": lambda tx: tx.end_events(ID),
     "add_telemetry": lambda tx: tx.add_telemetry(W1, [LogLine("info", "said", NOW)], [SPAN, replace(SPAN, name="two")]),
@@ -140,7 +146,8 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "release_lapsed_leases": lambda tx: tx.release_lapsed_leases(),
     "set_status": lambda tx: _executions(tx, ExecutionStatus.COMPLETED),
     "ended_roots": lambda tx: [
-        tx.ended_roots(NOW + timedelta(1), after, 9) for after in (None, (NOW - timedelta(1), ID), (NOW, ID))
+        tx.ended_roots(tx.after(timedelta(1)), after, 9)
+        for after in (None, (tx.after(timedelta(-1)), ID), (tx.now, ID))
     ],
     "delete_executions": lambda tx: [tx.delete_executions([ID, CHILD]), tx.executions([ID, CHILD])],
     "delete_expired_keys": lambda tx: tx.delete_expired_keys(9),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from spanloom.stores import InMemoryExecutionStore, PostgresExecutionStore
 from spanloom.stores.postgres import transaction as postgres_transaction
+from spanloom.stores.schema import to_micros
 from spanloom.stores.sql.statements import for_postgres, for_sqlite, insert, update_of
 from spanloom.stores.sqlite import transaction as sqlite_transaction
 from spanloom.stores.transitions.transaction import Transaction
@@ -37,7 +39,7 @@ def test_both_dialects_answer_every_operation_alike(postgres_url: str) -> None:
     on_postgres, in_memory = play(store), play(InMemoryExecutionStore())
     store.close()
     for name in OPERATIONS:
-        assert on_postgres[name] == in_memory[name], name
+        assert _comparable(on_postgres[name]) == _comparable(in_memory[name]), name
 
 
 @pytest.mark.services
@@ -56,9 +58,9 @@ def test_what_waits_for_several_rows_on_postgres_locks_them_in_an_order(
 
 def test_a_statement_is_rendered_for_each_dialect() -> None:
     statement = "SELECT x FROM {s}t WHERE id = ANY(:ids::uuid[]) AND n = :n::integer ORDER BY id FOR NO KEY UPDATE"
-    assert for_sqlite(statement) == (
-        "SELECT x FROM t WHERE id IN (SELECT value FROM json_each(:ids)) AND n = :n ORDER BY id"
-    )
+    text, values, *_ = for_sqlite(statement)
+    assert text == "SELECT x FROM t WHERE id IN (SELECT value FROM json_each(?)) AND n = ? ORDER BY id"
+    assert values({"n": 1, "ids": ["a", "b"], "else": 2}) == ['["a", "b"]', 1]
     assert for_postgres(statement, "odd schema") == (
         b'SELECT x FROM "odd schema".t WHERE id = ANY(%(ids)s::uuid[]) AND n = %(n)s::integer '
         b"ORDER BY id FOR NO KEY UPDATE"
@@ -69,9 +71,21 @@ def test_a_statement_is_rendered_for_each_dialect() -> None:
     "lock", ["FOR UPDATE", "FOR SHARE", "FOR NO KEY UPDATE", "FOR UPDATE SKIP LOCKED", "FOR UPDATE OF n SKIP LOCKED"]
 )
 def test_every_kind_of_lock_is_left_out_on_sqlite(lock: str) -> None:
-    assert for_sqlite(f"SELECT 1 FROM {{s}}t n WHERE a = (SELECT 2 {lock}) {lock}") == (
-        "SELECT 1 FROM t n WHERE a = (SELECT 2)"
-    )
+    rendered = for_sqlite(f"SELECT 1 FROM {{s}}t n WHERE a = (SELECT 2 {lock}) {lock}")
+    assert rendered.text == "SELECT 1 FROM t n WHERE a = (SELECT 2)"
+
+
+def test_a_statement_of_sqlite_says_which_buffered_rows_it_may_read() -> None:
+    reads = {
+        table: for_sqlite(f"DELETE FROM {{s}}{table} WHERE a = :a")[2:] for table in ("node_results", "events", "logs")
+    }
+    assert reads == {"node_results": (True, False), "events": (False, True), "logs": (False, False)}
+
+
+def test_parameters_of_sqlite_follow_their_places() -> None:
+    given = {"a": 1, "b": 2}
+    statements = ["SELECT :b, :a, :b", "SELECT :b", "SELECT 1"]
+    assert [list(for_sqlite(statement).values(given)) for statement in statements] == [[2, 1, 2], [2], []]
 
 
 def test_an_insert_and_an_update_name_their_columns() -> None:
@@ -83,13 +97,24 @@ def test_an_insert_and_an_update_name_their_columns() -> None:
     )
 
 
+def _comparable(answer: Any) -> Any:
+    """Return an answer with every time in microseconds, the form in which SQLite keeps them."""
+    if isinstance(answer, datetime):
+        return to_micros(answer)
+    if isinstance(answer, dict):
+        return {key: _comparable(value) for key, value in answer.items()}
+    if isinstance(answer, list | tuple):
+        return [_comparable(value) for value in answer]
+    return answer
+
+
 def _noted(patch: pytest.MonkeyPatch, module: Any, name: str, render: Callable[..., Any]) -> set[str]:
     """Note what is rendered for a dialect from now on."""
     rendered: set[str] = set()
 
     def noting(*given: str) -> Any:
         text = render(*given)
-        rendered.add(text if isinstance(text, str) else text.decode())
+        rendered.add(text.decode() if isinstance(text, bytes) else text.text)
         return text
 
     patch.setattr(module, name, noting)

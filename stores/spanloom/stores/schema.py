@@ -54,7 +54,8 @@ class Instant(TypeDecorator[datetime]):
 
 def to_micros(value: datetime) -> int:
     """Return whole microseconds since 1970."""
-    return (value - _EPOCH) // timedelta(microseconds=1)
+    since = value - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def from_micros(value: int) -> datetime:

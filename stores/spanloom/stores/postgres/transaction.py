@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -13,7 +13,7 @@ from spanloom.engine.store.states import NodeStatus
 from spanloom.stores.sql.rows import Row
 from spanloom.stores.sql.statements import EXECUTION, RUN_COLUMNS, for_postgres, insert
 from spanloom.stores.sql.transaction import SqlTransaction
-from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, RunRow
+from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, RunRow, Time
 from spanloom.stores.transitions.transaction import always, never
 
 __all__ = ["PostgresTransaction"]
@@ -86,6 +86,24 @@ class PostgresTransaction(SqlTransaction):
     def later(self) -> datetime:
         """See Transaction.later."""
         return self._clock() if self._given is None else self._given
+
+    def after(self, delay: timedelta) -> datetime:
+        """See Transaction.after."""
+        return self.now + delay
+
+    def elapsed(self, since: Any, until: Any) -> timedelta:
+        """See Transaction.elapsed."""
+        difference: timedelta = until - since
+        return difference
+
+    def as_time(self, value: datetime) -> datetime:
+        """See Transaction.as_time."""
+        return value
+
+    def as_datetime(self, time: Any) -> datetime:
+        """See Transaction.as_datetime."""
+        value: datetime = time
+        return value
 
     # ---- locks ----
 
@@ -166,7 +184,7 @@ class PostgresTransaction(SqlTransaction):
 
     # ---- history and telemetry ----
 
-    def add_events(self, events: Iterable[Event], *, at: datetime | None = None) -> None:
+    def add_events(self, events: Iterable[Event], *, at: Time | None = None) -> None:
         """See Transaction.add_events."""
         time = self.now if at is None else at
         self._events.extend(dict(zip(_EVENT, (*event, time), strict=True)) for event in events)
@@ -212,6 +230,9 @@ class PostgresTransaction(SqlTransaction):
     def _all(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
         rendered = for_postgres(statement, self._schema)
         return self._connection.execute(rendered, parameters, prepare=self._prepare).fetchall()
+
+    def _count(self, statement: str, parameters: Mapping[str, Any]) -> int:
+        return len(self._all(f"{statement} RETURNING 1", parameters))  # in a pipeline the count is not known yet
 
     def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> None:
         rendered = for_postgres(statement, self._schema)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from spanloom.engine.store.requests import NodeKey, StartRequest
 from spanloom.stores.sql.deletion import delete_statements
 from spanloom.stores.sql.rows import SqlRows
 from spanloom.stores.sql.statements import insert
+from spanloom.stores.transitions.rows import Time
 from spanloom.stores.transitions.transaction import UsedKey
 
 __all__ = ["SqlRecovery"]
@@ -40,7 +41,7 @@ class SqlRecovery(SqlRows):
             "key": request.idempotency_key,
             "input_hash": request.input_hash,
             "execution_id": request.execution_id,
-            "expires_at": None if ttl is None else self.now + timedelta(seconds=ttl),
+            "expires_at": None if ttl is None else self.after(timedelta(seconds=ttl)),
         }
         replaced = ", ".join(
             f"{name} = CASE WHEN idempotency_keys.expires_at <= :now THEN excluded.{name} "
@@ -86,7 +87,7 @@ class SqlRecovery(SqlRows):
             "DELETE FROM {s}workers WHERE id IN (SELECT w.id FROM {s}workers w WHERE w.released_at < :until "
             "AND NOT EXISTS (SELECT 1 FROM {s}node_runs n WHERE n.worker_id = w.id AND n.status = 'running') "
             "FOR UPDATE SKIP LOCKED)",
-            [{"until": self.now - RELEASED_KEPT}],
+            [{"until": self.after(-RELEASED_KEPT)}],
         )
 
     def released_workers(self, worker_ids: Collection[str]) -> set[str]:
@@ -125,8 +126,8 @@ class SqlRecovery(SqlRows):
     # ---- retention ----
 
     def ended_roots(
-        self, ended_before: datetime, after: tuple[datetime, str] | None, limit: int
-    ) -> list[tuple[datetime, str, str]]:
+        self, ended_before: Time, after: tuple[Time, str] | None, limit: int
+    ) -> list[tuple[Time, str, str]]:
         """See Transaction.ended_roots."""
         later = "AND (ended_at, id) > (:after_at, :after_id::uuid)" if after is not None else ""
         rows = self._all(

@@ -32,6 +32,10 @@ class SqlRows(Transaction):
         """Run a statement and return its rows."""
 
     @abstractmethod
+    def _count(self, statement: str, parameters: Mapping[str, Any]) -> int:
+        """Run a statement and return the number of rows that it has written."""
+
+    @abstractmethod
     def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement for each set of parameters. Its errors may be raised by a later statement."""
 

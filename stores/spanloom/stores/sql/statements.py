@@ -7,9 +7,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from spanloom.stores.schema import executions, node_results, node_runs
 
@@ -21,11 +24,34 @@ _CAST = re.compile(r"::\w+")
 _PARAMETER = re.compile(r"(?<!:):(\w+)")
 
 
+class SqliteStatement(NamedTuple):
+    """A statement for sqlite3."""
+
+    text: str
+    values: Callable[[Mapping[str, Any]], Sequence[Any]]  # its parameters by position: by name they cost twice as much
+    reads_results: bool  # whether it may read or delete results
+    reads_events: bool  # whether it may read or delete events
+
+
 @cache
-def for_sqlite(statement: str) -> str:
-    """Render a statement for sqlite3, whose named parameters have the same form."""
+def for_sqlite(statement: str) -> SqliteStatement:
+    """Render a statement for sqlite3."""
     text = _LOCK.sub("", _ARRAY.sub(r"IN (SELECT value FROM json_each(\1))", statement))
-    return _CAST.sub("", text).replace("{s}", "")
+    text = _CAST.sub("", text).replace("{s}", "")
+    lists = {name.removeprefix(":") for name in _ARRAY.findall(statement)}
+    return SqliteStatement(
+        _PARAMETER.sub("?", text),
+        _values(_PARAMETER.findall(text), lists),
+        "node_results" in text,
+        "events" in text,
+    )
+
+
+def _values(names: Sequence[str], lists: Collection[str]) -> Callable[[Mapping[str, Any]], Sequence[Any]]:
+    """Return a function that returns the values of these names, in this order. Lists become JSON."""
+    if len(names) > 1 and not lists:
+        return itemgetter(*names)
+    return lambda given: [json.dumps(given[name]) if name in lists else given[name] for name in names]
 
 
 @cache

@@ -87,7 +87,7 @@ class SqlTransaction(SqlResults, SqlRecovery):
             "revision": 0,
             "priority": request.priority.value,
             "input": request.input,
-            "metadata": json.dumps(dict(request.metadata)),
+            "metadata": json.dumps(dict(request.metadata)) if request.metadata else "{}",
             "parent_id": None if parent is None else parent.execution_id,
             "parent_node_id": None if parent is None else parent.node_id,
             "parent_item": None if parent is None else parent.item,
@@ -101,7 +101,8 @@ class SqlTransaction(SqlResults, SqlRecovery):
             "started_at": None if status is ExecutionStatus.PENDING else self.now,
             "replay_of": None if request.replay is None else canonical_id(request.replay.source),
         }
-        if not self._all(insert("executions", tuple(values), "ON CONFLICT (id) DO NOTHING RETURNING id"), values):
+        given = {name: value for name, value in values.items() if value is not None}
+        if not self._count(insert("executions", tuple(given), "ON CONFLICT (id) DO NOTHING"), given):
             return False
         pairs = [
             {"key": key, "value": value, "execution_id": request.execution_id}
@@ -133,8 +134,9 @@ class SqlTransaction(SqlResults, SqlRecovery):
         assert row is not None, f"execution {execution_id} has an open run and no row"
         workflow_id, version, data, priority, depth, parent_id, metadata, *trace, created_at = row
         return ExecutionHeader(
-            execution_id, workflow_id, version, data, priority, depth, self._id(parent_id), json.loads(metadata),
-            trace[0], trace[1], trace[2], self._time(created_at),
+            execution_id, workflow_id, version, data, priority, depth, self._id(parent_id),
+            {} if metadata == "{}" else json.loads(metadata),
+            trace[0], trace[1], trace[2], self.as_datetime(self._time(created_at)),
         )  # fmt: skip
 
     # ---- open node runs ----

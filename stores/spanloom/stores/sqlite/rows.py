@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, MutableMapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, MutableMapping, Sequence
 from functools import cache
 from typing import Any
 
 from spanloom.engine.store.requests import NodeKey
-from spanloom.stores.schema import from_micros, to_micros
 from spanloom.stores.sql.statements import (
     EXECUTION,
-    EXECUTION_COLUMNS,
     RESULT,
     RESULT_COLUMNS,
     RUN,
@@ -23,15 +20,11 @@ from spanloom.stores.transitions.rows import ExecutionRow, Graph, ResultRow, Run
 
 __all__ = ["SqliteRows"]
 
-_EXECUTION_TIMES = tuple(EXECUTION_COLUMNS.index(name) for name in ("created_at", "ended_at", "acknowledged_at"))
-_RUN_TIMES = tuple(RUN_COLUMNS.index(name) for name in ("due_at", "pushed_at", "started_at"))
-_RESULT_TIMES = tuple(RESULT_COLUMNS.index(name) for name in ("started_at", "ended_at"))
-
 _KEY = "execution_id = ? AND node_id = ? AND item = ?"
 _EXECUTION = f"SELECT {EXECUTION} FROM executions WHERE id = ?"
 _RUN = f"SELECT {RUN} FROM node_runs WHERE {_KEY}"
 _DELETE_RUN = f"DELETE FROM node_runs WHERE {_KEY}"
-_ADD_RUN = f"INSERT INTO node_runs ({RUN}) VALUES ({', '.join('?' * len(RUN_COLUMNS))})"
+_RESULT = f"SELECT {RESULT} FROM node_results WHERE execution_id = ? AND node_id = ? AND item = 0"
 _ADD_RESULT = f"INSERT INTO node_results ({RESULT}) VALUES ({', '.join('?' * len(RESULT_COLUMNS))})"
 
 
@@ -44,7 +37,7 @@ class SqliteRows(SqlTransaction):
         super().__init__(graphs, epoch=epoch)
         self._execute = connection.execute
         self._executemany = connection.executemany
-        self._results: list[list[Any]] = []
+        self._results: list[ResultRow] = []
 
     def executions(self, ids: Collection[str]) -> dict[str, ExecutionRow]:
         """See Transaction.executions."""
@@ -66,10 +59,10 @@ class SqliteRows(SqlTransaction):
 
     def insert_runs(self, rows: Sequence[RunRow]) -> None:
         """See Transaction.insert_runs."""
-        if len(rows) == 1:
-            self._execute(_ADD_RUN, _stored(rows[0], _RUN_TIMES))
-        elif rows:
-            self._executemany(_ADD_RUN, [_stored(row, _RUN_TIMES) for row in rows])
+        for row in rows:
+            # Without the columns that are null: sqlite3 takes longer to bind a None than any other value.
+            places = tuple([place for place, value in enumerate(row) if value is not None])
+            self._execute(_insert_of_run(places), [row[place] for place in places])
 
     def delete_runs(self, keys: Sequence[NodeKey]) -> None:
         """See Transaction.delete_runs."""
@@ -78,9 +71,19 @@ class SqliteRows(SqlTransaction):
         elif keys:
             self._executemany(_DELETE_RUN, keys)
 
+    def results(
+        self, execution_id: str, node_ids: Collection[str] | None = None, *, data: bool = True
+    ) -> list[ResultRow]:
+        """See Transaction.results."""
+        if node_ids is None or not data:
+            return super().results(execution_id, node_ids, data=data)
+        SqliteRows.flush(self)
+        found = (self._execute(_RESULT, (execution_id, node_id)).fetchone() for node_id in sorted(node_ids))
+        return [self._result(row) for row in found if row is not None]
+
     def insert_results(self, rows: Sequence[ResultRow]) -> None:
         """See Transaction.insert_results."""
-        self._results.extend(_stored(row, _RESULT_TIMES) for row in rows)
+        self._results.extend(rows)
 
     def flush(self) -> None:
         """See Transaction.flush."""
@@ -93,31 +96,28 @@ class SqliteRows(SqlTransaction):
             places = tuple([place for place, value in enumerate(new) if value != old[place]])
             if places:
                 values = [new[place] for place in places]
-                self._execute(_update_of_run(places), [*map(_value, values), *old[:3]])
+                self._execute(_update_of_run(places), [*values, *old[:3]])
 
     def update_executions(
         self, rows: Sequence[ExecutionRow], *, revise: bool = False, **columns: Any
     ) -> list[ExecutionRow]:
         """See Transaction.update_executions."""
         statement = _update_of_execution(tuple(columns), revise)
-        values = [_value(value) for value in columns.values()]
         for row in rows:
-            self._execute(statement, (*values, row.id))
+            self._execute(statement, (*columns.values(), row.id))
         known = {name: value for name, value in columns.items() if name in ExecutionRow._fields}
         return [row._replace(revision=row.revision + revise, **known) for row in rows]
 
     # ---- reading rows ----
 
     def _execution(self, row: Sequence[Any]) -> ExecutionRow:
-        return ExecutionRow._make(_read(row, _EXECUTION_TIMES))
+        return ExecutionRow._make(row)
 
     def _run_row(self, row: Sequence[Any]) -> RunRow:
-        return RunRow._make(_read(row, _RUN_TIMES))
+        return RunRow._make(row)
 
     def _result(self, row: Sequence[Any]) -> ResultRow:
-        values = _read(row, _RESULT_TIMES)
-        values[8] = bool(values[8])
-        return ResultRow._make(values)
+        return ResultRow._make(row)
 
 
 @cache
@@ -127,26 +127,11 @@ def _update_of_execution(columns: tuple[str, ...], revise: bool) -> str:
 
 
 @cache
+def _insert_of_run(places: tuple[int, ...]) -> str:
+    names = ", ".join(RUN_COLUMNS[place] for place in places)
+    return f"INSERT INTO node_runs ({names}) VALUES ({', '.join('?' * len(places))})"
+
+
+@cache
 def _update_of_run(places: tuple[int, ...]) -> str:
     return f"UPDATE node_runs SET {', '.join(f'{RUN_COLUMNS[place]} = ?' for place in places)} WHERE {_KEY}"
-
-
-def _stored(row: Iterable[Any], times: Sequence[int]) -> list[Any]:
-    """Return a row in the form that SQLite stores: times in microseconds."""
-    values = list(row)
-    for place in times:
-        if values[place] is not None:
-            values[place] = to_micros(values[place])
-    return values
-
-
-def _read(row: Iterable[Any], times: Sequence[int]) -> list[Any]:
-    values = list(row)
-    for place in times:
-        if values[place] is not None:
-            values[place] = from_micros(values[place])
-    return values
-
-
-def _value(value: Any) -> Any:
-    return to_micros(value) if isinstance(value, datetime) else value

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
@@ -14,7 +13,7 @@ from spanloom.stores.schema import from_micros, to_micros
 from spanloom.stores.sql.rows import Row
 from spanloom.stores.sql.statements import EXECUTION, for_sqlite
 from spanloom.stores.sqlite.rows import SqliteRows
-from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, RunRow
+from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, RunRow, Time
 from spanloom.stores.transitions.transaction import never
 
 __all__ = ["SqliteTransaction"]
@@ -36,9 +35,11 @@ INSERT OR REPLACE INTO spans (execution_id, span_id, trace_id, parent_span_id, n
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
+_MICROSECOND = timedelta(microseconds=1)
+
 _FAMILY = f"""
 WITH RECURSIVE family (family_id, level) AS (
-  SELECT id, 0 FROM executions WHERE id IN (SELECT value FROM json_each(:ids))
+  SELECT id, 0 FROM executions WHERE id = ANY(:ids::uuid[])
   UNION ALL
   SELECT e.id, level + 1 FROM family JOIN executions e ON e.parent_id = family_id
 )
@@ -59,20 +60,42 @@ class SqliteTransaction(SqliteRows):
         epoch: int = 0,
     ) -> None:
         super().__init__(connection, graphs, epoch=epoch)
-        self._now = from_micros(now)
-        self._micros = now
+        self._now = now
+        self._date: datetime | None = None  # of `now`, which most answers name
         self._events: list[tuple[Any, ...]] = []
         self._logs: list[tuple[Any, ...]] = []
         self._spans: list[tuple[Any, ...]] = []
 
+    # ---- the clock: times are whole microseconds since 1970 ----
+
     @property
-    def now(self) -> datetime:
+    def now(self) -> int:
         """See Transaction.now."""
         return self._now
 
-    def later(self) -> datetime:
+    def later(self) -> int:
         """See Transaction.later. The only wait, for the writer, is over when the transaction begins."""
         return self._now
+
+    def after(self, delay: timedelta) -> int:
+        """See Transaction.after."""
+        return self._now + delay // _MICROSECOND
+
+    def elapsed(self, since: Any, until: Any) -> timedelta:
+        """See Transaction.elapsed."""
+        return timedelta(microseconds=until - since)
+
+    def as_time(self, value: datetime) -> int:
+        """See Transaction.as_time."""
+        return to_micros(value)
+
+    def as_datetime(self, time: Any) -> datetime:
+        """See Transaction.as_datetime."""
+        if time != self._now:
+            return from_micros(time)
+        if self._date is None:
+            self._date = from_micros(time)
+        return self._date
 
     # ---- locks: none are needed ----
 
@@ -94,7 +117,8 @@ class SqliteTransaction(SqliteRows):
         self, keys: Collection[NodeKey], *, wait: bool = True, status: NodeStatus | None = None
     ) -> dict[NodeKey, RunRow]:
         """See Transaction.lock_runs."""
-        return {key: run for key, run in self.runs(keys).items() if status is None or run.status == status}
+        runs = self.runs(keys)
+        return runs if status is None else {key: run for key, run in runs.items() if run.status == status}
 
     def lock_family(self, root: str) -> list[ExecutionRow] | None:
         """See Transaction.lock_family."""
@@ -102,9 +126,9 @@ class SqliteTransaction(SqliteRows):
 
     # ---- history and telemetry ----
 
-    def add_events(self, events: Iterable[Event], *, at: datetime | None = None) -> None:
+    def add_events(self, events: Iterable[Event], *, at: Time | None = None) -> None:
         """See Transaction.add_events."""
-        time = self._micros if at is None else to_micros(at)
+        time = self._now if at is None else at
         self._events.extend([(*event, time) for event in events])
 
     def add_telemetry(self, key: NodeKey, logs: Sequence[LogLine], spans: Sequence[SpanLine]) -> None:
@@ -141,34 +165,34 @@ class SqliteTransaction(SqliteRows):
     # ---- hooks of the dialect ----
 
     def _all(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
-        if self._results or self._events:
-            self.flush()  # the statement may read, or delete, buffered rows
-        return self._execute(for_sqlite(statement), _bound(parameters)).fetchall()
+        text, values = self._rendered(statement)
+        return self._execute(text, values(parameters)).fetchall()
+
+    def _count(self, statement: str, parameters: Mapping[str, Any]) -> int:
+        text, values = self._rendered(statement)
+        return self._execute(text, values(parameters)).rowcount
 
     def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> None:
-        rendered = for_sqlite(statement)
+        text, values = self._rendered(statement)
         if len(parameters) == 1:
-            self._execute(rendered, _bound(parameters[0]))
+            self._execute(text, values(parameters[0]))
         elif parameters:
-            self._executemany(rendered, map(_bound, parameters))
+            self._executemany(text, map(values, parameters))
+
+    def _rendered(self, statement: str) -> tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]:
+        """Render a statement, and write the buffered rows that it may read or delete."""
+        rendered = for_sqlite(statement)
+        if rendered.reads_events and self._events:
+            self.flush()
+        elif rendered.reads_results and self._results:
+            super().flush()
+        return rendered.text, rendered.values
 
     def _id(self, value: Any) -> Any:
         return value
 
     def _time(self, value: Any) -> Any:
-        return None if value is None else from_micros(value)
-
-
-def _bound(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters in SQLite's types: times in microseconds, lists as JSON."""
-    return {
-        name: to_micros(value)
-        if isinstance(value, datetime)
-        else json.dumps(value)
-        if isinstance(value, list)
-        else value
-        for name, value in parameters.items()
-    }
+        return value
 
 
 def _storable(text: str) -> str:

@@ -38,7 +38,7 @@ def queued(tx: Transaction, run: RunRow, **columns: Any) -> RunRow:
     """Return the row of a run after its next push."""
     return run._replace(
         status=NodeStatus.QUEUED.value, push=run.push + 1, pushed_epoch=tx.epoch, pushed_at=tx.now,
-        due_at=tx.now + SUSPECT_AFTER, **columns,
+        due_at=tx.after(SUSPECT_AFTER), **columns,
     )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def queue_held(tx: Transaction, execution_ids: Sequence[str], *, because: str) -
     """Queue all held runs of executions that run again, each under its next push number."""
     runs = tx.move_runs(
         RunFilter(execution_ids, [NodeStatus.HELD]), NodeStatus.QUEUED, push=True, pushed_epoch=tx.epoch,
-        pushed_at=tx.now, due_at=tx.now + SUSPECT_AFTER,
+        pushed_at=tx.now, due_at=tx.after(SUSPECT_AFTER),
     )  # fmt: skip
     tx.add_events([_event(run, "node.queued", {"push": run.push, "because": because}) for run in runs])
     return runs
@@ -193,7 +193,7 @@ def recount_arrivals(
     left = sinks[0].target_inputs - sum(edge.source in results for edge in sinks)
     end = NodeKey(execution.id, END)
     seconds = execution.deadline_seconds
-    due_at = None if seconds is None else tx.now + timedelta(seconds=seconds)
+    due_at = None if seconds is None else tx.after(timedelta(seconds=seconds))
     run = tx.lock_runs([end])[end]
     tx.update_runs([(run, run._replace(pending=left, due_at=due_at))])
     return left, ready
@@ -340,7 +340,7 @@ class Propagation:
             if self._running:
                 run = row._replace(
                     status=_QUEUED, fence=self._execution.first_fence, push=1,
-                    pushed_epoch=self._tx.epoch, pushed_at=self._tx.now, due_at=self._tx.now + SUSPECT_AFTER,
+                    pushed_epoch=self._tx.epoch, pushed_at=self._tx.now, due_at=self._tx.after(SUSPECT_AFTER),
                 )  # fmt: skip
                 self.pushed.append((row.claim_reference, run))
                 others.append(Event(run.execution_id, "node.queued", run.node_id, 0, 1, None, FIRST_PUSH))

@@ -152,6 +152,7 @@ class Families:
         for row in descendants:  # parents come before their children
             self._owners[row.id] = self._owner(tx, row)
             rows[row.id] = row
+        self._tx = tx
         self._rows = rows
         self.roots = [row for row in rows.values() if self._owners[row.id] == row.id]
 
@@ -179,7 +180,7 @@ class Families:
         for row in changed:
             executions.setdefault(self._owners[row.id], []).append(row.id)
         for run in runs:
-            jobs.setdefault(self._owners[run.execution_id], []).append(run.job)
+            jobs.setdefault(self._owners[run.execution_id], []).append(self._tx.job(run))
         return [
             row
             if isinstance(row, UserError)

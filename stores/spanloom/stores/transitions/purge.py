@@ -7,7 +7,7 @@ from datetime import datetime
 
 from spanloom.engine.store.requests import PurgeResult
 from spanloom.engine.store.states import ExecutionStatus
-from spanloom.stores.transitions.rows import ExecutionRow
+from spanloom.stores.transitions.rows import ExecutionRow, Time
 from spanloom.stores.transitions.transaction import Transaction
 
 __all__ = ["purge"]
@@ -15,8 +15,9 @@ __all__ = ["purge"]
 _PAGE = 200
 
 
-def purge(tx: Transaction, ended_before: datetime, statuses: Sequence[str], limit: int) -> PurgeResult:
+def purge(tx: Transaction, before: datetime, statuses: Sequence[str], limit: int) -> PurgeResult:
     """Delete the oldest families, about `limit` executions in all. A family with a locked row is left out."""
+    ended_before = tx.as_time(before)
     executions = keys = 0
     expired = tx.delete_expired_keys(limit)
     for root in _roots(tx, ended_before, statuses):
@@ -32,12 +33,12 @@ def purge(tx: Transaction, ended_before: datetime, statuses: Sequence[str], limi
     return PurgeResult(executions, keys + expired, more=executions >= limit or expired >= limit)
 
 
-def _roots(tx: Transaction, ended_before: datetime, statuses: Sequence[str]) -> Iterator[str]:
-    last: tuple[datetime, str] | None = None
+def _roots(tx: Transaction, ended_before: Time, statuses: Sequence[str]) -> Iterator[str]:
+    last: tuple[Time, str] | None = None
     while page := tx.ended_roots(ended_before, last, _PAGE):
         yield from (execution_id for _, execution_id, status in page if status in statuses)
         last = page[-1][:2]
 
 
-def _is_over(row: ExecutionRow, ended_before: datetime) -> bool:
+def _is_over(row: ExecutionRow, ended_before: Time) -> bool:
     return ExecutionStatus(row.status).ended and row.ended_at is not None and row.ended_at < ended_before

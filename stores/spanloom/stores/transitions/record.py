@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import groupby
+from operator import attrgetter
 
 from spanloom.engine.store.requests import END, NodeClaim, NodeJob, NodeKey, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
@@ -27,44 +27,42 @@ ENDS = {
 
 _ENDED = {status: f"node.{status.value}" for status in ENDS.values()}
 _STALE = RecordResult(recorded=False)
+_KEY = attrgetter("key")
 
 
 def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordResult]:
     """Record outcomes, in the order of their keys, and return the answers in the order of the requests."""
     for request in requests:
         check_wait(request)
-    order = sorted(range(len(requests)), key=lambda place: requests[place].key)
+    works = [Work(request) for request in requests]
     exports: dict[tuple[str, str], int] = {}
-    by_execution: dict[str, list[RecordRequest]] = {}
-    for request in requests:
-        if canonical_id(request.execution_id) is not None:
-            by_execution.setdefault(request.execution_id, []).append(request)
+    by_execution: dict[str, list[Work]] = {}
+    for work in sorted(works, key=_KEY) if len(works) > 1 else works:
+        by_execution.setdefault(work.request.execution_id, []).append(work)
 
     def may_end(execution: ExecutionRow) -> bool:
-        return any(_may_end(tx, request, execution) for request in by_execution[execution.id])
+        return any(_may_end(tx, work.request, execution) for work in by_execution[execution.id])
 
-    executions = tx.lock_executions(by_execution, alone=may_end)
-    answers: dict[int, RecordResult] = {}
-    for execution_id, places in groupby(order, key=lambda place: requests[place].execution_id):
-        works = {place: Work(requests[place]) for place in places}
+    executions = tx.lock_executions([name for name in by_execution if canonical_id(name)], alone=may_end)
+    for execution_id, group in by_execution.items():
         if (execution := executions.get(execution_id)) is None:
-            answers |= dict.fromkeys(works, _STALE)
             continue
-        for work in works.values():
+        for work in group:
             if (until := work.request.exported_ns) is not None:
                 owner = (work.request.worker_id, execution_id)
                 exports[owner] = max(exports.get(owner, until), until)
         # The runs of one execution and their successors before those of the next: the lock order of all transactions.
-        runs = tx.lock_runs([work.request.key for work in works.values()])
-        answers |= zip(works, _Group(tx, execution, runs).record(list(works.values())), strict=True)
+        runs = tx.lock_runs([work.key for work in group])
+        _Group(tx, execution, runs).record(group)
     tx.register_pending_exports(exports)
-    return [answers[place] for place in range(len(requests))]
+    return [work.answer for work in works]
 
 
 def record_taken(tx: Transaction, execution: ExecutionRow, run: RunRow, request: RecordRequest) -> RecordResult:
     """Record the manual result of a run that this step has claimed; its execution is locked exclusively."""
-    (answer,) = _Group(tx, execution, {run.key: run}).record([Work(request)])
-    return answer
+    work = Work(request)
+    _Group(tx, execution, {work.key: run}).record([work])
+    return work.answer
 
 
 def _may_end(tx: Transaction, request: RecordRequest, execution: ExecutionRow) -> bool:
@@ -87,9 +85,10 @@ class Work:
 
     def __init__(self, request: RecordRequest) -> None:
         self.request = request
+        self.key = request.key
         self.reference = claim_reference(request.node_id, request.item, request.fence)
         self.run: RunRow | None = None  # the run under its claim; None: the fence is stale
-        self.answer: RecordResult | None = None  # of one that does not end its run
+        self.answer = _STALE
         self.jobs: list[NodeJob] = []
         self.following: NodeClaim | None = None
 
@@ -106,8 +105,8 @@ class _Group:
         self._ended_by: Work | None = None
         self._sinks = 0
 
-    def record(self, works: Sequence[Work]) -> list[RecordResult]:
-        """Record all of them and return their answers."""
+    def record(self, works: Sequence[Work]) -> None:
+        """Record all of them and set their answers."""
         ended = [work for work in works if self._record_run(work)]
         ending: ExecutionStatus | None = None
         if self._error is not None:
@@ -119,13 +118,14 @@ class _Group:
             assert self._ended_by is not None
             self._execution = complete(self._tx, self._execution, self._ended_by.reference)
             ending = ExecutionStatus.COMPLETED
-        return [self._answer(work, ending) for work in works]
+        for work in ended:
+            work.answer = self._answer(work, ending)
 
     # ---- 1. the run itself ----
 
     def _record_run(self, work: Work) -> bool:
         """Record the outcome of a claim and return whether its run has ended. The fence may be stale."""
-        request, run = work.request, self._runs.get(work.request.key)
+        request, run = work.request, self._runs.get(work.key)
         if (
             run is None
             or run.status != NodeStatus.RUNNING
@@ -156,9 +156,9 @@ class _Group:
             run.fence, run.push, run.worker_id, request.span, run.started_at, tx.now,
         )  # fmt: skip
         tx.end_runs([(run, result)])
-        del self._runs[request.key]
+        del self._runs[work.key]
         if request.logs or request.spans:
-            tx.add_telemetry(request.key, request.logs, request.spans)
+            tx.add_telemetry(work.key, request.logs, request.spans)
         details = as_data({"error": json.loads(request.error or "{}")}) if status is NodeStatus.FAILED else None
         tx.add_events(
             [Event(run.execution_id, _ENDED[status], run.node_id, run.item, run.attempt, run.worker_id, details)]
@@ -199,7 +199,7 @@ class _Group:
             propagation.settle(arrivals)
             self._sinks += propagation.sinks
             for reference, run in propagation.pushed:
-                by_reference[reference].jobs.append(run.job)
+                by_reference[reference].jobs.append(self._tx.job(run))
             for reference, run in propagation.claimed:
                 work = by_reference[reference]
                 work.following = node_claim(self._tx, self._execution, run, parent=work.request)
@@ -233,8 +233,8 @@ class _Group:
         return False
 
     def _answer(self, work: Work, ending: ExecutionStatus | None) -> RecordResult:
-        if work.answer is not None:
-            return work.answer
-        mine = ending if work is self._ended_by else None
-        ended_at = None if mine is None else self._execution.ended_at
-        return RecordResult(True, tuple(work.jobs), work.following, mine, ended_at)
+        if ending is None or work is not self._ended_by:
+            return RecordResult(True, tuple(work.jobs), work.following)
+        assert self._execution.ended_at is not None
+        ended_at = self._tx.as_datetime(self._execution.ended_at)
+        return RecordResult(True, tuple(work.jobs), work.following, ending, ended_at)

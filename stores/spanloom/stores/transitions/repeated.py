@@ -56,11 +56,11 @@ def _continuation(tx: Transaction, execution: ExecutionRow, request: RecordReque
         if ready.status == NodeStatus.RUNNING and ready.worker_id == request.worker_id:
             following = node_claim(tx, execution, ready)
         elif ready.status == NodeStatus.QUEUED and ready.pushed_at is not None:
-            jobs.append(ready.job)
+            jobs.append(tx.job(ready))
     for event in tx.end_events(request.execution_id):
         if json.loads(event.data or "{}").get("by") == reference:
             status = ExecutionStatus(event.kind.removeprefix("execution."))
-            return RecordResult(True, tuple(jobs), following, status, execution.ended_at or event.at)
+            return RecordResult(True, tuple(jobs), following, status, tx.as_datetime(execution.ended_at or event.at))
     return RecordResult(True, tuple(jobs), following)
 
 

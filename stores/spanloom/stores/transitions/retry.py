@@ -65,7 +65,7 @@ class _Retry:
         kept = [row for row in results if row.node_id not in handled and row not in again]
         left, _ = recount_arrivals(tx, execution, handled, kept)
         self._wait_for_failed_children(execution)
-        self.jobs += [run.job for run in queue_held(tx, [execution.id], because="retried")]
+        self.jobs += [tx.job(run) for run in queue_held(tx, [execution.id], because="retried")]
         names = [result.node_id for result in again]
         bounds = read_bounds(tx, execution.id, names) if names else {}
         children = tx.children(execution.id, names) if names else []
@@ -176,14 +176,14 @@ class _Retry:
             for item in first
         ]
         opened = open_items(tx, execution, waiting, openings, because="retried")
-        self.jobs += [item.job for item in opened if item.status == NodeStatus.QUEUED]
+        self.jobs += [self._tx.job(item) for item in opened if item.status == NodeStatus.QUEUED]
 
     def _queue(self, run: RunRow) -> None:
         new = queued(self._tx, run)
         self._insert(run, new)
         details = as_data({"push": new.push, "because": "retried"})
         self._tx.add_events([Event(new.execution_id, "node.queued", new.node_id, 0, 1, None, details)])
-        self.jobs.append(new.job)
+        self.jobs.append(self._tx.job(new))
 
     def _insert(self, failed: RunRow, run: RunRow) -> None:
         check_node_transition(run.node_id, NodeStatus(failed.status), NodeStatus(run.status))

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from spanloom.engine.store.requests import END, NodeJob, NodeKey
+from spanloom.engine.store.requests import END, NodeKey
 from spanloom.engine.store.states import NodeStatus
 from spanloom.stores.schema import FENCES_A_REVISION
 
-__all__ = ["Event", "ExecutionRow", "Graph", "GraphEdge", "ResultRow", "RunRow", "as_data", "claim_reference"]
+__all__ = ["Event", "ExecutionRow", "Graph", "GraphEdge", "ResultRow", "RunRow", "Time", "as_data", "claim_reference"]
+
+
+class Time(Protocol):
+    """A time in the form in which its store keeps it, so that rows need no conversion. `Transaction` calculates."""
+
+    def __lt__(self, other: Any, /) -> bool: ...
+    def __le__(self, other: Any, /) -> bool: ...
+    def __gt__(self, other: Any, /) -> bool: ...
+    def __ge__(self, other: Any, /) -> bool: ...
 
 
 class ExecutionRow(NamedTuple):
@@ -29,9 +37,9 @@ class ExecutionRow(NamedTuple):
     parent_fence: int | None
     depth: int
     deadline_seconds: float | None
-    created_at: datetime
-    ended_at: datetime | None
-    acknowledged_at: datetime | None
+    created_at: Time
+    ended_at: Time | None
+    acknowledged_at: Time | None
 
     @property
     def first_fence(self) -> int:
@@ -63,25 +71,16 @@ class RunRow(NamedTuple):
     tolerated_failures: int | None = None
     next_item: int | None = None
     span: str | None = None
-    due_at: datetime | None = None
+    due_at: Time | None = None
     push: int = 0
     pushed_epoch: int = 0
-    pushed_at: datetime | None = None
-    started_at: datetime | None = None
+    pushed_at: Time | None = None
+    started_at: Time | None = None
 
     @property
     def key(self) -> NodeKey:
         """The key of this run."""
         return NodeKey(self.execution_id, self.node_id, self.item)
-
-    @property
-    def job(self) -> NodeJob:
-        """The job of its last push."""
-        assert self.pushed_at is not None, f"{self.key} was never pushed"
-        return NodeJob(
-            self.execution_id, self.node_id, self.item, self.node_type, self.queue, self.priority, self.push,
-            self.pushed_at, self.recovery_attempts,
-        )  # fmt: skip
 
 
 class ResultRow(NamedTuple):
@@ -102,8 +101,8 @@ class ResultRow(NamedTuple):
     push: int = 0
     worker_id: str | None = None
     span: str | None = None
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
+    started_at: Time | None = None
+    ended_at: Time | None = None
 
 
 class Event(NamedTuple):

@@ -47,7 +47,7 @@ def begin(tx: Transaction, execution: ExecutionRow, *, outbox: bool = False) -> 
               for run in entries),
         ]
     )  # fmt: skip
-    return [] if outbox else [run.job for run in entries]
+    return [] if outbox else [tx.job(run) for run in entries]
 
 
 def _lock_order(request: StartRequest, place: int) -> tuple[str, bool, str, int]:
@@ -78,14 +78,14 @@ def _create(tx: Transaction, request: StartRequest, *, outbox: bool) -> StartAns
     tx.add_events([Event(request.execution_id, "execution.created", data=details)])
     if delayed:
         tx.insert_runs([_delayed_start(tx, request)])
-        return StartResult(request.execution_id, found.version, True, created_at=tx.now)
+        return StartResult(request.execution_id, found.version, True, created_at=tx.as_datetime(tx.now))
     execution = ExecutionRow(
         request.execution_id, request.workflow_id, found.version, status.value, 0, request.priority.value,
         None if request.parent is None else request.parent.execution_id, None, None, request.parent_fence,
         request.depth, request.deadline_seconds, tx.now, None, None,
     )  # fmt: skip
     jobs = _take_over(tx, execution, replay, outbox=outbox) if replay else begin(tx, execution, outbox=outbox)
-    return StartResult(request.execution_id, found.version, True, jobs, tx.now)
+    return StartResult(request.execution_id, found.version, True, jobs, tx.as_datetime(tx.now))
 
 
 def _refusal(tx: Transaction, request: StartRequest, found: VersionRow | None) -> SpanloomError | None:
@@ -110,7 +110,7 @@ def _repeated(tx: Transaction, request: StartRequest, used: UsedKey) -> StartAns
 def _delayed_start(tx: Transaction, request: StartRequest) -> RunRow:
     return RunRow(
         request.execution_id, START, 0, NodeStatus.WAITING.value, START, "", request.priority.value, taken=0,
-        wait_kind=WaitKind.TIMER.value, due_at=tx.now + timedelta(seconds=request.delay_seconds),
+        wait_kind=WaitKind.TIMER.value, due_at=tx.after(timedelta(seconds=request.delay_seconds)),
     )  # fmt: skip
 
 
@@ -118,14 +118,14 @@ def _end_of(tx: Transaction, execution: ExecutionRow, sinks: int) -> RunRow:
     seconds = execution.deadline_seconds
     return RunRow(
         execution.id, END, 0, NodeStatus.PENDING.value, END, "", execution.priority, pending=sinks, taken=0,
-        due_at=None if seconds is None else tx.now + timedelta(seconds=seconds),
+        due_at=None if seconds is None else tx.after(timedelta(seconds=seconds)),
     )  # fmt: skip
 
 
 def _entry(tx: Transaction, execution: ExecutionRow, edge: GraphEdge, *, outbox: bool) -> RunRow:
     return RunRow(
         execution.id, edge.target, 0, NodeStatus.QUEUED.value, edge.target_type, edge.target_queue, execution.priority,
-        due_at=tx.now if outbox else tx.now + SUSPECT_AFTER, push=0 if outbox else 1, pushed_epoch=tx.epoch,
+        due_at=tx.now if outbox else tx.after(SUSPECT_AFTER), push=0 if outbox else 1, pushed_epoch=tx.epoch,
         pushed_at=tx.now,
     )  # fmt: skip
 
@@ -169,4 +169,4 @@ def _take_over(tx: Transaction, execution: ExecutionRow, replay: Replay, *, outb
     tx.insert_runs([_end_of(tx, execution, graph.leading(END)[0].target_inputs)])
     ended = tx.results(execution.id, data=False)
     _, ready = recount_arrivals(tx, execution, leading - settled - {END}, ended, from_start=True, outbox=outbox)
-    return [] if outbox else [run.job for run in ready]
+    return [] if outbox else [tx.job(run) for run in ready]

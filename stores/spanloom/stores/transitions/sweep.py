@@ -29,13 +29,15 @@ class LostJobCheck(NamedTuple):
     heads: Mapping[str, datetime | None]  # of each list: when its head was pushed, None if it is empty
     after: timedelta
 
-    def is_lost(self, run: RunRow, now: datetime) -> bool:
+    def is_lost(self, tx: Transaction, run: RunRow) -> bool:
         """Return whether a run's list has been past it, or empty, for long enough."""
         key = queue_key(run.queue, run.priority)
         if key not in self.heads or run.pushed_at is None:
             return False
         head = self.heads[key]
-        return now - run.pushed_at >= self.after if head is None else head - run.pushed_at > self.after
+        if head is None:
+            return tx.elapsed(run.pushed_at, tx.now) >= self.after
+        return tx.elapsed(run.pushed_at, tx.as_time(head)) > self.after
 
     def pause(self, wanted: timedelta, longest: timedelta) -> timedelta:
         """Return the time until the next check of a run, within the limits."""
@@ -71,7 +73,7 @@ def unregister_worker(tx: Transaction, worker_id: str) -> list[NodeJob]:
         tx.add_events([Event(*key[:1], "node.released", run.node_id, run.item, run.attempt, worker_id, details)])
         new = requeue(tx, run, executions[key.execution_id].status, because="retired")
         if new.status == NodeStatus.QUEUED:
-            jobs.append(new.job)
+            jobs.append(tx.job(new))
     return jobs
 
 
@@ -147,10 +149,9 @@ class _Sweep:
 
     def _cause(self, run: RunRow, gone: set[str]) -> str | None:
         """Return the cause for which a run is moved. None: another transaction has moved it already."""
-        now = self._tx.now
         if run.status == NodeStatus.RUNNING:
             return "lost_worker" if run.worker_id in gone else None
-        due = run.due_at is not None and run.due_at <= now
+        due = run.due_at is not None and run.due_at <= self._tx.now
         if run.status == NodeStatus.WAITING:
             kind = WaitKind(run.wait_kind or WaitKind.TIMER)
             return kind.value if due and WAITS[kind].timed else None
@@ -162,13 +163,13 @@ class _Sweep:
             return "lost_redis"
         if not due:
             return None
-        return "lost_job" if self._check.is_lost(run, now) else "check"
+        return "lost_job" if self._check.is_lost(self._tx, run) else "check"
 
     def _move(self, run: RunRow, execution_status: str, cause: str) -> None:
         if cause == "check" and execution_status == ExecutionStatus.RUNNING:
             assert run.pushed_at is not None
-            pause = self._check.pause(self._tx.now - run.pushed_at, LONGEST_CHECK)
-            self._tx.update_runs([(run, run._replace(due_at=self._tx.now + pause))])
+            pause = self._check.pause(self._tx.elapsed(run.pushed_at, self._tx.now), LONGEST_CHECK)
+            self._tx.update_runs([(run, run._replace(due_at=self._tx.after(pause)))])
             return
         if cause != "check":
             self.moved[cause] += 1
@@ -178,10 +179,10 @@ class _Sweep:
         if new.status == NodeStatus.QUEUED:
             if cause == "lost_job":
                 pause = self._backoff(run)
-                deferred = new._replace(due_at=self._tx.now + pause)
+                deferred = new._replace(due_at=self._tx.after(pause))
                 self._tx.update_runs([(new, deferred)])
                 new = deferred
-            self.jobs.append(new.job)
+            self.jobs.append(self._tx.job(new))
 
     def _backoff(self, run: RunRow) -> timedelta:
         """Return the time until a run that was found lost is checked again, twice as long each time.
@@ -190,7 +191,7 @@ class _Sweep:
         """
         assert run.due_at is not None
         assert run.pushed_at is not None
-        trusted = run.due_at - run.pushed_at
+        trusted = self._tx.elapsed(run.pushed_at, run.due_at)
         return self._check.pause(min(2 * trusted, self._check.after * 2 ** min(run.push, 20)), LONGEST_BACKOFF)
 
     def _taken(self, keys: Sequence[NodeKey]) -> Sequence[NodeKey]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from spanloom.engine.store.requests import ExecutionHeader, LogLine, NodeKey, SpanLine, StartRequest
+from spanloom.engine.store.requests import ExecutionHeader, LogLine, NodeJob, NodeKey, SpanLine, StartRequest
 from spanloom.engine.store.states import (
     EXECUTION_TRANSITIONS,
     NODE_TRANSITIONS,
@@ -16,7 +16,7 @@ from spanloom.engine.store.states import (
     check_execution_transition,
     check_node_transition,
 )
-from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, ResultRow, RunRow
+from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, ResultRow, RunRow, Time
 
 __all__ = ["RunFilter", "StoredEvent", "Transaction", "UsedKey", "VersionRow", "always", "never"]
 
@@ -45,7 +45,7 @@ class StoredEvent(NamedTuple):
     kind: str
     worker_id: str | None
     data: str | None
-    at: datetime
+    at: Time
 
 
 class UsedKey(NamedTuple):
@@ -86,12 +86,28 @@ class Transaction(ABC):
 
     @property
     @abstractmethod
-    def now(self) -> datetime:
+    def now(self) -> Time:
         """The time at which the transaction began, on the store's clock, or the time that the caller gave."""
 
     @abstractmethod
-    def later(self) -> datetime:
+    def later(self) -> Time:
         """Return the current time, later than `now` after a wait for a lock. A time that the caller gave stays."""
+
+    @abstractmethod
+    def after(self, delay: timedelta) -> Time:
+        """Return the time so long after `now`."""
+
+    @abstractmethod
+    def elapsed(self, since: Time, until: Time) -> timedelta:
+        """Return the time between two times."""
+
+    @abstractmethod
+    def as_time(self, value: datetime) -> Time:
+        """Return a datetime of a caller in the store's form."""
+
+    @abstractmethod
+    def as_datetime(self, time: Time) -> datetime:
+        """Return a time of the store as a datetime in UTC."""
 
     # ---- definitions ----
 
@@ -238,6 +254,14 @@ class Transaction(ABC):
         self.delete_runs([run.key for run, _ in ends])
         self.insert_results([result for _, result in ends])
 
+    def job(self, run: RunRow) -> NodeJob:
+        """Return the job of a run's last push."""
+        assert run.pushed_at is not None, f"{run.key} was never pushed"
+        return NodeJob(
+            run.execution_id, run.node_id, run.item, run.node_type, run.queue, run.priority, run.push,
+            self.as_datetime(run.pushed_at), run.recovery_attempts,
+        )  # fmt: skip
+
     # ---- ended node runs, and items ----
 
     @abstractmethod
@@ -301,7 +325,7 @@ class Transaction(ABC):
     # ---- history and telemetry ----
 
     @abstractmethod
-    def add_events(self, events: Iterable[Event], *, at: datetime | None = None) -> None:
+    def add_events(self, events: Iterable[Event], *, at: Time | None = None) -> None:
         """Append events, in this order; at `now` if no time is given."""
 
     @abstractmethod
@@ -370,8 +394,8 @@ class Transaction(ABC):
 
     @abstractmethod
     def ended_roots(
-        self, ended_before: datetime, after: tuple[datetime, str] | None, limit: int
-    ) -> list[tuple[datetime, str, str]]:
+        self, ended_before: Time, after: tuple[Time, str] | None, limit: int
+    ) -> list[tuple[Time, str, str]]:
         """Return executions without a parent that ended before a time, as (ended_at, id, status), in this order."""
 
     @abstractmethod

@@ -76,7 +76,7 @@ def wake_parents(tx: Transaction, execution_ids: Sequence[str], *, wait: bool = 
         locked[run.key] = new
         woken.append(child_id)
         if new.status == NodeStatus.QUEUED:
-            jobs.append(new.job)
+            jobs.append(tx.job(new))
     return Woken(woken, jobs, len(gone))
 
 
@@ -102,5 +102,5 @@ def _deadline(tx: Transaction, execution: ExecutionRow, wanted: StartRequest) ->
     due_at = tx.runs([end])[end].due_at
     if due_at is None:
         return wanted.deadline_seconds
-    left = max((due_at - tx.now).total_seconds() - wanted.delay_seconds, LEAST_DEADLINE)
+    left = max(tx.elapsed(tx.now, due_at).total_seconds() - wanted.delay_seconds, LEAST_DEADLINE)
     return left if wanted.deadline_seconds is None else min(wanted.deadline_seconds, left)

@@ -139,7 +139,7 @@ def _wake(tx: Transaction, execution: ExecutionRow, run: RunRow, ended: RunRow, 
     elif execution.status == ExecutionStatus.RUNNING:
         new = ended._replace(
             status=NodeStatus.QUEUED.value, claim_reference=end.reference, push=run.push + 1, pushed_epoch=tx.epoch,
-            pushed_at=tx.now, due_at=tx.now + SUSPECT_AFTER,
+            pushed_at=tx.now, due_at=tx.after(SUSPECT_AFTER),
         )  # fmt: skip
         _note(tx, new, "node.queued", data=as_data({"push": new.push, "because": "items"}))
     else:
@@ -169,7 +169,7 @@ def open_items(
         elif goes_on:
             run = run._replace(
                 status=NodeStatus.QUEUED.value, claim_reference=opening.reference, push=opening.push + 1,
-                pushed_at=tx.now, due_at=tx.now + SUSPECT_AFTER,
+                pushed_at=tx.now, due_at=tx.after(SUSPECT_AFTER),
             )  # fmt: skip
             details = {"push": run.push} if because is None else {"push": run.push, "because": because}
             _note(tx, run, "node.queued", data=as_data(details))
@@ -190,7 +190,7 @@ def _follows(tx: Transaction, execution: ExecutionRow, reference: str, runs: Seq
     claimed = next((run for run in runs if run.status == NodeStatus.RUNNING), None)
     return Follows(
         reference,
-        [run.job for run in runs if run.status == NodeStatus.QUEUED],
+        [tx.job(run) for run in runs if run.status == NodeStatus.QUEUED],
         None if claimed is None else node_claim(tx, execution, claimed),
     )
 

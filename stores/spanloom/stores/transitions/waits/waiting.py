@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
 from spanloom.engine.errors import StoreRefused, UnknownWorkflow
 from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.transitions.arrivals import queued
-from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, as_data
+from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, Time, as_data
 from spanloom.stores.transitions.transaction import Transaction
 from spanloom.stores.transitions.waits.children import start_child
 from spanloom.stores.transitions.waits.mapped import fan_out
@@ -65,7 +65,7 @@ def _release(tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow
     new = queued(tx, kept)
     tx.update_runs([(run, new)])
     _note_ready(tx, new, {"push": new.push, "because": "released"})
-    return RecordResult(True, (new.job,)), new
+    return RecordResult(True, (tx.job(new),)), new
 
 
 def _wait_for_retry(
@@ -77,14 +77,14 @@ def _wait_for_retry(
     new = kept._replace(attempt=run.attempt + request.spends_attempt, wait_key=None)
     if execution.status not in (ExecutionStatus.RUNNING, ExecutionStatus.PAUSED):
         return RecordResult(True), _hold(tx, run, new._replace(wait_kind=None), None)
-    return RecordResult(True), _park(tx, run, new, WaitKind.RETRY, None, tx.now + _delay(request))
+    return RecordResult(True), _park(tx, run, new, WaitKind.RETRY, None, tx.after(_delay(request)))
 
 
 def _wait_for_time(
     tx: Transaction, execution: ExecutionRow, run: RunRow, kept: RunRow, request: RecordRequest, reference: str
 ) -> tuple[RecordResult, RunRow]:
     _note_wait(tx, run, WaitKind.TIMER, request.wait_key)
-    due_at = tx.now + _delay(request) if request.due_at is None else request.due_at
+    due_at = tx.after(_delay(request)) if request.due_at is None else tx.as_time(request.due_at)
     return RecordResult(True), _park(tx, run, kept, WaitKind.TIMER, request.wait_key, due_at)
 
 
@@ -148,12 +148,12 @@ def _delay(request: RecordRequest) -> timedelta:
     return timedelta(seconds=request.delay_seconds)
 
 
-def _waiting(kept: RunRow, kind: WaitKind, wait_key: str | None, due_at: datetime | None) -> RunRow:
+def _waiting(kept: RunRow, kind: WaitKind, wait_key: str | None, due_at: Time | None) -> RunRow:
     return kept._replace(status=NodeStatus.WAITING.value, wait_kind=kind.value, wait_key=wait_key, due_at=due_at)
 
 
 def _park(
-    tx: Transaction, run: RunRow, kept: RunRow, kind: WaitKind, wait_key: str | None, due_at: datetime | None
+    tx: Transaction, run: RunRow, kept: RunRow, kind: WaitKind, wait_key: str | None, due_at: Time | None
 ) -> RunRow:
     new = _waiting(kept, kind, wait_key, due_at)
     tx.update_runs([(run, new)])
