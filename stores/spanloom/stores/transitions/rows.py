@@ -12,6 +12,8 @@ from spanloom.stores.schema import FENCES_A_REVISION
 
 __all__ = ["Event", "ExecutionRow", "Graph", "GraphEdge", "ResultRow", "RunRow", "Time", "as_data", "claim_reference"]
 
+_COMPLETED, _FAILED = NodeStatus.COMPLETED.value, NodeStatus.FAILED.value  # plain text, compared for every edge
+
 
 class Time(Protocol):
     """A time in the form in which its store keeps it, so that rows need no conversion. `Transaction` calculates."""
@@ -133,13 +135,13 @@ class GraphEdge(NamedTuple):
         `named` are the targets that the source has chosen; None: the kind of the edge decides. The edge to `$end` is
         taken unless the source was skipped. This is the only place of the rule in stores.
         """
-        if status not in (NodeStatus.COMPLETED, NodeStatus.FAILED):
+        if status != _COMPLETED and status != _FAILED:
             return False
         if self.target == END:
             return True
         if named is not None:
             return self.target in named
-        return self.kind != ("failure" if status == NodeStatus.COMPLETED else "success")
+        return self.kind != ("failure" if status == _COMPLETED else "success")
 
 
 class Graph:
