@@ -12,7 +12,8 @@ from spanloom.engine.errors import LeaseLost
 from spanloom.engine.handlers.builtin import LONGEST_SECONDS
 from spanloom.engine.store.requests import Outcome
 from spanloom.engine.workflow.compiled import plan
-from spanloom.worker.node.outcomes import left, of_error, of_load_error, of_result, retry_delay
+from spanloom.worker.node.outcomes import left, of_error, of_load_error, of_result
+from spanloom.worker.node.retries import retry_delay
 
 PLAN = plan(Workflow(id="w", nodes=(Node(id="a", type="t"), Node(id="b", type="t", inputs=["a"]))))
 NODE = PLAN.nodes["a"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -22,9 +21,10 @@ from spanloom.engine.payload import decode, encode
 from spanloom.engine.store.requests import Claim, FanOut, Outcome, RecordRequest, StartRequest
 from spanloom.engine.store.states import WaitKind
 from spanloom.engine.workflow.compiled import CompiledWorkflow
-from spanloom.engine.workflow.definitions import Node, RetryPolicy
+from spanloom.engine.workflow.definitions import Node
 from spanloom.engine.workflow.routing import route_failure, route_success
 from spanloom.worker.error_text import full_name, message_of
+from spanloom.worker.node.retries import is_retried, retry_delay
 
 __all__ = [
     "AttemptResult",
@@ -34,7 +34,6 @@ __all__ = [
     "of_load_error",
     "of_refusal",
     "of_result",
-    "retry_delay",
 ]
 
 _MAX_MESSAGE = 4_000
@@ -129,7 +128,7 @@ def as_data(error: Mapping[str, Any], node_id: str) -> dict[str, Any]:
 
 def of_error(error: BaseException, node: Node, attempt: int) -> AttemptResult:
     """Classify what a handler raised: retried while its policy says so and attempts are left, else failed for good."""
-    permanent = isinstance(error, PermanentError) or not _retries(node.retry, error)
+    permanent = isinstance(error, PermanentError) or not is_retried(node.retry, error)
     described = _describe(error, permanent=permanent)
     if permanent or attempt >= node.retry.max_attempts:
         return AttemptResult(Outcome.FAILED, error=described)
@@ -151,21 +150,6 @@ def of_load_error(error: BaseException) -> AttemptResult:
 def of_refusal(error: BaseException) -> AttemptResult:
     """Fail a node whose outcome the store refused to keep: it would refuse it again."""
     return AttemptResult(Outcome.FAILED, error=_describe(error, permanent=True))
-
-
-def retry_delay(policy: RetryPolicy, attempt: int, fraction: float | None = None) -> float:
-    """Return the seconds before the retry after `attempt` (from 1); `fraction` in [0, 1) replaces the random one."""
-    growth = 2.0 ** min(attempt - 1, 64) if policy.backoff == "exponential" else 1.0
-    delay = min(policy.delay * growth, policy.max_delay, LONGEST_SECONDS)
-    shift = random.random() if fraction is None else fraction  # noqa: S311  no secret
-    return delay * (1 + policy.jitter * (2 * shift - 1))
-
-
-def _retries(policy: RetryPolicy, error: BaseException) -> bool:
-    names = {name for kind in type(error).__mro__ for name in (kind.__qualname__, full_name(kind))}
-    return not names.intersection(policy.no_retry_on) and (
-        not policy.retry_on or bool(names.intersection(policy.retry_on))
-    )
 
 
 def _describe(error: BaseException, *, permanent: bool) -> str:

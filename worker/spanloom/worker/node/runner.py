@@ -27,7 +27,7 @@ from spanloom.worker.node.outcomes import AttemptResult, left, of_error, of_load
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.queue.consumer import JobConsumer
-from spanloom.worker.queue.isolation import is_poison_candidate
+from spanloom.worker.queue.poison_jobs import is_poison_candidate
 from spanloom.worker.service import WorkerEvents, WorkerState
 from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.log_flusher import LogFlusher
