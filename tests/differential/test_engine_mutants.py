@@ -14,7 +14,7 @@ from differential.runner import Differs, Runner, runner
 from differential.workflows import cases
 from spanloom.engine.workflow.routing import RoutingDecision, route_failure
 from spanloom.stores.sqlite.memory import InMemoryExecutionStore
-from spanloom.stores.transitions import retry
+from spanloom.stores.transitions import retry_execution
 from spanloom.stores.transitions.arrivals import Arrival, Propagation
 from spanloom.stores.transitions.rows import Graph, GraphEdge
 from spanloom.worker.node import outcomes
@@ -65,7 +65,7 @@ def failure_edge_ignored(patch: pytest.MonkeyPatch) -> None:
 
 def double_count_on_retry(patch: pytest.MonkeyPatch) -> None:
     """What arrives again after a retry is counted twice."""
-    recount: Callable[..., Any] = retry.recount_arrivals
+    recount: Callable[..., Any] = retry_execution.recount_arrivals
 
     def counting(tx: Any, *given: Any, **options: Any) -> Any:
         graph_of = tx.graph
@@ -75,7 +75,7 @@ def double_count_on_retry(patch: pytest.MonkeyPatch) -> None:
         finally:
             del tx.graph
 
-    patch.setattr(retry, "recount_arrivals", counting)
+    patch.setattr(retry_execution, "recount_arrivals", counting)
 
 
 class _Doubled:

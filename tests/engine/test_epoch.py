@@ -9,8 +9,8 @@ import pytest
 from redis.exceptions import ResponseError
 
 from spanloom.engine.errors import ConfigurationError
-from spanloom.engine.queue.epoch import Epoch
 from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.queue.redis_epoch import Epoch
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.stores import InMemoryExecutionStore, open_store
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 
-from spanloom.engine.messages import did_you_mean, problem_sentences, quoted_list
+from spanloom.engine.wording import did_you_mean, problem_sentences, quoted_list
 
 
 class Cat(BaseModel):

@@ -29,7 +29,7 @@ from spanloom.testing.crash_points import FOLDER, CrashPoints, crashing_store, s
 from spanloom.worker import Worker, WorkerOptions, serve
 from spanloom.worker.node.caller import Caller
 from spanloom.worker.queue.consumer import JobConsumer
-from spanloom.worker.queue.registration import RqRegistration
+from spanloom.worker.queue.rq_registration import RqRegistration
 
 #: Everything is found soon; a worker that stops keeps its lease for the second that it waits after the grace.
 OPTIONS = WorkerOptions(lease_seconds=1.8, sweep_seconds=0.2, lost_job_after_seconds=0.5, grace_seconds=0.1)

@@ -9,7 +9,7 @@ from rq import Worker
 
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.worker.queue.consumer import JobConsumer
-from spanloom.worker.queue.registration import RqRegistration
+from spanloom.worker.queue.rq_registration import RqRegistration
 
 
 @pytest.fixture

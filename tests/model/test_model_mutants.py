@@ -17,7 +17,7 @@ from spanloom.engine.store.requests import NodeKey
 from spanloom.engine.store.states import NodeStatus
 from spanloom.stores.schema import FENCES_A_REVISION
 from spanloom.stores.sqlite.transaction import SqliteTransaction
-from spanloom.stores.transitions import port, retry, sweep
+from spanloom.stores.transitions import port, retry_execution, sweep
 from spanloom.stores.transitions.arrivals import Arrival, Propagation, requeue
 from spanloom.stores.transitions.rows import ExecutionRow, ResultRow, RunRow
 
@@ -47,12 +47,12 @@ def claim_without_a_lease(patch: pytest.MonkeyPatch) -> None:
 
 def retry_under_the_same_fence(patch: pytest.MonkeyPatch) -> None:
     """A run that a retry starts anew is claimed under the fence of its last claim again."""
-    start_anew: Callable[..., None] = retry._Retry._start_anew
+    start_anew: Callable[..., None] = retry_execution._Retry._start_anew
 
     def starting(self: Any, execution: ExecutionRow, result: ResultRow, *given: Any) -> None:
         start_anew(self, execution._replace(revision=0), result._replace(fence=result.fence - 1), *given)
 
-    patch.setattr(retry._Retry, "_start_anew", starting)
+    patch.setattr(retry_execution._Retry, "_start_anew", starting)
 
 
 def loss_that_is_not_counted(patch: pytest.MonkeyPatch) -> None:

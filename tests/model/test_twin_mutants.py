@@ -15,7 +15,7 @@ from model.twins import FUNCTIONS_AND_PYTHON, MEMORY_AND_POSTGRES, Disagreement,
 from spanloom.stores.sqlite.transaction import SqliteTransaction
 from spanloom.stores.transitions import arrivals, record, sweep
 from spanloom.stores.transitions.arrivals import Propagation
-from spanloom.stores.transitions.waits import waiting
+from spanloom.stores.transitions.waits import rules
 
 pytestmark = [pytest.mark.services, pytest.mark.torture]  # found after dozens of plays, of a second at most
 
@@ -51,18 +51,18 @@ def failure_behind_what_was_held(patch: pytest.MonkeyPatch) -> None:
 
 def hold_without_its_cause(patch: pytest.MonkeyPatch) -> None:
     """The event of a hold has no data."""
-    hold: Callable[..., Any] = waiting._hold
-    patch.setattr(waiting, "_hold", lambda tx, run, kept, told: hold(tx, run, kept, None))
+    hold: Callable[..., Any] = rules._hold
+    patch.setattr(rules, "_hold", lambda tx, run, kept, told: hold(tx, run, kept, None))
 
 
 def hold_that_is_a_push(patch: pytest.MonkeyPatch) -> None:
     """A hold raises the push number."""
-    hold: Callable[..., Any] = waiting._hold
+    hold: Callable[..., Any] = rules._hold
 
     def pushing(tx: Any, run: Any, kept: Any, told: Any) -> Any:
         return hold(tx, run, kept._replace(push=kept.push + 1), told)
 
-    patch.setattr(waiting, "_hold", pushing)
+    patch.setattr(rules, "_hold", pushing)
 
 
 def history_out_of_order(patch: pytest.MonkeyPatch) -> None:

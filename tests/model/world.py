@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from spanloom.engine import NodeRegistry, WorkflowEngine
-from spanloom.engine.queue.epoch import Epoch
+from spanloom.engine.queue.redis_epoch import Epoch
 from spanloom.engine.settings import Settings
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import NodeJob

@@ -10,8 +10,8 @@ from typing import Any
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
-from spanloom.stores.transitions.rows import Event, ResultRow, RunRow
-from spanloom.stores.transitions.transaction import RunFilter, Transaction, always
+from spanloom.stores.transitions.rows import Event, ResultRow, RunFilter, RunRow
+from spanloom.stores.transitions.transaction import Transaction, always
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
 from spanloom.testing.workflows import fan

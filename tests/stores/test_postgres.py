@@ -347,7 +347,7 @@ def test_a_wait_that_the_function_does_not_know_is_recorded_by_the_transitions(
     driver = StoreDriver(store)
     execution = driver.start("single")
     # given a function that knows no timer, and that nobody may call for one
-    monkeypatch.setattr(accelerated, "WAITS", frozenset())
+    monkeypatch.setattr(accelerated, "SUPPORTED_WAITS", frozenset())
     function = store._record
     monkeypatch.setattr(store, "_record", "select no_such_function(%s, %s, %s)")
     # when a run waits for one

@@ -12,7 +12,7 @@ from spanloom.stores.schema import execution_metadata, executions, idempotency_k
 from spanloom.stores.sql.deletion import delete_statements
 from spanloom.stores.sql.statements import EXECUTION_COLUMNS, RESULT_COLUMNS, RUN_COLUMNS
 from spanloom.stores.transitions.rows import ExecutionRow, ResultRow, RunRow
-from spanloom.stores.transitions.waits.waiting import WAITS
+from spanloom.stores.transitions.waits.rules import WAITS
 
 
 @pytest.mark.parametrize(("row", "table"), [(RunRow, node_runs), (ResultRow, node_results)])

@@ -11,8 +11,8 @@ from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.store.requests import NodeKey
 from spanloom.engine.store.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS, ExecutionStatus, NodeStatus
 from spanloom.stores import InMemoryExecutionStore
-from spanloom.stores.transitions.rows import ResultRow, RunRow
-from spanloom.stores.transitions.transaction import RunFilter, Transaction
+from spanloom.stores.transitions.rows import ResultRow, RunFilter, RunRow
+from spanloom.stores.transitions.transaction import Transaction
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import single
 

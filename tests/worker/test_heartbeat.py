@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from spanloom.engine.errors import QueueUnavailable
-from spanloom.worker.queue.heartbeat import Heartbeat
+from spanloom.worker.queue.rq_heartbeat import Heartbeat
 from spanloom.worker.service import Phase, WorkerState, running
 
 

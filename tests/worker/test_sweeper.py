@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from spanloom.engine.errors import QueueUnavailable
-from spanloom.engine.queue.epoch import Epoch
 from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.queue.redis_epoch import Epoch
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import NodeKey, Outcome, SweepResult
 from spanloom.engine.store.states import ExecutionStatus

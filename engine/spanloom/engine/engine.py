@@ -23,8 +23,8 @@ from spanloom.engine.operations.replay import FromNode, Replays, ReplayVersion
 from spanloom.engine.operations.start import ExecutionStarter
 from spanloom.engine.operations.start_options import Duration, start_options
 from spanloom.engine.plugins import load_threads
-from spanloom.engine.queue.epoch import Epoch
 from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.queue.redis_epoch import Epoch
 from spanloom.engine.settings import Settings
 from spanloom.engine.store.models import Execution, ExecutionFilter
 from spanloom.engine.store.opening import store_of

@@ -12,8 +12,8 @@ from datetime import datetime
 import structlog
 
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
-from spanloom.engine.queue.epoch import NO_EPOCH, Epoch
 from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.queue.redis_epoch import NO_EPOCH, Epoch
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import SweepResult
 from spanloom.engine.store.states import ExecutionStatus

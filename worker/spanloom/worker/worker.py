@@ -29,10 +29,10 @@ from spanloom.worker.node.runner import NodeRunner, NodeTelemetry, WorkerIdentit
 from spanloom.worker.node.timeouts import TimeLimit
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.queue.consumer import JobConsumer
-from spanloom.worker.queue.heartbeat import Heartbeat
-from spanloom.worker.queue.isolation import Isolation
 from spanloom.worker.queue.notifier import Notifier
-from spanloom.worker.queue.registration import RqRegistration
+from spanloom.worker.queue.poison_jobs import Isolation
+from spanloom.worker.queue.rq_heartbeat import Heartbeat
+from spanloom.worker.queue.rq_registration import RqRegistration
 from spanloom.worker.queue.unknown_types import UnknownTypeFilter
 from spanloom.worker.service import Phase, Service, WorkerEvents, WorkerState, running
 from spanloom.worker.slots import Slots

@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from spanloom.engine.errors import ConfigurationError, PayloadRejected, WorkflowInvalid
 from spanloom.engine.handlers.builtin import DELAY, WORKFLOW
 from spanloom.engine.handlers.registry import NodeRegistry
-from spanloom.engine.messages import did_you_mean, problem_sentences
+from spanloom.engine.wording import did_you_mean, problem_sentences
 from spanloom.engine.workflow.definitions import INITIAL, Input, MapOver, Node, On, RetryPolicy, Workflow
 
 __all__ = ["BuilderEdge", "NodeOptions", "NodeRef", "Source", "WorkflowBuilder", "registry_of"]

@@ -16,8 +16,8 @@ from pydantic.errors import PydanticUserError
 
 from spanloom.engine.errors import ConfigurationError, PermanentError
 from spanloom.engine.handlers.context import NodeContext
-from spanloom.engine.messages import did_you_mean, problem_sentences, quoted_list
 from spanloom.engine.payload import copied, decode, find_faults
+from spanloom.engine.wording import did_you_mean, problem_sentences, quoted_list
 from spanloom.engine.workflow.definitions import INITIAL, Node
 
 __all__ = ["Handler", "data_text"]

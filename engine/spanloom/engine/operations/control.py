@@ -13,7 +13,7 @@ from spanloom.engine.errors import InvalidTransition, UnknownExecution, UserErro
 from spanloom.engine.operations.bulk import BulkResult, control_each, find
 from spanloom.engine.operations.manual import manual_result
 from spanloom.engine.operations.start_options import Duration, as_seconds
-from spanloom.engine.queue.epoch import Epoch
+from spanloom.engine.queue.redis_epoch import Epoch
 from spanloom.engine.store.models import Execution, ExecutionFilter
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import ControlAction, ControlResult, NodeJob, NodeKey

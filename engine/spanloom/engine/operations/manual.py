@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from spanloom.engine.errors import ConfigurationError, UserError
-from spanloom.engine.messages import did_you_mean
 from spanloom.engine.payload import decode, encode
 from spanloom.engine.store.requests import NodeKey, Outcome, RecordRequest
 from spanloom.engine.store.states import NodeStatus
+from spanloom.engine.wording import did_you_mean
 from spanloom.engine.workflow.compiled import CompiledWorkflow
 from spanloom.engine.workflow.routing import route_failure, route_success
 

@@ -8,7 +8,6 @@ from graphlib import TopologicalSorter
 from typing import Any, Literal
 
 from spanloom.engine.errors import ConfigurationError, UnknownExecution, UnknownWorkflow, UserError
-from spanloom.engine.messages import did_you_mean, quoted_list
 from spanloom.engine.operations.bulk import ENDED, BulkResult, control_each, find, one_by_one
 from spanloom.engine.operations.start import ExecutionStarter
 from spanloom.engine.operations.start_options import start_options
@@ -16,6 +15,7 @@ from spanloom.engine.store.models import Execution, ExecutionFilter, NodeRun
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import Replay
 from spanloom.engine.store.states import NodeStatus
+from spanloom.engine.wording import did_you_mean, quoted_list
 from spanloom.engine.workflow.cache import DefinitionCache
 from spanloom.engine.workflow.compiled import CompiledWorkflow
 

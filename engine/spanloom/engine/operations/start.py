@@ -14,8 +14,8 @@ from spanloom.engine.logs import Logger
 from spanloom.engine.operations.control import Push
 from spanloom.engine.operations.start_options import start_options
 from spanloom.engine.payload import encode
-from spanloom.engine.queue.epoch import Epoch
 from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.queue.redis_epoch import Epoch
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import StartAnswer, StartRequest, StartResult
 from spanloom.engine.telemetry.instruments import count_started

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spanloom.engine.errors import WorkflowInvalid
-from spanloom.engine.messages import problem_sentences
 from spanloom.engine.payload import copied, decode
+from spanloom.engine.wording import problem_sentences
 
 __all__ = [
     "DEFINITION_FORMAT",

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from spanloom.engine.errors import ExpressionFailed
-from spanloom.engine.messages import did_you_mean
+from spanloom.engine.wording import did_you_mean
 
 __all__ = ["Expression"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from spanloom.engine.errors import ExpressionFailed, RoutingFailed
-from spanloom.engine.messages import quoted_list
+from spanloom.engine.wording import quoted_list
 from spanloom.engine.workflow.compiled import CompiledEdge, CompiledWorkflow
 
 __all__ = ["RoutingDecision", "route_failure", "route_success"]

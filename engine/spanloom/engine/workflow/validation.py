@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spanloom.engine.errors import WorkflowInvalid
-from spanloom.engine.messages import did_you_mean, quoted_list
 from spanloom.engine.payload import find_faults
+from spanloom.engine.wording import did_you_mean, quoted_list
 from spanloom.engine.workflow.compiled import expression_problems
 from spanloom.engine.workflow.definitions import INITIAL, NODE_ID, QUEUE_NAME, WORKFLOW_ID, Node, Workflow
 

@@ -30,7 +30,7 @@ from spanloom.engine.store.requests import (
     SweepResult,
 )
 from spanloom.engine.store.states import WaitKind
-from spanloom.stores.postgres import wire
+from spanloom.stores.postgres import function_json
 from spanloom.stores.postgres.connections import PostgresConnections
 from spanloom.stores.postgres.transaction import PostgresTransaction
 from spanloom.stores.sql.base import canonical_id
@@ -39,14 +39,14 @@ from spanloom.stores.transitions.port import Transitions
 from spanloom.stores.transitions.rows import Graph
 from spanloom.stores.transitions.start import create
 from spanloom.stores.transitions.transaction import Transaction
-from spanloom.stores.transitions.waits.waiting import check_wait
+from spanloom.stores.transitions.waits.rules import check_wait
 
 __all__ = ["AcceleratedTransitions"]
 
 GRAPHS_KEPT = 256  # versions whose edges a process caches
 
 #: The kinds of wait that the function which records knows; batches with any other are recorded by the transitions.
-WAITS = frozenset({WaitKind.TIMER, WaitKind.CHILD, WaitKind.ITEMS})
+SUPPORTED_WAITS = frozenset({WaitKind.TIMER, WaitKind.CHILD, WaitKind.ITEMS})
 
 Answer = TypeVar("Answer")
 
@@ -62,7 +62,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
         self._start = f"select {schema}.start_v1(%s::json, %s::bigint, %s::boolean, %s::timestamptz)"
         self._claim = f"select {schema}.claim_v1(%s::json, %s::text, %s::text, %s::timestamptz)"
         self._record = f"select {schema}.record_v1(%s::json, %s::bigint, %s::timestamptz)"
-        self._wake = f"select {schema}.wake_v1(%s::json, %s::bigint, %s::timestamptz)"
+        self._wake = f"select {schema}.wake_parents_v1(%s::json, %s::bigint, %s::timestamptz)"
         self._sweep = f"select {schema}.sweep_v1(%s::json, %s::bigint, %s::integer, %s::float8, %s::timestamptz)"
         self._renew = (
             f"update {schema}.workers w "  # noqa: S608  the namespace was checked
@@ -91,7 +91,9 @@ class AcceleratedTransitions(Transitions, SqlStore):
 
         def start(some: Sequence[StartRequest]) -> list[StartAnswer]:
             try:
-                return wire.started(some, self._call(self._start, wire.starts(some), epoch, False, now))
+                return function_json.started(
+                    some, self._call(self._start, function_json.starts(some), epoch, False, now)
+                )
             except PayloadRejected as refused:
                 if len(some) > 1:
                     raise
@@ -107,10 +109,10 @@ class AcceleratedTransitions(Transitions, SqlStore):
             return super().claim(keys, worker_id=worker_id, token=token, now=now)
 
         def call(some: Sequence[NodeKey]) -> list[ClaimAnswer]:
-            known = wire.keys(some)
+            known = function_json.keys(some)
             if known is None:
                 return [Refusal.GONE] * len(some)
-            return wire.claims(len(some), self._call(self._claim, known, worker_id, token, now))
+            return function_json.claims(len(some), self._call(self._claim, known, worker_id, token, now))
 
         return self._each(keys, call)
 
@@ -124,14 +126,14 @@ class AcceleratedTransitions(Transitions, SqlStore):
         def call(some: Sequence[RecordRequest]) -> list[RecordResult]:
             for request in some:
                 check_wait(request)
-            order = wire.in_key_order(some)
+            order = function_json.in_key_order(some)
             if not order:
                 return [RecordResult(recorded=False)] * len(some)
             try:
-                answer = self._call(self._record, wire.records(some, order), epoch, now)
+                answer = self._call(self._record, function_json.records(some, order), epoch, now)
             except StoreRefused as error:
                 raise (_key_conflict(some[0], error) or error) from error.__cause__
-            return wire.recorded(some, order, answer)
+            return function_json.recorded(some, order, answer)
 
         return self._each(records, call)
 
@@ -142,7 +144,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
         if not self._accelerated:
             return super().wake_parents(execution_ids, epoch=epoch, now=now)
         known = [execution_id for execution_id in execution_ids if canonical_id(execution_id) is not None]
-        return wire.owed(self._call(self._wake, json.dumps(known), epoch, now)) if known else []
+        return function_json.owed(self._call(self._wake, json.dumps(known), epoch, now)) if known else []
 
     def sweep(
         self,
@@ -159,7 +161,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
                 heads=heads, epoch=epoch, limit=limit, lost_job_after_seconds=lost_job_after_seconds, now=now
             )
         pushed = json.dumps({name: None if head is None else head.isoformat() for name, head in heads.items()})
-        return wire.swept(self._call(self._sweep, pushed, epoch, limit, lost_job_after_seconds, now))
+        return function_json.swept(self._call(self._sweep, pushed, epoch, limit, lost_job_after_seconds, now))
 
     def renew_lease(self, worker_id: str, *, lease_seconds: float, now: datetime | None = None) -> bool:
         """See WorkerLeases.renew_lease.
@@ -181,7 +183,9 @@ class AcceleratedTransitions(Transitions, SqlStore):
         """Create executions in a caller's transaction. No jobs are returned, as it has not committed yet."""
         if self._accelerated and not _replays(requests):
             call = partial(self._connections.call_within, connection)
-            return wire.started(requests, call(self._start, (wire.starts(requests), epoch, True, now)))
+            return function_json.started(
+                requests, call(self._start, (function_json.starts(requests), epoch, True, now))
+            )
         return self._connections.step_within(
             connection, lambda raw: self._step(raw, lambda tx: create(tx, requests, outbox=True), epoch, now, own=False)
         )
@@ -214,7 +218,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
             return self._connections.call(statement, (document, *parameters))
         except PayloadRejected:
             # Again without characters that Postgres' text can't hold, such as a NUL that a handler logged.
-            if document is None or (scrubbed := wire.scrubbed(document)) == document:
+            if document is None or (scrubbed := function_json.scrubbed(document)) == document:
                 raise
         return self._connections.call(statement, (scrubbed, *parameters))
 
@@ -227,7 +231,8 @@ def _replays(requests: Sequence[StartRequest]) -> bool:
 def _waits_otherwise(records: Sequence[RecordRequest]) -> bool:
     """Return whether a wait of a kind is among them that the function which records does not know."""
     return any(
-        record.outcome is Outcome.WAITING and (record.wait_kind or WaitKind.TIMER) not in WAITS for record in records
+        record.outcome is Outcome.WAITING and (record.wait_kind or WaitKind.TIMER) not in SUPPORTED_WAITS
+        for record in records
     )
 
 

@@ -283,7 +283,7 @@ def jobs(pushes: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob,
 
 
 def owed(answer: str) -> list[NodeJob]:
-    """Read the result of wake_v1."""
+    """Read the result of wake_parents_v1."""
     document = json.loads(answer)
     return list(jobs(document["jobs"], from_micros(document["at"])))
 

@@ -30,11 +30,11 @@ from spanloom.stores.schema import (
 )
 from spanloom.stores.sql.attempts import SqlAttempts
 from spanloom.stores.sql.base import canonical_id
+from spanloom.stores.sql.definitions import SqlVersions
 from spanloom.stores.sql.leases import SqlLeases
 from spanloom.stores.sql.paging import check_limit, page, sort_key
 from spanloom.stores.sql.span_exports import SqlExports
 from spanloom.stores.sql.telemetry import SqlTelemetry
-from spanloom.stores.sql.versions import SqlVersions
 
 __all__ = ["SqlStore"]
 

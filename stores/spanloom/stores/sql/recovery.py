@@ -11,8 +11,7 @@ from spanloom.engine.store.requests import NodeKey, StartRequest
 from spanloom.stores.sql.deletion import delete_statements
 from spanloom.stores.sql.rows import SqlRows
 from spanloom.stores.sql.statements import insert
-from spanloom.stores.transitions.rows import Time
-from spanloom.stores.transitions.transaction import UsedKey
+from spanloom.stores.transitions.rows import Time, UsedKey
 
 __all__ = ["SqlRecovery"]
 

@@ -8,8 +8,7 @@ from typing import Any
 from spanloom.engine.store.requests import NodeKey
 from spanloom.stores.sql.rows import KEY, SqlRows
 from spanloom.stores.sql.statements import RESULT, RESULT_COLUMNS, insert
-from spanloom.stores.transitions.rows import ResultRow
-from spanloom.stores.transitions.transaction import StoredEvent
+from spanloom.stores.transitions.rows import ResultRow, StoredEvent
 
 __all__ = ["SqlResults"]
 

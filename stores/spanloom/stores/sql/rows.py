@@ -8,8 +8,8 @@ from typing import Any
 
 from spanloom.engine.store.requests import NodeKey
 from spanloom.stores.sql.statements import RESULT, RUN
-from spanloom.stores.transitions.rows import ExecutionRow, ResultRow, RunRow
-from spanloom.stores.transitions.transaction import StoredEvent, Transaction
+from spanloom.stores.transitions.rows import ExecutionRow, ResultRow, RunRow, StoredEvent
+from spanloom.stores.transitions.transaction import Transaction
 
 __all__ = ["KEY", "Row", "SqlRows"]
 

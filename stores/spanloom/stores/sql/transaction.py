@@ -13,8 +13,7 @@ from spanloom.stores.sql.recovery import SqlRecovery
 from spanloom.stores.sql.results import SqlResults
 from spanloom.stores.sql.rows import KEY
 from spanloom.stores.sql.statements import EXECUTION, RUN, RUN_COLUMNS, insert, update_of
-from spanloom.stores.transitions.rows import ExecutionRow, Graph, GraphEdge, RunRow
-from spanloom.stores.transitions.transaction import RunFilter, VersionRow
+from spanloom.stores.transitions.rows import ExecutionRow, Graph, GraphEdge, RunFilter, RunRow, VersionRow
 
 __all__ = ["SqlTransaction"]
 

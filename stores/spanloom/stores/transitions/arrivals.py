@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from spanloom.engine.store.requests import END, PARENT, START, NodeKey
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
-from spanloom.stores.transitions.rows import Event, ExecutionRow, GraphEdge, ResultRow, RunRow, as_data
-from spanloom.stores.transitions.transaction import RunFilter, Transaction
+from spanloom.stores.transitions.rows import Event, ExecutionRow, GraphEdge, ResultRow, RunFilter, RunRow, as_data
+from spanloom.stores.transitions.transaction import Transaction
 
 __all__ = [
     "FIRST_PUSH",

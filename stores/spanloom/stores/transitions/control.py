@@ -23,8 +23,8 @@ from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind, 
 from spanloom.stores.sql.base import canonical_id, check_manual
 from spanloom.stores.transitions.arrivals import fail, notify_parent, queue_held
 from spanloom.stores.transitions.record import record_taken
-from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, RunRow, as_data
-from spanloom.stores.transitions.transaction import RunFilter, Transaction, always
+from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, RunFilter, RunRow, as_data
+from spanloom.stores.transitions.transaction import Transaction, always
 
 __all__ = [
     "Answer",

@@ -36,7 +36,7 @@ from spanloom.stores.transitions.control import (
 )
 from spanloom.stores.transitions.purge import purge
 from spanloom.stores.transitions.record import record
-from spanloom.stores.transitions.retry import retry
+from spanloom.stores.transitions.retry_execution import retry
 from spanloom.stores.transitions.start import create
 from spanloom.stores.transitions.sweep import LostJobCheck, sweep, unregister_worker
 from spanloom.stores.transitions.transaction import Transaction

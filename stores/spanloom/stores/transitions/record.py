@@ -11,11 +11,11 @@ from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.transitions.arrivals import Arrival, Propagation, Wish, complete, fail
 from spanloom.stores.transitions.claim import node_claim
-from spanloom.stores.transitions.repeated import answer_again
+from spanloom.stores.transitions.resent import answer_again
 from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, RunRow, as_data, claim_reference
 from spanloom.stores.transitions.transaction import Transaction
 from spanloom.stores.transitions.waits.mapped import ItemEnd, end_items
-from spanloom.stores.transitions.waits.waiting import check_wait, wait
+from spanloom.stores.transitions.waits.rules import check_wait, wait
 
 __all__ = ["record", "record_taken"]
 

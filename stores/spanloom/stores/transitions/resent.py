@@ -7,9 +7,9 @@ import json
 from spanloom.engine.store.requests import NodeClaim, NodeJob, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores.transitions.claim import node_claim
-from spanloom.stores.transitions.rows import ExecutionRow, RunRow, claim_reference
-from spanloom.stores.transitions.transaction import RunFilter, Transaction
-from spanloom.stores.transitions.waits.waiting import PARKED
+from spanloom.stores.transitions.rows import ExecutionRow, RunFilter, RunRow, claim_reference
+from spanloom.stores.transitions.transaction import Transaction
+from spanloom.stores.transitions.waits.rules import PARKED
 
 __all__ = ["answer_again"]
 

@@ -11,10 +11,10 @@ from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind, 
 from spanloom.stores.schema import FENCES_A_REVISION
 from spanloom.stores.transitions.arrivals import complete, queue_held, queued, recount_arrivals
 from spanloom.stores.transitions.control import Answer, ControlTarget, cancel_open, find_all
-from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, RunRow, as_data
-from spanloom.stores.transitions.transaction import RunFilter, Transaction, always
+from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, RunFilter, RunRow, as_data
+from spanloom.stores.transitions.transaction import Transaction, always
 from spanloom.stores.transitions.waits.mapped import Bounds, Opening, open_items, read_bounds
-from spanloom.stores.transitions.waits.waiting import WAITS
+from spanloom.stores.transitions.waits.rules import WAITS
 
 __all__ = ["retry"]
 

@@ -10,7 +10,21 @@ from spanloom.engine.store.requests import END, NodeKey
 from spanloom.engine.store.states import NodeStatus
 from spanloom.stores.schema import FENCES_A_REVISION
 
-__all__ = ["Event", "ExecutionRow", "Graph", "GraphEdge", "ResultRow", "RunRow", "Time", "as_data", "claim_reference"]
+__all__ = [
+    "Event",
+    "ExecutionRow",
+    "Graph",
+    "GraphEdge",
+    "ResultRow",
+    "RunFilter",
+    "RunRow",
+    "StoredEvent",
+    "Time",
+    "UsedKey",
+    "VersionRow",
+    "as_data",
+    "claim_reference",
+]
 
 _COMPLETED, _FAILED = NodeStatus.COMPLETED.value, NodeStatus.FAILED.value  # plain text, compared for every edge
 
@@ -117,6 +131,37 @@ class Event(NamedTuple):
     attempt: int | None = None
     worker_id: str | None = None
     data: str | None = None  # JSON text
+
+
+class RunFilter(NamedTuple):
+    """A condition on open runs: their executions, their status and their wait kind (None: any)."""
+
+    executions: Sequence[str]
+    statuses: Sequence[NodeStatus]
+    wait_kind: str | None = None
+
+
+class StoredEvent(NamedTuple):
+    """A stored event."""
+
+    kind: str
+    worker_id: str | None
+    data: str | None
+    at: Time
+
+
+class UsedKey(NamedTuple):
+    """The execution that an idempotency key has started."""
+
+    execution_id: str
+    input_hash: str
+
+
+class VersionRow(NamedTuple):
+    """The version that a start resolves a workflow to. `version` is None if there is no such version."""
+
+    active: bool
+    version: int | None
 
 
 class GraphEdge(NamedTuple):

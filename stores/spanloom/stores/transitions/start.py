@@ -16,8 +16,17 @@ from spanloom.engine.store.requests import END, START, NodeJob, NodeKey, Replay,
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.transitions.arrivals import FIRST_PUSH, SUSPECT_AFTER, recount_arrivals
-from spanloom.stores.transitions.rows import Event, ExecutionRow, GraphEdge, ResultRow, RunRow, as_data
-from spanloom.stores.transitions.transaction import Transaction, UsedKey, VersionRow
+from spanloom.stores.transitions.rows import (
+    Event,
+    ExecutionRow,
+    GraphEdge,
+    ResultRow,
+    RunRow,
+    UsedKey,
+    VersionRow,
+    as_data,
+)
+from spanloom.stores.transitions.transaction import Transaction
 
 __all__ = ["begin", "create"]
 

@@ -15,7 +15,7 @@ from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, as_dat
 from spanloom.stores.transitions.start import begin
 from spanloom.stores.transitions.transaction import Transaction, always
 from spanloom.stores.transitions.waits.children import wake_parents
-from spanloom.stores.transitions.waits.waiting import WAITS
+from spanloom.stores.transitions.waits.rules import WAITS
 
 __all__ = ["LostJobCheck", "sweep", "unregister_worker"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from spanloom.engine.store.requests import ExecutionHeader, LogLine, NodeJob, NodeKey, SpanLine, StartRequest
 from spanloom.engine.store.states import (
@@ -16,9 +16,20 @@ from spanloom.engine.store.states import (
     check_execution_transition,
     check_node_transition,
 )
-from spanloom.stores.transitions.rows import Event, ExecutionRow, Graph, ResultRow, RunRow, Time
+from spanloom.stores.transitions.rows import (
+    Event,
+    ExecutionRow,
+    Graph,
+    ResultRow,
+    RunFilter,
+    RunRow,
+    StoredEvent,
+    Time,
+    UsedKey,
+    VersionRow,
+)
 
-__all__ = ["RunFilter", "StoredEvent", "Transaction", "UsedKey", "VersionRow", "always", "never"]
+__all__ = ["Transaction", "always", "never"]
 
 
 # The tables of states.py as pairs of plain text, as they are read several times for each node run.
@@ -29,37 +40,6 @@ _RUN_CHANGES = {(old.value, new.value) for old, some in NODE_TRANSITIONS.items()
 def _check_run(run: RunRow, wanted: str) -> None:
     if (run.status, wanted) not in _RUN_CHANGES:
         check_node_transition(run.node_id, NodeStatus(run.status), NodeStatus(wanted))
-
-
-class RunFilter(NamedTuple):
-    """A condition on open runs: their executions, their status and their wait kind (None: any)."""
-
-    executions: Sequence[str]
-    statuses: Sequence[NodeStatus]
-    wait_kind: str | None = None
-
-
-class StoredEvent(NamedTuple):
-    """A stored event."""
-
-    kind: str
-    worker_id: str | None
-    data: str | None
-    at: Time
-
-
-class UsedKey(NamedTuple):
-    """The execution that an idempotency key has started."""
-
-    execution_id: str
-    input_hash: str
-
-
-class VersionRow(NamedTuple):
-    """The version that a start resolves a workflow to. `version` is None if there is no such version."""
-
-    active: bool
-    version: int | None
 
 
 def never(_: ExecutionRow) -> bool:

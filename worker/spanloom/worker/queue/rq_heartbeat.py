@@ -9,7 +9,7 @@ import structlog
 
 from spanloom.engine.errors import QueueUnavailable, StoreUnavailable
 from spanloom.worker.queue.consumer import JobConsumer
-from spanloom.worker.queue.registration import RqRegistration
+from spanloom.worker.queue.rq_registration import RqRegistration
 from spanloom.worker.service import JOIN_SECONDS, Phase, WorkerState
 
 __all__ = ["Heartbeat"]

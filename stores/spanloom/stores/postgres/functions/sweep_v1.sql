@@ -3,7 +3,7 @@
 -- `more` is true only if the limit was reached and this pass moved or deferred a row; locked rows do not count.
 
 create function {schema}.sweep_v1(
-    p_heads json, p_epoch bigint, p_limit integer, p_suspect_seconds double precision, p_now timestamptz
+    p_heads json, p_epoch bigint, p_limit integer, p_lost_job_after_seconds double precision, p_now timestamptz
 ) returns text
 language plpgsql
 set plan_cache_mode = force_generic_plan
@@ -14,7 +14,7 @@ set jit = off
 as $$
 declare
     v_now timestamptz := coalesce(p_now, statement_timestamp());
-    v_suspect interval := p_suspect_seconds * interval '1 second';
+    v_lost_job_after interval := p_lost_job_after_seconds * interval '1 second';
     v_seen integer := 0;
     v_touched integer := 0;
     v_number integer;
@@ -78,7 +78,7 @@ begin
         end if;
     end loop;
     if cardinality(v_begun) > 0 then
-        perform {schema}.begin_v1(v_begun, 1, p_epoch, v_now, v_now + v_suspect);
+        perform {schema}.begin_v1(v_begun, 1, p_epoch, v_now, v_now + v_lost_job_after);
         v_jobs := v_jobs || array(
             select json_build_array(execution_id, node_id, item, node_type, queue, priority, push)
             from {schema}.node_runs where execution_id = any(v_begun) and node_id <> '$end'
@@ -180,10 +180,10 @@ begin
                 when n.push = 0 and n.due_at <= v_now then 'start'
                 when n.pushed_epoch < p_epoch then 'lost_redis'
                 when n.due_at > v_now then null
-                when h.key is null then 'look'
-                when h.value is null and v_now - n.pushed_at >= v_suspect then 'lost_job'
-                when h.value::timestamptz - n.pushed_at > v_suspect then 'lost_job'
-                else 'look'
+                when h.key is null then 'check'
+                when h.value is null and v_now - n.pushed_at >= v_lost_job_after then 'lost_job'
+                when h.value::timestamptz - n.pushed_at > v_lost_job_after then 'lost_job'
+                else 'check'
             end as cause
         from unnest(v_keys) k
         join {schema}.node_runs n on n.execution_id = k.execution_id and n.node_id = k.node_id and n.item = k.item
@@ -194,22 +194,22 @@ begin
     ), moved as (
         update {schema}.node_runs n
         set status = case when j.live then 'queued' else 'held' end,
-            push = case when j.live and j.cause <> 'look' then n.push + 1 else n.push end,
-            pushed_epoch = case when j.live and j.cause <> 'look' then p_epoch else n.pushed_epoch end,
-            pushed_at = case when j.live and j.cause <> 'look' then v_now else n.pushed_at end,
+            push = case when j.live and j.cause <> 'check' then n.push + 1 else n.push end,
+            pushed_epoch = case when j.live and j.cause <> 'check' then p_epoch else n.pushed_epoch end,
+            pushed_at = case when j.live and j.cause <> 'check' then v_now else n.pushed_at end,
             -- The time to the next check doubles with each suspicion, so that a backlog is checked ever more rarely. After a
             -- loss it depends neither on the number of pushes alone, which have other causes too, nor on the time in a
             -- backlog. A backlog is checked once a minute at least, as it may still be lost.
             due_at = case when j.live then v_now + case j.cause
                 when 'lost_job' then least(interval '5 minutes', greatest(
-                    v_suspect, least(2 * (n.due_at - n.pushed_at), v_suspect * power(2, least(n.push, 20)))
+                    v_lost_job_after, least(2 * (n.due_at - n.pushed_at), v_lost_job_after * power(2, least(n.push, 20)))
                 ))
-                when 'look' then greatest(v_suspect, least(interval '1 minute', v_now - n.pushed_at))
+                when 'check' then greatest(v_lost_job_after, least(interval '1 minute', v_now - n.pushed_at))
                 else interval '2 seconds'
             end end,
             recovery_attempts = case j.cause when 'lost_worker' then n.recovery_attempts + 1 else n.recovery_attempts end,
             worker_id = case j.cause when 'lost_worker' then null else n.worker_id end,
-            claim_reference = case j.cause when 'look' then n.claim_reference end,
+            claim_reference = case j.cause when 'check' then n.claim_reference end,
             -- The wait kind of a retry is cleared; any other that woke a run stays until its next record.
             wait_kind = case when j.cause <> 'retry' then n.wait_kind end,
             wait_key = case when j.cause <> 'retry' then n.wait_key end
@@ -221,13 +221,13 @@ begin
         select execution_id, pg_current_xact_id()::text::bigint, 'node.' || status, node_id, item, attempt,
             '{' || case status when 'queued' then '"push":' || push || ',' else '' end || '"because":"' || cause || '"}', v_now
         from moved
-        where cause <> 'look' or status = 'held'
+        where cause <> 'check' or status = 'held'
         order by execution_id, node_id, item
     )
     select
         array_agg(json_build_array(execution_id, node_id, item, node_type, queue, priority, push, recovery_attempts))
-            filter (where status = 'queued' and cause <> 'look'),
-        array_agg(cause) filter (where cause <> 'look'),
+            filter (where status = 'queued' and cause <> 'check'),
+        array_agg(cause) filter (where cause <> 'check'),
         count(*)
     into v_new_jobs, v_new_causes, v_number
     from moved;

@@ -71,7 +71,7 @@ end
 $$;
 
 -- NodeTransitions.wake_parents. Returns {at, jobs}.
-create function {schema}.wake_v1(p_children json, p_epoch bigint, p_now timestamptz) returns text
+create function {schema}.wake_parents_v1(p_children json, p_epoch bigint, p_now timestamptz) returns text
 language plpgsql
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
