@@ -134,7 +134,6 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "events": lambda tx: [(one.kind, one.data) for one in tx.events(W1, ["node.waiting", "node.queued"])],
     "end_events": lambda tx: tx.end_events(ID),
     "add_telemetry": lambda tx: tx.add_telemetry(W1, [LogLine("info", "said", NOW)], [SPAN, replace(SPAN, name="two")]),
-    "register_pending_exports": lambda tx: [tx.register_pending_exports({(WORKER, ID): until}) for until in (5, 3)],
     "flush": lambda tx: tx.flush(),
     "used_key": lambda tx: tx.used_key("fan", "key"),
     "take_key": lambda tx: [

@@ -16,9 +16,10 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
 __all__ = [
+    "EXECUTIONS_CANCELLED",
+    "EXECUTIONS_ENDED",
     "EXECUTIONS_OPEN",
     "FENCES_A_REVISION",
-    "ROOTS_ENDED",
     "SCHEMA_VERSION",
     "from_micros",
     "metadata",
@@ -130,8 +131,11 @@ workflow_edges = _clustered(  # derived from the definition when it is saved, fo
 #: The condition of a query that uses the index of executions that may still change.
 EXECUTIONS_OPEN = sa.text("status not in ('completed', 'cancelled')")
 
-#: The condition of a query that uses the index of families that may be purged.
-ROOTS_ENDED = sa.text("parent_id is null and ended_at is not null")
+#: The condition of a query that uses the index of executions that have ended.
+EXECUTIONS_ENDED = sa.text("ended_at is not null")
+
+#: The condition of a query that uses the index of executions that were cancelled.
+EXECUTIONS_CANCELLED = sa.text("status = 'cancelled'")
 
 executions = _table(
     "executions",
@@ -170,8 +174,12 @@ executions = _table(
         sqlite_where=sa.text("parent_id is not null"), postgresql_where=sa.text("parent_id is not null"),
     ),
     sa.Index(
-        "executions_ended", "ended_at",
-        sqlite_where=ROOTS_ENDED, postgresql_where=ROOTS_ENDED,
+        "executions_ended", "ended_at", "parent_id",
+        sqlite_where=EXECUTIONS_ENDED, postgresql_where=EXECUTIONS_ENDED,
+    ),
+    sa.Index(
+        "executions_cancelled", "ended_at",
+        sqlite_where=EXECUTIONS_CANCELLED, postgresql_where=EXECUTIONS_CANCELLED,
     ),
 )  # fmt: skip
 
@@ -281,6 +289,10 @@ workers = _table(
     _column("started_at", Instant),
     _column("lease_until", Instant),
     _column("released_at", Instant, nullable=True),  # set by the sweep; a released lease can't be renewed
+    # null: it exports no spans, or has exported all; else those that it recorded before this time
+    _column("spans_confirmed_at", Instant, nullable=True),
+    _column("spans_exporter", sa.Text, nullable=True),  # the worker that has taken over the rest
+    _column("spans_cursor", sa.Text, nullable=True),  # how far that one has come
 )
 
 logs = _clustered(
@@ -314,16 +326,6 @@ spans = _clustered(
     _column("end_ns", sa.BigInteger, nullable=True),
     _column("attributes", sa.Text),
     _column("links", sa.Text),
-)
-
-span_exports = _clustered(  # spans, by worker and execution, that may be in the worker's memory only
-    "span_exports",
-    _column("worker_id", sa.Text, primary_key=True),
-    _column("execution_id", Id, primary_key=True),
-    _column("until_ns", sa.BigInteger),  # the worker's clock when it handed over the latest, in Unix nanoseconds
-    _column("exporter", sa.Text),  # the worker that exports them: this one, or one that took over from it
-    sa.Index("span_exports_exporter", "exporter"),
-    sa.Index("span_exports_execution", "execution_id"),
 )
 
 # The cursor is (xid, seq) on Postgres, where a lower seq may commit later, and seq on SQLite, which has one writer.

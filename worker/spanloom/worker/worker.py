@@ -175,7 +175,12 @@ class Worker:
             WorkerIdentity(self.options, self._lease),
             self._consumer,
             Caller(self.engine, self._event_loop, self._time_limit, self._claims, app_state, self.options),
-            Recorder(self.engine.store, lambda: self.engine.epoch.number, self.state),
+            Recorder(
+                self.engine.store,
+                lambda: self.engine.epoch.number,
+                self.state,
+                before=self._telemetry.span_exporter.begin,
+            ),
             self._telemetry,
             self.state,
             self._events,

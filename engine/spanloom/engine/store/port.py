@@ -23,29 +23,24 @@ from spanloom.engine.store.models import (
     Event,
     Execution,
     ExecutionFilter,
-    LogRecord,
     NodeRun,
     Page,
-    SpanRecord,
     StoreStats,
     WorkflowSummary,
     WorkflowVersion,
 )
 from spanloom.engine.store.requests import (
     EpochState,
-    LogLine,
     NodeJob,
     NodeKey,
-    NodeLines,
     PurgeResult,
-    SpanExport,
-    SpanLine,
     StartAnswer,
     StartRequest,
     SweepResult,
     WorkerLease,
 )
 from spanloom.engine.store.states import ExecutionStatus
+from spanloom.engine.store.telemetry import SpanExports, Telemetry
 from spanloom.engine.store.transitions import Control, NodeTransitions
 from spanloom.engine.workflow.definitions import Workflow
 
@@ -163,64 +158,6 @@ class ExecutionReads(ABC):
         """Count workflows, executions and open node runs."""
 
 
-class Telemetry(ABC):
-    """Logs and spans of an execution, but for those that a record brings with a node run's outcome."""
-
-    @abstractmethod
-    def add_log(self, execution_id: str, line: LogLine, *, node_id: str | None = None, item: int = 0) -> int:
-        """Append one line and return its id. Raises UnknownExecution."""
-
-    @abstractmethod
-    def add_logs(self, requests: Sequence[NodeLines]) -> list[int | None]:
-        """Append lines of running node runs, each in their order, and return the id of the last line of each request.
-
-        None: the fence is stale, and no line of that request is stored. Lines that are sent `again`, because the
-        answer was lost, are stored once and get the same answer, even if the fence is stale by then.
-        """
-
-    @abstractmethod
-    def get_logs(
-        self, execution_id: str, *, node_id: str | None = None, after: int = 0, limit: int = 1000
-    ) -> list[LogRecord]:
-        """Return lines with id > `after`, ascending by id."""
-
-    @abstractmethod
-    def add_span(self, execution_id: str, span: SpanLine) -> None:
-        """Store one span, in place of an earlier one with the same span_id. Raises UnknownExecution."""
-
-    @abstractmethod
-    def update_span(self, execution_id: str, span_id: str, *, end_ns: int, status: str) -> bool:
-        """End a stored span; False if it is not there."""
-
-    @abstractmethod
-    def get_trace(self, execution_id: str) -> list[SpanRecord]:
-        """Return its spans by (start_ns, span_id)."""
-
-
-class SpanExports(ABC):
-    """Spans that were recorded and are still in the memory of the worker that is to export them to a tracing backend.
-
-    A record with `exported_ns`, which only workers that export set, registers that its worker holds spans of that
-    execution.
-    """
-
-    @abstractmethod
-    def ack_exports(self, worker_id: str, until_ns: int) -> int:
-        """Delete this worker's entries whose `exported_ns` is at most `until_ns`, and return their number."""
-
-    @abstractmethod
-    def claim_exports(self, worker_id: str, *, limit: int = 100, now: datetime | None = None) -> list[SpanExport]:
-        """Make a worker the exporter of entries of workers without a live lease. Each entry goes to one worker.
-
-        Returns at most `limit` of them by (worker_id, execution_id). They belong to this worker until release_exports,
-        or until its own lease has ended.
-        """
-
-    @abstractmethod
-    def release_exports(self, worker_id: str, exports: Sequence[SpanExport]) -> None:
-        """Delete entries that this worker has claimed and exported."""
-
-
 class WorkerLeases(ABC):
     """The leases of worker processes, one row each. Claims name their worker, so one heartbeat renews them all."""
 
@@ -247,7 +184,7 @@ class WorkerLeases(ABC):
         """Close the lease, queue the worker's running node runs again, and return their jobs to push.
 
         Their `recovery_attempts` do not rise. In an execution that is not running a node run becomes held, and its push
-        number stays. The worker's row stays until a sweep an hour later.
+        number stays. The worker's row stays until a sweep an hour later, or a day while SpanExports are pending.
         Events: node.released, and node.queued or node.held, each `because` retired.
         """
 

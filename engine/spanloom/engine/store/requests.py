@@ -247,7 +247,6 @@ class RecordRequest:
     fan_out: FanOut | None = None  # of WAITING for items
     spends_attempt: bool = True
     span: str | None = None  # of its attempt, stored with the run for the claims of the next attempt and the successors
-    exported_ns: int | None = None  # when its spans went to an exporter that this worker holds, in Unix nanoseconds
     logs: Sequence[LogLine] = ()
     spans: Sequence[SpanLine] = ()
     successors: tuple[str, ...] = ()  # those this worker would run next, in order of preference
@@ -316,12 +315,13 @@ class WorkerLease:
     running: int = 0  # claims held
 
 
-class SpanExport(NamedTuple):
-    """The spans that a worker, now gone, had recorded in an execution up to `until_ns` and may not have exported."""
+@dataclass(frozen=True, slots=True)
+class PendingExports:
+    """Some of the executions in which a worker, now gone, recorded spans that it may not have exported."""
 
     worker_id: str
-    execution_id: str
-    until_ns: int
+    execution_ids: Sequence[str]
+    cursor: str | None = None  # for release_exports; None: these are the last
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,8 +149,7 @@ class NodeTransitions(ABC):
 
         `span` is stored with the run, whose next claim contains it (`NodeClaim.span`). When the run has ended it is
         stored with the result, and claims of its successors contain it in `parent_spans`. A retry of the execution
-        keeps it for the next claim. With `exported_ns` the execution is registered for SpanExports, whether the record
-        counts or not.
+        keeps it for the next claim.
 
         The end of an execution that has a parent inserts a `$parent` row that is due at once, until wake_parents or a
         sweep has passed the end on to the parent's run. A run of a cancelled execution is recorded as cancelled: the

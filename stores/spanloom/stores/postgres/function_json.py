@@ -179,8 +179,6 @@ def _record(number: int, record: RecordRequest) -> dict[str, Any]:
         document["taken"] = record.taken
     if record.span is not None:
         document["span"] = record.span
-    if record.exported_ns is not None:
-        document["exported_ns"] = record.exported_ns
     if record.handled:
         document["handled"] = True
     if record.outcome is Outcome.RETRY:

@@ -16,6 +16,7 @@ from spanloom.stores.transitions.rows import Time, UsedKey
 __all__ = ["SqlRecovery"]
 
 RELEASED_KEPT = timedelta(hours=1)  #: the time that a worker's row is kept after its lease
+UNEXPORTED_KEPT = timedelta(days=1)  #: the same, while another worker has yet to export its spans
 
 
 class SqlRecovery(SqlRows):
@@ -84,9 +85,10 @@ class SqlRecovery(SqlRows):
         )
         self._run(
             "DELETE FROM {s}workers WHERE id IN (SELECT w.id FROM {s}workers w WHERE w.released_at < :until "
+            "AND (w.spans_confirmed_at IS NULL OR w.released_at < :unexported_until) "
             "AND NOT EXISTS (SELECT 1 FROM {s}node_runs n WHERE n.worker_id = w.id AND n.status = 'running') "
             "FOR UPDATE SKIP LOCKED)",
-            [{"until": self.after(-RELEASED_KEPT)}],
+            [{"until": self.after(-RELEASED_KEPT), "unexported_until": self.after(-UNEXPORTED_KEPT)}],
         )
 
     def released_workers(self, worker_ids: Collection[str]) -> set[str]:

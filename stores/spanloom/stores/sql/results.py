@@ -1,4 +1,4 @@
-"""Operations of a write transaction on results, items, history and pending exports."""
+"""Operations of a write transaction on results, items and history."""
 
 from __future__ import annotations
 
@@ -13,16 +13,10 @@ from spanloom.stores.transitions.rows import ResultRow, StoredEvent
 __all__ = ["SqlResults"]
 
 _RESULT_WITHOUT_DATA = ", ".join("NULL" if name == "data" else name for name in RESULT_COLUMNS)
-_LATEST_EXPORT = """
-ON CONFLICT (worker_id, execution_id) DO UPDATE
-SET until_ns = CASE WHEN span_exports.until_ns > excluded.until_ns THEN span_exports.until_ns
-               ELSE excluded.until_ns END,
-    exporter = excluded.exporter
-"""
 
 
 class SqlResults(SqlRows):
-    """Operations on results, items, history and pending exports."""
+    """Operations on results, items and history."""
 
     # ---- ended node runs, and items ----
 
@@ -160,12 +154,3 @@ class SqlResults(SqlRows):
     def events(self, key: NodeKey, kinds: Sequence[str]) -> list[StoredEvent]:
         """See Transaction.events."""
         return self._stored_events(f"{KEY} AND kind = ANY(:kinds::text[])", {**key._asdict(), "kinds": list(kinds)})
-
-    def register_pending_exports(self, exports: Mapping[tuple[str, str], int]) -> None:
-        """See Transaction.register_pending_exports."""
-        rows = [
-            {"worker_id": worker_id, "execution_id": execution_id, "until_ns": until, "exporter": worker_id}
-            for (worker_id, execution_id), until in sorted(exports.items())
-        ]
-        if rows:
-            self._run(insert("span_exports", tuple(rows[0]), _LATEST_EXPORT), rows)

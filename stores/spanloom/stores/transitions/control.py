@@ -270,7 +270,7 @@ def end_node(tx: Transaction, request: RecordRequest) -> RecordResult:
     taken = run._replace(
         status=NodeStatus.RUNNING.value, fence=run.fence + 1, worker_id=None, claim_reference=None, due_at=None
     )
-    mine = replace(request, execution_id=execution_id, fence=taken.fence, worker_id="", successors=(), exported_ns=None)
+    mine = replace(request, execution_id=execution_id, fence=taken.fence, worker_id="", successors=())
     return record_taken(tx, locked[execution_id], taken, mine)
 
 

@@ -35,7 +35,6 @@ def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordRes
     for request in requests:
         check_wait(request)
     works = [Work(request) for request in requests]
-    exports: dict[tuple[str, str], int] = {}
     by_execution: dict[str, list[Work]] = {}
     for work in sorted(works, key=_KEY) if len(works) > 1 else works:
         by_execution.setdefault(work.request.execution_id, []).append(work)
@@ -47,14 +46,9 @@ def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordRes
     for execution_id, group in by_execution.items():
         if (execution := executions.get(execution_id)) is None:
             continue
-        for work in group:
-            if (until := work.request.exported_ns) is not None:
-                owner = (work.request.worker_id, execution_id)
-                exports[owner] = max(exports.get(owner, until), until)
         # The runs of one execution and their successors before those of the next: the lock order of all transactions.
         runs = tx.lock_runs([work.key for work in group])
         _Group(tx, execution, runs).record(group)
-    tx.register_pending_exports(exports)
     return [work.answer for work in works]
 
 

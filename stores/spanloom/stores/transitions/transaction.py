@@ -321,10 +321,6 @@ class Transaction(ABC):
         """Store log lines and spans of a node run."""
 
     @abstractmethod
-    def register_pending_exports(self, exports: Mapping[tuple[str, str], int]) -> None:
-        """Register spans in the memory of workers: by (worker, execution) their latest time, in Unix nanoseconds."""
-
-    @abstractmethod
     def flush(self) -> None:
         """Write the buffered rows."""
 

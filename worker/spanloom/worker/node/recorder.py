@@ -31,8 +31,17 @@ class _Entry:
 class Recorder:
     """Record for all slots of a worker. Who finds nobody committing commits for everyone who waits (group commit)."""
 
-    def __init__(self, store: ExecutionStore, epoch: Callable[[], int], state: WorkerState) -> None:
+    def __init__(
+        self,
+        store: ExecutionStore,
+        epoch: Callable[[], int],
+        state: WorkerState,
+        *,
+        before: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`before` is called before each call of the store. It may raise StoreUnavailable."""
         self._store = store
+        self._before = before
         self._epoch = epoch
         self._state = state
         self._waiting: deque[_Entry] = deque()
@@ -75,6 +84,7 @@ class Recorder:
         pause, longest = _PAUSES
         while True:
             try:
+                self._before()
                 return self._store.record(records, epoch=self._epoch())
             except StoreUnavailable as error:
                 if self._state.aborting:

@@ -140,23 +140,24 @@ class NodeRunner:
         ending = self._leave(loaded, claim, ending)
         seconds = time.monotonic() - began
         self._close(attempt, claim, ending, error)
-        try:
-            successors = self._successors(loaded, claim, ending) if more else ()
-            answer = self._record(claim, worker_id, ending, attempt, successors)
-            if answer.refused is not None:  # its child can't be started
-                ending = self._leave(loaded, claim, of_refusal(answer.refused))
-                self._close(attempt, claim, ending, answer.refused)
-                answer = self._record(claim, worker_id, ending, attempt, self._successors(loaded, claim, ending))
-        except StoreUnavailable:
-            raise
-        except Exception as refused:
-            _log.exception("result_not_recorded")
-            ending = self._leave(loaded, claim, of_refusal(refused))
-            # Without its lines: whatever the store can't keep, it can keep that this failed.
-            answer = self._record(claim, worker_id, ending, None, ())
-        if (measured := instruments()) is not None:
-            _count_run(measured, claim, ending, answer, error, seconds)
-        return self._continue(job, claim, ending, answer)
+        with self._telemetry.span_exporter.recording(attempt.own, worker_id):
+            try:
+                successors = self._successors(loaded, claim, ending) if more else ()
+                answer = self._record(claim, worker_id, ending, attempt, successors)
+                if answer.refused is not None:  # its child can't be started
+                    ending = self._leave(loaded, claim, of_refusal(answer.refused))
+                    self._close(attempt, claim, ending, answer.refused)
+                    answer = self._record(claim, worker_id, ending, attempt, self._successors(loaded, claim, ending))
+            except StoreUnavailable:
+                raise
+            except Exception as refused:
+                _log.exception("result_not_recorded")
+                ending = self._leave(loaded, claim, of_refusal(refused))
+                # Without its lines: whatever the store can't keep, it can keep that this failed.
+                answer = self._record(claim, worker_id, ending, None, ())
+            if (measured := instruments()) is not None:
+                _count_run(measured, claim, ending, answer, error, seconds)
+            return self._continue(job, claim, ending, answer)
 
     def _leave(self, loaded: Loaded | None, claim: Claim, ending: AttemptResult) -> AttemptResult:
         return ending if loaded is None else left(ending, loaded.plan, loaded.node, claim.node.item)
@@ -216,7 +217,6 @@ class NodeRunner:
                 claim,
                 worker_id,
                 span=attempt.reference,
-                exported_ns=self._telemetry.span_exporter.held(attempt.own, worker_id),
                 logs=attempt.log_buffer.unstored,
                 spans=attempt.spans,
                 successors=successors,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from functools import partial
 
 import structlog
 from opentelemetry import trace
@@ -15,7 +16,7 @@ from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.store.models import SpanRecord
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Claim, RecordResult, SpanExport, StartRequest
+from spanloom.engine.store.requests import Claim, PendingExports, RecordResult, StartRequest
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.engine.telemetry.spans import (
     EndedExecution,
@@ -31,17 +32,20 @@ from spanloom.worker.telemetry.node_span import NodeSpan
 __all__ = ["SpanExporter"]
 
 _log = structlog.get_logger("spanloom.worker")
-_SLACK_NS = 5_000_000_000  # a span that ended longer ago has reached the SDK, with what its record ended
 _FLUSH_SECONDS = 30.0
 _JOIN_SECONDS = 0.5
+_UNSENT = 500  # spans to hand to the SDK between two flushes: its queue drops those that it has no room for
 _LAST_FLUSH_SECONDS = 1.0  # a collector that is away must not keep a worker that stops
 
 
 class SpanExporter:
-    """Keeps note in the store of the spans in this process's memory, until the SDK has sent them.
+    """Keeps the store informed of how far the spans that this process recorded have been sent.
 
-    Every few seconds the SDK is made to send what it has, that is confirmed in the store, and what workers left there
+    Every few seconds the SDK is made to send all that it has, and that is confirmed in the store. The rest of workers
     that are gone is exported from the store. Nothing of it happens without an SDK.
+
+    No clock of this process is used. A span is handed to the SDK before its record is sent. The spans of all records
+    that are older than a time of the store are therefore sent by a flush that begins after that time was returned.
     """
 
     poll_seconds = 5.0
@@ -52,20 +56,29 @@ class SpanExporter:
         self._worker_id = worker_id
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="spanloom-exports", daemon=True)
-        self._holding: set[str] = set()  # the ids under which spans were recorded and not confirmed
-        self._lock = threading.Lock()
+        self._to_begin: set[str] = set()  # the ids under which spans are to be recorded for the first time
+        self._exporting: set[str] = set()  # those under which they were
+        self._latest: datetime | None = None  # the time that the store returned last
+        self._recording: _Times = {}
         self._flush = _Flush()
 
     # ---- while nodes run ----
 
-    def held(self, span: NodeSpan, worker_id: str) -> int | None:
-        """Return the time by now, which is recorded with a span that the SDK will export; None if it will not."""
+    def recording(self, span: NodeSpan, worker_id: str) -> AbstractContextManager[None]:
+        """Return a block for the record of `span` and for the spans of its consequences."""
         if not span.exported:
-            return None
-        if worker_id not in self._holding:
-            with self._lock:
-                self._holding.add(worker_id)
-        return time.time_ns()
+            return _NOT_EXPORTED
+        if worker_id not in self._exporting:
+            self._to_begin.add(worker_id)
+        return _Recording(self._recording, self._latest)
+
+    def begin(self) -> None:
+        """Note in the store that this worker exports, before its first record of a span. Raises StoreUnavailable."""
+        for worker_id in list(self._to_begin):
+            if (at := self._store.ack_exports(worker_id)) is not None:
+                self._exporting.add(worker_id)
+                self._latest = self._latest or at
+            self._to_begin.discard(worker_id)
 
     def execution_ended(self, claim: Claim, error: str | None, status: ExecutionStatus, ended_at: datetime) -> None:
         """Export the own span of an execution that a record has ended."""
@@ -115,8 +128,12 @@ class SpanExporter:
     def stop(self) -> None:
         """Send what is left, of a worker that has drained. What can't be sent in time is another worker's to export."""
         self._stopped.set()
+        worker_ids, self._exporting = self._exporting, set()
         try:
-            self._confirm(time.time_ns(), _LAST_FLUSH_SECONDS)
+            # A run that goes on after the grace may record still: then what it left is another worker's, too.
+            if worker_ids and self._flush(_LAST_FLUSH_SECONDS) and not self._recording and not self._exporting:
+                for worker_id in worker_ids:
+                    self._store.release_exports(worker_id, worker_id)
         except StoreUnavailable as error:
             _log.warning("exports_not_confirmed", error=str(error))
         self._thread.join(_JOIN_SECONDS)  # it may wait for the collector
@@ -134,32 +151,50 @@ class SpanExporter:
         """Make one pass. Raises StoreUnavailable."""
         if sdk() is None:
             return
-        self._confirm(time.time_ns() - _SLACK_NS, _FLUSH_SECONDS)
-        while taken := self._store.claim_exports(self._worker_id()):
-            for export in taken:
-                self._export(export)
-            if not self._flush(_FLUSH_SECONDS):
-                return  # they stay this worker's, and are confirmed or taken over with it
-            self._store.release_exports(self._worker_id(), taken)
+        self._confirm()
+        while (left := self._store.claim_exports(self._worker_id())) is not None:
+            if not self._export(left):
+                return  # the next pass exports them again
+            self._store.release_exports(self._worker_id(), left.worker_id, left.cursor)
 
-    def _confirm(self, until_ns: int, seconds: float) -> None:
-        with self._lock:
-            holding = list(self._holding)
-        if holding and self._flush(seconds):
-            for worker_id in holding:
-                self._store.ack_exports(worker_id, until_ns)
+    def _confirm(self) -> None:
+        """Have all spans sent, and note in the store up to which time they are."""
+        worker_ids = list(self._exporting)
+        times = [self._latest, *list(self._recording.values())]
+        if not worker_ids or not self._flush(_FLUSH_SECONDS) or None in times:
+            return
+        until = min(time for time in times if time is not None)
+        for worker_id in worker_ids:
+            at = self._store.ack_exports(worker_id, until)
+            if at is None:
+                self._exporting.discard(worker_id)  # of a lost lease, whose spans another worker has exported
+            else:
+                self._latest = at
 
-    def _export(self, left: SpanExport) -> None:
-        """Export what a worker had recorded of an execution, and the execution's own span if that has ended."""
-        execution = self._store.get_execution(left.execution_id)
+    def _export(self, left: PendingExports) -> bool:
+        """Export the spans that a worker has left in some executions, and return whether all were sent."""
+        unsent = 0
+        for execution_id in left.execution_ids:
+            for export in self._exports(execution_id, left.worker_id):
+                export()
+                unsent += 1
+                if unsent == _UNSENT:
+                    unsent = 0
+                    if not self._flush(_FLUSH_SECONDS):
+                        return False
+        return not unsent or self._flush(_FLUSH_SECONDS)
+
+    def _exports(self, execution_id: str, worker_id: str) -> Iterator[Callable[[], None]]:
+        """Yield the export of each span that a worker had recorded, and of the execution's own if that has ended."""
+        execution = self._store.get_execution(execution_id)
         if execution is None:
             return
-        spans = _of_worker(self._store.get_trace(left.execution_id), left.worker_id.rpartition(":")[0])
+        spans = _of_worker(self._store.get_trace(execution_id), worker_id.rpartition(":")[0])
+        _log.info("spans_taken_over", execution_id=execution_id, worker_id=worker_id, spans=len(spans))
         for span in spans:
-            export_span(span, execution)
+            yield partial(export_span, span, execution)
         if (ended := EndedExecution.of(execution)) is not None:
-            export_execution(ended)
-        _log.info("spans_taken_over", execution_id=left.execution_id, worker_id=left.worker_id, spans=len(spans))
+            yield partial(export_execution, ended)
 
 
 def _of_worker(spans: Iterable[SpanRecord], name: str) -> list[SpanRecord]:
@@ -172,6 +207,27 @@ def _of_worker(spans: Iterable[SpanRecord], name: str) -> list[SpanRecord]:
         if own or (span.kind != "consumer" and span.parent_span_id in found):
             found[span.span_id] = span
     return list(found.values())
+
+
+#: By thread: the latest time of the store before its record was sent. None: the store had not returned any.
+_Times = dict[int, datetime | None]
+_NOT_EXPORTED = nullcontext()
+
+
+class _Recording:
+    """A record that is on its way, and the end or the start of an execution that may follow from it."""
+
+    __slots__ = ("_since", "_times")
+
+    def __init__(self, times: _Times, since: datetime | None) -> None:
+        self._times = times
+        self._since = since
+
+    def __enter__(self) -> None:
+        self._times[threading.get_ident()] = self._since
+
+    def __exit__(self, *_: object) -> None:
+        del self._times[threading.get_ident()]
 
 
 class _Flush:

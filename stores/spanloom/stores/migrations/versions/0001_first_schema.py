@@ -142,7 +142,8 @@ def _create_executions() -> None:
     still_open = "status not in ('completed', 'cancelled')"
     _index("executions_open", "executions", "status", "created_at", "id", where=still_open)
     _index("executions_parent", "executions", "parent_id", "created_at", "id", where="parent_id is not null")
-    _index("executions_ended", "executions", "ended_at", where="parent_id is null and ended_at is not null")
+    _index("executions_ended", "executions", "ended_at", "parent_id", where="ended_at is not null")
+    _index("executions_cancelled", "executions", "ended_at", where="status = 'cancelled'")
     _table(
         "execution_metadata", ("key", "value", "execution_id"),
         _column("key", sa.Text()),
@@ -236,6 +237,9 @@ def _create_node_runs() -> None:
         _column("started_at", INSTANT),
         _column("lease_until", INSTANT),
         _optional("released_at", INSTANT),
+        _optional("spans_confirmed_at", INSTANT),
+        _optional("spans_exporter", sa.Text()),
+        _optional("spans_cursor", sa.Text()),
     )  # fmt: skip
 
 
@@ -273,16 +277,6 @@ def _create_history() -> None:
         _column("links", sa.Text()),
         clustered=True,
     )  # fmt: skip
-    _table(
-        "span_exports", ("worker_id", "execution_id"),
-        _column("worker_id", sa.Text()),
-        _column("execution_id", ID),
-        _column("until_ns", sa.BigInteger()),
-        _column("exporter", sa.Text()),
-        clustered=True,
-    )  # fmt: skip
-    _index("span_exports_exporter", "span_exports", "exporter")
-    _index("span_exports_execution", "span_exports", "execution_id")
     _table(
         "events", ("execution_id", "seq"),
         _column("execution_id", ID),

@@ -26,7 +26,6 @@ create type {schema}.record_batch_v1 as (
     wait_kind text,
     wait_key text,
     span text,
-    exported_ns bigint,  -- when its spans were handed to an exporter, if they were
     spends_attempt boolean,
     successors text[],
     logs json,
@@ -113,26 +112,6 @@ create function {schema}.ended_v1(p_status text, p_at timestamptz) returns text
 language sql immutable
 as $$
     select '["' || p_status || '",' || (extract(epoch from p_at) * 1000000)::bigint || ']'
-$$;
-
--- Register that spans of these records are in their workers' memory, until those confirm the export.
-create function {schema}.register_pending_export_v1(p_works {schema}.record_batch_v1[]) returns integer
-language plpgsql
-as $$
-declare
-    v_owed integer;
-begin
-    insert into {schema}.span_exports as o (worker_id, execution_id, until_ns, exporter)
-    select w.worker_id, w.execution_id, max(w.exported_ns), w.worker_id
-    from unnest(p_works) w
-    where w.exported_ns is not null and w.workflow_id is not null
-    group by w.worker_id, w.execution_id
-    order by w.worker_id, w.execution_id
-    on conflict (worker_id, execution_id) do update
-        set until_ns = greatest(o.until_ns, excluded.until_ns), exporter = excluded.exporter;
-    get diagnostics v_owed = row_count;
-    return v_owed;
-end
 $$;
 
 -- A job that was returned before, with the time of its push in Unix microseconds.

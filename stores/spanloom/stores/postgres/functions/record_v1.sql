@@ -26,7 +26,6 @@ declare
     v_jobs text[] := '{}';
     v_events {schema}.event_v1[] := '{}';
     v_exclusive boolean;
-    v_exported boolean;
     -- of the current execution
     v_first integer;
     v_vias text[];  -- the claim reference of each work, for the rows that it makes ready
@@ -64,15 +63,15 @@ begin
     -- Edges never change once they are saved: the consequences of each outcome are computed before any lock.
     select array_agg(row (
         q.number, q.execution_id, q.node_id, q.item, q.fence, q.worker_id, q.outcome, q.data, q.error, q.brief, q.taken,
-        q.delay_seconds, q.due_at, q.wait_kind, q.wait_key, q.span, q.exported_ns, q.spends_attempt, q.successors, q.logs, q.spans, q.child,
+        q.delay_seconds, q.due_at, q.wait_kind, q.wait_key, q.span, q.spends_attempt, q.successors, q.logs, q.spans, q.child,
         q.fan_out, x.workflow_id, x.version, e.arrivals, e.sinks, q.handled or e.handled,
         q.item = 0 and (q.outcome in ('failed', 'skipped') or e.sinks > 0 or e.skips)
-    )::{schema}.record_batch_v1 order by q.number), bool_or(q.exported_ns is not null)
-    into v_works, v_exported
+    )::{schema}.record_batch_v1 order by q.number)
+    into v_works
     from json_to_recordset(p_records) as q (
         number integer, execution_id uuid, node_id text collate "C", item integer, fence bigint, worker_id text,
         outcome text, data text, error text, brief text, taken text[], handled boolean,
-        delay_seconds double precision, due_at timestamptz, wait_kind text, wait_key text, span text, exported_ns bigint, spends_attempt boolean,
+        delay_seconds double precision, due_at timestamptz, wait_kind text, wait_key text, span text, spends_attempt boolean,
         successors text[], logs json, spans json, child json, fan_out json
     )
     left join {schema}.executions x on x.id = q.execution_id
@@ -423,9 +422,6 @@ begin
     end loop;
 
     v_lines := {schema}.append_events_v1(v_events, {schema}.transaction_time_v1(v_now));
-    if v_exported then
-        v_lines := {schema}.register_pending_export_v1(v_works);
-    end if;
     return '{"at":' || (extract(epoch from v_now) * 1000000)::bigint || ',"answers":['
         || array_to_string(v_answers, ',') || ']}';
 end

@@ -39,6 +39,7 @@ begin
     where id in (
         select w.id from {schema}.workers w
         where w.released_at < v_now - interval '1 hour'
+            and (w.spans_confirmed_at is null or w.released_at < v_now - interval '1 day')
             and not exists (select from {schema}.node_runs n where n.worker_id = w.id and n.status = 'running')
         for update skip locked
     );
