@@ -117,7 +117,7 @@ def _recorded(gone: sa.Row[Any], execution_id: sa.ColumnElement[str]) -> sa.Colu
     )  # fmt: skip
 
 
-def _open(gone: sa.Row[Any], limit: int) -> sa.Select[Any]:
+def _open(gone: sa.Row[Any], limit: int) -> sa.Select[Any, bool]:
     """Select executions that may still change, also failed ones, by their rows for `$end`: their order is fixed."""
     columns = node_runs.c
     after = gone.spans_cursor or _FIRST_ID
@@ -131,7 +131,7 @@ def _open(gone: sa.Row[Any], limit: int) -> sa.Select[Any]:
     return sa.select(page.c.id, _recorded(gone, page.c.id).label("recorded")).order_by(page.c.id)
 
 
-def _ended(gone: sa.Row[Any], limit: int) -> sa.Select[Any]:
+def _ended(gone: sa.Row[Any], limit: int) -> sa.Select[Any, Any, bool]:
     """Select executions that have ended since the worker last confirmed, and earlier ones that were cancelled.
 
     The outcome of a cancelled run is recorded whenever its handler ends, and leaves no event.
