@@ -131,18 +131,18 @@ class SqliteConnections:
         with self._turn:
             raw = self._open_writer()
             level = self._depth
-            if level and not raw.in_transaction:
-                raise StoreUnavailable(f"SQLite store {self._path}: an earlier error has ended this transaction")
-            try:
-                if level:
-                    raw.execute(f"SAVEPOINT level_{level}")
-                else:
-                    _begin(raw)
-            except sqlite3.Error as error:
-                raise self.translation(error) from error
+            if level:
+                if not raw.in_transaction:
+                    raise StoreUnavailable(f"SQLite store {self._path}: an earlier error has ended this transaction")
+                raw.execute(f"SAVEPOINT level_{level}")
             self._depth = level + 1
-            self._writing_thread = threading.get_ident()
             try:
+                if not level:
+                    try:
+                        _begin(raw)
+                    except sqlite3.Error as error:
+                        raise self.translation(error) from error
+                    self._writing_thread = threading.get_ident()
                 yield
                 try:
                     raw.execute(f"RELEASE level_{level}" if level else "COMMIT")
