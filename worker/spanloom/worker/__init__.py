@@ -1,4 +1,4 @@
-"""Workers: claim node runs, run their handlers, record what came of it, and sweep up whatever is due or lost."""
+"""Workers: claim node runs, run their handlers, record the outcomes, and sweep up everything that is due or lost."""
 
 from spanloom.worker.local import start_workers, worker_options
 from spanloom.worker.options import WorkerOptions

@@ -1,4 +1,4 @@
-"""Exceptions as text: their type, message and traceback, bounded, whatever their own methods raise."""
+"""Exceptions as text: their type, message and traceback, bounded, even if their own methods raise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_TRACEBACK = 8_000
 
 
 def message_of(error: BaseException) -> str:
-    """Return what an exception says; one whose own `__str__` fails must not take its node with it."""
+    """Return the message of an exception; a placeholder if its own `__str__` fails, which must not fail its node."""
     try:
         return str(error)
     except BaseException as failed:  # it may raise SystemExit as well, which would end the slot
@@ -22,21 +22,21 @@ def message_of(error: BaseException) -> str:
 
 
 def type_of(error: BaseException) -> str:
-    """Return what an error record, and a span's `error.type`, call the class of an exception."""
+    """Return the name of an exception's class, as error records and a span's `error.type` have it."""
     return full_name(type(error))
 
 
 def full_name(kind: type) -> str:
-    """Return the name of a class, with its module unless that is Python's or ours."""
+    """Return the name of a class, with its module unless that is `builtins` or Spanloom's own."""
     plain = kind.__module__ in ("builtins", SpanloomError.__module__)
     return kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def text_of(value: Any) -> str:
-    """Return a value as text, also one whose own `__str__` fails."""
+    """Return a value as text; a placeholder if its own `__str__` fails."""
     try:
         return str(value)
-    except NodeTimeout:  # a time limit's, which came just then
+    except NodeTimeout:  # raised by a time limit at this moment
         raise
     except Exception as failed:
         return f"(it can't be read: {type(failed).__name__})"
@@ -45,7 +45,7 @@ def text_of(value: Any) -> str:
 def exception_text(
     raised: bool | BaseException | tuple[type[BaseException] | None, BaseException | None, TracebackType | None],
 ) -> str:
-    """Return the traceback that an `exc_info` stands for."""
+    """Return the traceback of an `exc_info` argument: True, an exception or a triple."""
     if isinstance(raised, BaseException):
         return traceback_of(raised)
     if isinstance(raised, tuple):
@@ -54,7 +54,7 @@ def exception_text(
 
 
 def traceback_of(error: BaseException, *, limit: int = 50) -> str:
-    """Return an exception's traceback, bounded at its older end."""
+    """Return an exception's traceback, cut at its older end."""
     try:
         return "".join(traceback.format_exception(error, limit=-limit))[-_MAX_TRACEBACK:]
     except NodeTimeout:

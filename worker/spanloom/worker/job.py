@@ -8,9 +8,10 @@ __all__ = ["run_node_job"]
 
 
 def run_node_job(message: dict[str, Any]) -> None:
-    """Refuse to run a node outside a worker that claims it first; a stock RQ worker that calls this loses nothing.
+    """Refuse to run: only a Spanloom worker, which claims the node run first, may run it.
 
-    The node run stays queued in the store, and the sweep of a Spanloom worker pushes it again.
+    A stock RQ worker that calls this loses nothing: the node run stays queued in the store, and the sweep of a
+    Spanloom worker pushes it again.
     """
     raise RuntimeError(
         f"node {message.get('node')!r} of execution {message.get('execution')} needs `spanloom worker module:engine`, "

@@ -1,4 +1,4 @@
-"""The lease: one row per worker that its own thread renews; every claim of the worker hangs on it."""
+"""The lease: one row per worker, renewed by a thread of its own; every claim of the worker depends on it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Lease:
         *,
         give_back: Callable[[str], object] = lambda worker_id: None,
     ) -> None:
-        """`give_back` is called at the end with the worker id, once that is no longer renewed."""
+        """Call `give_back` at the end with the worker id, once it is no longer renewed."""
         self._store = store
         self.name = name
         self._queues = queues
@@ -47,7 +47,7 @@ class Lease:
 
     @property
     def renew_seconds(self) -> float:
-        """How long to wait between renewals: three a lease."""
+        """Seconds between renewals: a third of the lease."""
         return self._seconds / 3
 
     def open(self) -> None:
@@ -56,20 +56,20 @@ class Lease:
             self._register()
 
     def start(self) -> None:
-        """Register, and renew that from now on. Raises StoreUnavailable."""
+        """Register, and renew the lease from now on. Raises StoreUnavailable."""
         self.open()
         self._renewal.start()
 
     def stop(self) -> None:
-        """Renew it no more, and give it back with all claims that it holds."""
+        """Stop renewing the lease, and give it back with all its claims."""
         self._renewal.stop()
         self._give_back(self.worker_id)
 
     def renew(self) -> bool:
-        """Renew once; after a lapse open a new lease. A store that does not answer is logged, and False returned."""
+        """Renew once; open a new lease after a lapse. Logs and returns False if the store does not answer."""
         worker_id = self.worker_id
         try:
-            # One that was given up is not kept alive, though the store could not be told yet: its claims must lapse.
+            # A lease that was given up is never renewed, even if its successor is not registered yet: it must lapse.
             if self.is_lost(worker_id) or not self._store.renew_lease(worker_id, lease_seconds=self._seconds):
                 self.replace(worker_id)
         except StoreUnavailable as error:
@@ -78,8 +78,8 @@ class Lease:
         return True
 
     def replace(self, lapsed: str) -> None:
-        """Give up a lapsed worker id, and with it its claims, and register anew, once. Raises StoreUnavailable."""
-        with self._lock:  # also while it registers: who comes second finds the new id, and claims under no other
+        """Give up a lapsed worker id with its claims, and register under a new id, once. Raises StoreUnavailable."""
+        with self._lock:  # held while registering: a second caller finds the new id, and claims under no other
             if self.worker_id != lapsed:
                 return
             self._lost.add(lapsed)
@@ -89,7 +89,7 @@ class Lease:
             self._register()
 
     def is_lost(self, worker_id: str) -> bool:
-        """Whether claims made under this worker id are known to be someone else's now."""
+        """Whether this worker id was given up: its claims may belong to other workers now."""
         return worker_id in self._lost
 
     def lost_check(self, worker_id: str) -> Callable[[], bool]:
@@ -102,7 +102,7 @@ class Lease:
             renewed = self.renew()
         except Exception:
             _log.exception("lease_not_renewed", worker=self.name)  # the next renewal must still come
-        # A store that was away for nearly a lease leaves no time for the regular turn.
+        # After an outage of nearly a lease there is no time for the regular pause.
         return self.renew_seconds if renewed else min(self.renew_seconds, _AGAIN_SECONDS)
 
     def _register(self) -> None:

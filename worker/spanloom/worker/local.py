@@ -18,7 +18,7 @@ __all__ = ["start_workers", "worker_options"]
 
 
 def worker_options(**options: Any) -> WorkerOptions:
-    """Make WorkerOptions of keyword arguments. Raises ConfigurationError that names what is wrong."""
+    """Make WorkerOptions of keyword arguments. Raises ConfigurationError, which names the wrong ones."""
     try:
         return WorkerOptions(**options)
     except ValidationError as error:
@@ -30,8 +30,8 @@ def worker_options(**options: Any) -> WorkerOptions:
 def start_workers(engine: WorkflowEngine, workers: int = 1, **options: Any) -> Generator[list[Worker]]:
     """Run workers while the block lasts, then let them drain.
 
-    Options are WorkerOptions' fields. Raises what a worker raised that could not start or go on. A handler that does
-    not end in its grace keeps its thread; its node run is given back.
+    Options are WorkerOptions' fields. Raises the error of a worker that could not start or continue. A handler that
+    does not end within its grace keeps its thread; its node run is given back.
     """
     if workers < 1:
         raise ConfigurationError(f"start_workers takes the number of workers, 1 or more, not {workers}")
@@ -58,7 +58,7 @@ class _Running:
     """One worker and its thread."""
 
     def __init__(self, engine: WorkflowEngine, options: WorkerOptions) -> None:
-        self._settled = threading.Event()  # it is ready, or it ended before
+        self._settled = threading.Event()  # it is ready, or it ended before it was
         self.worker = Worker(engine, options, ready=self._settled.set)
         self.thread = threading.Thread(target=self._run, name=f"spanloom-worker-{self.worker.name}", daemon=True)
         self._error: BaseException | None = None

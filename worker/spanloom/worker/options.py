@@ -10,17 +10,17 @@ __all__ = ["WorkerOptions"]
 
 
 class WorkerOptions(BaseModel):
-    """How one worker process works. Durations are seconds.
+    """The options of one worker process. Durations are seconds.
 
     The command line's options are made from these fields: `--lease` from `lease_seconds`, with its description.
 
-    A node that was lost with its worker `max_recovery_attempts` times fails with WorkerLost. One that a single loss
-    more would fail runs alone in its worker, which waits for that, and lets it be alone, for up to
-    `isolation_seconds`: neither can a node that kills its workers take another with it so often, nor the other way
-    round.
+    A node run that was lost with its worker `max_recovery_attempts` times fails with WorkerLost. A node run that would
+    fail after one more loss runs alone in its worker. The worker waits up to `isolation_seconds` for its other nodes to
+    end, and starts no other for up to `isolation_seconds`. So a node that kills its workers does not fail the nodes
+    that ran beside it.
 
-    Lines of the standard `logging` that are written within handlers are kept with their nodes from `log_level` on, as
-    far as the levels of their loggers let them be made; with `capture_output` so is what handlers print.
+    Lines that handlers write with the standard `logging` are stored with their nodes from `log_level` on, as far as the
+    levels of their loggers let them pass. With `capture_output`, printed lines are stored too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

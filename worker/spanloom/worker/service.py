@@ -1,4 +1,4 @@
-"""How the parts of a worker that run beside its loop start and stop, and the phase that all of them see."""
+"""The protocol by which a worker's background parts start and stop, and the phase that all of them share."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ JOIN_SECONDS = 5.0  #: how long a thread that waits for a server may keep a work
 
 
 class Service(Protocol):
-    """A background part of a worker. `start` returns once it works; `stop` returns once it has ended."""
+    """A background part of a worker. `start` returns once it works, `stop` once it has ended."""
 
     def start(self) -> None:
-        """Begin. Where it raises, nothing of the service is left to stop."""
+        """Start the service. If this raises, nothing of it is left to stop."""
 
     def stop(self) -> None:
-        """End. A thread that a server keeps is waited for as long as `JOIN_SECONDS`."""
+        """End the service. Waits up to `JOIN_SECONDS` for a thread that waits for a server."""
 
 
 @contextmanager
@@ -37,21 +37,21 @@ def running(service: Service) -> Generator[None]:
 
 
 class Periodic:
-    """A service that does one thing again and again, on a thread of its own."""
+    """A service that calls one function periodically, on a thread of its own."""
 
     def __init__(self, name: str, turn: Callable[[], float], *, first_pause: float) -> None:
-        """`turn` returns for how many seconds to pause before the next turn, and raises nothing."""
+        """Call `turn`, which raises nothing and returns the seconds until its next call."""
         self._turn = turn
         self._first_pause = first_pause
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin, with a pause."""
+        """Start the thread, which pauses first."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the turn that runs now."""
+        """End the thread after the turn that runs now."""
         self._stopped.set()
         self._thread.join(JOIN_SECONDS)
 
@@ -67,7 +67,7 @@ class Phase(IntEnum):
     STARTING = 0
     WORKING = 1
     DRAINING = 2  # nothing new is claimed; running nodes have their grace
-    ABORTING = 3  # the grace is over, or nothing runs: whatever still runs is given back
+    ABORTING = 3  # the grace is over, or nothing runs: all claims are given back
     STOPPED = 4
 
 
@@ -114,10 +114,10 @@ def _nothing(*_: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WorkerEvents:
-    """Where the parts of a worker report. Each is called on the thread on which it happens, and raises nothing."""
+    """The callbacks to which a worker's parts report. Each is called on the reporting thread, and raises nothing."""
 
     ready: Callable[[], object] = _nothing  #: node jobs are fetched from now on
     incompatible: Callable[[ConfigurationError], object] = _nothing  #: this store and Redis do not belong together
-    executions_changed: Callable[[Iterable[str]], object] = _nothing  #: something of these was committed
+    executions_changed: Callable[[Iterable[str]], object] = _nothing  #: a change of these was committed
     executions_ended: Callable[[Sequence[str]], object] = _nothing  #: these ended without a record
-    delayed: Callable[[float], object] = _nothing  #: something becomes due in so many seconds
+    delayed: Callable[[float], object] = _nothing  #: a node run becomes due in so many seconds

@@ -1,4 +1,4 @@
-"""Slots: the threads of a worker that run nodes, one node at a time each."""
+"""The slots: the threads of a worker that run nodes, each one node at a time."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ __all__ = ["Slots"]
 
 _log = structlog.get_logger("spanloom.worker")
 
-# Slots whose nodes take next to no time are refilled together: one fetch, one claim and one commit serve them all.
+# Slots with nodes that take next to no time are refilled together: one fetch, one claim and one commit serve them all.
 _BRIEF_SECONDS = 0.02
 _GATHER_SECONDS = 0.002
 
 
 class Slots:
-    """A fixed number of threads, and the count of free ones. A slot whose handler does not end stays accounted for."""
+    """A fixed number of threads, and the count of free ones. A handler that does not end keeps its slot occupied."""
 
     def __init__(self, size: int, name: str) -> None:
         self.size = size
         self._name = name
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._free = size
-        self._brief = False  # what ended last took next to no time
+        self._brief = False  # the work that ended last took next to no time
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
 
     @property
     def busy(self) -> int:
-        """How many slots run something."""
+        """The number of slots that run something."""
         return self.size - self._free
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Run `work`, which must not raise, in a free slot. Only call it for slots that wait_free() counted.
+        """Run `work`, which must not raise, in a free slot. Call it at most as often as wait_free() has counted.
 
-        Where the system gives no further thread, it waits for one of those that there are. Raises RuntimeError if there
-        is none at all.
+        If the system can't start another thread, the work waits for one of the existing threads. Raises RuntimeError if
+        there is none.
         """
         with self._changed:
             if len(self._threads) <= self.busy:
@@ -48,7 +48,7 @@ class Slots:
         self._work.put(work)
 
     def wait_free(self, timeout: float) -> int:
-        """Wait up to `timeout` seconds for a free slot, a moment more behind brief work; return how many are free."""
+        """Wait up to `timeout` seconds for a free slot, a moment longer after brief work; return the number free."""
         with self._changed:
             self._changed.wait_for(lambda: self._free > 0, timeout)
             if self._brief and 0 < self._free < self.size:
@@ -56,7 +56,7 @@ class Slots:
             return self._free
 
     def wait_idle(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds until no slot is busy, and return whether that is so."""
+        """Wait up to `timeout` seconds until no slot is busy, and return whether all are free."""
         with self._changed:
             return self._changed.wait_for(lambda: self._free == self.size, timeout)
 
@@ -86,7 +86,7 @@ class Slots:
             try:
                 work()
             except BaseException:
-                _log.exception("slot_failed")  # a bug of ours must not take the slot with it
+                _log.exception("slot_failed")  # a bug of ours must not end the slot's thread
             finally:
                 with self._changed:
                     self._brief = time.monotonic() - started < _BRIEF_SECONDS

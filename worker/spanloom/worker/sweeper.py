@@ -1,4 +1,4 @@
-"""The sweeper: the periodic pass of every worker that moves on whatever is due, and puts back what Redis lost."""
+"""The sweeper: the periodic pass of every worker that moves due rows on, and pushes lost jobs again."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from spanloom.worker.service import JOIN_SECONDS, WorkerEvents
 __all__ = ["Sweeper"]
 
 _log = structlog.get_logger("spanloom.worker")
-_CLEAN_SECONDS = 30.0  #: between checks for jobs of workers that died before they had claimed them
-_MAX_PAUSE = 1.0  #: short: what was lost with a server is to run again soon after it is back
+_CLEAN_SECONDS = 30.0  #: between checks for jobs of workers that died before they claimed them
+_MAX_PAUSE = 1.0  #: short: jobs that were lost with a server are to run again soon after it is back
 _RENEWAL_SECONDS = 2.0  #: longer than any worker waits between renewals that failed
 
 
@@ -55,38 +55,38 @@ class Sweeper:
         self._stopped = False
         self.started_jobs = StartedJobCleaner(store, queue, list_names)
         self._clean_at = time.monotonic() + random.uniform(0.5, 1.0) * _CLEAN_SECONDS  # noqa: S311  as below
-        self._redis_away = False  # and that was said
+        self._redis_away = False  # and that was logged
         self._thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def finish(self) -> None:
-        """Make the pass that runs now the last one, without waiting for its end."""
+        """Let the pass that runs now be the last one, without waiting for its end."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
 
     def stop(self) -> None:
-        """End after the pass that runs now."""
+        """End the thread after the pass that runs now."""
         self.finish()
         self._thread.join(JOIN_SECONDS)
 
     def due_in(self, seconds: float) -> None:
-        """Note that something becomes due then, so that a short delay need not wait for the next regular pass."""
+        """Make a pass in `seconds`, when a row becomes due, so that it need not wait for the next regular pass."""
         with self._changed:
             self._wake_at = min(self._wake_at, time.monotonic() + seconds + 0.005)
             self._changed.notify()
 
     def sweep(self) -> int:
-        """Make one whole pass and return how many rows it moved.
+        """Make one whole pass and return the number of rows it moved.
 
-        While Redis is away the store's side of it is done all the same: deadlines pass, lapsed leases are released.
-        What becomes queued is in no life of Redis then, so that the first pass that finds Redis pushes it. Now and
-        then, and after it recovered a dead worker's claims, it removes such workers' jobs from RQ's registry.
+        While Redis is away the store is swept all the same: deadlines pass, and lapsed leases are released. Node runs
+        that become queued then belong to no epoch, so the first pass that reaches Redis pushes them. The pass removes
+        the jobs of dead workers from RQ's registry every 30 seconds, and after it has recovered a dead worker's claims.
 
-        Raises StoreUnavailable, QueueUnavailable once the store's side is done, and ConfigurationError.
+        Raises StoreUnavailable, ConfigurationError, and QueueUnavailable once the store is swept.
         """
         epoch, away = NO_EPOCH, None
         try:
@@ -95,8 +95,8 @@ class Sweeper:
             epoch, away = NO_EPOCH, error
         moved: Counter[str] = Counter()
         more = True
-        while more and not self._stopped:  # a stop is not to wait for the end of many passes
-            heads: Mapping[str, datetime | None] = {}  # nothing is known of the lists, nothing is judged by them
+        while more and not self._stopped:  # a stop must not wait for many passes
+            heads: Mapping[str, datetime | None] = {}  # an unknown list is not used to find lost jobs
             if away is None:
                 try:
                     heads = self._queue.heads(self._list_names)
@@ -125,7 +125,7 @@ class Sweeper:
         return moved.total()
 
     def _report(self, swept: SweepResult, heads: Mapping[str, datetime | None]) -> None:
-        """Report what a sweep has done to its callbacks and to the metrics."""
+        """Report the result of a sweep to the callbacks and to the metrics."""
         if swept.ended:
             self._events.executions_ended(swept.ended)
         if (measured := instruments()) is not None:
@@ -136,7 +136,7 @@ class Sweeper:
 
     def _run(self) -> None:
         pause, swept = self._options.sweep_seconds, time.monotonic()
-        while self._wait(pause * random.uniform(0.8, 1.2)):  # noqa: S311  so that many sweepers do not march in step
+        while self._wait(pause * random.uniform(0.8, 1.2)):  # noqa: S311  so that sweepers do not run in step
             try:
                 if time.monotonic() - swept > self._options.lease_seconds / 2 and not self._let_renew():
                     return
@@ -167,7 +167,7 @@ class Sweeper:
                 measured.swept({}, error)
 
     def _let_renew(self) -> bool:
-        """Wait, after an outage, until the workers that outlived it have renewed their leases; False if stopped."""
+        """Wait, after an outage, until the surviving workers have renewed their leases; return False if stopped."""
         self._store.health()
         with self._changed:
             return not self._changed.wait_for(lambda: self._stopped, _RENEWAL_SECONDS)

@@ -1,4 +1,4 @@
-"""One attempt at one node run: its span, and the lines and spans its handler makes, kept until they are recorded."""
+"""One attempt at one node run: its span, and its handler's log lines and spans, kept until they are recorded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["RunningAttempt"]
 
 
 class RunningAttempt:
-    """What a handler's `ctx` reaches into while it runs (NodeRuntime), and what is recorded of it afterwards."""
+    """An attempt while its handler runs: the runtime behind `ctx` (NodeRuntime), and the telemetry to record."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class RunningAttempt:
     ) -> None:
         self.claim = claim
         self.spans: list[SpanLine] = []
-        self.reference: str | None = None  #: what the store keeps of its span, once it is closed
+        self.reference: str | None = None  #: its span, as the store keeps it; set by close()
         self._is_lost = is_lost
         self._is_stopping = is_stopping
         self._revoking = threading.Lock()
@@ -52,7 +52,7 @@ class RunningAttempt:
 
     @property
     def log(self) -> Any:
-        """A structlog logger whose lines are stored with the node run as well."""
+        """A structlog logger; its lines are stored with the node run as well."""
         return self.log_buffer.logger
 
     @contextmanager
@@ -73,18 +73,18 @@ class RunningAttempt:
             self._keep_span(replace(line, node_id=node.node_id, item=node.item, attempt=node.attempt))
 
     def heartbeat(self) -> None:
-        """Raise LeaseLost if this claim is no longer this worker's, or the worker stops and its grace is over."""
+        """Raise LeaseLost if this worker no longer holds the claim, or if it stops and its grace is over."""
         if self.cancelled:
             node = self.claim.node
             raise LeaseLost(self.claim.header.execution_id, node.node_id, node.fence)
 
     @property
     def cancelled(self) -> bool:
-        """Whether the handler should end early: its claim is gone, or the worker stops and its grace is over."""
+        """Whether the handler should end early: its claim is lost, or the worker stops and its grace is over."""
         return self._revoked or self._is_lost() or self._is_stopping()
 
     def on_revoke(self, interrupt: Callable[[], object]) -> None:
-        """Have `interrupt` called once if the claim goes while the handler runs, at once if it has gone already."""
+        """Call `interrupt` once when the claim is revoked, at once if it was revoked before."""
         with self._revoking:
             self._interrupt = interrupt
             revoked = self._revoked
@@ -92,7 +92,7 @@ class RunningAttempt:
             interrupt()
 
     def revoke(self) -> bool:
-        """Notify the handler that its claim is gone; False if that was done before."""
+        """Mark the claim as lost and interrupt the handler; return False if it was revoked before."""
         with self._revoking:
             if self._revoked:
                 return False
@@ -103,9 +103,9 @@ class RunningAttempt:
         return True
 
     def close(self, outcome: Outcome, error: BaseException | None) -> None:
-        """End the attempt; an error becomes its last log line, a warning unless it failed for good.
+        """End the attempt. An error becomes its last log line, a warning unless the attempt failed for good.
 
-        A run that waits goes on with the same span, also one that was woken and is given back as it was.
+        A run that waits keeps its span, also if it was woken and is given back unchanged.
         """
         waits = outcome is Outcome.WAITING or (outcome is Outcome.RELEASED and self.own.goes_on)
         self.reference = self.own.reference if waits else self.own.span_id
@@ -120,7 +120,7 @@ class RunningAttempt:
 
 
 class _OpenSpan:
-    """A span that a handler opens: OTel knows it if an SDK is set up, and it has ids of its own if not."""
+    """A span that a handler opened: OTel's where an SDK is set up, otherwise one with ids of its own."""
 
     __slots__ = ("_attributes", "_name", "_parent_id", "_start_ns", "context", "span", "span_id", "trace_id")
 
@@ -131,7 +131,7 @@ class _OpenSpan:
         above = parent.get_span_context()
         span = trace.get_tracer(SCOPE).start_span(name, attributes=attributes, start_time=self._start_ns)
         own = span.get_span_context()
-        if own.span_id == above.span_id:  # the API alone hands the parent back: no SDK is set up
+        if own.span_id == above.span_id:  # the API without an SDK returns the parent
             own = SpanContext(
                 above.trace_id or secrets.randbits(128),
                 int(new_span_id(), 16),

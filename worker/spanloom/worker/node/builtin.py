@@ -1,6 +1,6 @@
-"""What workers do for nodes without a handler of their own: wait, or start a child and wait for it.
+"""The built-in node types, which workers run without a handler: a delay, and a child execution.
 
-Such a node runs twice: the first time it asks to wait, the second time it goes on from there, in whichever worker.
+Such a node runs twice: the first run starts the wait, the second one, in any worker, continues after it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _LOOK_SECONDS = 1.0
 
 
 def scope_of(ctx: NodeContext) -> dict[str, Any]:
-    """Return what a node's expressions see."""
+    """Return the names that a node's expressions may use."""
     return {"input": ctx.input, "nodes": ctx.results}
 
 
 def evaluated(node: Node, what: str, evaluate: Callable[[Any], Any], data: Any) -> Any:
-    """Evaluate one of a node's expressions. One that can't be is the node's permanent failure."""
+    """Evaluate one of a node's expressions. Raises PermanentError if it fails."""
     try:
         return evaluate(data)
     except ExpressionFailed as error:
@@ -45,7 +45,7 @@ def evaluated(node: Node, what: str, evaluate: Callable[[Any], Any], data: Any) 
 def _delay(
     engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, attempt: RunningAttempt
 ) -> AttemptResult:
-    """Wait for a while or until a time; then pass the data on."""
+    """Wait for a duration or until a time; then pass the data on."""
     if claim.node.woken is WaitKind.TIMER:
         return AttemptResult(Outcome.COMPLETED, data=data_text(node, ctx))
     config: DelayConfig = ctx.config
@@ -64,7 +64,7 @@ def _delay(
 def _workflow(
     engine: WorkflowEngine, node: Node, claim: Claim, ctx: NodeContext, attempt: RunningAttempt
 ) -> AttemptResult:
-    """Start a child execution and wait for its end; then take its output, or fail as it did."""
+    """Start a child execution and wait for its end; then return its output, or raise ChildFailed."""
     config: WorkflowConfig = ctx.config
     if claim.node.woken is not None and claim.node.wait_key is not None:
         return _ended_child(engine, node, config, claim.node.wait_key)
@@ -100,7 +100,7 @@ def _ended_child(engine: WorkflowEngine, node: Node, config: WorkflowConfig, chi
         return of_load_error(error)
     if child is None:
         raise ChildFailed(child_id, config.workflow, "failed", ": it was purged before its parent went on")
-    if not child.status.ended:  # it was retried by itself, just after it had failed: look again
+    if not child.status.ended:  # it was retried on its own, just after it had failed: check again later
         return AttemptResult(Outcome.WAITING, wait_kind=WaitKind.TIMER, wait_key=child_id, delay_seconds=_LOOK_SECONDS)
     if child.status is not ExecutionStatus.COMPLETED:
         raise ChildFailed(child_id, child.workflow_id, child.status, _because(child.error))
@@ -118,7 +118,7 @@ def _because(error: Mapping[str, Any] | None) -> str:
     return f"{at}: {error.get('type')}: {error.get('message')}"
 
 
-#: What runs the nodes of each built-in type, in place of a handler.
+#: By built-in type, the function that runs its nodes in place of a handler.
 BUILT_IN: dict[str, Callable[[WorkflowEngine, Node, Claim, NodeContext, RunningAttempt], AttemptResult]] = {
     DELAY: _delay,
     WORKFLOW: _workflow,

@@ -34,7 +34,7 @@ __all__ = ["Caller", "Loaded"]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a claimed node is, and what runs it."""
+    """The definition and the handler of a claimed node."""
 
     plan: CompiledWorkflow
     node: Node
@@ -42,7 +42,7 @@ class Loaded:
 
 
 class Caller:
-    """Load and call nodes, for all slots of a worker."""
+    """The loader and caller of nodes, shared by all slots of a worker."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Caller:
         state: Any,
         options: WorkerOptions,
     ) -> None:
-        """`state` is what handlers see as `ctx.state`."""
+        """Take `state` as the `ctx.state` of all handlers."""
         self._engine = engine
         self._event_loop = event_loop
         self._time_limit = time_limit
@@ -62,13 +62,13 @@ class Caller:
         self._max_losses = options.max_recovery_attempts
 
     def load(self, claim: Claim) -> Loaded:
-        """Find the claimed node's definition and handler. Raises whatever keeps this worker from running it."""
+        """Return the claimed node's definition and handler. Raises if this worker can't run it, with the reason."""
         plan = self._engine.definitions.get(claim.header.workflow_id, claim.header.version)
         node = plan.nodes[claim.node.node_id]
         return Loaded(plan, node, self._engine.registry.handler(node.type))
 
     def call(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt, worker_id: str) -> AttemptResult:
-        """Run a claimed node and classify what it returns. Raises whatever its handler raises."""
+        """Run a claimed node and classify its result. Raises the exceptions of its handler."""
         with self._claims.running(attempt, worker_id):
             return self._run(loaded, claim, attempt)
 

@@ -1,4 +1,4 @@
-"""The claims of the nodes that a worker runs, and the check which of them it still holds."""
+"""The claim monitor: tracks running attempts and detects revoked claims."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _log = structlog.get_logger("spanloom.worker")
 
 
 class ClaimMonitor:
-    """The service that revokes running attempts whose execution was cancelled, or whose run was reset.
+    """The service that revokes running attempts after their execution was cancelled or their run was reset.
 
-    The store is read once in `check_seconds`, and only while something runs for longer than that.
+    It reads the store once in `check_seconds`, and only while an attempt has run for longer than that.
     """
 
     check_seconds = 1.0
@@ -45,26 +45,26 @@ class ClaimMonitor:
             del self._running[attempt]
 
     def start(self) -> None:
-        """Check again and again from now on."""
+        """Check periodically from now on."""
         self._checks.start()
 
     def stop(self) -> None:
-        """Check no more."""
+        """Stop checking."""
         self._checks.stop()
 
     def long_running(self) -> list[tuple[RunningAttempt, str]]:
-        """Return what runs for longer than `check_seconds`, each with the worker id it was claimed under."""
+        """Return the attempts that have run for longer than `check_seconds`, each with the worker id of its claim."""
         long_ago = time.monotonic() - self.check_seconds
         return [
             (attempt, worker_id) for attempt, (worker_id, since) in tuple(self._running.items()) if since <= long_ago
         ]
 
     def long_running_logs(self) -> list[LogBuffer]:
-        """Return the log buffers of those."""
+        """Return the log buffers of the long-running attempts."""
         return [attempt.log_buffer for attempt, _ in self.long_running()]
 
     def check(self) -> None:
-        """Revoke the attempts whose claims are gone. Raises StoreUnavailable."""
+        """Revoke the long-running attempts that no longer hold their claim in the store. Raises StoreUnavailable."""
         long_running = self.long_running()
         for worker_id in {worker_id for _, worker_id in long_running}:
             held = self._store.list_claims(worker_id)

@@ -1,4 +1,4 @@
-"""The event loop of a worker process: one, on a thread of its own, for all its async handlers."""
+"""The event loop of a worker: one, on a thread of its own, for all its async handlers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = structlog.get_logger("spanloom.worker")
 
 
 class EventLoopThread:
-    """Run coroutines from other threads. Starts at its first use."""
+    """An event loop on a thread of its own, which runs coroutines for other threads. Starts at its first use."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -37,11 +37,11 @@ class EventLoopThread:
         patience: float | None = None,
         begun: Callable[[Callable[[], object]], object] = lambda cancel: None,
     ) -> Any:
-        """Run to the end in `context` and return the result or raise its error.
+        """Run a coroutine to its end in `context`, and return its result or raise its error.
 
-        After `seconds` the coroutine is cancelled and TimeoutError raised; if cancel_all() ended it, or what `begun` is
-        called with, concurrent.futures.CancelledError. TimeoutError also if the loop gives no answer for `patience`
-        seconds.
+        `begun` is called with a function that cancels the coroutine. Raises concurrent.futures.CancelledError if that
+        function or cancel_all() ended it. Raises TimeoutError if it was cancelled after `seconds`, or if the loop
+        returns nothing for `patience` seconds.
         """
         loop = self._start()
         answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -57,7 +57,7 @@ class EventLoopThread:
         return answer.result(patience)
 
     def cancel_all(self) -> None:
-        """Cancel what runs now; it may still clean up."""
+        """Cancel all running coroutines; they may still clean up."""
         if self._loop is not None and self._loop.is_running():
             self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tuple(self._tasks)])
 
@@ -82,7 +82,7 @@ class EventLoopThread:
 
 
 class _Exit:
-    """What asyncio would let end the loop, and with it all other handlers: it is handed on as a value."""
+    """A SystemExit or KeyboardInterrupt as a value: raised, it would end the loop and all other handlers."""
 
     __slots__ = ("error",)
 
@@ -120,8 +120,8 @@ def _serve(loop: asyncio.AbstractEventLoop, closing: threading.Event) -> None:
     try:
         while not closing.is_set():
             try:
-                loop.run_forever()  # returns as well if a handler stops the loop, which is not its own
-            except (SystemExit, KeyboardInterrupt):  # of a task or callback that a handler started: not _limited's
+                loop.run_forever()  # returns also if a handler stops the loop, which it does not own
+            except (SystemExit, KeyboardInterrupt):  # from a task or callback of a handler, outside _limited()
                 _log.exception("exit_in_a_task")
         loop.run_until_complete(_finish(loop))
     finally:

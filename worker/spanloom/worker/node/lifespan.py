@@ -1,4 +1,4 @@
-"""The lifespan: builds `ctx.state` once per worker process, and takes it down at the end."""
+"""The lifespan: builds `ctx.state` when a worker starts, and takes it down at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEAVE_SECONDS = 10.0
 
 
 class Lifespan:
-    """Enter and leave what the engine was given as `lifespan`; async ones on the event loop's thread."""
+    """A context manager around the engine's `lifespan`; an async one is entered and left on the event loop's thread."""
 
     def __init__(self, factory: Any, engine: Any, event_loop: EventLoopThread) -> None:
         self._factory = factory
@@ -26,9 +26,10 @@ class Lifespan:
         self._entered: Any = None
 
     def __enter__(self) -> Any:
-        """Return `ctx.state`: what the context manager yields, a mapping as attributes; empty without a lifespan.
+        """Return `ctx.state`: the value that the context manager yields, a mapping as attributes.
 
-        Raises ConfigurationError if it is no context manager, and whatever it raises itself.
+        The state is empty without a lifespan. Raises ConfigurationError if `lifespan` makes no context manager, and the
+        exceptions of the context manager itself.
         """
         if self._factory is None:
             return SimpleNamespace()
@@ -48,7 +49,7 @@ class Lifespan:
         return SimpleNamespace(**state) if isinstance(state, Mapping) else state
 
     def __exit__(self, *exc_info: object) -> None:
-        """Leave the context manager. Raises TimeoutError if the loop is kept by a handler that does not end."""
+        """Leave the context manager. Raises TimeoutError if a handler blocks the event loop."""
         manager, self._entered = self._entered, None
         if isinstance(manager, AbstractAsyncContextManager):
             self._event_loop.run(_await(manager.__aexit__(None, None, None)), patience=_LEAVE_SECONDS)

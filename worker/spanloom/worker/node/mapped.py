@@ -1,4 +1,4 @@
-"""Mapped nodes: what makes their items, and what gathers the results when all have ended."""
+"""Mapped nodes: making their items, and gathering the results when all items have ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run_mapped(
     ctx: NodeContext,
     attempt: RunningAttempt,
 ) -> AttemptResult:
-    """Run the node that stands for all its items: make them, or, once they have ended, gather their results."""
+    """Run a mapped node as a whole: make its items or, once they have ended, gather their results."""
     if claim.node.woken is WaitKind.ITEMS:
         return _gathered(engine, node, over, claim.header.execution_id, attempt)
     scope = scope_of(ctx)

@@ -1,4 +1,4 @@
-"""What a handler's return or raise means: the closed set of outcomes, decided by its node's retry policy."""
+"""The classification of a handler's result or exception as an outcome, by its node's retry policy."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ _LOAD_AGAIN_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """How an attempt ended, in the words of the store port."""
+    """The end of an attempt, in the words of the store port."""
 
     outcome: Outcome
     data: str | None = None
     error: str | None = None
-    next_nodes: tuple[str, ...] | None = None  # what the handler named
+    next_nodes: tuple[str, ...] | None = None  # as named by the handler
     taken: tuple[str, ...] | None = None
     handled: bool = False
     delay_seconds: float = 0.0
@@ -60,7 +60,7 @@ class AttemptResult:
     fan_out: FanOut | None = None
 
     def request(self, claim: Claim, worker_id: str, **telemetry: Any) -> RecordRequest:
-        """Return what asks the store to record it, with the telemetry of the attempt and the successors to claim."""
+        """Return the request to record it; `telemetry` is its logs and spans, and the successors to claim."""
         return RecordRequest(
             execution_id=claim.header.execution_id,
             node_id=claim.node.node_id,
@@ -76,7 +76,7 @@ _RECORDED = tuple({field.name for field in fields(AttemptResult)} & {field.name 
 
 
 def of_result(result: Any, node: Node, execution_id: str, limit: int) -> AttemptResult:
-    """Classify what a handler returned. Data that JSON can't carry is a failure."""
+    """Classify the result of a handler. Data that JSON can't carry is a failure."""
     data = result.data if isinstance(result, NodeResult) else result
     try:
         text = encode(data, f"the result of node {node.id!r} ({node.type}) of execution {execution_id}", limit)
@@ -97,7 +97,7 @@ def of_result(result: Any, node: Node, execution_id: str, limit: int) -> Attempt
 
 
 def left(ending: AttemptResult, plan: CompiledWorkflow, node: Node, item: int) -> AttemptResult:
-    """Decide where an ended run leads. Routing that can't be done fails it for good; an item leads nowhere."""
+    """Add the edges that are taken after an ended run. A routing error fails it for good; an item takes no edge."""
     if item:
         if ending.next_nodes is None:
             return ending
@@ -107,7 +107,7 @@ def left(ending: AttemptResult, plan: CompiledWorkflow, node: Node, item: int) -
         return AttemptResult(Outcome.FAILED, error=_describe(wrong, permanent=True))
     if ending.outcome is Outcome.COMPLETED:
         if ending.next_nodes is None and node.id not in plan.conditional:
-            return ending  # by each edge's `on`, as the store does it
+            return ending  # the store routes by each edge's `on`
         try:
             departure = route_success(plan, node.id, decode(ending.data or "null"), ending.next_nodes)
             return replace(ending, taken=departure.taken)
@@ -122,12 +122,12 @@ def left(ending: AttemptResult, plan: CompiledWorkflow, node: Node, item: int) -
 
 
 def as_data(error: Mapping[str, Any], node_id: str) -> dict[str, Any]:
-    """Return what stands for the data of a node that failed."""
+    """Return the data of a node that failed."""
     return {"error": {"type": error.get("type"), "message": error.get("message"), "node_id": node_id}}
 
 
 def of_error(error: BaseException, node: Node, attempt: int) -> AttemptResult:
-    """Classify what a handler raised: retried while its policy says so and attempts are left, else failed for good."""
+    """Classify the exception of a handler: retry if the policy allows it and attempts are left, else failed."""
     permanent = isinstance(error, PermanentError) or not is_retried(node.retry, error)
     described = _describe(error, permanent=permanent)
     if permanent or attempt >= node.retry.max_attempts:
@@ -136,10 +136,10 @@ def of_error(error: BaseException, node: Node, attempt: int) -> AttemptResult:
 
 
 def of_load_error(error: BaseException) -> AttemptResult:
-    """Give the run back, for a while: this worker can't load its definition, a newer one may. Costs no attempt.
+    """Give the run back for some seconds: a worker of a newer version may load its definition. Costs no attempt.
 
-    If only the store did not answer it is given back as it was: a run that was woken by its child or its items must not
-    ask for them again, as after a retry.
+    If only the store did not answer, the run is given back unchanged: a run that was woken by its child or its items
+    must not start them again, as it would after a retry.
     """
     if isinstance(error, StoreUnavailable):
         return AttemptResult(Outcome.RELEASED)
@@ -148,7 +148,7 @@ def of_load_error(error: BaseException) -> AttemptResult:
 
 
 def of_refusal(error: BaseException) -> AttemptResult:
-    """Fail a node whose outcome the store refused to keep: it would refuse it again."""
+    """Fail a node after the store refused its outcome: the store would refuse it again."""
     return AttemptResult(Outcome.FAILED, error=_describe(error, permanent=True))
 
 

@@ -1,8 +1,8 @@
-"""Time limits of synchronous handlers: NodeTimeout is raised in the thread of one that runs for too long.
+"""Time limits of synchronous handlers: NodeTimeout is raised in the thread of a handler that runs for too long.
 
-Python delivers it between two bytecodes: a handler inside one long C call gets it when that call returns. It is lost
-where a finalizer happens to run, whose exceptions Python drops, so that a handler that goes on gets another each
-second, as does one that swallows it; not while it cleans up after one. Its slot stays accounted for either way.
+Python raises the exception between two bytecodes, so a handler inside one long C call receives it when that call
+returns. If the handler swallows it, or Python drops it because a finalizer was running, it is raised again every
+second, except while the handler is cleaning up after it. The slot stays occupied until the handler ends.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from spanloom.engine.errors import NodeTimeout
 
 __all__ = ["TimeLimit"]
 
-_MANY = 1_000  #: watches after which those that ended are cleared away
+_MANY = 1_000  #: pending calls after which those that ended are removed
 _AGAIN_SECONDS = 1.0
-_DELIVERY_TICKS = 100  #: so often a thread lets others run, which is when Python delivers what is pending
+_DELIVERY_TICKS = 100  #: how often a thread yields to others, which is when Python delivers a pending exception
 
 
 class _TimedCall:
-    """One call, and who decides on its end: in each round either the call, that it is over, or the limit, to raise.
+    """One call with a time limit, and the owner of each round: the call, which has ended, or the limit, which raises.
 
-    The first to claim a round has it; claiming it again gives the same answer. No lock: the exception may come between
-    any two bytecodes of the watched thread, and a lock that is interrupted between being taken and being entered is
-    never given back.
+    The first to claim a round owns it; claiming it again gives the same result. There is no lock: the exception may
+    come between any two bytecodes of the watched thread, and a lock that is interrupted between being taken and being
+    entered is never released.
     """
 
     __slots__ = ("_owners", "begun", "over", "round", "thread_id")
@@ -43,12 +43,12 @@ class _TimedCall:
         self._owners: dict[int, str] = {}
 
     def claim(self, number: int, who: Literal["call", "limit"]) -> bool:
-        """Claim a round, by its number; False if the other one has it."""
+        """Claim a round, by its number; False if the other side owns it."""
         return self._owners.setdefault(number, who) == who
 
 
 class TimeLimit:
-    """Watch any number of threads from one. Starts at its first use."""
+    """A thread that watches timed calls in any number of other threads. Starts at its first use."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -58,7 +58,7 @@ class TimeLimit:
         self._closed = False
 
     def call(self, function: Callable[[], Any], node_id: str, seconds: float) -> Any:
-        """Call `function` in this thread; raises NodeTimeout if it takes longer than `seconds`."""
+        """Call `function` in this thread. Raises NodeTimeout if it takes longer than `seconds`."""
         watch = _TimedCall(threading.get_ident())
         self._watch(watch, time.monotonic() + seconds)
         cause: BaseException | None = None
@@ -123,11 +123,11 @@ class TimeLimit:
 
 
 def _cleans_up(thread_id: int) -> bool:
-    """Whether the thread is in an except or a finally clause, or in an __exit__, because of NodeTimeout."""
+    """Return whether the thread is in an except or a finally clause, or in an __exit__, because of NodeTimeout."""
     active: dict[int, Any] = sys._current_exceptions()  # pyright: ignore[reportPrivateUsage]  documented for debuggers
-    handled = active.get(thread_id)  # an exception, in Python 3.11 a triple with it
+    handled = active.get(thread_id)  # an exception; a triple in Python 3.11
     error: BaseException | None = handled[1] if isinstance(handled, tuple) else handled
-    seen: set[int] = set()  # a handler may have tied its exceptions to a ring
+    seen: set[int] = set()  # the chain of exceptions may be cyclic
     while error is not None and id(error) not in seen:
         if isinstance(error, NodeTimeout):
             return True
@@ -138,13 +138,13 @@ def _cleans_up(thread_id: int) -> bool:
 
 def _ended_in_time(watch: _TimedCall) -> bool:
     if not watch.claim(0, "call"):
-        return False  # NodeTimeout has come or is coming
+        return False  # NodeTimeout was raised, or is about to be
     watch.over = True
     return True
 
 
 def _await_delivery(watch: _TimedCall) -> None:
-    """Return once no exception is to come: it must not hit what this thread does next."""
+    """Return once no exception is pending: it must not hit this thread's next work."""
     while True:
         try:
             while not watch.claim(watch.round, "call"):

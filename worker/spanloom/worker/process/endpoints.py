@@ -1,4 +1,4 @@
-"""The worker's HTTP endpoints: `/metrics` for Prometheus, `/healthz` and `/readyz` for who looks after processes."""
+"""The worker's HTTP endpoints: `/metrics` for Prometheus, `/healthz` and `/readyz` for process managers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Answer = tuple[int, str, bytes]  #: status, content type, body
 
 
 class Listen(NamedTuple):
-    """Where a worker serves its endpoints.
+    """The address at which a worker serves its endpoints.
 
-    By default on this machine only: they tell of workflows and hosts, and ask for no password. In a container, whose
-    probes come from outside, listen on 0.0.0.0.
+    The default is this machine only: the endpoints expose names of workflows and hosts, and have no authentication.
+    In a container, where probes come from outside, listen on 0.0.0.0.
     """
 
     port: int
@@ -35,10 +35,10 @@ class Listen(NamedTuple):
 
 
 class Endpoints:
-    """Serve on threads of their own, one for each request, from start() to stop(). Binds at once."""
+    """An HTTP server on threads of its own, one for each request, from start() to stop(). Binds at once."""
 
     def __init__(self, listen: Listen, health: Health) -> None:
-        """Raise ConfigurationError if the port is taken, or the host is none of ours."""
+        """Bind the port. Raises ConfigurationError if it is taken, or the host is not an address of this machine."""
         self._health = health
         self._collecting = threading.Lock()  # the Prometheus exporter takes one collection at a time
         paths: dict[str, Callable[[], Answer]] = {
@@ -50,13 +50,13 @@ class Endpoints:
         self._thread = threading.Thread(target=self._server.serve_forever, name="spanloom-endpoints", daemon=True)
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Serve requests from now on."""
         self._thread.start()
         host, port = self._server.server_address[:2]
         _log.info("endpoints_ready", host=host, port=port, paths=["/metrics", "/healthz", "/readyz"])
 
     def stop(self) -> None:
-        """Answer no more, and free the port."""
+        """Stop serving, and free the port."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
@@ -70,7 +70,10 @@ class Endpoints:
 
 
 def check_free(listen: Listen, processes: int) -> None:
-    """Raise ConfigurationError if one of so many ports in a row is taken: who dies of it later is restarted."""
+    """Raise ConfigurationError if one of `processes` consecutive ports is taken.
+
+    Checked before the start, because a process that fails on its port later is restarted again and again.
+    """
     for number in range(processes):
         _bound(listen._replace(port=listen.port + number), {}).server_close()
 
@@ -95,7 +98,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__((listen.host, listen.port), _Handler)
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's own looks the host's name up, which may take long
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's own resolves the host's name, which may take long
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         _log.debug("endpoint_failed", client=str(client_address), exc_info=True)  # most often a client that left

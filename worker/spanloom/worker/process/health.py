@@ -1,4 +1,4 @@
-"""Whether a worker is alive and whether it is ready, answered in bounded time whatever hangs."""
+"""Liveness and readiness of a worker, returned in bounded time even if store or queue hang."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from spanloom.worker.worker import Worker
 
 __all__ = ["Health"]
 
-_STUCK_SECONDS = 60.0  #: far longer than one turn of the loop, and than a store that is slow but answers
-_ANSWER_SECONDS = 1.5  #: what a probe may wait for; shorter than most give it
-_FRESH_SECONDS = 1.0  #: for so long an answer holds, however many ask
+_STUCK_SECONDS = 60.0  #: far longer than one turn of the loop, even with a store that is slow
+_ANSWER_SECONDS = 1.5  #: how long a probe may wait; shorter than the usual timeout of probes
+_FRESH_SECONDS = 1.0  #: how long a result is reused, for any number of probes
 
 
 class Health:
-    """Look at one worker for those who decide whether to restart it, or to count on it. Thread-safe.
+    """Liveness and readiness of one worker. Thread-safe.
 
-    A store or a Redis that is away makes it unready and not dead: a restart would not bring them back.
+    A worker without its store or Redis is not ready, but alive: a restart would not bring them back.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -29,16 +29,16 @@ class Health:
         self._queue = _Check(worker.engine.queue.ping)
 
     def liveness(self) -> dict[str, str]:
-        """Return what says that this process should be restarted, by what is wrong; empty if it is alive."""
+        """Return the reasons to restart this process, by part; empty if it is alive."""
         still = self._worker.seconds_since_last_loop
-        if still < _STUCK_SECONDS or self._services():  # it waits for what hangs
+        if still < _STUCK_SECONDS or self._services():  # it waits for a server
             return {}
         return {"worker": f"its loop has not gone round for {still:.0f} s, though store and queue answer"}
 
     def readiness(self) -> dict[str, str]:
-        """Return what keeps this worker from running nodes, by what is wrong; empty if it runs them.
+        """Return the reasons why this worker can't run nodes, by part; empty if it is ready.
 
-        Takes no longer than 1.5 s: what has not answered by then is what is wrong.
+        Takes no longer than 1.5 s: a store or queue that has not answered by then is a reason.
         """
         phase = self._worker.phase
         return ({} if phase == "working" else {"worker": f"it is {phase}"}) | self._services()
@@ -58,7 +58,7 @@ class Health:
 
 
 class _Check:
-    """A check that may hang, on a thread of its own and once at a time: calls in the meantime share its answer."""
+    """A check that may hang, on a thread of its own. It runs once at a time; concurrent calls share its result."""
 
     def __init__(self, check: Callable[[], object]) -> None:
         self._check = check
@@ -67,7 +67,7 @@ class _Check:
         self._answer: Future[str | None] | None = None
 
     def start(self) -> Future[str | None]:
-        """Return the answer to come: what is wrong, or None."""
+        """Return the future result: the problem, or None."""
         with self._lock:
             old = self._answer
             if old is None or (old.done() and time.monotonic() - self._started_at > _FRESH_SECONDS):
@@ -82,7 +82,7 @@ class _Check:
             self._check()
         except SpanloomError as error:
             answer.set_result(str(error))
-        except Exception as error:  # whatever a driver raises; its text is not ours to publish
+        except Exception as error:  # an error of a driver; its text may hold secrets
             answer.set_result(f"it fails with {type(error).__name__}")
         else:
             answer.set_result(None)

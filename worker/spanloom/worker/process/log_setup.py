@@ -19,10 +19,11 @@ __all__ = ["configure_logging"]
 
 
 def configure_logging(log_format: str, level: int = logging.INFO) -> None:
-    """Log to stderr: JSON lines, or readable ones in a terminal (`auto` looks whether it is one).
+    """Log to stderr: JSON lines, or readable ones in a terminal (`auto` detects whether it is one).
 
-    Lines that are written within a node carry its ids. Handlers that the application has put on the root logger stay,
-    but for those that write to the same terminal; its level is set if the application has not put any there.
+    Lines that are written within a node carry its ids. Handlers that the application has added to the root logger stay,
+    except those that write to standard output or standard error. The root level is set if the application has added no
+    handler.
     """
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     renderer = _Renderer(structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer())
@@ -53,7 +54,7 @@ def configure_logging(log_format: str, level: int = logging.INFO) -> None:
 
 
 def _innermost_span(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Name the span that is open, which may lie below the node's own."""
+    """Add the ids of the innermost open span, which may lie below the node's own."""
     span = trace.get_current_span().get_span_context()
     if span.is_valid and "span_id" not in event:
         event["trace_id"], event["span_id"] = f"{span.trace_id:032x}", f"{span.span_id:016x}"
@@ -72,17 +73,17 @@ def _is_replaced(handler: logging.Handler) -> bool:
 
 
 def _write(text: str) -> None:
-    """Write a line in one piece, without a lock: a time limit may interrupt the thread that holds it."""
+    """Write a line in one piece, without a lock: a time limit may interrupt a thread that holds one."""
     try:
         stream = unwrapped(sys.stderr)
         stream.write(text + "\n")
         stream.flush()
-    except (OSError, ValueError):  # nobody reads it any more: that must end neither a handler nor its worker
+    except (OSError, ValueError):  # the reader is gone: that must end neither a handler nor its worker
         pass
 
 
 class _Renderer:
-    """Render a line in any case: what a renderer can't write, such as a circle in a field, is told as printed."""
+    """A renderer that never fails: a line that its renderer can't write (a cycle in a field) is rendered as text."""
 
     def __init__(self, renderer: Any) -> None:
         self._renderer = renderer
@@ -97,7 +98,7 @@ class _Renderer:
 
 
 class _StderrLogger:
-    """What structlog hands rendered lines to."""
+    """The logger that structlog passes rendered lines to."""
 
     def __init__(self, name: str = "", *_: Any) -> None:
         self.name = name
@@ -109,7 +110,7 @@ class _StderrLogger:
 
 
 class _StderrHandler(logging.Handler):
-    """What `logging` hands its records to. It has no lock."""
+    """The handler that writes the records of `logging`. It has no lock."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""Sets up an OpenTelemetry SDK, for the signals that the standard OTEL_* variables ask for, and ends it in time.
+"""The set-up of an OpenTelemetry SDK, for the signals that the standard OTEL_* variables enable, and its timely end.
 
-Nothing is imported before it is asked for, and nothing is set up that the user's own code has set up already.
+Packages are imported only for signals that are enabled. A provider that the application has set up is left alone.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["SIGNALS", "configure_sdk"]
 _log = structlog.get_logger("spanloom.worker")
 SIGNALS = ("traces", "metrics", "logs")
 SHUTDOWN_SECONDS = 2.0  #: how long a collector that does not answer may keep a process that ends
-LINKS = 1024  #: of one span, unless OTEL_SPAN_LINK_COUNT_LIMIT says otherwise; a join has one for each parent
-ATTRIBUTE_CHARACTERS = 10_000  #: of one attribute of a span; the SDK knows no bound
+LINKS = 1024  #: of one span, unless OTEL_SPAN_LINK_COUNT_LIMIT is set; a join has one for each parent
+ATTRIBUTE_CHARACTERS = 10_000  #: of one attribute of a span; the SDK has no bound
 _PROTOCOLS = {"http/protobuf": ("http", "otlp"), "grpc": ("grpc", "otlp-grpc")}  # a module's name, and our extra
 _EXPORTERS = {
     "traces": ("trace_exporter", "OTLPSpanExporter"),
@@ -45,16 +45,16 @@ def configure_sdk(
     signals: Collection[str] = SIGNALS,
     prometheus: bool = False,
 ) -> Callable[[], None]:
-    """Set up the providers of those `signals` that the environment asks for and that have none; return what ends them.
+    """Set up providers for those `signals` that the environment enables and that have none; return a shutdown function.
 
-    A signal is asked for by OTEL_EXPORTER_OTLP_ENDPOINT or its own …_{SIGNAL}_ENDPOINT, or by OTEL_{SIGNAL}_EXPORTER:
+    A signal is enabled by OTEL_EXPORTER_OTLP_ENDPOINT or its own …_{SIGNAL}_ENDPOINT, or by OTEL_{SIGNAL}_EXPORTER:
     otlp, console or none, several with commas between. OTEL_EXPORTER_OTLP_PROTOCOL, or …_{SIGNAL}_PROTOCOL, is
-    http/protobuf or grpc. `prometheus` asks for metrics that prometheus_client's registry shows. `service_name` is the
-    default of OTEL_SERVICE_NAME. Samplers, limits, headers, time limits and intervals have the SDK's own variables.
+    http/protobuf or grpc. `prometheus` adds the metrics to prometheus_client's registry. `service_name` is the default
+    of OTEL_SERVICE_NAME. Samplers, limits, headers, time limits and intervals have the SDK's own variables.
 
-    What is returned sends what is left, for SHUTDOWN_SECONDS at most. Call this in the process that does the work:
-    threads do not outlive a fork. Raises ConfigurationError, before anything is set up, for a name that is not known
-    and for a package that is missing.
+    The shutdown function sends the remaining data, for SHUTDOWN_SECONDS at most. Call configure_sdk() in the process
+    that does the work: threads do not outlive a fork. Raises ConfigurationError, before anything is set up, for an
+    unknown name or a missing package.
     """
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return _nothing
@@ -74,7 +74,7 @@ def configure_sdk(
     from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, OTELResourceDetector, Resource
 
     own = {SERVICE_NAME: service_name} | ({SERVICE_INSTANCE_ID: instance_id} if instance_id else {})
-    resource = Resource.create(own).merge(OTELResourceDetector().detect())  # the user's word counts
+    resource = Resource.create(own).merge(OTELResourceDetector().detect())  # the user's variables come first
     ends: list[Callable[[], object]] = []
     if made := exporters.get("traces"):
         ends.append(_set_up_traces(made, resource))
@@ -86,7 +86,7 @@ def configure_sdk(
 
 
 def _has_provider(signal: str) -> bool:
-    """Whether someone has set up a provider of that signal; the API's own ones stand for none."""
+    """Return whether a provider of that signal is set up; the API's own placeholders do not count."""
     provider: object
     if signal == "traces":
         provider = trace.get_tracer_provider()
@@ -120,7 +120,7 @@ def _exporter(signal: str, name: str) -> Any:
     if name == "console":
         module, *kinds = _CONSOLE[signal]
         console = importlib.import_module(module)
-        # Standard error, where log lines go: a command's output is on the other.
+        # Standard error, like log lines: a command's output is on standard output.
         return next(getattr(console, kind) for kind in kinds if hasattr(console, kind))(out=sys.stderr)
     own, general = f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
     variable = own if os.environ.get(own, "").strip() else general
@@ -157,7 +157,7 @@ def _set_up_traces(exporters: list[Any], resource: Any) -> Callable[[], object]:
     from opentelemetry.sdk.trace import SpanLimits, TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    limits: dict[str, int] = {}  # of our own, unless the standard variables say otherwise
+    limits: dict[str, int] = {}  # our own defaults, where the standard variables are not set
     if not _is_set("OTEL_SPAN_LINK_COUNT_LIMIT"):
         limits["max_links"] = LINKS
     if not _is_set("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT"):
@@ -192,7 +192,7 @@ def _set_up_logs(exporters: list[Any], resource: Any) -> Callable[[], object]:
 
 
 def _end(ends: Collection[Callable[[], object]]) -> None:
-    """Shut all down at once, and wait no longer than that: the exporters themselves try again and again."""
+    """Shut all providers down at once, and wait SHUTDOWN_SECONDS at most: the exporters retry for longer."""
     threads = [threading.Thread(target=end, name="spanloom-export", daemon=True) for end in ends]
     until = time.monotonic() + SHUTDOWN_SECONDS
     for thread in threads:

@@ -21,16 +21,18 @@ from spanloom.worker.worker import Worker
 
 __all__ = ["serve"]
 
-PARENT_PIPE = "SPANLOOM_PARENT_PIPE"  #: the file descriptor whose end of file says that the supervisor is gone
+PARENT_PIPE = "SPANLOOM_PARENT_PIPE"  #: a file descriptor; its end of file means that the supervisor is gone
 
 
 def serve(engine: WorkflowEngine, options: WorkerOptions | None = None, *, listen: Listen | None = None) -> int:
     """Run one worker in this process until SIGTERM, SIGINT or, in burst mode, until nothing is left. Returns 0.
 
-    SIGTERM: nothing new is claimed, running nodes have their grace, the rest is given back, and the process exits with
-    0; a second signal ends the grace. Call it in the main thread. With `listen` its metrics and its health are served
-    there until it has drained. Raises ConfigurationError for a store that other processes can't see, a port that is
-    taken or an exporter that is missing, and what Worker.run() raises.
+    After the signal nothing new is claimed, running nodes have their grace, and the other claims are given back. A
+    second signal ends the grace. If a handler does not end within its grace, the process exits here, with 0. Call it in
+    the main thread. With `listen`, metrics and health are served at that address until the worker has drained.
+
+    Raises ConfigurationError for a store that other processes can't open, a port that is taken or an exporter that is
+    missing, and the errors of Worker.run().
     """
     if not engine.store.shared:
         raise ConfigurationError(
@@ -52,9 +54,9 @@ def serve(engine: WorkflowEngine, options: WorkerOptions | None = None, *, liste
         try:
             ended = worker.run()
         finally:
-            signals.ignore_signals()  # it has stopped: a late one must not spoil the exit code
+            signals.ignore_signals()  # the worker has stopped: a late signal must not change the exit code
     engine.close()
-    if not ended:  # a handler that ignores its end must not keep the process; its node run was given back
+    if not ended:  # a handler that does not end must not keep the process; its node run was given back
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

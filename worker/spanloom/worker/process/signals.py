@@ -1,4 +1,4 @@
-"""Handlers of SIGTERM and SIGINT in the process of a worker, but not in those that its node handlers fork."""
+"""Handlers of SIGTERM and SIGINT in the process of a worker, but not in processes that its node handlers fork."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _forking = threading.local()
 
 
 def install_signal_handlers(stop: Callable[[], None]) -> None:
-    """Call `stop` for each signal, on a thread of its own: a handler may interrupt any lock, and takes none itself.
+    """Call `stop` for each signal, on a thread of its own. Call this function in the main thread.
 
-    Python runs handlers in the main thread alone, which waits for work, for seconds; the pipe has the number at once.
-    Call it in the main thread.
+    A Python signal handler runs in the main thread only. It may interrupt any code that holds a lock, and it is delayed
+    while that thread waits for work. So the handlers do nothing: the wakeup pipe passes the number on at once.
     """
     read_end, write_end = os.pipe()
     os.set_blocking(write_end, False)
@@ -41,11 +41,11 @@ def ignore_signals() -> None:
 
 
 def _on_signal(_signal: int, _frame: FrameType | None) -> None:
-    """Do nothing: the pipe has told of it."""
+    """Do nothing: the signal's number is in the pipe."""
 
 
 def _before_fork() -> None:
-    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the child has handlers of its own
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until the child has set its own handlers
 
 
 def _after_fork_in_parent() -> None:
@@ -54,7 +54,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     if signal.getsignal(signal.SIGTERM) is _on_signal:
-        signal.set_wakeup_fd(-1)  # which would stop the parent
+        signal.set_wakeup_fd(-1)  # the parent's pipe, which would stop the parent
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)  # no KeyboardInterrupt: it would be raised here, and dropped
     signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)

@@ -1,4 +1,4 @@
-"""The supervisor: several worker processes, a dead one restarted, all of them ended together."""
+"""The supervisor: starts several worker processes, restarts dead ones, and stops all of them together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _USER_ERROR = 2  #: the exit code of a worker that can't start; a restart would 
 
 
 class SupervisedProcess(BaseModel):
-    """What one process of several is started with: one JSON document in its environment."""
+    """The options of one supervised process, passed to it as one JSON document in its environment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,17 +37,17 @@ class SupervisedProcess(BaseModel):
 
     @classmethod
     def from_environment(cls) -> SupervisedProcess | None:
-        """Return what the supervisor of this process has chosen, once; None without one."""
+        """Return the options that the supervisor of this process has set, once; None without a supervisor."""
         text = os.environ.pop(_VARIABLE, None)  # a worker that a handler starts is not supervised
         return None if text is None else cls.model_validate_json(text)
 
     def environment(self) -> dict[str, str]:
-        """Return what makes `from_environment` return the same in another process."""
+        """Return the environment variables from which `from_environment` reads these options in another process."""
         return {_VARIABLE: self.model_dump_json()}
 
 
 class _Child:
-    """One worker process and when to start it again."""
+    """One worker process, and the time of its next start."""
 
     def __init__(self, app: str, chosen: SupervisedProcess) -> None:
         self.app = app
@@ -59,21 +59,22 @@ class _Child:
 
     @property
     def settled(self) -> bool:
-        """Whether it has lived long enough to have started."""
+        """Whether the process has lived long enough to have started."""
         return self.process is not None and time.monotonic() - self.started > _SETTLED_SECONDS
 
 
 def supervise(app: str, processes: int, options: WorkerOptions, *, listen: Listen | None = None) -> int:
-    """Run so many workers of the engine that `app` names until SIGTERM or SIGINT, and return the exit code.
+    """Run `processes` workers of the engine `app` until SIGTERM or SIGINT, and return the exit code.
 
-    A process that dies is restarted, with growing pauses if it dies young. If the first ones exit with 2 they can't
-    start, which ends them all with 2. Processes whose supervisor is gone, however it went, stop by themselves. The
-    first serves its endpoints at `listen`, the next ones at the ports that follow; a replacement takes over the port.
+    A process that dies is restarted, with growing pauses if it lived for less than 10 seconds. Exit code 2 means that a
+    worker can't start: before any process has started, it ends all of them, with code 2. The processes stop by
+    themselves when their supervisor is gone, also if it was killed. The first one serves its endpoints at `listen`, the
+    others at the following ports; a replacement takes over the port.
     """
     signals: list[int] = []
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        signals.append(number)  # takes no lock: it may come in the middle of anything
+        signals.append(number)  # takes no lock: a signal may interrupt any code
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
@@ -81,7 +82,7 @@ def supervise(app: str, processes: int, options: WorkerOptions, *, listen: Liste
     listens = [listen and listen._replace(port=listen.port + number) for number in range(processes)]
     children = [_Child(app, SupervisedProcess(options=options, listen=own)) for own in listens]
     code = 0
-    settled = False  # once one has worked, a start that fails is an outage and no mistake
+    settled = False  # once a process has started, a failing start is an outage and no user error
     try:
         while not signals:
             for child in children:
@@ -101,7 +102,7 @@ def supervise(app: str, processes: int, options: WorkerOptions, *, listen: Liste
 
 
 def _restart_if_ended(child: _Child, pipe: int) -> int | None:
-    """Start the child if it is due, and return the exit code of one that has just ended."""
+    """Start the child if it is due; return its exit code if it has just ended."""
     now = time.monotonic()
     if child.process is None:
         if now >= child.start_at:

@@ -24,9 +24,9 @@ from spanloom.engine.store.port import queue_key
 __all__ = ["JobConsumer"]
 
 _log = structlog.get_logger("spanloom.worker")
-_URGENT_SECONDS = 0.02  #: how old a look at more urgent lists may be
-_WIP_SECONDS = 120  #: after which RQ's tools call a started job abandoned, unless its worker renewed it, …
-_HASH_SECONDS = 10  #: … so long before that it is gone, and they have nothing to call abandoned
+_URGENT_SECONDS = 0.02  #: how old a count of the more urgent lists may be
+_WIP_SECONDS = 120  #: after which RQ's tools take a started job for abandoned, unless its worker renewed it
+_HASH_SECONDS = 10  #: so long before that the job's hash expires, so that they find none to take for abandoned
 _MOST_OWED = 10_000
 
 _FETCH = resources.files("spanloom.worker.queue").joinpath("fetch.lua").read_text("utf-8")
@@ -36,7 +36,7 @@ _RENEW_BATCH = 500
 
 
 class JobConsumer:
-    """Fetch node jobs for one worker, and tell Redis how they ended."""
+    """The consumer of one worker: fetches node jobs, and reports their ends to RQ's registries."""
 
     def __init__(
         self, queue: NodeQueue, queues: Sequence[str], worker_name: str, *, renew_seconds: float = 5.0
@@ -52,8 +52,8 @@ class JobConsumer:
         self._script: str | None = None
         self._wip_seconds = max(_WIP_SECONDS, int(3 * renew_seconds))
         self._lock = threading.Lock()
-        # What goes to Redis with the next round trip: jobs that are over, by list; how many nodes ran; which
-        # executions changed; the rest.
+        # Sent with the next round trip to Redis: jobs that are over, by list; the number of nodes that ran; the
+        # executions that changed; the rest.
         self._over: dict[str, list[str]] = {}
         self._ran = 0
         self._changed: set[str] = set()
@@ -65,7 +65,7 @@ class JobConsumer:
     def fetch(self, count: int, block_seconds: float) -> list[NodeMessage]:
         """Take up to `count` node jobs, most urgent first; wait for the first one up to `block_seconds`.
 
-        What is no node job of ours is refused: RQ's tools show it as failed. Raises QueueUnavailable.
+        A job that is no valid node job is refused: RQ's tools show it as failed. Raises QueueUnavailable.
         """
         self._forget_much()
         with self._queue.breaker.guard():
@@ -89,20 +89,20 @@ class JobConsumer:
         return messages
 
     def done(self, message: NodeMessage | None) -> None:
-        """Count a node whose run was recorded, and remove its job from RQ; None: it ran without one."""
+        """Count a recorded node run, and remove its job from RQ; None if it ran without a job."""
         if message is not None:
             self.discard(message)
         with self._lock:
             self._ran += 1
 
     def discard(self, message: NodeMessage) -> None:
-        """Remove a job from RQ that was not run here: a duplicate, or of a type that others know."""
+        """Remove a job from RQ that was not run here: a duplicate, or one of a type without a handler here."""
         self._started.pop(message.job_id, None)
         with self._lock:
             self._over.setdefault(message.list_name, []).append(message.job_id)
 
     def failed(self, message: NodeMessage, reason: str) -> None:
-        """Show a node that failed for good among RQ's failed jobs; the store drives everything else."""
+        """List a node that failed for good among RQ's failed jobs; everything else is driven by the store."""
         self._started.pop(message.job_id, None)
         self._defer_cleanup(lambda pipe: self._show_failed(pipe, message, reason))
 
@@ -127,11 +127,11 @@ class JobConsumer:
             pipeline.execute()
 
     def announce(self, execution_id: str) -> None:
-        """Announce the end of an execution to those who wait for it."""
+        """Publish the end of an execution, with the next round trip."""
         self._defer_cleanup(lambda pipe: pipe.publish(self._keys.ended_channel(execution_id), "ended"))
 
     def publish_changed(self, execution_ids: Iterable[str]) -> None:
-        """Have it published, with the next round trip, that something of these executions was recorded."""
+        """Publish, with the next round trip, that these executions have changed."""
         with self._lock:
             self._changed.update(execution_ids)
 
@@ -141,7 +141,7 @@ class JobConsumer:
         return bool(self._changed)
 
     def flush(self) -> None:
-        """Send Redis what was deferred. Raises QueueUnavailable; what is not sent then is in the store."""
+        """Send the deferred commands to Redis. Raises QueueUnavailable; the store holds the state that is not sent."""
         with self._queue.breaker.guard():
             pipeline = self._redis.pipeline(transaction=False)
             self._flush_deferred(pipeline)
@@ -149,7 +149,7 @@ class JobConsumer:
                 pipeline.execute()
 
     def flush_if_idle(self) -> None:
-        """Flush if the fetching thread is blocked and will not do it soon."""
+        """Flush if the fetching thread is blocked, and so will not flush soon."""
         if self._blocked:
             self.flush()
 
@@ -162,7 +162,7 @@ class JobConsumer:
             pipeline.execute()
 
     def renew(self) -> None:
-        """Keep `rq info` from calling the jobs that run here abandoned. Raises QueueUnavailable."""
+        """Renew the jobs that run here, so that RQ's tools do not take them for abandoned. Raises QueueUnavailable."""
         running = list(self._started.items())
         until = time.time() + self._wip_seconds
         for first in range(0, len(running), _RENEW_BATCH):
@@ -173,7 +173,7 @@ class JobConsumer:
                 self._redis.eval(_RENEW, len(keys), *keys, *arguments)
 
     def urgent_waits(self, queue: str, priority: str) -> bool:
-        """Whether a job waits on a list before this one, as of 20 ms ago at most. Raises QueueUnavailable."""
+        """Return whether a job waits on a more urgent list, as of 20 ms ago at most. Raises QueueUnavailable."""
         name = f"{self._queue.namespace}.{queue_key(queue, priority)}"
         before = self._lists[: self.list_names.index(name)] if name in self.list_names else []
         if not before:
@@ -211,10 +211,10 @@ class JobConsumer:
             answer = self._redis.evalsha(self._script, len(self._script_keys), *self._script_keys, *arguments)
         if isinstance(answer, Exception):
             raise answer
-        return answer  # type: ignore[no-any-return]  # what the script returns
+        return answer  # type: ignore[no-any-return]  # as the script returns it
 
     def _forget_much(self) -> None:
-        """Drop what is owed to a Redis that is away for long; only RQ's own registries need it."""
+        """Drop the deferred commands if a long outage has gathered too many; only RQ's own registries need them."""
         with self._lock:
             if len(self._owed) + len(self._changed) + sum(map(len, self._over.values())) > _MOST_OWED:
                 self._over, self._changed, self._owed = {}, set(), []

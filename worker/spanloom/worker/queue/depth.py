@@ -1,4 +1,4 @@
-"""Queue depths: how many jobs wait on each list, and since when, as the sweep saw them last."""
+"""Queue depths: the number of jobs that wait on each list, and since when, as of the last sweep."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _STALE_SECONDS = 30.0
 
 
 class QueueDepths:
-    """Remember the lists as the sweep saw them last: a collection of metrics waits for no Redis.
+    """The depths and ages of the lists as of the last sweep, so that collecting metrics does not wait for Redis.
 
-    While Redis is away nothing is reported, rather than old values.
+    While Redis is away nothing is reported, instead of old values.
     """
 
     def __init__(self, queue: NodeQueue) -> None:
@@ -29,14 +29,14 @@ class QueueDepths:
         self._lists: Mapping[str, tuple[int, float]] = {}
 
     def refresh(self, heads: Mapping[str, datetime | None]) -> None:
-        """Note what the sweep found (the queue's heads), and count the jobs, but not with every pass."""
+        """Store the heads that the sweep read, and count the jobs; once in two seconds at most."""
         if time.monotonic() - self._refreshed_at < _REFRESH_SECONDS:
             return
         prefix, now = f"{self._queue.namespace}.", time.time()
         try:
             depths = self._queue.depths([prefix + name for name in heads])
         except QueueUnavailable:
-            return  # the next pass meets it, too, and says so
+            return  # the next pass meets it too, and logs it
         self._lists = {
             prefix + name: (depths[prefix + name], 0.0 if head is None else max(0.0, now - head.timestamp()))
             for name, head in heads.items()
@@ -44,11 +44,11 @@ class QueueDepths:
         self._refreshed_at = time.monotonic()
 
     def read_depths(self) -> Iterable[Reading]:
-        """Return how many jobs wait on each list."""
+        """Return the number of jobs that wait on each list."""
         return [(depth, {SYSTEM: "rq", LIST: name}) for name, (depth, _) in self._fresh().items()]
 
     def read_ages(self) -> Iterable[Reading]:
-        """Return for how many seconds the first job of each list has waited."""
+        """Return the seconds for which the first job of each list has waited."""
         return [(age, {SYSTEM: "rq", LIST: name}) for name, (_, age) in self._fresh().items()]
 
     def _fresh(self) -> Mapping[str, tuple[int, float]]:

@@ -1,4 +1,4 @@
-"""The notifier: publishes which executions have changed, where no other round trip to Redis does it soon."""
+"""The notifier: publishes the executions that have changed, where no other round trip to Redis does it soon."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _GATHER_SECONDS = 0.05  #: how long a change waits for a fetch or a push that ta
 class Notifier:
     """The service that bounds the delay of published changes.
 
-    A change goes with the next fetch, push or other round trip of the worker. A worker whose nodes run one after the
-    other in their slots makes none for seconds: then the notifier's thread makes one, twenty times a second at most.
+    A change is sent with the next fetch, push or other round trip of the worker. A worker that runs nodes inline makes
+    no round trip for seconds: then the notifier's thread makes one, twenty times a second at most.
     """
 
     def __init__(self, consumer: JobConsumer, worker_name: str) -> None:
@@ -31,23 +31,23 @@ class Notifier:
         self._thread = threading.Thread(target=self._run, name=f"spanloom-notifier-{worker_name}", daemon=True)
 
     def changed(self, execution_ids: Iterable[str]) -> None:
-        """Note that something of these executions was committed."""
+        """Mark these executions as changed; called after each commit."""
         self._consumer.publish_changed(execution_ids)
         self._wake.set()
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what is left is published with the consumer's last flush."""
+        """End the thread; the remaining changes are published with the consumer's last flush."""
         self._stopped.set()
         self._wake.set()
         self._thread.join(JOIN_SECONDS)
 
     def _run(self) -> None:
         while self._wake.wait():
-            self._wake.clear()  # before it asks whether it is stopped: a stop that comes after wakes it again
+            self._wake.clear()  # before `stopped` is read: a stop that comes later sets it again
             if self._stopped.wait(_GATHER_SECONDS):
                 return
             if not self._consumer.has_changes:
@@ -55,4 +55,4 @@ class Notifier:
             try:
                 self._consumer.flush()
             except QueueUnavailable as error:
-                _log.debug("changes_not_published", error=str(error))  # who watches reads the store
+                _log.debug("changes_not_published", error=str(error))  # a watcher reads the store

@@ -1,4 +1,4 @@
-"""Isolation of poison jobs: a node that may be what kills its workers runs alone, so that no other is lost with it."""
+"""Isolation of poison jobs: a node that may kill its workers runs alone, so that no other is lost with it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ _log = structlog.get_logger("spanloom.worker")
 
 
 def is_poison_candidate(recovery_attempts: int, max_recovery_attempts: int) -> bool:
-    """Whether one more loss fails a run that was lost so often: whatever runs beside it might fail it, or it them."""
+    """Return whether one more loss would fail a run that was lost `recovery_attempts` times.
+
+    Such a run must not share a worker: it may be the node that kills it, or be lost with another node that does.
+    """
     return recovery_attempts >= max(1, max_recovery_attempts - 1)
 
 
 class Isolation:
-    """Runs suspects one at a time: each starts when the slots are empty, and they stay empty until it has ended.
+    """The queue of suspects (poison candidates), which run one at a time.
 
-    Either waits for `isolation_seconds` at most, so that nodes that take long can't bring a worker to a halt. For the
-    thread that fetches.
+    A suspect starts when all slots are free, and they stay free until it has ended. Both waits end after
+    `isolation_seconds`, so that long-running nodes can't halt a worker. Used by the fetching thread only.
     """
 
     def __init__(self, slots: Slots, options: WorkerOptions) -> None:
@@ -34,15 +37,15 @@ class Isolation:
         self._max_recovery_attempts = options.max_recovery_attempts
         self._seconds = options.isolation_seconds
         self._waiting: deque[NodeMessage] = deque()
-        self._until = 0.0  # then whoever waits need no longer be alone, nor who runs
+        self._until = 0.0  # from then on neither a waiting nor a running suspect need be alone
 
     @property
     def active(self) -> bool:
-        """Whether nothing else may start: a suspect waits for its turn, or runs alone."""
+        """Whether no other node may start: a suspect waits for its turn, or runs alone."""
         return bool(self._waiting) or (self._slots.busy > 0 and time.monotonic() < self._until)
 
     def admit(self, messages: Sequence[NodeMessage]) -> list[NodeMessage]:
-        """Keep the suspects of these for later, and return the rest."""
+        """Keep the suspects among `messages` for later, and return the rest."""
         suspects = [
             message
             for message in messages
@@ -53,7 +56,7 @@ class Isolation:
         return [message for message in messages if message not in suspects]
 
     def next(self, timeout: float) -> NodeMessage | None:
-        """Wait up to `timeout` seconds for the turn of one that waits, and return it."""
+        """Wait up to `timeout` seconds for the turn of the next suspect, and return it, or None."""
         idle = self._slots.wait_idle(min(timeout, max(0.0, self._until - time.monotonic())))
         late = time.monotonic() >= self._until
         if not self._waiting or not (idle or (late and self._slots.wait_free(0.0))):
@@ -70,7 +73,7 @@ class Isolation:
         return suspect
 
     def leave(self) -> list[NodeMessage]:
-        """Give up those that still wait."""
+        """Return the suspects that still wait, and drop them."""
         left = list(self._waiting)
         self._waiting.clear()
         return left

@@ -1,4 +1,4 @@
-"""The heartbeat: keeps the worker and its started jobs shown by RQ's tools, and wakes a loop that is to drain."""
+"""The heartbeat: renews the worker and its started jobs in RQ, and wakes the loop of a worker that drains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = structlog.get_logger("spanloom.worker")
 
 
 class Heartbeat:
-    """The service that keeps a worker registered with RQ, and does as `rq suspend` and `rq resume` ask."""
+    """The service that keeps a worker registered with RQ, and follows `rq suspend` and `rq resume`."""
 
     def __init__(
         self,
@@ -39,12 +39,12 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name=f"spanloom-heartbeat-{self._name}", daemon=True)
 
     def start(self) -> None:
-        """Register, and renew that from now on. Raises QueueUnavailable."""
+        """Register, and renew the registration from now on. Raises QueueUnavailable."""
         self._registration.register()
         self._thread.start()
 
     def stop(self) -> None:
-        """End, of a worker that drains: bring Redis up to date, and unregister."""
+        """End the heartbeat, bring Redis up to date, and unregister."""
         self._stopped.set()
         self._thread.join(JOIN_SECONDS)
         try:
@@ -72,7 +72,7 @@ class Heartbeat:
                 self._state.wait_for(Phase.DRAINING, self._seconds)
 
     def _suspend(self, suspended: bool) -> None:
-        """Do as RQ's tools ask. A fetch that waits for work would still take what comes next."""
+        """Suspend or resume. A blocked fetch is woken, as it would still take the next job."""
         if suspended != self.suspended:
             self.suspended = suspended
             if suspended:

@@ -17,7 +17,7 @@ __all__ = ["RqRegistration"]
 
 
 class RqRegistration(BaseWorker):
-    """Stand in RQ's registry of workers for one of ours. Its calls raise QueueUnavailable."""
+    """The entry of a Spanloom worker in RQ's registry, so that RQ's tools list it. Its calls raise QueueUnavailable."""
 
     def __init__(self, queue: NodeQueue, list_names: list[str], name: str, ttl_seconds: float) -> None:
         super().__init__(
@@ -26,32 +26,32 @@ class RqRegistration(BaseWorker):
             connection=queue.redis,
             serializer=JSONSerializer,
             worker_ttl=int(ttl_seconds) + 60,
-            prepare_for_work=False,  # it would ask Redis for all its clients, only to learn our address
+            prepare_for_work=False,  # it would list all clients of Redis, only to find our address
         )
         self._breaker = queue.breaker
         self.hostname, self.pid = socket.gethostname(), os.getpid()
 
     @property
     def connection_timeout(self) -> int:
-        """Leave the client's time limits as they are; RQ would raise them to minutes."""
+        """0, which keeps the client's time limits; RQ would raise them to minutes."""
         return 0
 
     def execute_job(self, job: Any, queue: Any) -> None:
-        """Never called: the consumer fetches, and only node jobs run."""
+        """Raise RuntimeError. Never called: the consumer fetches, and only node jobs run."""
         raise RuntimeError("Spanloom's worker runs node jobs from its own loop")
 
     def register(self) -> None:
-        """Register."""
+        """Register the worker, in place of a namesake that was killed."""
         with self._breaker.guard():
             self.connection.delete(self.key)  # a namesake that was killed would keep us out; leases have their own ids
             self.register_birth()  # type: ignore[no-untyped-call]
             self.set_state(WorkerStatus.IDLE)
 
     def send_heartbeat(self, *, busy: bool) -> bool:
-        """Renew the registration, also one that a flush removed; return whether `rq suspend` asks workers to pause."""
+        """Renew the registration, also after Redis was flushed; return whether `rq suspend` is in force."""
         with self._breaker.guard():
             if not self.connection.hexists(self.key, "birth"):
-                # What counted after a flush is no namesake, as RQ would think.
+                # RQ would take the counters written after a flush for a namesake.
                 self.connection.hset(self.key, "death", "")
                 self.register_birth()  # type: ignore[no-untyped-call]  # RQ leaves it untyped, as the two below
             with self.connection.pipeline(transaction=False) as pipeline:
@@ -61,6 +61,6 @@ class RqRegistration(BaseWorker):
                 return bool(pipeline.execute()[-1])
 
     def unregister(self) -> None:
-        """Unregister."""
+        """Remove the registration."""
         with self._breaker.guard():
             self.register_death()  # type: ignore[no-untyped-call]

@@ -11,10 +11,10 @@ from spanloom.engine.store.port import ExecutionStore
 
 __all__ = ["StartedJobCleaner"]
 
-_LAPSED_SECONDS = 60  #: how long after its time a job is nobody's, though its worker lives: Redis may have been away
+_LAPSED_SECONDS = 60  #: how long after its time a job of a live worker counts as left behind: Redis may have been away
 
-# Strikes off ARGV's pairs of job and worker from KEYS[1]; the other keys are those of the jobs, in the same order.
-# A job that someone else has started by now, or that failed, is kept.
+# Removes ARGV's pairs of job and worker from KEYS[1]; the other keys are those of the jobs, in the same order.
+# A job that another worker has started by now, or that failed, is kept.
 _STRIKE_OFF = """
 for number = 2, #KEYS do
   local id, worker = ARGV[2 * number - 3], ARGV[2 * number - 2]
@@ -35,7 +35,7 @@ class _Started(NamedTuple):
 
 
 class StartedJobCleaner:
-    """Look after the jobs that RQ holds for started, on all lists of a namespace."""
+    """The cleaner of RQ's registries of started jobs, for all lists of a namespace."""
 
     def __init__(self, store: ExecutionStore, queue: NodeQueue, list_names: Sequence[str]) -> None:
         self._store = store
@@ -43,11 +43,11 @@ class StartedJobCleaner:
         self._list_names = list_names
 
     def clean(self, *dead: str) -> int:
-        """Take off the jobs of workers that hold no lease, or are named; return how many.
+        """Remove the jobs of workers that hold no lease, or are named in `dead`; return their number.
 
-        What their node runs need the store has seen to. Raises QueueUnavailable, StoreUnavailable.
+        Their node runs are recovered by the store. Raises QueueUnavailable, StoreUnavailable.
         """
-        started = self._started()  # looked at first: whoever has started a job holds a lease already
+        started = self._started()  # read before the leases: a worker that has started a job holds one already
         if not any(started.values()):
             return 0
         live = {lease.name for lease in self._store.list_workers()} - set(dead)

@@ -15,14 +15,14 @@ __all__ = ["UnknownTypeFilter"]
 
 _log = structlog.get_logger("spanloom.worker")
 _PAUSES = (0.02, 0.25)  #: first and longest, while only unknown types are fetched
-_LEFT_TO_THE_SWEEP = 600.0  #: seconds after its push: nobody has known it for long, and each look makes another push
+_LEFT_TO_THE_SWEEP = 600.0  #: seconds after its push: no worker has run it for long, and each fetch makes another push
 
 
 class UnknownTypeFilter:
-    """Give jobs back that others may know, to the ends of their lists, without spinning on them."""
+    """The filter that returns jobs of unknown types to the ends of their lists, without spinning on them."""
 
     def __init__(self, consumer: JobConsumer, types: Container[str], state: WorkerState, *, keep: bool) -> None:
-        """Without `keep` they are dropped, for the sweep to push again: a worker in burst mode comes to an end."""
+        """Drop the jobs instead if not `keep`, for the sweep to push again: a worker in burst mode must end."""
         self._consumer = consumer
         self._types = types
         self._state = state
@@ -31,9 +31,9 @@ class UnknownTypeFilter:
         self._named: set[str] = set()
 
     def return_unknown(self, fetched: Sequence[NodeMessage]) -> list[NodeMessage]:
-        """Return those that this worker can run. Waits a moment if there is none among them.
+        """Return the jobs that this worker can run, and give the others back. Waits a moment if it can run none.
 
-        Raises QueueUnavailable; what could not be given back is pushed again by the sweep.
+        Raises QueueUnavailable; jobs that could not be given back are pushed again by the sweep.
         """
         known = [message for message in fetched if message.node_type in self._types]
         if len(known) == len(fetched):

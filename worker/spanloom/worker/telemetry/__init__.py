@@ -1,1 +1,1 @@
-"""What a worker stores and exports of its node runs: logs, spans, metrics."""
+"""The telemetry of a worker's node runs, stored and exported: logs, spans, metrics."""

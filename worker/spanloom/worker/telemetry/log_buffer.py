@@ -25,9 +25,9 @@ MAX_LINES = 5_000  #: of one attempt; the same number of its spans is kept
 MAX_CHARACTERS = 10_000  #: of one line's message, and of its fields as JSON
 _BATCH = 500  #: lines that are sent at once
 
-#: The lines of the attempt whose handler is at work in this context; None outside of handlers.
+#: The lines of the attempt that runs in this context; None outside of handlers.
 CURRENT: ContextVar[LogBuffer | None] = ContextVar("spanloom_lines", default=None)
-# What structlog.contextvars binds under these names: to set them costs a third of bind_contextvars() for each node.
+# The variables of structlog.contextvars by name: setting them costs a third of bind_contextvars() for each node.
 _IDS: dict[str, ContextVar[Any]] = {
     name: token.var
     for name, token in copy_context()
@@ -37,10 +37,10 @@ _IDS: dict[str, ContextVar[Any]] = {
 
 
 class LogBuffer:
-    """The lines of an attempt, and how many of them are stored.
+    """The log lines of an attempt, and the number of them that are stored.
 
-    Adding takes no lock and never waits: a time limit may interrupt a handler between any two bytecodes. It raises
-    nothing but what interrupts the handler itself. `owner` is the LogCapture of the worker that runs it.
+    Adding a line takes no lock and never waits: a time limit may interrupt a handler between any two bytecodes. It
+    raises only interruptions of the handler itself, such as NodeTimeout. `owner` is the worker's LogCapture.
     """
 
     def __init__(
@@ -53,24 +53,24 @@ class LogBuffer:
         owner: object = None,
     ) -> None:
         self.owner = owner
-        self.unended: dict[tuple[str, int], str] = {}  # what was printed of a line so far, by stream and thread
+        self.unended: dict[tuple[str, int], str] = {}  # printed parts of a line without its end, by stream and thread
         self._claim = claim
         self._trace_id = trace_id
         self._span_id = span_id
         self._context = context
         self._export = export
-        self._lines: list[LogLine] = []  # not stored yet, as far as is known
+        self._lines: list[LogLine] = []  # not confirmed as stored
         self._stored = 0
         self._left_out = 0
         self._ended = False
-        self._sent = 0  # how many of the first were sent to the store, and no answer came yet
+        self._sent = 0  # how many of the first were sent to the store without a response yet
         self._last_id = 0  # of those that are stored
         self._refused = self._closed = False
         self._logger: Any = None
 
     @property
     def logger(self) -> Any:
-        """A structlog logger, as it is configured in this process, whose lines are kept as well."""
+        """A structlog logger, configured as in this process; its lines are kept as well."""
         if self._logger is None:
             config = structlog.get_config()
             self._logger = structlog.wrap_logger(
@@ -82,7 +82,7 @@ class LogBuffer:
         return self._logger
 
     def ids(self) -> dict[str, Any]:
-        """Return what every line of this attempt carries, but its span."""
+        """Return the ids that every line of this attempt carries, except the span id."""
         node = self._claim.node
         ids: dict[str, Any] = {"execution_id": self._claim.header.execution_id, "node_id": node.node_id}
         if node.item:
@@ -90,7 +90,7 @@ class LogBuffer:
         return {**ids, "attempt": node.attempt, "trace_id": self._trace_id}
 
     def bind(self) -> None:
-        """Let every line that is written in this context carry the attempt's ids, its own span's too."""
+        """Add the attempt's ids, with its own span's, to every line that is written in this context."""
         node = self._claim.node
         _IDS["execution_id"].set(self._claim.header.execution_id)
         _IDS["node_id"].set(node.node_id)
@@ -106,7 +106,7 @@ class LogBuffer:
         return self._lines
 
     def add(self, level: str, message: str, fields: Mapping[str, Any] | None = None, *, exported: bool = False) -> None:
-        """Keep one line and export it, unless it is `exported` already; nothing once the attempt has ended."""
+        """Keep one line, and export it unless it is `exported` already. Does nothing once the attempt has ended."""
         if self._ended:
             return
         if self._stored + len(self._lines) >= MAX_LINES:
@@ -115,8 +115,8 @@ class LogBuffer:
         self._append(level, message, fields, exported=exported)
 
     def add_event(self, method: str, event: Mapping[str, Any]) -> None:
-        """Keep a line as structlog has it: the name of the method that was called, and the event's fields."""
-        own = self.ids()  # a field of the handler's may have such a name, too: an order's item
+        """Keep a line in structlog's form: the name of the method that was called, and the event's fields."""
+        own = self.ids()  # the handler's fields may have such names, too: an order's item
         fields = {
             key: value
             for key, value in event.items()
@@ -127,11 +127,11 @@ class LogBuffer:
         self.add(_LEVELS.get(method, method), text_of(fields.pop("event", "")), fields)
 
     def exclude(self) -> None:
-        """Count a span of this attempt that was one too many."""
+        """Count a span of this attempt that is beyond the limit."""
         self._left_out += 1
 
     def end(self, error: BaseException | None, *, final: bool) -> None:
-        """Add what the attempt failed of, a warning if it is not `final`, and what was left out. Nothing follows."""
+        """Add the error, a warning if it is not `final`, and the number of excluded lines; then take no more."""
         if self.unended:
             for (stream, _), text in tuple(self.unended.items()):
                 self.add("warning" if stream == "stderr" else "info", text, {"stream": stream})
@@ -145,7 +145,7 @@ class LogBuffer:
     # ---- only the flusher calls these, under locks of its own ----
 
     def take_batch(self) -> NodeLines | None:
-        """Return what is to be sent to the store now; it may be there until `mark_stored` is told what became of it."""
+        """Return the next lines for the store. They are uncertain until `mark_stored` receives the store's response."""
         again = self._sent > 0
         if not again and not self._refused and not self._closed:
             self._sent = min(len(self._lines), _BATCH)
@@ -156,9 +156,9 @@ class LogBuffer:
         return NodeLines(execution_id, node.node_id, node.item, node.fence, lines, self._last_id, again)
 
     def mark_stored(self, last_id: int | None) -> bool:
-        """Take note of the store's answer (None: it refused them) and return whether more may be sent at once."""
+        """Take the store's response (None: it refused the lines), and return whether more may be sent at once."""
         if last_id is None:
-            self._refused = True  # the claim is gone: whether the lines are kept is up to the record
+            self._refused = True  # the claim is lost: the record decides whether the lines are kept
             more = False
         else:
             more = self._sent == _BATCH
@@ -170,11 +170,11 @@ class LogBuffer:
 
     @property
     def uncertain(self) -> bool:
-        """Whether lines were sent of which nobody knows yet if they are stored."""
+        """Whether lines were sent to the store that it has not confirmed yet."""
         return self._sent > 0
 
     def close(self) -> bool:
-        """Offer nothing new from now on; return whether lines are in doubt."""
+        """Take no new batch from now on; return whether lines are uncertain."""
         self._closed = True
         return self._sent > 0
 
@@ -185,14 +185,14 @@ class LogBuffer:
         self._lines.append(line)
         if self._export is None or exported:
             return
-        previous = CURRENT.set(None)  # what is said by whatever exports it is not the handler's
+        previous = CURRENT.set(None)  # lines that the exporter writes are not the handler's
         try:
             inner = None if line.span_id == self._span_id else trace.get_current_span()
             context = self._context() if inner is None else trace.set_span_in_context(inner)
             self._export.emit(self._claim, line, fields or {}, context)
         except NodeTimeout:
             raise
-        except Exception:  # noqa: S110  an exporter's trouble is not the handler's, and the store has the line
+        except Exception:  # noqa: S110  an exporter's error is not the handler's, and the store gets the line
             pass
         finally:
             CURRENT.reset(previous)
@@ -209,7 +209,7 @@ class LogBuffer:
         )
 
     def _process(self, processors: Sequence[Any], logger: Any, method: str, event: Any) -> Any:
-        """Keep a line of ctx.log, and let the processors that are configured make of it what the logger writes."""
+        """Keep a line of ctx.log, and pass it through the configured processors to the logger."""
         self.add_event(method, event)
         event["span_id"] = self._open_span_id()
         try:
@@ -217,13 +217,13 @@ class LogBuffer:
                 event = processor(logger, method, event)
         except (structlog.DropEvent, NodeTimeout):
             raise
-        except Exception:  # the line is stored; that it can't be shown must not fail its node
+        except Exception:  # the line is kept; a failing processor must not fail its node
             raise structlog.DropEvent from None
         return event
 
     def _open_span_id(self) -> str:
         inner = trace.get_current_span().get_span_context()
-        # Otherwise in a thread that the handler started by itself, and in a trace of the handler's own.
+        # No match in a thread that the handler started itself, and in a trace of the handler's own.
         return f"{inner.span_id:016x}" if f"{inner.trace_id:032x}" == self._trace_id else self._span_id
 
 
@@ -232,13 +232,13 @@ _LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": 
 
 
 def storable(text: str) -> str:
-    """Cut a text to its bound, without what no database keeps as text."""
+    """Cut a text to its bound, and replace characters that databases can't store."""
     text = text[:MAX_CHARACTERS].replace("\x00", "\ufffd")
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def as_json(fields: Mapping[str, Any]) -> str:
-    """Write what a handler tells of itself, bounded; what JSON can't carry is told as printed."""
+    """Return a handler's fields as JSON, bounded; values that JSON can't carry become text."""
     try:
         text = json.dumps(fields, default=text_of)
     except (TypeError, ValueError, RecursionError):  # keys that are no text, a value that holds itself

@@ -1,7 +1,7 @@
-"""Log capture: lines that handlers write other than by `ctx.log`, kept with their nodes.
+"""Log capture: lines that handlers write without `ctx.log`, kept with their nodes.
 
-That is the standard `logging`, structlog as worker processes configure it, and what is printed if that is wanted. Whose
-line it is follows from the context: one outside of a handler, or in a thread that a handler started by itself,
+Captured are the standard `logging`, structlog as worker processes configure it, and, if enabled, printed lines. The
+context decides the node of a line: a line from outside of a handler, or from a thread that a handler started itself,
 belongs to no node.
 """
 
@@ -26,7 +26,7 @@ _installing = threading.Lock()  # the root logger and the streams belong to the 
 
 
 class LogCapture:
-    """Listen, while one worker works. Several workers of a process each listen to their own handlers."""
+    """The service that captures lines while one worker works, from the handlers of that worker only."""
 
     def __init__(self, level: str, *, capture_output: bool) -> None:
         self.export: LogExport | None = None
@@ -34,7 +34,7 @@ class LogCapture:
         self._output = StdoutCapture(self) if capture_output else None
 
     def start(self) -> None:
-        """Begin to listen, and look whether lines are to be exported."""
+        """Start capturing, and detect whether lines are to be exported."""
         self.export = LogExport.configured()
         with _installing:
             logging.getLogger().addHandler(self._handler)
@@ -42,7 +42,7 @@ class LogCapture:
                 self._output.open()
 
     def stop(self) -> None:
-        """Stop listening; twice is no error."""
+        """Stop capturing; a second call does nothing."""
         with _installing:
             logging.getLogger().removeHandler(self._handler)
             if self._output is not None:
@@ -50,7 +50,7 @@ class LogCapture:
 
 
 class _NodeHandler(logging.Handler):
-    """Keep records that are made within handlers. It has no lock: a time limit may interrupt who holds one."""
+    """The handler of `logging` that keeps a node's records. It has no lock: a time limit may interrupt its holder."""
 
     def __init__(self, capture: LogCapture, lowest: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _NodeHandler(logging.Handler):
         lines = CURRENT.get()
         ours = lines is not None and lines.owner is self._log_capture
         if lines is not None and ours and record.levelno >= self._lowest and not _is_ours(record.name):
-            previous = CURRENT.set(None)  # what a value says while it is read is not kept: it might have no end
+            previous = CURRENT.set(None)  # lines written while a record is formatted are not kept: they may never end
             try:
                 _keep(lines, record)
             except NodeTimeout:
@@ -78,13 +78,13 @@ class _NodeHandler(logging.Handler):
         return True
 
     def _is_the_only_one(self, name: str) -> bool:
-        """Whether nobody but journals hears that logger, of which this is the first."""
+        """Return whether only log captures handle that logger, and this is the first of them."""
         heard_by = _handlers_of(name)
         return heard_by[:1] == [self] and all(isinstance(handler, _NodeHandler) for handler in heard_by)
 
 
 def keep_event(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Keep a line of structlog's that is written within a handler (a processor)."""
+    """Keep a structlog line that is written within a handler. A structlog processor."""
     lines = CURRENT.get()
     if lines is not None and not _is_ours(getattr(logger, "name", None) or ""):
         lines.add_event(method, event)
@@ -103,7 +103,7 @@ def _keep(lines: LogBuffer, record: logging.LogRecord) -> None:
 
 
 class _Message:
-    """A record's message, whose arguments may not fit."""
+    """A record's message as text, also if its arguments do not fit."""
 
     def __init__(self, record: logging.LogRecord) -> None:
         self._record = record
@@ -127,7 +127,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _is_exported(name: str) -> bool:
-    """Whether OpenTelemetry's own handler is on that logger: it exports what it gets."""
+    """Return whether OpenTelemetry's own handler, which exports its records, is on that logger."""
     return any(type(handler).__module__.startswith("opentelemetry.") for handler in _handlers_of(name))
 
 
@@ -141,6 +141,6 @@ def _handlers_of(name: str) -> list[logging.Handler]:
 
 
 def _last_resort(record: logging.LogRecord) -> None:
-    """Do what `logging` does with a record that no handler takes: our own handler must not silence it."""
+    """Handle a record as `logging` does without any handler: our own handler must not silence it."""
     if logging.lastResort is not None:
         logging.lastResort.handle(record)

@@ -1,4 +1,4 @@
-"""The OpenTelemetry logs signal: emits the lines of nodes where an SDK is set up for it."""
+"""The export of nodes' lines as OpenTelemetry logs, where an SDK is set up for them."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _SEVERITIES = {
     "error": SeverityNumber.ERROR,
     "critical": SeverityNumber.FATAL,
 }
-_NAMES = {"exception": "exception.stacktrace"}  #: what the conventions call our fields
+_NAMES = {"exception": "exception.stacktrace"}  #: our fields by their names in the semantic conventions
 
 
 class LogExport:
-    """Emit lines through the logger provider that this process has."""
+    """An emitter of log lines through the logger provider of this process."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
 
     @classmethod
     def configured(cls) -> LogExport | None:
-        """Return an export if a logger provider is set up, None if there is nothing to emit to."""
+        """Return an export if a logger provider is set up, None otherwise."""
         provider = otel_logs.get_logger_provider()
         if isinstance(provider, otel_logs.NoOpLoggerProvider) or type(provider).__name__ == "ProxyLoggerProvider":
-            return None  # the API's own: it stands for a provider that nobody has set up
+            return None  # the API's own placeholder: no provider is set up
         return cls(provider.get_logger(SCOPE))
 
     def emit(self, claim: Claim, line: LogLine, fields: Mapping[str, Any], context: Context) -> None:
-        """Emit one line of an attempt, in the trace that `context` is in."""
+        """Emit one line of an attempt, within the trace of `context`."""
         header, node = claim.header, claim.node
         attributes: dict[str, str | bool | int | float] = {
             "spanloom.workflow.id": header.workflow_id,

@@ -1,4 +1,4 @@
-"""The log flusher: stores the lines of long-running nodes while they run; their records bring only what is left."""
+"""The log flusher: stores the lines of long-running nodes while they run; their records carry only the rest."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PAUSES = (0.05, 1.0)
 
 
 class LogFlusher:
-    """The service that stores lines of the attempts that run for long, once in `flush_seconds`, together.
+    """The service that stores the lines of all long-running attempts together, once in `flush_seconds`.
 
-    What was sent and not answered is sent again as it was, and the store knows it again: no line is lost or kept twice
-    when the store goes away. A handler is never held up; only an attempt that has ended waits for such an answer.
+    Lines that were sent without a response are sent again unchanged, and the store recognizes them: no line is lost or
+    stored twice when the store goes away. No handler is delayed; only an attempt that has ended waits for the response.
     """
 
     flush_seconds = 1.0
@@ -34,29 +34,29 @@ class LogFlusher:
         self._lasting = long_running
         self._state = state
         self._flushes = Periodic("spanloom-lines", self._turn, first_pause=self.flush_seconds)
-        self._choosing = threading.Lock()  # which lines are sent; held for a moment only
-        self._sending = threading.Lock()  # held while the store is asked
+        self._choosing = threading.Lock()  # held for a moment only, while the lines to send are chosen
+        self._sending = threading.Lock()  # held during the call of the store
         self._waiting = False  # the store was away the last time
 
     def start(self) -> None:
-        """Send again and again from now on."""
+        """Send periodically from now on."""
         self._flushes.start()
 
     def stop(self) -> None:
-        """Send no more."""
+        """Stop sending."""
         self._flushes.stop()
 
     def flush(self) -> None:
-        """Send what the lasting attempts have said so far."""
+        """Send the lines that the long-running attempts have written so far."""
         long_running = list(self._lasting())
         with self._sending:
             while long_running:
                 long_running = self._send(long_running)
 
     def settle(self, lines: LogBuffer) -> None:
-        """Return once it is known which lines of an attempt that has ended are stored. Costs nothing for most.
+        """Return once no line of an ended attempt is uncertain. Most attempts have no such line, and cost nothing.
 
-        While the store is away it tries again, as the record would, until the worker gives up.
+        While the store is away it retries, as the record would, until the worker aborts.
         """
         with self._choosing:
             if not lines.close():
@@ -74,11 +74,11 @@ class LogFlusher:
         try:
             self.flush()
         except Exception:
-            _log.exception("lines_not_stored")  # they come with the record; the next turn must still come
+            _log.exception("lines_not_stored")  # the record carries them; the next turn must still come
         return self.flush_seconds
 
     def _send(self, long_running: list[LogBuffer]) -> list[LogBuffer]:
-        """Send what is waiting, as much as goes into one request, and return those of which more waits."""
+        """Send the waiting lines, as many as fit into one request, and return the buffers with more."""
         with self._choosing:
             batches = [(lines, request) for lines in long_running if (request := lines.take_batch()) is not None]
         if not batches:
@@ -91,7 +91,7 @@ class LogFlusher:
             self._waiting = True
             return []
         except Exception:
-            if len(batches) > 1:  # one bad line fails its own attempt's, not its neighbours'
+            if len(batches) > 1:  # one bad line fails the lines of its own attempt only
                 return [more for lines, _ in batches for more in self._send([lines])]
             ((lines, request),) = batches
             _log.exception(

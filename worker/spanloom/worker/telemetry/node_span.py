@@ -1,4 +1,4 @@
-"""The span of one attempt at a node run, with the links that lead to what it stands on; see docs/observability.md."""
+"""The span of one attempt at a node run, with links to the spans it depends on; see docs/observability.md."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class NodeSpan:
-    """A span with an id and a beginning from the start, and an SDK's span once a handler runs in it, or when it ends.
+    """The span of an attempt. It has an id and a start time at once; an SDK's span is made when it begins or ends.
 
-    The span of a run that waits stays the same until it goes on: it is not open in between, it is exported once, at its
-    end, with the time at which it began. What ended in another way is linked to by the next attempt.
+    A run that waits keeps its span until it goes on. The span is not open in between: it is exported once, at its end,
+    with its original start time. The next attempt after any other end has a span of its own, linked to this one.
     """
 
     def __init__(self, claim: Claim, *, worker: str, destination: str, message_id: str | None) -> None:
@@ -39,10 +39,10 @@ class NodeSpan:
         own = self._own = execution_span(header.trace_parent, header.trace_state)
         self._trace_id = secrets.randbits(128) if own is None else own.span.trace_id
         latest, _, begun = (node.span or "").partition(":")
-        self.goes_on = bool(begun) and node.woken is not None  #: it is the span of what the run waited for
+        self.goes_on = bool(begun) and node.woken is not None  #: a woken run continues the span it waited with
         self.span_id = latest if self.goes_on else new_span_id()
         self.start_ns = int(begun) if self.goes_on else time.time_ns()
-        self.exported = False  #: an SDK has it and will export it
+        self.exported = False  #: an SDK holds the span and will export it
         self._span: Span | None = None
         self._links = [("parent", span_id) for span_id in node.parent_spans.values()]
         if latest and not self.goes_on:
@@ -62,16 +62,16 @@ class NodeSpan:
 
     @property
     def trace_id(self) -> str:
-        """The trace that it is part of, 32 hex digits."""
+        """The id of its trace, 32 hex digits."""
         return f"{self._trace_id:032x}"
 
     @property
     def reference(self) -> str:
-        """What is recorded with the run: its id, and its beginning too if the run may go on with it."""
+        """The span's id and start time, which are recorded with a run that waits."""
         return f"{self.span_id}:{self.start_ns}"
 
     def identity(self) -> Context:
-        """Return a context that names this span to whoever needs no more than its ids."""
+        """Return a context with the ids of this span, for callers that need no more."""
         if self._identity is None:
             above = None if self._own is None else self._own.span
             own = SpanContext(
@@ -85,20 +85,20 @@ class NodeSpan:
         return self._identity
 
     def begin(self) -> Context:
-        """Return the context for a handler: its spans, and its libraries', are this one's children."""
+        """Begin the span, and return the context for a handler: the handler's spans are children of this one."""
         span = self._begun()
         return self.identity() if span is None else trace.set_span_in_context(span, otel_context.get_current())
 
     def link_items(self, span_ids: Iterable[str]) -> None:
-        """Link to the spans of the items that a mapped node has gathered. Call it before the span has begun."""
+        """Link to the spans of a mapped node's items. Call it before the span has begun."""
         self._links += [("item", span_id) for span_id in span_ids]
 
     def wait(self) -> SpanLine:
-        """Return the span as it is stored while its run waits."""
+        """Return the span in the form that is stored while its run waits."""
         return self._line("unset", None)
 
     def end(self, outcome: Outcome, error: BaseException | None) -> SpanLine:
-        """End the span, and return it as it is stored."""
+        """End the span, and return it in its stored form."""
         ended: dict[str, Any] = {"spanloom.node.outcome": outcome.value}
         if error is not None:
             ended["error.type"] = type_of(error)
@@ -155,7 +155,7 @@ class NodeSpan:
 
 
 def record_error(span: Span, error: BaseException) -> None:
-    """Mark a recording span as failed; what it tells of the exception is bounded."""
+    """Mark a recording span as failed, with the bounded text of the exception."""
     message = message_of(error)[:_MAX_MESSAGE]
     attributes = {"exception.message": message, "exception.stacktrace": traceback_of(error)}
     span.record_exception(error, attributes)
@@ -163,7 +163,7 @@ def record_error(span: Span, error: BaseException) -> None:
 
 
 class _Constant(NamedTuple):
-    """What every run of a node has in common in one worker: as an SDK takes it, and the beginning of what is stored."""
+    """The attributes that all runs of a node share in one worker: for an SDK, and as the start of the stored JSON."""
 
     name: str
     attributes: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What handlers print: written where it is meant to go, and kept with the node line by line."""
+"""The capture of handlers' printed lines: written to their stream, and kept with the node."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from spanloom.worker.telemetry.log_buffer import CURRENT, MAX_CHARACTERS, LogBuf
 __all__ = ["StdoutCapture", "unwrapped"]
 
 _LEVELS = {"stdout": "info", "stderr": "warning"}
-_LOGGING = ("logging", "structlog._output", "structlog._native")  #: what these write was kept as the line it is
+_LOGGING = ("logging", "structlog._output", "structlog._native")  #: the lines of these were kept as log lines
 
 
 class StdoutCapture:
-    """Stand before sys.stdout and sys.stderr while a worker works. `owner` is whose handlers are listened to."""
+    """A layer before sys.stdout and sys.stderr while a worker works. `owner` is the worker's LogCapture."""
 
     def __init__(self, owner: object) -> None:
         self._owner = owner
         self._tees: list[_Tee] = []
 
     def open(self) -> None:
-        """Begin to listen."""
+        """Start capturing."""
         for name in _LEVELS:
             tee = _Tee(self._owner, name, getattr(sys, name))
             self._tees.append(tee)
             setattr(sys, name, tee)
 
     def close(self) -> None:
-        """Stop, and put back what was there before as far as nobody else has put something on top."""
+        """Stop capturing, and restore the earlier streams, unless another layer lies above this one."""
         for tee in self._tees:
             tee.closed_by_worker = True
             stream = getattr(sys, tee.stream_name)
@@ -41,7 +41,7 @@ class StdoutCapture:
 
 
 class _Tee:
-    """A stream that keeps what is written by handlers of one worker; all else it leaves to the stream beneath."""
+    """A stream that keeps the lines of one worker's handlers, and passes every call to the stream beneath."""
 
     def __init__(self, owner: object, name: str, stream: TextIO) -> None:
         self.stream_name = name
@@ -64,7 +64,7 @@ class _Tee:
             self.write(text)
 
     def _keep(self, lines: LogBuffer, text: str) -> None:
-        key = (self.stream_name, threading.get_ident())  # print() writes a line's end by itself: threads would mix
+        key = (self.stream_name, threading.get_ident())  # print() writes a line's end separately: threads would mix
         *whole, rest = (lines.unended.pop(key, "") + text).split("\n")
         for line in whole:
             self._add(lines, line)
@@ -75,20 +75,20 @@ class _Tee:
             lines.unended[key] = rest
 
     def _add(self, lines: LogBuffer, line: str) -> None:
-        shown = line.rstrip("\r").rpartition("\r")[2]  # a progress bar writes over itself
+        shown = line.rstrip("\r").rpartition("\r")[2]  # a progress bar overwrites itself
         if shown.strip():
             lines.add(_LEVELS[self.stream_name], shown, {"stream": self.stream_name})
 
 
 def unwrapped(stream: TextIO) -> TextIO:
-    """Return the stream that stands behind those that listen: what is logged goes there, and is not kept as printed."""
+    """Return the stream below all captures: log lines go there, so that they are not kept as printed lines."""
     while isinstance(stream, _Tee):
         stream = stream.unwrapped
     return stream
 
 
 def _is_logging() -> bool:
-    """Whether a logging library called write(): the frames tell, and nothing else."""
+    """Return whether a logging library called write(), which only the stack frames show."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_globals.get("__name__") == __name__:
         frame = frame.f_back

@@ -34,12 +34,12 @@ class WorkerGauges:
         ]
 
     def start(self) -> None:
-        """Report these gauges whenever metrics are collected."""
+        """Register the gauges."""
         for metric, read in self._readings:
             watch(metric, read)
 
     def stop(self) -> None:
-        """Report them no more."""
+        """Unregister the gauges."""
         for metric, read in self._readings:
             unwatch(metric, read)
 
