@@ -17,7 +17,8 @@ R = TypeVar("R")
 def awaitable(method: Callable[Concatenate[Owner, P], R]) -> Callable[Concatenate[Owner, P], Coroutine[Any, Any, R]]:
     """Return the asynchronous form of a method, which runs it in a thread and never blocks the event loop.
 
-    It takes what the method takes. Its name is the method's after an `a`; a subclass overrides both by the method.
+    It takes the method's arguments. Its name is the method's after an `a`. A subclass that overrides the method
+    changes both forms.
     """
 
     async def run(owner: Owner, /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -1,4 +1,4 @@
-"""The engine: registers workflows, starts executions of them and waits for their ends. Runs no node itself."""
+"""The engine: registers workflows, starts executions and waits for their ends. It runs no node itself."""
 
 from __future__ import annotations
 
@@ -41,9 +41,14 @@ _log = Logger("spanloom.engine")
 
 
 class WorkflowEngine:
-    """Register workflows, start executions and follow them. Thread-safe; one per application is enough.
+    """The entry point of an application: registers workflows, starts executions, follows and controls them.
 
-    The constructor does no I/O: the first use, or `open()`, does.
+    Thread-safe; one engine per application is enough. The constructor does no I/O; the first use, or `open()`, does.
+
+    Example, of a process that runs its own workers, with a WorkflowBuilder `orders` and Redis on localhost::
+
+        with WorkflowEngine(orders, "sqlite:///orders.db") as engine, engine.start_workers():
+            output = engine.run(orders, {"total": 17}, timeout=30)
     """
 
     def __init__(
@@ -56,19 +61,19 @@ class WorkflowEngine:
         lifespan: Any = None,
         settings: Settings | None = None,
     ) -> None:
-        """Join handlers, a store and a Redis.
+        """Combine handlers, a store and a Redis. Raises ConfigurationError.
 
-        `workflows` is a registry of handlers, or builders (whose workflows `open()` registers). `store` is a store or
-        its URL (default: SPANLOOM_STORE_URL), `redis` a client or URL (default: SPANLOOM_REDIS_URL). `lifespan` makes
-        `ctx.state` once per worker process: a function of no argument, or of the engine, that returns a sync or async
-        context manager. Raises ConfigurationError.
+        - `workflows`: a registry of handlers, or builders; `open()` registers the workflows of builders.
+        - `store`, `redis`: a store or its URL (default: SPANLOOM_STORE_URL), a client or a URL (SPANLOOM_REDIS_URL).
+        - `lifespan`: a function of no argument, or of the engine, that returns a sync or async context manager. It
+          makes `ctx.state` once per worker.
         """
         self.settings = settings or Settings.from_environment()
         self.registry, self.builders = registry_of(workflows)
         self.store = store_of(store or self.settings.store_url, self.settings.namespace)
         self.queue = NodeQueue(redis if redis is not None else self.settings.redis_url, self.settings.namespace)
         self.lifespan = lifespan
-        # Looked up at each call: clocks may be put around the store's methods later.
+        # Resolved at each call: the store's methods may be instrumented later.
         self.definitions = DefinitionCache(cache or CacheOptions(), lambda *key: self.store.get_workflow(*key))
         self.epoch = Epoch(self.store, self.queue)
         self._registrations = Registrations(self.store, self.registry)
@@ -86,10 +91,10 @@ class WorkflowEngine:
     # ---- opening and closing ----
 
     def open(self) -> None:
-        """Connect, check the schema, register the builders' workflows; twice is no error.
+        """Connect, check the schema, and register the builders' workflows; a second call does nothing.
 
         Raises StoreUnavailable, StoreNotMigrated, WorkflowInvalid, and ConfigurationError if this Redis namespace
-        belongs to another store. A Redis that does not answer is logged: what is started now is pushed once it is back.
+        belongs to another store. A Redis that does not answer is only logged: jobs are pushed when it is back.
         """
         with self._opening:
             if self._opened:
@@ -104,7 +109,7 @@ class WorkflowEngine:
             self._opened = True
 
     def close(self) -> None:
-        """Give up connections and threads; the engine opens again at its next use."""
+        """Close connections and threads; the engine opens again at its next use."""
         self._listener.close()
         try:
             self.epoch.release()
@@ -134,10 +139,10 @@ class WorkflowEngine:
         created_by: str | None = None,
         expected_version: int | None = None,
     ) -> int:
-        """Check a workflow and save it as the next version; content equal to the newest version's returns that one.
+        """Check a workflow, save it as the next version and return the version.
 
-        Raises WorkflowInvalid with every problem, StaleVersion if the newest version is not `expected_version`
-        (0: none yet), StoreUnavailable. Nothing is saved then.
+        Content equal to the newest version's returns that version. Raises WorkflowInvalid with every problem,
+        StaleVersion if the newest version is not `expected_version` (0: none), StoreUnavailable; saves nothing then.
         """
         self.open()
         return self._registrations.register(workflow, change_notes, created_by, expected_version)
@@ -160,16 +165,18 @@ class WorkflowEngine:
     ) -> str:
         """Start one execution and return its id.
 
-        `data` is any JSON value or pydantic model; `version` pins one (default: the latest now); `priority` is high,
-        normal or low; `delay` and `deadline` (from its start) are seconds or a timedelta. The same `idempotency_key`
-        returns the same execution for `key_ttl` (default: always). `metadata` finds executions again. `connection`, a
-        psycopg or SQLAlchemy connection of the caller's to the same Postgres, starts it if and only if the
-        caller's transaction commits.
+        - `data`: any JSON value or pydantic model. `version`: the version to run (default: the latest now).
+        - `priority`: high, normal or low. `delay`, `deadline` (from the start): seconds or a timedelta.
+        - `idempotency_key`: the same key returns the same execution for `key_ttl` (default: always).
+        - `metadata`: labels by which executions are found.
+        - `connection`: the caller's psycopg or SQLAlchemy connection to the same Postgres. The execution starts if and
+          only if the caller's transaction commits.
 
-        Once this returns the execution will run, also if Redis is down now. Raises UnknownWorkflow,
-        IdempotencyConflict, PayloadRejected, ConfigurationError for a wrong option; nothing was started then. Raises
-        StoreUnavailable when the store does not answer, also not when it is asked again: where it went away before it
-        could answer, the execution may have been started. Whoever starts again then should give an `idempotency_key`.
+        Once this returns, the execution will run, also if Redis is down now. Raises UnknownWorkflow,
+        IdempotencyConflict, PayloadRejected, and ConfigurationError for a wrong option; nothing was started then.
+
+        Raises StoreUnavailable when the store does not answer, after repeated requests. The execution may have been
+        started then, if the store failed before its response. Give an `idempotency_key` to start again safely.
         """
         options = start_options(version, priority, delay, deadline, idempotency_key, key_ttl, metadata)
         return self._starter.start([self._starter.request(workflow_id, data, options)], connection)[0]
@@ -177,9 +184,8 @@ class WorkflowEngine:
     def enqueue_workflows(self, workflow_id: str, items: Iterable[Any], **options: Any) -> list[str]:
         """Start one execution for each item, in batches of one round trip, and return their ids in order.
 
-        Takes enqueue_workflow's version, priority, delay, deadline and metadata for all of them. An item that
-        can't be encoded is refused before any is started. If the store goes away in the middle, a note on its error
-        names the executions that had been started.
+        Takes enqueue_workflow's version, priority, delay, deadline and metadata. An item that can't be encoded is
+        refused before any start. If the store fails between two batches, a note on the error lists those started.
         """
         return self._starter.start_each(workflow_id, items, options)
 
@@ -187,7 +193,7 @@ class WorkflowEngine:
         """Start one execution of a workflow (its builder, definition or id) and return a handle on it.
 
         Takes enqueue_workflow's options and raises its errors. A builder's workflow runs in the version that this
-        engine registered; a Workflow is registered first if it is new.
+        engine registered. A Workflow is registered first if it is new.
         """
         self.open()
         workflow_id, version = self._registrations.resolve(workflow)
@@ -195,7 +201,7 @@ class WorkflowEngine:
         return ExecutionHandle(execution_id, self._parts, self._waiter, self._watcher)
 
     def run(self, workflow: WorkflowRef, data: Any = None, *, timeout: float | None = None, **options: Any) -> Any:
-        """Start one execution, wait for it and return its output. Raises what start() and its handle's result() do."""
+        """Start one execution, wait for it and return its output. Raises the errors of start() and of result()."""
         return self.start(workflow, data, **options).result(timeout)
 
     aenqueue_workflow = awaitable(enqueue_workflow)
@@ -208,7 +214,7 @@ class WorkflowEngine:
         return await (await self.astart(workflow, data, **options)).aresult(timeout)
 
     def wait(self, execution_id: str, timeout: float | None = None) -> Execution:
-        """Wait up to `timeout` seconds (None: without limit) for the end and return the terminal execution.
+        """Wait up to `timeout` seconds (None: without limit) for the end, and return the ended execution.
 
         Raises WaitTimeout (the execution goes on), UnknownExecution, StoreUnavailable.
         """
@@ -221,72 +227,71 @@ class WorkflowEngine:
     def events(self, execution_id: str, after: str | None = None, *, timeout: float | None = None) -> EventStream:
         """Iterate over the events of an execution in commit order, from its start or after a cursor, live.
 
-        Each event is yielded once, and has the `cursor` to go on after it, in another process too. Ends with what had
-        been recorded when it read the end of the execution (completed, failed, cancelled). To follow a failed one that
-        is retried, go on after the latest cursor. Outages of the store and of Redis are waited out.
+        Each event is yielded once. Its `cursor` continues after it, in another process too. The iteration ends once the
+        end of the execution (completed, failed, cancelled) was read, with all events until then. To follow a failed
+        execution that is retried, start again after the latest cursor. Outages of store and Redis are waited out.
 
-        Raises UnknownExecution, ConfigurationError for a cursor that is none, and StoreUnavailable if the store does
-        not answer at first, for a second; while iterating WaitTimeout after `timeout` seconds (None: never), and
-        UnknownExecution if the execution was purged meanwhile.
+        Raises UnknownExecution, ConfigurationError for an invalid cursor, and StoreUnavailable if the store does not
+        answer within about a second at first. While iterating, it raises WaitTimeout after `timeout` seconds (None:
+        never), and UnknownExecution if the execution was purged.
         """
         return self._watcher.events(execution_id, after, timeout)
 
     def aevents(self, execution_id: str, after: str | None = None, *, timeout: float | None = None) -> AsyncEventStream:
         """Like events(), for `async for`: never blocks the event loop, needs no thread per watcher.
 
-        What events() raises at once, this raises with the first event.
+        Errors that events() raises at once are raised with the first event.
         """
         return self._watcher.aevents(execution_id, after, timeout)
 
     # ---- control ----
-    # Each reaches all descendants in one step, but for set_execution_status to failed, acknowledge_execution and
-    # update_node_result, and raises UnknownExecution, InvalidTransition where the table of states forbids it,
+    # Each changes all descendants in one step, except set_execution_status to failed, acknowledge_execution and
+    # update_node_result. Each raises UnknownExecution, InvalidTransition where the table of states forbids it,
     # StaleVersion if `expected_revision` is given and not the execution's, and StoreUnavailable.
 
     def cancel_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Cancel it: nothing of it starts any more, and what runs is not recorded as completed.
+        """Cancel an execution: no further node starts, and running nodes are not recorded as completed.
 
-        True if this call did it, False if it was cancelled already.
+        Returns True if this call cancelled it, False if it was cancelled already.
         """
         return self.operations.of(execution_id).cancel(expected_revision=expected_revision)
 
     def pause_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Pause it: what runs may end, nothing new starts until it is resumed. A deadline goes on counting.
+        """Pause an execution: running nodes may end, no other starts until it is resumed. Its deadline still counts.
 
-        True if this call did it, False if it was paused already.
+        Returns True if this call paused it, False if it was paused already.
         """
         return self.operations.of(execution_id).pause(expected_revision=expected_revision)
 
     def resume_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Resume a paused execution; a delay that is not over waits on.
+        """Resume a paused execution. A delay that is not over continues.
 
-        True if this call did it, False if it was running already.
+        Returns True if this call resumed it, False if it was running already.
         """
         return self.operations.of(execution_id).resume(expected_revision=expected_revision)
 
     def retry_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Run a failed execution on from where it failed: failed nodes again, what completed before is kept.
+        """Continue a failed execution: failed nodes run again, completed nodes keep their results.
 
-        A child that failed is retried in the same way. What came after a failure that the workflow had handled is
-        done anew.
+        A child that failed is retried in the same way. Nodes that followed a handled failure run again.
         """
         return self.operations.of(execution_id).retry(expected_revision=expected_revision)
 
     def acknowledge_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
-        """Acknowledge a failed execution: it is listed no more among those that wait for someone, until it is retried.
+        """Acknowledge a failed execution: it is no dead letter any more, unless it is retried and fails again.
 
-        True if this call did it, False if it was acknowledged already.
+        Returns True if this call acknowledged it, False if it was acknowledged already.
         """
         return self.operations.of(execution_id).acknowledge(expected_revision=expected_revision)
 
     def set_execution_status(
         self, execution_id: str, status: Status, *, error: str | None = None, expected_revision: int | None = None
     ) -> bool:
-        """Bring an execution to a status by the transition that leads there; False if it is so already.
+        """Bring an execution to a status by the transition that leads there; return False if it has it already.
 
-        cancelled, paused, and running from paused or failed are what the methods above do; failed ends it with `error`,
-        as a deadline would: what is ready is held for a retry, and its children are left alone. It completes by its
-        nodes only: update_node_result ends those.
+        - cancelled, paused, and running (from paused or failed) do the same as the methods above.
+        - failed ends it with `error`, as a deadline does: ready node runs are held, its children are left alone.
+        - completed is refused: an execution completes by its nodes only, which update_node_result can end.
         """
         return self.operations.of(execution_id).set_status(status, error=error, expected_revision=expected_revision)
 
@@ -301,10 +306,10 @@ class WorkflowEngine:
         error: str | None = None,
         next_nodes: Sequence[str] | None = None,
     ) -> None:
-        """End an open node by hand, in place of a worker: completed with `data`, failed with `error`, or skipped.
+        """End an open node manually, in place of a worker: completed with `data`, failed with `error`, or skipped.
 
-        What follows from it follows: successors run, the execution may end. Raises InvalidTransition for a node that a
-        live worker runs, that waits for items, that is not ready or has ended; UserError for an unknown one.
+        As after a worker's record, successors run, and the execution may end. Raises UserError for an unknown node, and
+        InvalidTransition for one that a live worker runs, that waits for its items, is not ready or has ended.
         """
         self.operations.of(execution_id).update_node_result(
             node_id, status, item=item, data=data, error=error, next_nodes=next_nodes
@@ -315,11 +320,10 @@ class WorkflowEngine:
     ) -> str:
         """Start a new execution with the initial data of an earlier one, and return its id.
 
-        In the same version, the latest, or the one given. With `from_node` (one or several) it begins there: these
-        nodes and all that follows from them run anew, the results of the others are taken over, so far as they had
-        ended. Takes enqueue_workflow's options but delay and connection; priority, deadline and metadata are
-        the earlier execution's unless given. Raises what enqueue_workflow does, UnknownExecution, and UserError for a
-        node that the workflow lacks or that nothing led to.
+        With `from_node`, these nodes and all their descendants run anew; the results of the other nodes are taken over,
+        if they had ended. Takes enqueue_workflow's options except delay and connection; priority, deadline and metadata
+        are the earlier execution's unless given. Raises the errors of enqueue_workflow, UnknownExecution, and UserError
+        for a node that the workflow lacks or that was not reached.
         """
         return self._replays.replay(execution_id, version=version, from_node=from_node, **options)
 
@@ -338,7 +342,7 @@ class WorkflowEngine:
         return self.operations.resume_each(wanted, limit=limit)
 
     def retry_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
-        """Retry each that has failed; acknowledged ones only if the filter asks for them."""
+        """Retry each that has failed; acknowledged ones only if the filter selects them."""
         return self.operations.retry_each(wanted, limit=limit)
 
     def acknowledge_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
@@ -359,11 +363,11 @@ class WorkflowEngine:
     def purge_executions(
         self, older_than: Duration, *, statuses: Iterable[Status] = PURGED, limit: int | None = None
     ) -> int:
-        """Delete executions that ended longer ago than that (seconds or a timedelta), and return how many.
+        """Delete executions that ended longer ago than `older_than` (seconds or a timedelta); return their number.
 
-        Whole families, by the status of their first execution: one that still has something open, or that ended
-        later, stays. Goes in batches; `limit` ends it after about so many. Idempotency keys go with their executions,
-        and those that have expired go as well.
+        Whole families are deleted, by the status of their root. A family that is still open, or that ended later,
+        stays. The deletion runs in batches, and stops after about `limit` executions. Idempotency keys are deleted
+        with their executions, and expired keys as well.
         """
         return self.operations.purge(older_than, statuses=statuses, limit=limit)
 
@@ -377,16 +381,16 @@ class WorkflowEngine:
         return load_threads()(self, workers, **options)
 
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
-        """Put on Redis what the store decided. That Redis is away is logged once; the sweep pushes when it is back."""
+        """Push jobs, and publish ends and changes. An outage is logged once; the sweep pushes the jobs after it."""
         try:
             self.queue.push(jobs, ended=ended, changed=changed)
         except QueueUnavailable as error:
-            # Who is not told of a change looks at the store anyway.
+            # A watcher that is not notified of a change polls the store anyway.
             say = _log.warning if jobs and not error.known else _log.debug
             say("push_deferred", jobs=len(jobs), error=str(error))
 
     def encode_input(self, workflow_id: str, data: Any) -> str:
-        """Return initial data as JSON text, validated where a builder of this engine says what it is.
+        """Return initial data as JSON text, validated if a builder of this engine has an input type.
 
         Raises PayloadRejected.
         """

@@ -1,19 +1,19 @@
-"""The errors Spanloom raises, each one a sentence that names the ids and says what to do.
+"""The errors that Spanloom raises; each message is a sentence with the ids and the remedy.
 
 SpanloomError
-├── UserError                    what the caller asked for can't be done as asked
+├── UserError                    the request can't be carried out as it was made
 │   ├── ConfigurationError       a URL, an option, a client or an environment variable is wrong
 │   ├── WorkflowInvalid          a definition has problems; .problems lists every one
 │   ├── UnknownWorkflow          no such workflow or version, or it is deactivated
 │   ├── UnknownNodeType          no handler is registered under that node type
 │   ├── UnknownExecution         no such execution
 │   ├── InvalidTransition        the state table forbids it
-│   ├── StaleVersion             someone else was first; .expected, .actual, .current
+│   ├── StaleVersion             another writer was first; .expected, .actual, .current
 │   ├── IdempotencyConflict      the key was used before with other input
 │   └── PayloadRejected          data that JSON can't carry, or that is too large
 ├── ExecutionFailed              the execution ended as failed or cancelled; .execution
 ├── WaitTimeout                  it has not ended yet; it goes on
-├── NodeFailure                  why a node failed, where its own code did not say; handlers may raise these
+├── NodeFailure                  a node failed by a rule of Spanloom; handlers may raise these, too
 │   ├── PermanentError           fail the node now, without a retry
 │   │   ├── RoutingFailed        it named a successor it does not have, or a `when` can't be evaluated
 │   │   ├── DepthExceeded        its child would be nested too deep
@@ -22,8 +22,8 @@ SpanloomError
 │   ├── ChildFailed              the execution that it started failed, or was cancelled
 │   └── NodeTimeout              the handler ran past its node's timeout
 ├── ExpressionFailed             a JMESPath expression is wrong, or can't be evaluated on this data
-├── LeaseLost                    this claim belongs to someone else now
-├── StoreUnavailable             the store did not answer; nothing is known to have been written
+├── LeaseLost                    this worker no longer holds the claim
+├── StoreUnavailable             the store did not answer; the write may or may not have happened
 ├── StoreRefused                 the database refused a statement; nothing was written
 ├── StoreNotMigrated             the store's schema is missing or of another version
 └── QueueUnavailable             Redis did not answer
@@ -187,11 +187,11 @@ class WaitTimeout(SpanloomError):
 
 
 class NodeFailure(SpanloomError):
-    """The base of the errors by which a handler chooses how its node fails."""
+    """The base of the errors by which a node fails in a defined way; handlers may raise them."""
 
 
 class PermanentError(NodeFailure):
-    """Raised when a node is to fail at once, whatever its retry policy."""
+    """Raised when a node is to fail at once, regardless of its retry policy."""
 
 
 class RoutingFailed(PermanentError):

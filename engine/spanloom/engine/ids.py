@@ -1,4 +1,4 @@
-"""Makes the ids of executions: UUIDs of version 7, which sort by the time they were made."""
+"""The ids of executions: UUIDs of version 7, which sort by the time at which they were made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOW_MASK = (1 << 62) - 1
 
 
 class _Sequence:
-    """The last id of this process; the next one is greater, whatever the clock does."""
+    """The last id of this process; the next one is greater, even if the clock goes back."""
 
     def __init__(self) -> None:
         self.restart()
@@ -40,7 +40,7 @@ os.register_at_fork(after_in_child=_sequence.restart)
 def uuid7(now_ms: int | None = None, rand: int | None = None) -> str:
     """Return a new UUIDv7 (RFC 9562) as text; later ids of this process are greater, from any thread and after a fork.
 
-    With `now_ms` (Unix milliseconds) or `rand` (74 bits) it depends on these and not on what was made before.
+    With `now_ms` (Unix milliseconds) or `rand` (74 bits) the id depends on these, and not on earlier ids.
     """
     if now_ms is None and rand is None:
         value = _sequence.next()

@@ -1,4 +1,4 @@
-"""Our own log lines, through structlog, which is imported with the first line: it takes long."""
+"""Spanloom's own log lines, through structlog, which is imported with the first line because that takes long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns data into JSON text and back to the letter, and says where in it something stands that JSON can't carry."""
+"""Payloads: data to JSON text and back without any change, and the places in it that JSON can't carry."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_]\w{0,99}")
 def encode(value: Any, where: str, limit: int) -> str:
     """Return `value` as JSON text in ASCII, so that any text column holds it.
 
-    Takes JSON values, tuples (they become lists) and, anywhere among them, pydantic models, which are written as
-    their JSON mode and aliases say, so that the same model reads them back. `decode` returns it to the letter: key
-    order, -0.0, 1e16, big integers, lone surrogates. Raises PayloadRejected, which starts with `where`, for
-    anything else (with the path to it), and for text of more than `limit` bytes. No error shows the data.
+    Takes JSON values, tuples (they become lists) and, anywhere among them, pydantic models. A model is written in its
+    JSON mode and with its aliases, so that the same model reads it back. `decode` returns the value unchanged: key
+    order, -0.0, 1e16, big integers, lone surrogates.
+
+    Raises PayloadRejected for anything else (with the path to it), and for text of more than `limit` bytes. Its message
+    starts with `where`, and never shows the data.
     """
     try:
         text = _encode(value)
@@ -54,7 +56,7 @@ def _write_model(value: Any) -> Any:
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=_write_model).encode
 
-#: Return the value of JSON text that `encode` made; a new one each time, so that nobody shares what they change.
+#: Return the value of JSON text that `encode` made; a new value each time, so that callers may change it.
 decode = json.JSONDecoder().decode
 
 
@@ -70,7 +72,7 @@ def copied(value: Any) -> Any:
 
 
 def _well_formed(value: Any) -> bool:
-    """Check what the encoder lets pass: keys that it turns into strings, and nesting that a reader can't follow."""
+    """Check for faults that the encoder accepts: keys that it turns into strings, and nesting too deep to read."""
     level = [value]
     for _ in range(MAX_DEPTH):
         below: list[Any] = []

@@ -1,4 +1,4 @@
-"""What installed packages add to the engine: the entry points of a group, by name."""
+"""Plug-ins of the engine: the entry points of installed packages by group and name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STORES = "spanloom.stores"  #: a store class for each URL scheme
 WORKERS = "spanloom.workers"  #: a function for each way of running workers; `threads` is the engine's own
 
 
-@cache  # to look through all that is installed takes milliseconds
+@cache  # reading the metadata of all installed packages takes milliseconds
 def plugins(group: str) -> dict[str, EntryPoint]:
     """Return the entry points of a group by their names, without importing them."""
     return {point.name: point for point in entry_points(group=group)}
@@ -25,7 +25,7 @@ def plugins(group: str) -> dict[str, EntryPoint]:
 def load_threads() -> Callable[..., AbstractContextManager[Any]]:
     """Return the function that runs workers in threads. Raises ConfigurationError.
 
-    It is found by an entry point, as stores are: the engine knows no worker.
+    It is found by an entry point, like stores: the engine does not import the worker.
     """
     if "threads" not in (installed := plugins(WORKERS)):
         raise ConfigurationError("no installed package runs workers in threads; reinstall spanloom")

@@ -1,4 +1,4 @@
-"""The settings that an engine takes from the environment when its caller gives none."""
+"""The settings of an engine, by default from the environment."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ __all__ = ["Settings"]
 
 
 class Settings(BaseSettings):
-    """Read `SPANLOOM_*` once, at the edge; passed down as a frozen value from there.
+    """The settings of an engine. `SPANLOOM_*` are read once, and passed down as this frozen value.
 
-    `namespace` names the RQ queues (`{namespace}.{queue}`), our Redis keys and the Postgres schema, so that several
-    applications share one Redis and one database. `payload_limit_bytes` bounds one payload (an execution's input, a
-    node's data), `join_limit_bytes` the sum of the payloads that reach one node. `max_depth` is how many executions a
-    line of parents and children may have. A variable that is set to nothing counts as not set.
+    - `namespace` is part of the names of the RQ queues (`{namespace}.{queue}`), of our Redis keys and of the Postgres
+      schema, so that several applications can share one Redis and one database.
+    - `payload_limit_bytes` bounds one payload (an execution's input, a node's data), `join_limit_bytes` the sum of the
+      payloads that reach one node.
+    - `max_depth` bounds the number of executions in a line of parents and children.
+
+    A variable with an empty value counts as not set.
     """
 
     model_config = SettingsConfigDict(env_prefix="SPANLOOM_", env_ignore_empty=True, frozen=True, extra="ignore")
@@ -33,7 +36,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read the environment. Raises ConfigurationError that names each variable that is wrong."""
+        """Read the environment. Raises ConfigurationError, which names each wrong variable."""
         try:
             return cls()
         except ValidationError as error:

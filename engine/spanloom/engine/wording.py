@@ -11,7 +11,7 @@ __all__ = ["did_you_mean", "problem_sentences", "quoted_list"]
 
 
 def problem_sentences(error: ValidationError) -> list[str]:
-    """Return each of pydantic's complaints as `location: message`, without the input value."""
+    """Return each of pydantic's errors as `location: message`, without the input value."""
     found: list[str] = []
     for problem in error.errors(include_url=False, include_input=False):
         message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -25,7 +25,7 @@ def problem_sentences(error: ValidationError) -> list[str]:
 
 
 def location(parts: Iterable[int | str]) -> str:
-    """Write pydantic's location as a path: nodes[3].inputs."""
+    """Return pydantic's location as a path: nodes[3].inputs."""
     path = ""
     for part in parts:
         path += f"[{part}]" if isinstance(part, int) else f".{part}"
@@ -33,12 +33,12 @@ def location(parts: Iterable[int | str]) -> str:
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the closest known word, or nothing."""
+    """Return ` (did you mean 'x'?)` with the closest known word, or an empty text."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def quoted_list(words: Collection[str], limit: int = 5) -> str:
-    """Return the first words quoted, and how many more there are."""
+    """Return the first words quoted, with the number of the others."""
     shown = ", ".join(repr(word) for word in list(words)[:limit])
     return f"{shown} and {len(words) - limit} more" if len(words) > limit else shown

@@ -26,7 +26,7 @@ class ExecutionHandle(ExecutionControl):
 
     @property
     def status(self) -> ExecutionStatus:
-        """Its status now, read from the store. Raises UnknownExecution, StoreUnavailable."""
+        """The current status, read from the store. Raises UnknownExecution, StoreUnavailable."""
         return self._get().status
 
     def result(self, timeout: float | None = None) -> Any:
@@ -41,7 +41,7 @@ class ExecutionHandle(ExecutionControl):
         return output_of(await self._waiter.await_execution(self.id, timeout))
 
     def events(self, after: str | None = None, *, timeout: float | None = None) -> EventStream:
-        """Iterate over its events, live. See WorkflowEngine.events."""
+        """Iterate over the execution's events, live. See WorkflowEngine.events."""
         return self._watcher.events(self.id, after, timeout)
 
     def aevents(self, after: str | None = None, *, timeout: float | None = None) -> AsyncEventStream:

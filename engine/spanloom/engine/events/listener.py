@@ -1,4 +1,4 @@
-"""The listener: one subscription to Redis for all in this process that wait for executions or watch them."""
+"""The listener: one subscription to Redis for all waiters and watchers of executions in this process."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from spanloom.engine.queue.node_queue import NodeQueue
 __all__ = ["Listener", "waker"]
 
 _log = Logger("spanloom.engine")
-_LISTEN_SECONDS = 1.0  #: how long one look at the subscription blocks; bounds how long close() takes
+_LISTEN_SECONDS = 1.0  #: how long one read of the subscription blocks; bounds the time of close()
 _PAUSES = (0.1, 5.0)  #: first and longest pause while Redis is away
 
 
 class Listener:
-    """The subscription to what is published of the executions that somebody watches: one connection, one thread."""
+    """The subscription to the channels of watched executions: one connection, one thread."""
 
     def __init__(self, queue: NodeQueue) -> None:
         self._queue = queue
@@ -29,15 +29,15 @@ class Listener:
         self._watchers: dict[str, list[Callable[[], None]]] = {}
         self._pubsub: Any = None
         self._behind = False  # a subscription could not be made
-        self._wanted = threading.Event()  # somebody watches, or close() was called
+        self._wanted = threading.Event()  # there is a watcher, or close() was called
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()  # one for each thread
 
     @contextmanager
     def watch(self, execution_id: str, notify: Callable[[], None], *, changes: bool = False) -> Generator[None]:
-        """Call `notify`, from the listener's thread, when the end of the execution, or any change, is announced.
+        """Call `notify` from the listener's thread when the end of the execution, or any change, is published.
 
-        A Redis that does not answer is no error here: who watches looks at the store anyway.
+        A Redis that does not answer is no error here: watchers poll the store anyway.
         """
         channels = [self._queue.keys.ended_channel(execution_id)]
         if changes:
@@ -60,7 +60,7 @@ class Listener:
     async def awatch(
         self, execution_id: str, notify: Callable[[], None], *, changes: bool = False
     ) -> AsyncGenerator[None]:
-        """Like watch(), without blocking the event loop; who is cancelled half way leaves all the same."""
+        """Like watch(), without blocking the event loop. Unsubscribes also if it is cancelled while subscribing."""
         watching = self.watch(execution_id, notify, changes=changes)
         entering = asyncio.ensure_future(asyncio.to_thread(watching.__enter__))
         try:
@@ -70,7 +70,7 @@ class Listener:
             await asyncio.shield(asyncio.ensure_future(_left(watching, entering)))
 
     def close(self) -> None:
-        """Stop listening and wait for the thread; may be used again afterwards."""
+        """Stop listening and wait for the thread. The listener may be used again afterwards."""
         with self._lock:
             thread, self._thread = self._thread, None
             self._stop.set()
@@ -103,7 +103,7 @@ class Listener:
                 getattr(self._pubsub, command)(*channels)
         except QueueUnavailable as error:
             _log.debug("listener_unavailable", error=str(error))
-            self._behind = True  # the listener sees to it when Redis is back
+            self._behind = True  # the listener's thread subscribes when Redis is back
 
     def _listen(self, pubsub: Any, stop: threading.Event) -> None:
         pause = 0.0
@@ -118,7 +118,7 @@ class Listener:
                     message = pubsub.get_message(timeout=_LISTEN_SECONDS)
                 pause = 0.0
             except QueueUnavailable as error:
-                # One warning an outage: who follows from a terminal has seen it then.
+                # One warning per outage is enough for a user at a terminal.
                 (_log.debug if pause else _log.warning)("listener_reconnects", error=str(error))
                 pause = min(pause * 2, _PAUSES[1]) or _PAUSES[0]
                 stop.wait(pause)
@@ -154,14 +154,14 @@ class Listener:
             return self._pubsub
 
     def _notify_all(self) -> None:
-        """Notify every watcher, so that it reads the store: what was announced in between is lost."""
+        """Notify every watcher, so that it reads the store: messages published in between are lost."""
         for watchers in list(self._watchers.values()):
             for notify in list(watchers):
                 notify()
 
 
 def waker(signal: asyncio.Event) -> Callable[[], None]:
-    """Return what sets a signal of the running event loop from any thread, also once that loop is closed."""
+    """Return a function that sets `signal` on the running event loop, from any thread, also once the loop is closed."""
     loop = asyncio.get_running_loop()
 
     def wake() -> None:

@@ -1,4 +1,4 @@
-"""Following the events of an execution as they are recorded. Redis makes it prompt, the store makes it complete."""
+"""Streams of an execution's events as they are recorded. Redis makes them prompt, the store makes them complete."""
 
 from __future__ import annotations
 
@@ -19,18 +19,24 @@ __all__ = ["AsyncEventStream", "EventStream", "EventWatcher"]
 
 _log = Logger("spanloom.engine")
 _PAGE = 1000
-_POLL_SECONDS = (0.05, 1.0)  #: first and longest pause between looks at the store when no signal comes
-_GATHER_SECONDS = 0.02  #: the least between two looks: an execution that changes all the time is read in portions
+_POLL_SECONDS = (0.05, 1.0)  #: first and longest pause between reads of the store when no signal comes
+_GATHER_SECONDS = 0.02  #: the least pause between two reads: an execution that changes all the time is read in portions
 _ENDS = frozenset({"execution.completed", "execution.failed", "execution.cancelled"})
-#: Those that say whether it runs. Any other kind, such as an acknowledgement, leaves that as it was.
+#: The kinds that change whether it runs. Any other kind, such as an acknowledgement, does not.
 _STATUSES = _ENDS | {f"execution.{what}" for what in ("created", "started", "paused", "resumed", "retried")}
 
 
 class EventStream(Iterator[Event]):
-    """Iterate over the events of one execution, those to come too; ends after its end. Not for several threads.
+    """An iterator over the events of one execution, also future ones, until its end. Not for several threads.
 
-    `close()`, leaving a `with` block, or dropping it gives up its subscription; `cursor` is that of the latest event
-    that was yielded.
+    `close()`, the end of a `with` block, or dropping the stream ends its subscription. `cursor` is the cursor of the
+    latest event that was yielded.
+
+    Example::
+
+        with engine.events(execution_id) as events:
+            for event in events:
+                print(event.at, event.kind, event.node_id)
     """
 
     def __init__(self, events: Generator[Event], after: str | None) -> None:
@@ -46,7 +52,7 @@ class EventStream(Iterator[Event]):
         return event
 
     def close(self) -> None:
-        """Stop following; twice is no error."""
+        """End the stream; a second call does nothing."""
         self._events.close()
 
     def __enter__(self) -> EventStream:
@@ -57,7 +63,7 @@ class EventStream(Iterator[Event]):
 
 
 class AsyncEventStream(AsyncIterator[Event]):
-    """Like EventStream, on an event loop, which it never blocks."""
+    """An EventStream for `async for`, which never blocks the event loop."""
 
     def __init__(self, events: AsyncGenerator[Event], after: str | None) -> None:
         self._events = events
@@ -72,7 +78,7 @@ class AsyncEventStream(AsyncIterator[Event]):
         return event
 
     async def aclose(self) -> None:
-        """Stop following; twice is no error."""
+        """End the stream; a second call does nothing."""
         await self._events.aclose()
 
     async def __aenter__(self) -> AsyncEventStream:
@@ -83,18 +89,18 @@ class AsyncEventStream(AsyncIterator[Event]):
 
 
 class EventWatcher:
-    """Follow executions in one store; without a listener it looks at the store from time to time."""
+    """The source of event streams for one store. Without a listener it polls the store only."""
 
     def __init__(
         self, store: ExecutionStore, listener: Listener | None, opened: Callable[[], None] = lambda: None
     ) -> None:
-        """`opened` connects the store, if that has not happened yet."""
+        """Take `opened`, a function that connects the store if it is not connected yet."""
         self._opened = opened
         self._store = store
         self._listener = listener
 
     def events(self, execution_id: str, after: str | None, timeout: float | None) -> EventStream:
-        """Return its events after the cursor, live. Raises what WorkflowEngine.events does."""
+        """Return the execution's events after a cursor, live. Raises the errors of WorkflowEngine.events."""
         self._opened()
         reading = _Reading(self._store, execution_id, after, timeout)
         return EventStream(self._follow(reading, reading.poll_first()), after)
@@ -105,7 +111,7 @@ class EventWatcher:
         return AsyncEventStream(self._afollow(reading), after)
 
     def changes(self, execution_id: str, every: float) -> Generator[None]:
-        """Yield at once, and then whenever something of the execution may have changed, at least `every` seconds."""
+        """Yield at once, and then whenever the execution may have changed, at least `every` seconds."""
         signal = threading.Event()
         with self._watch(execution_id, signal.set):
             while True:
@@ -157,7 +163,7 @@ class EventWatcher:
 
 
 class _Reading:
-    """How far the events of one execution have been read, whether more may come, and when to look again."""
+    """The position of one reader of an execution's events, and the time of its next read."""
 
     def __init__(self, store: ExecutionStore, execution_id: str, after: str | None, timeout: float | None) -> None:
         self._store = store
@@ -165,18 +171,18 @@ class _Reading:
         self._after = self._cursor = after
         self._timeout = timeout
         self._deadline = float("inf") if timeout is None else time.monotonic() + timeout
-        self._last_look = False  # the one after the deadline
+        self._last_look = False  # the read after the deadline
         self._pause, self._longest = _POLL_SECONDS
         self._more = False  # a full page: the next one is there already
         self._away = False  # the store did not answer
         self._status = ""
-        self._had_ended = False  # at the first look
-        # Whether the latest of its starts, ends, pauses … that were read is an end; None: those read say nothing of it.
+        self._had_ended = False  # at the first read
+        # Whether the latest start, end, pause … that was read is an end; None: none of these was read.
         self._ended: bool | None = None
 
     @property
     def over(self) -> bool:
-        """Whether the end was read, and all that is there."""
+        """Whether the end and all events up to now were read."""
         return self._ended is True and not self._more
 
     def poll_first(self) -> list[Event]:
@@ -184,16 +190,16 @@ class _Reading:
         return read_first(self._first_page)
 
     def poll(self) -> list[Event]:
-        """Return the next page, empty if there is none yet or the store is away.
+        """Return the next page, empty if there is none yet or the store does not answer.
 
-        Raises UnknownExecution if the execution was purged meanwhile, WaitTimeout once the time is over.
+        Raises UnknownExecution if the execution was purged, WaitTimeout once the time is over.
         """
         if self._last_look and not self._more:
             raise WaitTimeout(self.execution_id, self._timeout or 0.0, self._status)
         self._last_look = time.monotonic() >= self._deadline
         try:
             quiet = self._last_look or self._pause == self._longest
-            if quiet:  # nothing comes any more of an execution that is gone
+            if quiet:  # a purged execution has no further events
                 self._status = self._execution().status
             events = self._page()
         except StoreUnavailable as error:
@@ -205,21 +211,21 @@ class _Reading:
         return events
 
     def gather_seconds(self) -> float:
-        """How long to let changes gather before the next look."""
+        """Return the seconds for changes to gather before the next read."""
         return 0.0 if self._more and not self._away else _GATHER_SECONDS
 
     def pause_seconds(self) -> float:
-        """How long to wait for a signal before the next look."""
+        """Return the longest seconds to wait for a signal before the next read."""
         if self._more and not self._away:
             return 0.0
         return max(0.0, min(self._pause, self._deadline - time.monotonic()))
 
     def signalled(self, came: bool) -> None:
-        """Note whether a signal came. What it tells of may show a moment later: an older transaction hides it."""
+        """Adapt the pauses to whether a signal came. Its event may be visible later: an older transaction hides it."""
         self._pause = _POLL_SECONDS[0] if came else min(self._pause * 2, self._longest)
 
     def _first_page(self) -> list[Event]:
-        execution = self._execution()  # before the events: what it tells of is then among them, or before the cursor
+        execution = self._execution()  # read first: an end that it shows is among the events, or before the cursor
         self._status, self._had_ended = execution.status, execution.status.ended
         return self._page()
 
@@ -235,7 +241,7 @@ class _Reading:
         return events
 
     def _ended_at(self, cursor: str) -> bool:
-        """Whether the execution had ended at a cursor. Read from the start: rare, and a cursor is opaque."""
+        """Return whether the execution had ended at a cursor. Reads from the start: rare, and a cursor is opaque."""
         ended: bool | None = None
         at: str | None = None
         while events := self._store.get_events(self.execution_id, after=at, limit=_PAGE):
@@ -254,7 +260,7 @@ class _Reading:
 
 
 def _is_end(events: list[Event], before: bool | None) -> bool | None:
-    """Whether an execution has ended after these events; `before`, if they say nothing of it."""
+    """Return whether an execution has ended after these events; `before` if none of them changes that."""
     for event in reversed(events):
         if event.node_id is None and event.kind in _STATUSES:
             return event.kind in _ENDS

@@ -1,4 +1,4 @@
-"""Waiting for executions to end. Redis makes it prompt, the store makes it true."""
+"""Waiting for executions to end. Redis makes it prompt, the store makes it reliable."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from spanloom.engine.store.port import ExecutionStore
 __all__ = ["Waiter", "read_first"]
 
 _log = Logger("spanloom.engine")
-_FIRST_PAUSES = (0.05, 0.2, 0.75)  #: pauses after first looks that failed
-_POLL_SECONDS = (0.1, 1.0)  #: first and longest pause between looks at the store when no signal comes
+_FIRST_PAUSES = (0.05, 0.2, 0.75)  #: pauses after first reads that failed
+_POLL_SECONDS = (0.1, 1.0)  #: first and longest pause between reads of the store when no signal comes
 
 T = TypeVar("T")
 
 
 class Waiter:
-    """Wait for the end of executions, blocking or on an event loop."""
+    """The waiter for the ends of executions, blocking or on an event loop."""
 
     def __init__(self, opened: Callable[[], None], store: ExecutionStore, listener: Listener) -> None:
-        """`opened` connects the store, if that has not happened yet."""
+        """Take `opened`, a function that connects the store if it is not connected yet."""
         self._opened = opened
         self._store = store
         self._listener = listener
@@ -35,7 +35,8 @@ class Waiter:
     def wait(self, execution_id: str, timeout: float | None) -> Execution:
         """Return the ended execution. Raises WaitTimeout after `timeout` seconds (None: never), UnknownExecution.
 
-        Raises StoreUnavailable if the store does not answer at first, for a second; an outage after that is waited out.
+        Raises StoreUnavailable if the store does not answer within about a second at first. Later outages are waited
+        out.
         """
         if (execution := self._read_first(execution_id)).status.ended:
             return execution
@@ -86,7 +87,7 @@ class Waiter:
 
 
 def read_first(read: Callable[[], T]) -> T:
-    """Return the answer of a first read of the store; one that fails is repeated for a second."""
+    """Return the result of a first read of the store, repeated for about a second if it fails."""
     for pause in _FIRST_PAUSES:
         try:
             return read()
@@ -96,7 +97,7 @@ def read_first(read: Callable[[], T]) -> T:
 
 
 class _Pauses:
-    """How long to wait for a signal before the next look at the store."""
+    """The pauses between two reads of the store when no signal comes."""
 
     def __init__(self, execution_id: str, timeout: float | None) -> None:
         self._execution_id = execution_id

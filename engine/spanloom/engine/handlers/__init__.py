@@ -1,1 +1,1 @@
-"""Node handlers: how they are written, registered, called and answered."""
+"""Node handlers: builder, registry, calling convention, context and results."""

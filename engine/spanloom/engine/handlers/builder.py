@@ -1,4 +1,4 @@
-"""Writes a workflow as decorated functions: the same frozen models that one may write by hand or load from a file."""
+"""The builder of workflows from decorated functions; it makes the models that may also be loaded from a file."""
 
 from __future__ import annotations
 
@@ -23,22 +23,25 @@ R = TypeVar("R")
 
 
 class Source:
-    """Something that a node's inputs may come from: another node, or the execution's initial data."""
+    """A source of a node's inputs: another node, or the execution's initial data."""
 
     def __init__(self, builder: WorkflowBuilder[Any], id: str) -> None:
         self.builder = builder
         self.id = id
 
     def when(self, expression: str) -> BuilderEdge:
-        """The edge that is taken when it completed and `expression`, JMESPath over its data, holds."""
+        """Return the edge that is taken if the source completed and `expression`, JMESPath over its data, holds."""
         return BuilderEdge(self, "success", expression)
 
     def on_failure(self, when: str | None = None) -> BuilderEdge:
-        """The edge that is taken when it failed for good, which handles the failure; its data is `{"error": {…}}`."""
+        """Return the edge that is taken if the source failed for good. It handles the failure.
+
+        The source's data is `{"error": {…}}` then.
+        """
         return BuilderEdge(self, "failure", when)
 
     def always(self, when: str | None = None) -> BuilderEdge:
-        """The edge that is taken when it completed and when it failed for good, but not when it was skipped."""
+        """Return the edge that is taken if the source completed or failed for good, but not if it was skipped."""
         return BuilderEdge(self, "always", when)
 
     def __repr__(self) -> str:
@@ -46,7 +49,7 @@ class Source:
 
 
 class BuilderEdge(NamedTuple):
-    """A source together with when the edge from it is taken."""
+    """A source with the condition on which the edge from it is taken."""
 
     source: Source
     on: On
@@ -54,7 +57,7 @@ class BuilderEdge(NamedTuple):
 
 
 class NodeRef(Source, Generic[P, R]):
-    """A node of a builder that is still its function: call it in a unit test, name it as another node's input."""
+    """A node of a builder, and still its function: call it in a unit test, pass it as another node's input."""
 
     def __init__(self, builder: WorkflowBuilder[Any], id: str, function: Callable[P, R]) -> None:
         functools.update_wrapper(self, function)
@@ -70,27 +73,40 @@ Inputs = Source | BuilderEdge | Sequence[Source | BuilderEdge] | Mapping[str, So
 
 
 class NodeOptions(TypedDict, total=False):
-    """How a node is fed and run; what is left out is as in Node and RetryPolicy."""
+    """The options of a node. The defaults are those of Node and RetryPolicy."""
 
     inputs: Inputs | None
     mapping: str | Mapping[str, str] | None  # JMESPath over {input, nodes}: makes the node's data
-    map: str | MapOver | Source | None  # run once for each element: of an expression's list, a node's, the input's
+    map: str | MapOver | Source | None  # run once for each element of a list: an expression's, a node's or the input's
     continue_on_fail: bool
-    max_attempts: int | None  # short for, and stronger than, that of `retry`
+    max_attempts: int | None  # replaces max_attempts of `retry`
     retry: RetryPolicy | None
     timeout: float | timedelta | None  # seconds
     queue: str
 
 
 class WorkflowBuilder(Generic[InputT]):
-    """Collect the nodes of one workflow, with their functions as handlers, in the order they are written."""
+    """A workflow under construction: its nodes, in the order they are written, with their functions as handlers.
+
+    >>> orders = WorkflowBuilder("orders")
+    >>> @orders.node
+    ... def charge(order):
+    ...     return {"charged": order["total"]}
+    >>> @orders.node(inputs=charge, max_attempts=3)
+    ... def receipt(payment):
+    ...     return f"paid {payment['charged']}"
+    >>> [(node.id, node.parents) for node in orders.workflow.nodes]
+    [('charge', ()), ('receipt', ('charge',))]
+    >>> receipt(charge({"total": 17}))
+    'paid 17'
+    """
 
     @overload
     def __init__(self, id: str, *, input: type[InputT], name: str | None = None) -> None: ...
     @overload
     def __init__(self: WorkflowBuilder[Any], id: str, *, input: None = None, name: str | None = None) -> None: ...
     def __init__(self, id: str, *, input: Any = None, name: str | None = None) -> None:
-        """Begin a workflow; `input` is the type of its initial data: a pydantic model, or what else pydantic knows."""
+        """Begin a workflow. `input` is the type of its initial data: a model, or another type that pydantic knows."""
         self.id = id
         self.name = name or ""
         self.registry = NodeRegistry()  #: the functions, under the types `{workflow id}.{node id}`
@@ -118,11 +134,13 @@ class WorkflowBuilder(Generic[InputT]):
         config: Mapping[str, Any] | BaseModel | None = None,
         **options: Unpack[NodeOptions],
     ) -> Any:
-        """Make the decorated function a node; with or without options.
+        """Make the decorated function a node, with or without options.
 
-        Its id is the function's name unless given. Without `inputs` it gets the execution's initial data; they are
-        another node, a list of nodes, or `{parameter: node or builder.input}`. `config`, a dict or a model instance,
-        is what the function finds in `ctx.config`. See NodeOptions for the rest.
+        - `id`: the function's name unless given.
+        - `inputs`: another node, a list of nodes, or `{parameter: node or builder.input}`. Without inputs the node gets
+          the execution's initial data.
+        - `config`: a dict or a model instance, passed to the function as `ctx.config`.
+        - See NodeOptions for the others.
 
         Raises WorkflowInvalid for an id that is taken, another builder's node or a wrong option, and
         ConfigurationError for a signature that a node can't have.
@@ -143,7 +161,7 @@ class WorkflowBuilder(Generic[InputT]):
     def add(
         self, id: str, type: str, *, config: Mapping[str, Any] | None = None, **options: Unpack[NodeOptions]
     ) -> Source:
-        """Add a node of a type that is registered elsewhere, and return what later nodes name as their input.
+        """Add a node of a type that is registered elsewhere, and return it as a source for later nodes' inputs.
 
         Raises WorkflowInvalid as `node` does.
         """
@@ -159,7 +177,7 @@ class WorkflowBuilder(Generic[InputT]):
         expression: str | None = None,
         **options: Unpack[NodeOptions],
     ) -> Source:
-        """Add a node that waits, and passes its data on: for `seconds`, `until` a time, or as an expression says.
+        """Add a node that waits for `seconds`, `until` a time or by an expression, and passes its data on.
 
         Raises WorkflowInvalid as `node` does. See DelayConfig.
         """
@@ -191,11 +209,11 @@ class WorkflowBuilder(Generic[InputT]):
 
     @property
     def workflow(self) -> Workflow:
-        """The definition as it stands; registering it, or `graph.find_problems`, checks the whole."""
+        """The definition with the nodes so far. Registering it, or `validation.find_problems`, checks it as a whole."""
         return Workflow(id=self.id, name=self.name, nodes=tuple(self._nodes.values()))
 
     def validate_input(self, value: Any) -> Any:
-        """Return initial data as the input type makes it (a model of a dict); without a type, as it is.
+        """Return initial data converted to the input type (a dict to a model), unchanged without a type.
 
         Raises PayloadRejected, which names the workflow and the fields and does not show the data.
         """
@@ -248,7 +266,7 @@ class WorkflowBuilder(Generic[InputT]):
         return [self._input(id, given) for given in several]
 
     def _input(self, id: str, given: object, name: str | None = None) -> Input:
-        source, on, when = given if isinstance(given, BuilderEdge) else BuilderEdge(given, "success", None)  # type: ignore[arg-type]  # told below
+        source, on, when = given if isinstance(given, BuilderEdge) else BuilderEdge(given, "success", None)  # type: ignore[arg-type]  # reported below
         return Input(node=self._source_id(id, source), name=name, on=on, when=when)
 
     def _map(self, id: str, over: str | MapOver | Source | None) -> str | MapOver | None:

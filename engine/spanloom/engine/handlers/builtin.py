@@ -1,4 +1,4 @@
-"""The node types that need no handler: `delay` and `workflow`; their config here, what they do in the worker."""
+"""The configuration of the node types that need no handler, `delay` and `workflow`, which the worker runs itself."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ LONGEST_SECONDS = 100 * 365.25 * 24 * 3600.0  #: a hundred years: no clock of an
 
 
 class DelayConfig(_Config):
-    """How long a `delay` node waits: `seconds`, or `until` a time with its zone.
+    """The wait of a `delay` node: `seconds`, `until` a time with its zone, or an `expression`.
 
-    Or an `expression` over `{input, nodes}` that gives either: a number of seconds, or a time as ISO 8601 text.
+    The expression, over `{input, nodes}`, gives a number of seconds, or a time as ISO 8601 text.
     """
 
     seconds: Annotated[Seconds, Field(le=LONGEST_SECONDS)] | None = None
@@ -58,10 +58,10 @@ class DelayConfig(_Config):
 
 
 class WorkflowConfig(_Config):
-    """Which workflow a `workflow` node starts, in which version (None: the latest when it starts).
+    """The workflow that a `workflow` node starts, and its version (None: the latest when it starts).
 
-    The child's input is the node's data, so a `mapping` makes it; the node's data is the child's output, or what the
-    expression `output` makes of that.
+    The child's input is the node's data, which a `mapping` may make. The node's data is the child's output, or the
+    value of the expression `output` over it.
     """
 
     workflow: Annotated[str, Field(min_length=1)]
@@ -74,7 +74,7 @@ def _run_by_workers(data: Any, ctx: NodeContext) -> None:
 
 
 class _BuiltIn(Handler):
-    """What checks the nodes of a built-in type."""
+    """The handler of a built-in type, which only checks its nodes."""
 
     __slots__ = ()
 
@@ -83,7 +83,7 @@ class _BuiltIn(Handler):
             yield f"a {self.node_type} node takes no named inputs; list them without names, and write a mapping"
 
 
-#: What every registry has for the built-in types: it checks their nodes, and is never called.
+#: The handlers of the built-in types, in every registry: they check nodes, and are never called.
 BUILT_IN: dict[str, Handler] = {
     node_type: _BuiltIn(node_type, _run_by_workers, config)
     for node_type, config in ((DELAY, DelayConfig), (WORKFLOW, WorkflowConfig))
@@ -91,7 +91,7 @@ BUILT_IN: dict[str, Handler] = {
 
 
 def _has_utc(at: datetime) -> bool:
-    """Whether UTC has this time as well: in some zones the years 1 and 9999 reach further than any store can keep."""
+    """Return whether UTC has this time: in some zones the years 1 and 9999 reach further than any store can keep."""
     try:
         at.astimezone(UTC)
     except OverflowError:
@@ -100,7 +100,7 @@ def _has_utc(at: datetime) -> bool:
 
 
 def moment(value: Any) -> timedelta | datetime:
-    """Read what a delay's expression gave: seconds from now, or a time. Raises ValueError, not showing the value."""
+    """Read the value of a delay's expression: seconds from now, or a time. Raises ValueError without the value."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not 0 <= value <= LONGEST_SECONDS:
             raise ValueError("its expression gave seconds that are negative or too many")

@@ -1,4 +1,4 @@
-"""What a handler may know and do while its node runs."""
+"""The context of a handler: the data and the functions that it may use while its node runs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["NodeContext", "NodeRuntime"]
 
 
 class NodeRuntime(Protocol):
-    """What a worker (or a test) supplies to a running node."""
+    """The services that a worker (or a test) supplies to a running node."""
 
     @property
     def log(self) -> FilteringBoundLogger:
-        """A structlog logger whose lines are stored with the node."""
+        """A structlog logger; its lines are stored with the node."""
         ...
 
     def span(self, name: str, attributes: Mapping[str, Any]) -> AbstractContextManager[Any]:
@@ -27,7 +27,7 @@ class NodeRuntime(Protocol):
         ...
 
     def heartbeat(self) -> None:
-        """Show that the handler makes progress. Raises LeaseLost if the claim has gone to another worker."""
+        """Raise LeaseLost if the attempt should end; see `cancelled`."""
         ...
 
     @property
@@ -37,7 +37,7 @@ class NodeRuntime(Protocol):
 
 
 class NodeContext:
-    """One attempt at one node of one execution; data is decoded when first asked for, for this attempt alone."""
+    """One attempt at one node of one execution. Data is decoded at its first use, for this attempt alone."""
 
     __slots__ = (
         "_input",
@@ -81,7 +81,7 @@ class NodeContext:
     ) -> None:
         """Take payloads as JSON text: the execution's initial data, the data of each taken parent, and the node's own.
 
-        The last is what a mapping made, or the element of a mapped node's item; None: it follows from its inputs.
+        `data_json` is the result of a mapping, or the element of a mapped node's item; None: the inputs make the data.
         """
         self.execution_id = execution_id
         self.workflow_id = workflow_id
@@ -97,9 +97,9 @@ class NodeContext:
         self.depth = depth
         self.metadata: Mapping[str, str] = metadata or {}
         self.parent_execution_id = parent_execution_id
-        #: What the engine's `lifespan` made for this worker process.
+        #: The state that the engine's `lifespan` made for this worker.
         self.state: Any = state
-        #: The same for every attempt: what to hand to a service that knows idempotent requests.
+        #: The same for every attempt: pass it to services that support idempotent requests.
         self.idempotency_key = f"{execution_id}:{node_id}:{item}"
         self._runtime = runtime
 
@@ -114,7 +114,7 @@ class NodeContext:
 
     @property
     def results(self) -> dict[str, Any]:
-        """The data of each parent whose edge was taken, by node id; nothing for an item of a mapped node."""
+        """The data of each parent with a taken edge, by node id; empty for an item of a mapped node."""
         try:
             return self._results
         except AttributeError:
@@ -131,14 +131,14 @@ class NodeContext:
         return self._runtime.span(name, attributes)
 
     def heartbeat(self) -> None:
-        """Look whether a long handler should go on. Raises LeaseLost if its claim is gone; see `cancelled`."""
+        """Raise LeaseLost if a long handler should end: its claim is lost, or its worker stops; see `cancelled`."""
         self._runtime.heartbeat()
 
     @property
     def cancelled(self) -> bool:
         """Whether to stop: the execution was cancelled or the claim lost, or the worker stops and its grace is over.
 
-        Known about a second after the fact. An async handler need not ask: it gets a CancelledError then.
+        Becomes True about a second after the fact. An async handler need not poll it: it gets a CancelledError then.
         """
         return self._runtime.cancelled
 

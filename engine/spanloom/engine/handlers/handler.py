@@ -1,4 +1,4 @@
-"""Compiles a handler's signature once, and from then on fits data to it: which arguments, of which type."""
+"""The handler of a node type: its signature, compiled once, and the arguments that are made for it from data."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class _Parameter:
 
 
 class Handler:
-    """A registered function and what its signature says. It calls nothing by itself.
+    """A registered function with its compiled signature. It does not call the function.
 
-    The function takes `(ctx)`, `(data)`, `(data, ctx)` or nothing; or named inputs, a parameter each. The context goes
-    to the parameter that is named `ctx` or annotated NodeContext; data to the first other one (to a keyword-only
-    one only if it has no default). All others keep their defaults.
+    The function takes `(ctx)`, `(data)`, `(data, ctx)`, nothing, or named inputs, a parameter each. The context goes to
+    the parameter that is named `ctx` or annotated NodeContext. Data goes to the first other parameter, to a
+    keyword-only one only if it has no default. All others keep their defaults.
 
-    Data is fitted to an annotation from its JSON text, by pydantic's strict JSON mode: 1 is a float, "1" no int,
-    "2026-01-01" a date; pydantic models, also nested ones, follow their own config. Any, or no annotation, costs
-    nothing.
+    Data is validated against an annotation from its JSON text, in pydantic's strict JSON mode: 1 is a float, "1" is no
+    int, "2026-01-01" is a date. Pydantic models, also nested ones, follow their own config. Any, or no annotation,
+    costs nothing.
     """
 
     __slots__ = (
@@ -68,7 +68,7 @@ class Handler:
     def __init__(
         self, node_type: str, function: Callable[..., Any], config_model: type[BaseModel] | None = None
     ) -> None:
-        """Read the signature. Raises ConfigurationError for one that nodes can't be called with."""
+        """Read the signature. Raises ConfigurationError for one that a node can't have."""
         if not callable(function):
             raise ConfigurationError(f"the handler of node type {node_type!r} must be a function, not {function!r}")
         self.node_type = node_type
@@ -87,15 +87,15 @@ class Handler:
             None,
         )
         self._required = frozenset(parameter.name for parameter in self._parameters.values() if parameter.required)
-        self._adapters: dict[str, TypeAdapter[Any] | None] = {}  # at first use: annotations may name what comes later
+        self._adapters: dict[str, TypeAdapter[Any] | None] = {}  # at first use: annotations may name later types
 
     def __repr__(self) -> str:
         return f"<Handler {self.name} of node type {self.node_type!r}>"
 
     def arguments(self, node: Node, ctx: NodeContext) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return what to call `function` with: positional and keyword arguments.
+        """Return the positional and keyword arguments for `function`.
 
-        Raises PermanentError, which names the node and the parameter and does not show the data, if it does not fit.
+        Raises PermanentError if the data does not fit. The error names the node and the parameter, without the data.
         """
         values: dict[str, Any] = {}
         if ctx.data_json is None and node.inputs and node.inputs[0].name is not None:
@@ -109,7 +109,7 @@ class Handler:
         return (), values
 
     def config(self, node: Node) -> Any:
-        """Return what `ctx.config` is: an instance of the type's config model, else a dict for this call alone.
+        """Return the value of `ctx.config`: an instance of the type's config model, or a dict for this call alone.
 
         Raises PermanentError if the config does not fit the model (it was registered with another one).
         """
@@ -122,7 +122,7 @@ class Handler:
             raise PermanentError(f"node {node.id!r}: its config does not fit {self.name}: {misfits}") from None
 
     def problems(self, node: Node) -> Iterator[str]:
-        """Yield what keeps this handler from running `node`: its config, its inputs, annotations that name nothing."""
+        """Yield the problems that keep this handler from running `node`: in config, inputs or annotations."""
         if self.config_model is not None and next(find_faults(node.config), None) is None:
             try:
                 _config(self.config_model, node)
@@ -136,7 +136,7 @@ class Handler:
                 yield str(error)
 
     def _fed(self, node: Node) -> list[str]:
-        """Name the parameters that get data."""
+        """Return the names of the parameters that get data."""
         named = [edge.name for edge in node.inputs if edge.name is not None]
         if named:
             return [name for name in named if name in self._parameters]
@@ -168,7 +168,7 @@ class Handler:
             if edge.node == INITIAL or edge.node in ctx.results_json:
                 text = ctx.input_json if edge.node == INITIAL else ctx.results_json[edge.node]
                 values[parameter.name] = self._value(parameter.name, text, node)
-            elif parameter.required:  # that parent was not taken
+            elif parameter.required:  # the edge from that parent was not taken
                 values[parameter.name] = None
 
     def _value(self, parameter: str, text: str, node: Node) -> Any:
@@ -184,7 +184,7 @@ class Handler:
             ) from None
 
     def _refuse(self, node: Node) -> NoReturn:
-        # Registration lets no such node pass: the function has changed since.
+        # Registration refuses such a node: the function has changed since.
         raise PermanentError(f"node {node.id!r}: {'; '.join(self._misfits(node))}")
 
     def _adapter(self, name: str) -> TypeAdapter[Any] | None:
@@ -198,8 +198,8 @@ class Handler:
 def data_text(node: Node, ctx: NodeContext) -> str:
     """Return a node's data as JSON text.
 
-    What its mapping or its item gives, else the initial data for an entry node, the only parent's data, or of
-    several parents those that were taken, `{parent id: data}`.
+    It is the result of the node's mapping or the element of its item, if there is one. Otherwise an entry node gets the
+    initial data, a node with one parent gets its data, and a node with several gets `{parent id: data}` of those taken.
     """
     if ctx.data_json is not None:
         return ctx.data_json
@@ -227,17 +227,17 @@ def _config(model: type[BaseModel], node: Node) -> BaseModel:
 
 
 def _new_adapter(parameter: _Parameter, function: Callable[..., Any], handler: str) -> TypeAdapter[Any] | None:
-    """Build what validates one parameter; None if nothing is to be validated."""
+    """Build the validator of one parameter; None if it needs none."""
     if parameter.annotation is inspect.Parameter.empty:
         return None
     names = getattr(inspect.unwrap(_plain(function)), "__globals__", {})
-    alone = SimpleNamespace(__annotations__={"it": parameter.annotation})  # the others may name what can't be resolved
+    alone = SimpleNamespace(__annotations__={"it": parameter.annotation})  # the other annotations may not be resolvable
     try:
         hint = get_type_hints(alone, globalns=names, include_extras=True)["it"]
         if hint is Any or hint is object:
             return None
         adapter = _strict_adapter(hint)
-        adapter.rebuild(raise_errors=True)  # a model may name what was not there yet when it was defined
+        adapter.rebuild(raise_errors=True)  # a model may name types that did not exist when it was defined
     except (NameError, AttributeError, TypeError, SyntaxError, PydanticUserError) as error:
         why = str(error).partition("\n")[0]
         raise ConfigurationError(
@@ -257,7 +257,7 @@ def _strict_adapter(hint: Any) -> TypeAdapter[Any]:
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function with code behind partials, wrappers, methods and callable objects."""
+    """Return the function with the code, behind partials, wrappers, methods and callable objects."""
     while True:
         if isinstance(function, functools.partial):
             function = function.func

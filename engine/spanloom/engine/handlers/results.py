@@ -1,4 +1,4 @@
-"""What a handler may return instead of plain data: where to go on, a failure, a skip, a later retry."""
+"""The results that a handler may return instead of plain data: chosen successors, a failure, a skip, a retry."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ __all__ = ["NodeResult"]
 
 
 class NodeResult(BaseModel):
-    """The end of a node.
+    """The end of a node, as its handler returns it.
 
-    `NodeResult(data=…, next_nodes=…)` completes it: `next_nodes` names the successors whose success edges are taken
+    `NodeResult(data=…, next_nodes=…)` completes the node: of its success edges only those to `next_nodes` are taken
     (None: all, empty: none). The class methods make the other ends.
+
+    >>> NodeResult(data={"total": 17}, next_nodes=["approve"]).next_nodes
+    ('approve',)
+    >>> NodeResult.failed("the card was declined", type="CardDeclined").error_type
+    'CardDeclined'
+    >>> NodeResult.retry_after(30).delay_seconds
+    30.0
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +62,7 @@ class NodeResult(BaseModel):
 
     @classmethod
     def failed(cls, message: str, type: str = "NodeFailure") -> Self:
-        """Fail the node for good, without a retry; `type` is what stands in its error as the class name would."""
+        """Fail the node for good, without a retry; `type` is stored in its error in place of an exception's class."""
         return cls(outcome=Outcome.FAILED, error_type=type, error_message=message)
 
     @classmethod
@@ -65,5 +72,5 @@ class NodeResult(BaseModel):
 
     @classmethod
     def retry_after(cls, delay: float | timedelta) -> Self:
-        """Run the node again after `delay` seconds, at the cost of no attempt: when a service is busy (HTTP 429)."""
+        """Run the node again after `delay`, without using up an attempt: for a service that is busy (HTTP 429)."""
         return cls(outcome=Outcome.RETRY, delay_seconds=delay)

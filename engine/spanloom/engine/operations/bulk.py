@@ -1,4 +1,4 @@
-"""Bulk operations: one transition for each execution that a filter finds."""
+"""Bulk operations: one transition for each execution that matches a filter."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ BatchStep = Callable[[Sequence[str]], Sequence[bool | UserError]]
 
 @dataclass(frozen=True, slots=True)
 class BulkResult:
-    """What came of a transition for each of many executions, by their ids."""
+    """The results of a transition of many executions, by their ids."""
 
     done: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)  # it was so before, or came with its parent
-    refused: dict[str, UserError] = field(default_factory=dict)  # it changed since it was found, for example
-    started: dict[str, str] = field(default_factory=dict)  # what replays each of those done
+    unchanged: list[str] = field(default_factory=list)  # it was in that state before, or was changed with its parent
+    refused: dict[str, UserError] = field(default_factory=dict)  # for example, it has changed since it was listed
+    started: dict[str, str] = field(default_factory=dict)  # by each done id, its replay's id
 
 
 def find(
     store: ExecutionStore, wanted: ExecutionFilter, statuses: Collection[ExecutionStatus], limit: int | None
 ) -> list[str]:
-    """Return the ids of the oldest `limit` that a filter finds in one of these statuses, parents before children."""
+    """Return the ids of the oldest `limit` that match a filter and have one of `statuses`, parents before children."""
     found: list[tuple[str, str]] = []
     for status in statuses:
         if wanted.status not in (None, status):
@@ -45,12 +45,12 @@ def find(
             cursor = page.next_cursor
             if cursor is None:
                 break
-    # Whatever reaches a parent reaches its children with it; a child cancelled by itself would fail its parent.
+    # A transition of a parent includes its children; a child that is cancelled alone would fail its parent.
     return [execution_id for _, execution_id in sorted(found)[:limit]]
 
 
 def one_by_one(step: Callable[[str], object]) -> BatchStep:
-    """Return a step for many executions that does `step` to each by itself; it returns whether it did something."""
+    """Return a batch step that applies `step` to each execution alone; `step` returns whether it changed something."""
 
     def each(execution_ids: Sequence[str]) -> list[bool | UserError]:
         answers: list[bool | UserError] = []
@@ -65,9 +65,9 @@ def one_by_one(step: Callable[[str], object]) -> BatchStep:
 
 
 def apply_to_each(store: ExecutionStore, ids: Sequence[str], step: BatchStep) -> Iterator[tuple[str, bool | UserError]]:
-    """Do a step to executions, some at a time, and yield for each whether it did something, or its refusal.
+    """Apply a step to executions, in batches, and yield for each whether it was changed, or its refusal.
 
-    A child that is refused because it came with its parent, as in a retry, is not refused but unchanged.
+    A child that is refused because it was changed with its parent, as in a retry, counts as unchanged.
     """
     reached: set[str | None] = set()
     for first in range(0, len(ids), _BATCH):
@@ -84,7 +84,7 @@ def apply_to_each(store: ExecutionStore, ids: Sequence[str], step: BatchStep) ->
 
 
 def control_each(store: ExecutionStore, ids: Sequence[str], step: BatchStep) -> BulkResult:
-    """Do a step to each, as apply_to_each does; what is refused is noted, and the rest goes on."""
+    """Apply a step to each, as apply_to_each does, and collect the results; a refusal does not stop the others."""
     bulk = BulkResult()
     for execution_id, answer in apply_to_each(store, ids, step):
         if isinstance(answer, UserError):

@@ -1,4 +1,4 @@
-"""Control of executions: cancel, pause, resume, retry, acknowledge, and nodes ended by hand."""
+"""Control of executions: cancel, pause, resume, retry, acknowledge, and manual results of nodes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OPEN = (ExecutionStatus.PENDING, ExecutionStatus.RUNNING, ExecutionStatus.PAUSE
 
 
 class Push(Protocol):
-    """The function that puts on Redis what the store decided."""
+    """The function that pushes the store's jobs to Redis, and publishes ends and changes."""
 
     def __call__(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None: ...
 
@@ -40,7 +40,7 @@ class Push(Protocol):
 class EngineParts:
     """The parts of an engine that control works with."""
 
-    open: Callable[[], None]  # connects, if that has not happened yet
+    open: Callable[[], None]  # connects, if the engine is not connected yet
     store: ExecutionStore
     epoch: Epoch
     definitions: DefinitionCache
@@ -48,7 +48,7 @@ class EngineParts:
     payload_limit_bytes: int
 
     def report_ends(self, execution_ids: Sequence[str], ended: Sequence[str], status: ExecutionStatus) -> None:
-        """Report ends to those who wait for the executions, to their parents, and to the traces they are part of."""
+        """Report ends to the waiters of the executions, to their parents, and to the traces that they belong to."""
         self.push((), ended=ended)
         export_ended(self.store, ended)
         if execution_ids:
@@ -57,7 +57,7 @@ class EngineParts:
 
 
 class ExecutionControl:
-    """The control transitions of one execution, by its id. Their contracts stand at the methods of WorkflowEngine."""
+    """The control transitions of one execution, by its id. WorkflowEngine's methods document their contracts."""
 
     __slots__ = ("_engine", "id")
 
@@ -66,13 +66,13 @@ class ExecutionControl:
         self._engine = engine
 
     def cancel(self, *, expected_revision: int | None = None) -> bool:
-        """Cancel an execution; False if it was so already."""
+        """Cancel an execution; False if it was cancelled already."""
         self._engine.open()
         controlled = self._engine.store.cancel_execution(self.id, expected_revision=expected_revision)
         return self._report_end(controlled, ExecutionStatus.CANCELLED)
 
     def pause(self, *, expected_revision: int | None = None) -> bool:
-        """Pause an execution; False if it was so already."""
+        """Pause an execution; False if it was paused already."""
         self._engine.open()
         return self._pushed(self._engine.store.pause_execution(self.id, expected_revision=expected_revision))
 
@@ -86,7 +86,7 @@ class ExecutionControl:
         )
 
     def retry(self, *, expected_revision: int | None = None) -> bool:
-        """Run a failed execution on from where it failed."""
+        """Continue a failed execution from the nodes that failed."""
         self._engine.open()
         return self._pushed(
             self._engine.store.retry_execution(
@@ -95,7 +95,7 @@ class ExecutionControl:
         )
 
     def acknowledge(self, *, expected_revision: int | None = None) -> bool:
-        """Acknowledge a failed execution; False if it was so already."""
+        """Acknowledge a failed execution; False if it was acknowledged already."""
         self._engine.open()
         return self._engine.store.acknowledge_execution(self.id, expected_revision=expected_revision).done
 
@@ -106,7 +106,7 @@ class ExecutionControl:
         error: str | None = None,
         expected_revision: int | None = None,
     ) -> bool:
-        """Bring an execution to a status; False if it is so already."""
+        """Bring an execution to a status; False if it has it already."""
         self._engine.open()
         if status == ExecutionStatus.FAILED:
             text = json.dumps({"type": "EndedByHand", "message": error or "an operator failed it"})
@@ -132,7 +132,7 @@ class ExecutionControl:
         error: str | None = None,
         next_nodes: Sequence[str] | None = None,
     ) -> None:
-        """End an open node by hand."""
+        """End an open node manually."""
         self._engine.open()
         execution = self._get()
         plan = self._engine.definitions.get(execution.workflow_id, execution.version)
@@ -169,7 +169,7 @@ class ExecutionControl:
 
 
 class Operations:
-    """The control transitions of an engine: of the executions that a filter finds, and by `of` of one."""
+    """The control transitions of an engine: of all executions that match a filter, and by `of` of one."""
 
     def __init__(self, engine: EngineParts) -> None:
         self._engine = engine
@@ -193,7 +193,7 @@ class Operations:
         return self._each(wanted, [ExecutionStatus.PAUSED], ControlAction.RESUME, limit)
 
     def retry_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
-        """Retry each that has failed; acknowledged ones only if the filter asks for them."""
+        """Retry each that has failed; acknowledged ones only if the filter selects them."""
         return self._each(_dead(wanted), [ExecutionStatus.FAILED], ControlAction.RETRY, limit)
 
     def acknowledge_each(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
@@ -207,7 +207,7 @@ class Operations:
         statuses: Iterable[Status] = PURGED,
         limit: int | None = None,
     ) -> int:
-        """Delete executions that ended longer ago than that, and return how many."""
+        """Delete executions that ended longer ago than `older_than`, and return their number."""
         self._engine.open()
         seconds = as_seconds("older_than", older_than)
         wanted = [ExecutionStatus(status) for status in statuses]
@@ -234,7 +234,7 @@ class Operations:
         )
 
     def control(self, action: ControlAction, execution_ids: Sequence[str]) -> list[bool | UserError]:
-        """Do one transition to many executions; return for each whether it did something, or its refusal."""
+        """Apply one transition to many executions; return for each whether it was changed, or its refusal."""
         self._engine.open()
         results = self._engine.store.control_executions(action, execution_ids, epoch=self._engine.epoch.recent())
         done = {

@@ -35,9 +35,9 @@ def manual_result(
 ) -> RecordRequest:
     """Make the record that ends a node run as completed with `data`, failed with `error`, or skipped.
 
-    Its edges are judged as after a worker's record; `next_nodes` routes a completed node. `limit` bounds the data, in
-    bytes. Raises UserError for an unknown node, RoutingFailed, PayloadRejected, ConfigurationError for what does not go
-    together.
+    Its edges are routed as after a worker's record; `next_nodes` routes a completed node. `limit` bounds the data, in
+    bytes. Raises UserError for an unknown node, RoutingFailed, PayloadRejected, and ConfigurationError for options that
+    contradict each other.
     """
     workflow = plan.workflow
     if key.node_id not in plan.nodes:

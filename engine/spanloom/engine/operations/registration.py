@@ -1,4 +1,4 @@
-"""Registration: workflows that are checked against the handlers and saved as versions."""
+"""Registration: checks workflows against the handlers and saves them as versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WorkflowRef = str | Workflow | WorkflowBuilder[Any]  #: a workflow's id, its def
 
 
 class Registrations:
-    """The workflows that an engine registers, in a store that is open."""
+    """The registrar of an engine's workflows, in a store that is open."""
 
     def __init__(self, store: ExecutionStore, registry: NodeRegistry) -> None:
         self._store = store
@@ -46,7 +46,7 @@ class Registrations:
     def resolve(self, workflow: WorkflowRef) -> tuple[str, dict[str, Any]]:
         """Return a workflow's id, and the option that pins its version unless only its id was given.
 
-        Raises ConfigurationError for a builder whose workflow was not registered.
+        A Workflow is registered. Raises ConfigurationError for a builder that was not given to this engine.
         """
         if isinstance(workflow, WorkflowBuilder):
             if workflow.id not in self._versions:

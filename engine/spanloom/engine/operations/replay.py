@@ -26,12 +26,12 @@ FromNode = str | Sequence[str] | None  #: the node, or the nodes, from which on 
 
 
 class Replays:
-    """The replays of an engine, of one execution or of all that a filter finds."""
+    """The replays of an engine, of one execution or of all that match a filter."""
 
     def __init__(
         self, opened: Callable[[], None], store: ExecutionStore, definitions: DefinitionCache, starter: ExecutionStarter
     ) -> None:
-        """`opened` connects, if that has not happened yet."""
+        """Take `opened`, a function that connects if the engine is not connected yet."""
         self._opened = opened
         self._store = store
         self._definitions = definitions
@@ -72,7 +72,7 @@ class Replays:
         from_node: FromNode = None,
         limit: int | None = None,
     ) -> BulkResult:
-        """Replay the oldest `limit` that a filter finds, of those that ended and have no parent."""
+        """Replay the oldest `limit` that match a filter, have ended and have no parent."""
         self._opened()
         started: dict[str, str] = {}
 
@@ -89,7 +89,7 @@ class Replays:
         if version == "same":
             return source.version
         if version != "latest":
-            return version  # start_options() says if it is none
+            return version  # start_options() refuses an invalid one
         latest = self._store.get_workflow_version(source.workflow_id)
         if latest is None:
             raise UnknownWorkflow(source.workflow_id)
@@ -97,11 +97,11 @@ class Replays:
 
 
 def _replay_from(plan: CompiledWorkflow, source: str, runs: Iterable[NodeRun], nodes: Sequence[str]) -> Replay:
-    """Plan a replay of `source`, whose node runs are given, that runs `nodes` and all that follows from them anew.
+    """Plan a replay of `source`, with node runs `runs`, that runs `nodes` and all their descendants anew.
 
-    Any other node's result is taken over if there is one and those of all nodes before it are taken over as well; what
-    had not ended, or is new in this version, runs. Raises UserError for a node that does not exist, or that nothing
-    would lead to.
+    The result of another node is taken over if there is one, and the results of all nodes before it are taken over.
+    Nodes that had not ended, or that are new in this version, run. Raises UserError for a node that does not exist, or
+    that no taken edge leads to.
     """
     workflow = plan.workflow
     for node_id in nodes:
@@ -144,7 +144,7 @@ def _downstream(plan: CompiledWorkflow, nodes: Iterable[str]) -> set[str]:
 
 
 def _has_arrived(run: NodeRun) -> bool:
-    """Whether the run's end told its successors: a failure that nobody handled, which has no data, did not."""
+    """Return whether the run's end arrived at its successors; an unhandled failure, which has no data, does not."""
     if run.status is NodeStatus.FAILED:
         return run.data is not None
     return run.status in (NodeStatus.COMPLETED, NodeStatus.SKIPPED)

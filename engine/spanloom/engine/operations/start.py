@@ -1,4 +1,4 @@
-"""Starts: executions that are created in the store, with the jobs of their entry nodes put on Redis."""
+"""Starts: executions are created in the store, and the jobs of their entry nodes are pushed to Redis."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["ExecutionStarter"]
 
 _log = Logger("spanloom.engine")
 _BATCH = 500
-_RESEND_SECONDS = (0.05, 0.25)  #: pauses before a start whose answer did not come is sent again: a broken connection
+_RESEND_SECONDS = (0.05, 0.25)  #: pauses before a start without a response is sent again: a broken connection
 
 
 class ExecutionStarter:
-    """The starts of an engine."""
+    """The starter of an engine's executions."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class ExecutionStarter:
         builders: Mapping[str, WorkflowBuilder[Any]],
         payload_limit_bytes: int,
     ) -> None:
-        """`opened` connects, if that has not happened yet; `push` puts on Redis what the store decided."""
+        """Take `opened`, which connects if the engine is not connected yet, and `push`, which pushes jobs to Redis."""
         self._opened = opened
         self._store = store
         self._queue = queue
@@ -52,13 +52,13 @@ class ExecutionStarter:
         self._payload_limit_bytes = payload_limit_bytes
 
     def encode_input(self, workflow_id: str, data: Any) -> str:
-        """Return initial data as JSON text, validated where a builder of the engine says what it is."""
+        """Return initial data as JSON text, validated if a builder of the engine has an input type."""
         if builder := self._builders.get(workflow_id):
             data = builder.validate_input(data)
         return encode(data, f"the input of workflow {workflow_id!r}", self._payload_limit_bytes)
 
     def request(self, workflow_id: str, data: Any, options: Mapping[str, Any]) -> StartRequest:
-        """Return the request of one start; `options` are those that start_options() returns."""
+        """Return the request of one start; `options` are the result of start_options()."""
         text = self.encode_input(workflow_id, data)
         trace = start_trace(workflow_id)
         return StartRequest(
@@ -73,7 +73,7 @@ class ExecutionStarter:
         )
 
     def start(self, requests: Sequence[StartRequest], connection: Any = None) -> list[str]:
-        """Create executions in one round trip, and return their ids. Raises the first error of them."""
+        """Create executions in one round trip, and return their ids. Raises the first error among their results."""
         self._opened()
         answers = self._create(requests, connection)
         started = [answer for answer in answers if isinstance(answer, StartResult)]
@@ -111,7 +111,7 @@ class ExecutionStarter:
                 export_start(request, answer.created_at, lists=lists, end_ns=now_ns)
 
     def _create(self, requests: Sequence[StartRequest], connection: Any) -> list[StartAnswer]:
-        """Create executions; a request whose answer did not come is sent again, with the id that it has."""
+        """Create executions; a request without a response is sent again, with the same ids."""
         for pause in _RESEND_SECONDS if connection is None else ():
             try:
                 return self._store.create_executions(requests, epoch=self._epoch.recent())

@@ -55,7 +55,7 @@ def _seconds(name: str, value: Duration | None) -> float | None:
 
 
 def as_seconds(name: str, value: Duration) -> float:
-    """Return a duration in seconds. Raises ConfigurationError, which names it."""
+    """Return a duration in seconds. Raises ConfigurationError with `name`."""
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 1e10:
         raise ConfigurationError(f"{name} must be seconds or a timedelta, not negative; got {value!r}")

@@ -1,7 +1,7 @@
 """The circuit breaker: once Redis did not answer, calls are refused until one ping has succeeded.
 
-A Redis that hangs costs a time limit, which each start, push and read would pay. While it is away they are refused at
-once; the first of them in a while sends a ping on a thread of its own, and an answer to that ends it.
+Each call of a hanging Redis would wait for its time limit. While Redis is away, calls are refused at once. The first
+call after a pause sends a ping, on a thread of its own; a response to the ping closes the breaker.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["CircuitBreaker"]
 
 _log = Logger("spanloom.engine")
 _PAUSES = (0.1, 0.5)  #: first and longest between two pings
-_ANSWER_SECONDS = 0.05  #: how long who sends a ping waits for its answer: a Redis that is back does not refuse them
+_ANSWER_SECONDS = 0.05  #: how long the call that sends a ping waits for it, so that it is not refused if Redis is back
 
 
 class CircuitBreaker:
-    """Watch over what is asked of one Redis. Thread-safe; costs next to nothing while Redis answers."""
+    """The guard of all calls of one Redis. Thread-safe; costs next to nothing while Redis answers."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -41,15 +41,15 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether Redis is taken as away."""
+        """Whether Redis counts as unavailable."""
         return self._why is not None
 
     @contextmanager
     def guard(self, *, anyway: bool = False) -> Generator[None]:
-        """Turn whatever redis-py raises inside the block into QueueUnavailable.
+        """Turn errors of redis-py inside the block into QueueUnavailable.
 
-        While Redis is away the block is not entered: the error is `known` then. But `anyway`, for what waits for
-        messages on a connection that there is already.
+        While Redis is away the block is not entered, and the error is `known`. With `anyway` it is entered all the
+        same: for a block that waits for messages on an existing connection.
         """
         if self._why is not None and not anyway:
             self._refuse_if_away()
@@ -63,7 +63,7 @@ class CircuitBreaker:
             f"Redis at {redis_location(self._client)} did not answer ({type(error).__name__}: {error}); start it, or "
             f"set SPANLOOM_REDIS_URL"
         )
-        if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):  # others are answers
+        if isinstance(error, RedisConnectionError | RedisTimeoutError | OSError):  # others are responses
             with self._lock:
                 if self._why is None:
                     self._since = time.monotonic()
@@ -75,7 +75,7 @@ class CircuitBreaker:
     def _refuse_if_away(self) -> None:
         sent = None
         with self._lock:
-            waits = self._ping is not None and self._ping.is_alive()  # not in a forked child
+            waits = self._ping is not None and self._ping.is_alive()  # not alive in a forked child
             if self._why is not None and not waits and time.monotonic() >= self._ping_at:
                 sent = self._ping = threading.Thread(target=self._send_ping, name="spanloom-ping", daemon=True)
                 sent.start()

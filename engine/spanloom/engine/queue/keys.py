@@ -13,14 +13,14 @@ from spanloom.engine.errors import ConfigurationError
 __all__ = ["RedisKeys", "key_prefix"]
 
 _VARIABLE = "RQ_KEY_PREFIX"
-_USUAL = "rq"  # what RQ's keys begin with unless the environment sets another prefix, and always before RQ 3
+_USUAL = "rq"  # RQ's key prefix unless the environment sets another, and always before RQ 3
 
 
 def key_prefix() -> str:
-    """Return what RQ's keys begin with in this process.
+    """Return the prefix of RQ's keys in this process.
 
-    Raises ConfigurationError if the environment sets a prefix that the installed RQ does not know: other processes,
-    with RQ 3, would use it.
+    Raises ConfigurationError if the environment sets a prefix and the installed RQ has none: other processes, with
+    RQ 3, would use it.
     """
     known: str | None = getattr(defaults, _VARIABLE, None)
     if known is not None:
@@ -42,7 +42,7 @@ class RedisKeys:
     """
 
     prefix: str  # of RQ's keys
-    own: str  # what the namespace's own keys begin with
+    own: str  # of the namespace's own keys
 
     @classmethod
     def of(cls, namespace: str) -> RedisKeys:
@@ -52,7 +52,7 @@ class RedisKeys:
 
     @property
     def queues(self) -> str:
-        """The set of the keys of all lists that RQ knows of."""
+        """The set of the keys of all lists, as RQ keeps it."""
         return f"{self.prefix}:queues"
 
     def queue(self, list_name: str) -> str:
@@ -64,7 +64,7 @@ class RedisKeys:
         return f"{self.prefix}:job:{job_id}"
 
     def started(self, list_name: str) -> str:
-        """The sorted set of the jobs of a list that run, with the time at which RQ's tools call each one abandoned."""
+        """The sorted set of a list's running jobs, each with the time at which RQ's tools take it for abandoned."""
         return f"{self.prefix}:wip:{list_name}"
 
     def failed(self, list_name: str) -> str:
@@ -85,9 +85,9 @@ class RedisKeys:
         return f"{self.own}:wake:{worker_name}"
 
     def ended_channel(self, execution_id: str) -> str:
-        """The pub/sub channel on which an execution's end is announced."""
+        """The pub/sub channel on which an execution's end is published."""
         return f"{self.own}:ended:{execution_id}"
 
     def changed_channel(self, execution_id: str) -> str:
-        """The pub/sub channel on which whatever was recorded of an execution is announced."""
+        """The pub/sub channel on which an execution's changes are published."""
         return f"{self.own}:changed:{execution_id}"

@@ -1,6 +1,6 @@
-"""The queue: node jobs as RQ jobs on Redis, what their message looks like, and the signals that go with them.
+"""The queue: node jobs as RQ jobs on Redis, the form of their messages, and the signals sent with them.
 
-Pushing never depends on what Redis holds: the store decided the push, duplicates end at the claim.
+Pushing never depends on the data in Redis: the store decides the push, and duplicates end at the claim.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from spanloom.engine.store.requests import NodeJob, NodeKey
 __all__ = ["JOB_FORMAT", "JOB_FUNCTION", "NodeMessage", "NodeQueue"]
 
 JOB_FORMAT = 1
-JOB_FUNCTION = "spanloom.worker.job.run_node_job"  #: wire format: what RQ's tools show, never what a worker imports
+JOB_FUNCTION = "spanloom.worker.job.run_node_job"  #: wire format: shown by RQ's tools, never imported by a worker
 FAILURE_TTL_SECONDS = 7 * 24 * 3600  #: how long RQ's tools show a failed node job
 _PUSH_BATCH = 1000
-_LATEST = 253402300800.0  # the year 10000, in Unix seconds: what a datetime can hold
+_LATEST = 253402300800.0  # the year 10000, in Unix seconds: the bound of datetime
 _ID = re.compile(r"[A-Za-z0-9_$-]{1,200}").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
 class NodeMessage:
-    """What a node job says: format, execution, node, item, node type, push number, and when it was pushed."""
+    """The content of a node job: execution, node, item, node type, push number, and the time of its push."""
 
     job_id: str
     execution_id: str
@@ -48,11 +48,11 @@ class NodeMessage:
 
     @property
     def key(self) -> NodeKey:
-        """The node run it asks to run."""
+        """The key of the node run to run."""
         return NodeKey(self.execution_id, self.node_id, self.item)
 
     def as_dict(self) -> dict[str, Any]:
-        """The argument of the RQ job, as it stands in Redis."""
+        """Return the argument of the RQ job, as it is stored in Redis."""
         lost = {"recovery_attempts": self.recovery_attempts} if self.recovery_attempts else {}
         return {
             "format": JOB_FORMAT,
@@ -67,7 +67,7 @@ class NodeMessage:
 
     @classmethod
     def of(cls, job: NodeJob, list_name: str) -> NodeMessage:
-        """Make the message of a push that the store decided."""
+        """Return the message of a push."""
         return cls(
             job_id=f"{job.execution_id}-{job.node_id}-{job.item}-{job.push}",
             execution_id=job.execution_id,
@@ -82,7 +82,7 @@ class NodeMessage:
 
     @classmethod
     def parse(cls, job_id: str, data: bytes, list_name: str) -> NodeMessage:
-        """Read an RQ job's data. Raises ValueError, saying why, for anything that is not a node job of our format."""
+        """Read an RQ job's data. Raises ValueError, with the reason, for data that is no node job of our format."""
         try:
             function, instance, args, kwargs = json.loads(data)
             (message,) = args
@@ -119,22 +119,22 @@ class NodeQueue:
     def __init__(self, redis: Any, namespace: str) -> None:
         """Take a URL or a client; connects at first use. Raises ConfigurationError."""
         self.redis: Any = redis_client(redis)  # Any: redis-py types answers as bytes | str; ours are bytes
-        self.blocking: Any = redis_client(redis, answer_seconds=BLOCKING_SECONDS)  # for reads that wait for what comes
+        self.blocking: Any = redis_client(redis, answer_seconds=BLOCKING_SECONDS)  # for reads that wait for jobs
         self.breaker = CircuitBreaker(self.redis)
         self.namespace = namespace
         self.keys = RedisKeys.of(namespace)
 
     @property
     def location(self) -> str:
-        """Where Redis is, without a password."""
+        """The address of Redis, without a password."""
         return redis_location(self.redis)
 
     def list_name(self, queue: str, priority: str) -> str:
-        """The RQ queue name of a queue and priority: `{namespace}.{queue}[.{priority}]`."""
+        """Return the RQ queue name of a queue and priority: `{namespace}.{queue}[.{priority}]`."""
         return f"{self.namespace}.{queue_key(queue, priority)}"
 
     def rq_queue(self, list_name: str) -> Queue:
-        """The RQ queue object, as RQ's own tools see it."""
+        """Return the RQ queue object, as RQ's own tools use it."""
         return Queue(list_name, connection=self.redis, serializer=JSONSerializer)
 
     def ping(self) -> None:
@@ -143,7 +143,7 @@ class NodeQueue:
             self.redis.ping()
 
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
-        """Push node jobs, and announce ended and changed executions, in one round trip per thousand.
+        """Push node jobs, and publish ended and changed executions, in one round trip per thousand jobs.
 
         Raises QueueUnavailable.
         """
@@ -160,7 +160,7 @@ class NodeQueue:
                     pipeline.execute()
 
     def known_lists(self, named: Iterable[str]) -> list[str]:
-        """Return the lists that are named and every other list of the namespace that RQ knows of, in order.
+        """Return the lists in `named` and every other list of the namespace in RQ's set, in order.
 
         Raises QueueUnavailable.
         """
@@ -169,9 +169,9 @@ class NodeQueue:
         return sorted({name for name in known if name.startswith(f"{self.namespace}.")} | set(named))
 
     def heads(self, list_names: Iterable[str]) -> dict[str, datetime | None]:
-        """Return, by `queue_key`, when the first waiting job of each list was pushed; None for an empty list.
+        """Return, by `queue_key`, the time at which the first job of each list was pushed; None for an empty list.
 
-        Covers the lists that are named and every other list of the namespace that RQ knows of. Raises QueueUnavailable.
+        Covers the lists in `list_names` and every other list of the namespace in RQ's set. Raises QueueUnavailable.
         """
         prefix = f"{self.namespace}."
         with self.breaker.guard():
@@ -192,12 +192,12 @@ class NodeQueue:
             try:
                 message = NodeMessage.parse(job_id.decode(), data or b"", name)
             except ValueError:
-                continue  # a foreign or vanished job at the head says nothing of the rest; the next look will
+                continue  # a foreign or vanished job at the head has no such time; the next call will find one
             heads[name.removeprefix(prefix)] = datetime.fromtimestamp(message.pushed_at, UTC)
         return heads
 
     def depths(self, list_names: Sequence[str]) -> dict[str, int]:
-        """Return how many jobs wait on each of these lists. Raises QueueUnavailable."""
+        """Return the number of jobs that wait on each of these lists. Raises QueueUnavailable."""
         with self.breaker.guard():
             pipeline = self.redis.pipeline(transaction=False)
             for name in list_names:
@@ -205,7 +205,7 @@ class NodeQueue:
             return dict(zip(list_names, pipeline.execute(), strict=True))
 
     def close(self) -> None:
-        """Give up connections; the queue opens again at its next use."""
+        """Close the connections; the queue opens others at its next use."""
         self.redis.close()
         self.blocking.close()
 
@@ -222,7 +222,7 @@ class NodeQueue:
 
 
 def _job_hash(message: NodeMessage, now: str) -> dict[str, Any]:
-    # What rq.Job.save writes, without its 60 µs of getting there; a test reads it back through rq.Job and compares.
+    # The fields that rq.Job.save writes, without its 60 µs; a test reads them back through rq.Job and compares.
     return {
         "created_at": now,
         "enqueued_at": now,

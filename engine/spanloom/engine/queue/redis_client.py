@@ -1,4 +1,4 @@
-"""Redis clients: from a URL or a client that the caller made, checked, with time limits of our own."""
+"""Redis clients: made from a URL or a caller's client, checked, with Spanloom's own time limits."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from spanloom.engine.errors import ConfigurationError
 
 __all__ = ["BLOCKING_SECONDS", "check_version", "redis_client", "redis_location"]
 
-ANSWER_SECONDS = 1.5  #: for a connection, and for each answer to a command
+ANSWER_SECONDS = 1.5  #: for a connection, and for the response to each command
 BLOCKING_SECONDS = 7.0  #: longer than any blocking read we make
 OLDEST_VERSION = (6, 2)  #: of Redis; Valkey reports the version of the Redis that it is compatible with
 
 
 def redis_client(given: Any, *, answer_seconds: float = ANSWER_SECONDS) -> Redis:
-    """Return a client of our own for a URL or for a caller's client (same server, own pool and time limits).
+    """Return a new client for a URL, or for a caller's client: the same server, but its own pool and time limits.
 
-    Closing it closes its connections; it opens others at its next use.
+    It does not connect yet. Closing it closes its connections; it opens others at its next use.
 
-    A command waits up to `answer_seconds` for its answer, and is sent again once if its connection broke, never if
-    it took too long: what then is to be done is the caller's to say.
+    A command waits up to `answer_seconds` for its response. It is sent again once if its connection broke, but never
+    after a timeout, which the caller handles.
 
-    Raises ConfigurationError for a malformed URL, for anything else than a client, and for a client that decodes
-    responses (RQ keeps bytes in Redis). Connects to nothing.
+    Raises ConfigurationError for a malformed URL, for an object that is no client, and for a client that decodes
+    responses (RQ keeps bytes in Redis).
     """
     if isinstance(given, str):
         try:
@@ -57,7 +57,7 @@ def redis_client(given: Any, *, answer_seconds: float = ANSWER_SECONDS) -> Redis
 
 
 def redis_location(client: Redis) -> str:
-    """Return where a client's server is, without a password."""
+    """Return the address of a client's server, without a password."""
     options = client.connection_pool.connection_kwargs
     if path := options.get("path"):
         return f"unix://{path}"
@@ -65,7 +65,7 @@ def redis_location(client: Redis) -> str:
 
 
 def check_version(client: Redis, reported: object) -> None:
-    """Raise ConfigurationError if a server reports a version that is too old; one that reports none is accepted."""
+    """Raise ConfigurationError if a server reports a version that is too old; a server without one is accepted."""
     found = re.match(r"(\d+)\.(\d+)", str(reported))
     if found is not None and tuple(map(int, found.groups())) < OLDEST_VERSION:
         needed = ".".join(map(str, OLDEST_VERSION))

@@ -1,4 +1,4 @@
-"""The epoch: the incarnation of the Redis data set. A flushed or new Redis raises it; the sweep re-queues by it."""
+"""The epoch: the incarnation of the data in Redis. Each loss starts a new one; the sweep pushes older jobs again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from spanloom.engine.store.requests import EpochState
 
 __all__ = ["NO_EPOCH", "Epoch"]
 
-NO_EPOCH = 0  #: of what is queued while Redis is away: any life of Redis is later, so the next sweep in one pushes it
+NO_EPOCH = 0  #: of runs queued while Redis is away: every epoch is later, so the next sweep with Redis pushes them
 RECENT_SECONDS = 5.0
-PRIVATE_SECONDS = 60  #: how long Redis remembers a store that lived in one process, once nobody checks any more
-_PAUSES = (0.1, 0.1, 0.2, 0.4, 0.0)  #: between looks while others raise the epoch; the last look is not waited for
+PRIVATE_SECONDS = 60  #: how long Redis keeps the mark of a store that lived in one process, after the last check
+_PAUSES = (0.1, 0.1, 0.2, 0.4, 0.0)  #: between reads while other processes raise the epoch; none after the last read
 
 
 class Epoch:
-    """Watch for a Redis that lost its data: the key is missing, or the server's run id is another one."""
+    """The detector of a Redis that lost its data: the key is missing, or the server's run id has changed."""
 
     def __init__(self, store: ExecutionStore, queue: NodeQueue) -> None:
         self._store = store
@@ -33,14 +33,14 @@ class Epoch:
 
     @property
     def number(self) -> int:
-        """The epoch as last seen, none while Redis is away.
+        """The epoch as of the last check, NO_EPOCH while Redis is away.
 
-        Never ahead of the store's, so that a push made in doubt is repeated, not lost.
+        It is never ahead of the store's, so that an uncertain push is repeated and not lost.
         """
         return NO_EPOCH if self._state is None or self._queue.breaker.is_open else self._state.epoch
 
     def recent(self) -> int:
-        """Return the epoch, looked at anew every few seconds while Redis answers. Raises what check() does else."""
+        """Return the epoch, checked every few seconds. Raises the errors of check() except QueueUnavailable."""
         if time.monotonic() - self._checked > RECENT_SECONDS:
             try:
                 return self.check()
@@ -49,7 +49,7 @@ class Epoch:
         return self.number
 
     def check(self) -> int:
-        """Look at Redis, raise the store's epoch if Redis was lost, and return the epoch.
+        """Read Redis' mark, raise the store's epoch if Redis has lost its data, and return the epoch.
 
         Raises QueueUnavailable, StoreUnavailable, and ConfigurationError if the namespace in this Redis belongs to
         another store, or if this Redis is too old.
@@ -60,24 +60,24 @@ class Epoch:
                 number, run_id = self._read(state.store_id)
                 if number is not None and number > state.epoch:
                     state = self._store.get_epoch()
-                # A number below the store's is of someone who wrote late, after another loss, or of an old snapshot.
+                # A number below the store's was written late, after another loss, or comes from an old snapshot.
                 found = number is not None and number >= state.epoch
                 if found and run_id == state.redis_run_id:
                     if not self._store.shared:
-                        self._write(state)  # anew: it expires
+                        self._write(state)  # again, as it expires
                     break
                 state = self._store.raise_epoch(state.epoch, run_id)
                 if state.raised:
                     self._write(state)
                     break
-                # Someone else raised it, for this loss or for one before it: what they write will tell.
+                # Another process raised it, for this loss or an earlier one: its mark will show which.
                 time.sleep(pause)
             self._state = state
             self._checked = time.monotonic()
             return state.epoch
 
     def release(self) -> None:
-        """Release the namespace to other stores if ours ends with this process. Raises QueueUnavailable."""
+        """Release the namespace to other stores if this store ends with its process. Raises QueueUnavailable."""
         state = self._state
         if state is None or self._store.shared:
             return
@@ -87,7 +87,7 @@ class Epoch:
                 self._queue.redis.delete(self._queue.keys.epoch)
 
     def _read(self, store_id: str) -> tuple[int | None, str | None]:
-        """Return the epoch that Redis knows, None if it lost it, and the run id of the server."""
+        """Return the epoch in Redis, None if it is missing, and the run id of the server."""
         with self._queue.breaker.guard():
             mark = self._queue.redis.get(self._queue.keys.epoch)
             run_id = self._run_id()
@@ -108,11 +108,11 @@ class Epoch:
             self._queue.redis.set(self._queue.keys.epoch, f"{state.store_id} {state.epoch}", ex=lasts)
 
     def _run_id(self) -> str | None:
-        """Return the server's run id, None if it keeps that to itself. Raises ConfigurationError for one too old."""
+        """Return the server's run id, None if it does not report one. Raises ConfigurationError if it is too old."""
         try:
             server = self._queue.redis.info("server")
         except ResponseError:
-            return None  # fakeredis, and some managed services, have no INFO; the key alone has to do
+            return None  # fakeredis, and some managed services, have no INFO: only the key is checked
         check_version(self._queue.redis, server.get("redis_version"))
         run_id = server.get("run_id")
         return None if run_id is None else str(run_id)

@@ -1,1 +1,1 @@
-"""The execution store as the engine and the workers see it: the port, its requests, models and states."""
+"""The interface of the execution store to engine and workers: the port, its requests, models and states."""

@@ -1,4 +1,4 @@
-"""Read models of the store port: frozen, with payloads decoded and times in UTC."""
+"""The read models of the store port: frozen, with payloads decoded and times in UTC."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class SpanRecord(_Read):
 
 
 class Event(_Read):
-    """One line of an execution's history. `cursor` is opaque and grows; hand it to get_events(after=…)."""
+    """One line of an execution's history. `cursor` is opaque and grows; pass it to get_events(after=…)."""
 
     cursor: str
     execution_id: str

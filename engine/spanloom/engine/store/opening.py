@@ -44,7 +44,7 @@ def open_store(url: str, *, namespace: str = "spanloom") -> ExecutionStore:
 
 
 def store_of(given: ExecutionStore | str | None, namespace: str) -> ExecutionStore:
-    """Return the store that an application gave, or opened by its URL. Raises ConfigurationError."""
+    """Return the given store, or the store of a given URL. Raises ConfigurationError."""
     if isinstance(given, ExecutionStore):
         return given
     if given is None:

@@ -20,7 +20,7 @@ __all__ = [
 class ExecutionStatus(StrEnum):
     """The status of one run of a workflow version."""
 
-    PENDING = "pending"  # its delayed start has not come
+    PENDING = "pending"  # its delayed start is not due yet
     RUNNING = "running"
     PAUSED = "paused"
     COMPLETED = "completed"
@@ -40,7 +40,7 @@ class NodeStatus(StrEnum):
     QUEUED = "queued"  # ready; its job is, or will be pushed again, on Redis
     HELD = "held"  # ready, but the execution is paused or failed
     RUNNING = "running"  # claimed by a worker
-    WAITING = "waiting"  # for what its WaitKind names
+    WAITING = "waiting"  # for the event of its WaitKind
     COMPLETED = "completed"
     FAILED = "failed"
     SKIPPED = "skipped"

@@ -1,4 +1,4 @@
-"""Metrics of the calls of a store and of a queue, instrumented from outside once a MeterProvider is set up."""
+"""Metrics of the calls of a store and of a queue: their methods are wrapped once a MeterProvider is set up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spanloom.engine.telemetry.instruments import instruments
 
 __all__ = ["instrument", "instrument_calls"]
 
-# What opens and closes is no call to be compared with others; a transaction lasts as long as the block that it is for.
+# Opening and closing do not compare with other calls; a transaction lasts as long as its block.
 _LEFT_OUT = frozenset({"open", "close", "migrate", "transaction"})
 _OPERATIONS = tuple(
     name
@@ -26,9 +26,9 @@ Record = Callable[[str, float, BaseException | None], None]
 
 
 def instrument(store: ExecutionStore, queue: NodeQueue) -> None:
-    """Time the methods of the port on this store, and the queue's, if a MeterProvider is set up; twice is no error.
+    """Time the port's methods on this store, and the queue's, if a MeterProvider is set up. A second call does nothing.
 
-    They stay the objects that they are, so that whoever holds them is measured, too.
+    The methods are wrapped on the objects themselves, so that every holder of them is measured.
     """
     if instruments() is None:
         return
@@ -48,7 +48,7 @@ def _instrument_store(store: ExecutionStore) -> None:
 
 
 def instrument_calls(owner: Any, operations: Iterable[str] | Mapping[str, str]) -> None:
-    """Time methods that exchange something with Redis; a mapping says as which operation. Twice is no error."""
+    """Time methods that call Redis; a mapping gives their operations' names. A second call does nothing."""
 
     def record(operation: str, seconds: float, error: BaseException | None) -> None:
         if (found := instruments()) is not None:

@@ -1,7 +1,7 @@
-"""The OpenTelemetry instruments of the metrics' table, made once an SDK is set up.
+"""The OpenTelemetry instruments of the table of metrics, made once an SDK is set up.
 
-Written against the OpenTelemetry API alone. Without a MeterProvider `instruments()` answers None, and whoever has
-something to count stops there: no attributes are put together, no instrument is called.
+Only the OpenTelemetry API is imported. Without a MeterProvider `instruments()` returns None, and callers stop there:
+no attributes are built, no instrument is called.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from spanloom.engine.telemetry.tracing import SCOPE
 
 __all__ = ["Instruments", "Reading", "count_ended", "count_started", "instruments", "unwatch", "watch"]
 
-_LOOK_UPS = 100  #: of ended executions, whose workflow has to be read from the store, in one transition
+_LOOK_UPS = 100  #: reads of ended executions from the store, for their workflows' ids, in one transition
 
 Reading = tuple[float, Mapping[str, str]]  #: a value and its attributes
 
 
 class Instruments:
-    """Count and time, each call with the attributes of its row in the table."""
+    """The instruments of one MeterProvider; each records the attributes of its row in the table."""
 
     def __init__(self, provider: MeterProvider) -> None:
         meter = provider.get_meter(SCOPE)
@@ -93,13 +93,13 @@ class Instruments:
         self._ended.add(1, {WORKFLOW: workflow_id, STATUS: status})
 
     def node_ran(self, node_type: str, outcome: str, seconds: float, error: str | None) -> None:
-        """Count and time a run; `error` is the class of what its handler raised, if anything."""
+        """Count and time a run; `error` is the class of its handler's exception, if any."""
         attributes = {NODE_TYPE: node_type, OUTCOME: outcome}
         self._run_seconds.record(seconds, attributes)
         self._runs.add(1, attributes if error is None else {**attributes, ERROR: error})
 
     def job_waited(self, list_name: str, seconds: float) -> None:
-        """Time how long a job was on its list; clocks that differ make it no less than 0."""
+        """Record the time that a job was on its list; at least 0, as clocks may differ."""
         self._waits.record(max(0.0, seconds), {SYSTEM: "rq", LIST: list_name})
 
     def lease_lost(self) -> None:
@@ -107,7 +107,7 @@ class Instruments:
         self._leases_lost.add(1)
 
     def swept(self, moved: Mapping[str, int], error: BaseException | None = None) -> None:
-        """Count a whole pass of the sweep and what it moved, or one that failed."""
+        """Count a whole pass of the sweep with the rows it moved, or a failed pass."""
         self._sweeps.add(1, {} if error is None else {ERROR: type(error).__name__})
         for cause, count in moved.items():
             if count:
@@ -130,7 +130,7 @@ _watched: dict[str, list[Callable[[], Iterable[Reading]]]] = {}
 
 
 def instruments() -> Instruments | None:
-    """Return the instruments of the MeterProvider that is set up; None while there is none. Takes about 1 µs."""
+    """Return the instruments of the current MeterProvider, None without one. Takes about 1 µs."""
     global _made
     provider = metrics.get_meter_provider()
     if _made is not None and _made.provider is provider:
@@ -144,36 +144,36 @@ def instruments() -> Instruments | None:
 
 
 def watch(metric: Metric, read: Callable[[], Iterable[Reading]]) -> None:
-    """Register `read` for an observed metric at each collection; it must neither block nor fail."""
+    """Call `read` for an observed metric at each collection; it must neither block nor fail."""
     _watched.setdefault(metric.name, []).append(read)
 
 
 def unwatch(metric: Metric, read: Callable[[], Iterable[Reading]]) -> None:
-    """Unregister it; no error if it was never registered."""
+    """Unregister `read`; no error if it was never registered."""
     if read in (reads := _watched.get(metric.name, [])):
         reads.remove(read)
 
 
 def count_started(requests: Sequence[StartRequest], answers: Sequence[StartAnswer]) -> None:
-    """Count the executions that were created of those asked for."""
+    """Count the executions that were created by these requests."""
     found = instruments()
     if found is None:
         return
     for request, answer in zip(requests, answers, strict=True):
-        # By the id that was proposed: a start that was sent again is answered as one that was there.
+        # By the requested id: the result of a start that was sent again shows it as existing.
         if isinstance(answer, StartResult) and answer.execution_id == request.execution_id:
             found.execution_started(request.workflow_id)
 
 
 def count_ended(store: ExecutionStore, execution_ids: Sequence[str], status: str) -> None:
-    """Count executions that were ended otherwise than by a node's record, whose workflows only the store knows."""
+    """Count executions that ended without a node's record; their workflows are read from the store."""
     found = instruments()
     if found is None:
         return
     for number, execution_id in enumerate(execution_ids):
         try:
             execution = store.get_execution(execution_id) if number < _LOOK_UPS else None
-        except SpanloomError:  # counting must not fail what was done
+        except SpanloomError:  # counting must not fail the operation
             execution = None
         found.execution_ended(OTHER if execution is None else execution.workflow_id, status)
 
@@ -186,7 +186,7 @@ def _observer(metric: Metric) -> Callable[[CallbackOptions], Iterable[Observatio
         for read in dict.fromkeys(_watched.get(metric.name, ())):  # one definition cache, several workers
             for value, attributes in read():
                 key = tuple(attributes.items())
-                # Several workers of one process have claims each, but tell of the same lists.
+                # Several workers of one process have claims each, but report the same lists.
                 found[key] = value + (found.get(key, 0) if adds else 0)
         return [Observation(value, dict(key)) for key, value in found.items()]
 

@@ -1,4 +1,4 @@
-"""The metrics: one table of all of them, of which the instruments are made and to which their documentation is held."""
+"""The table of all metrics: the source of the instruments, with which the documentation is compared by a test."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LIST = "messaging.destination.name"
 QUEUE_CALL = "messaging.operation.name"
 ERROR = "error.type"
 
-OTHER = "_OTHER"  #: OpenTelemetry's word for a value that is not told apart
-LOST = "lost"  #: the outcome of a run whose claim was someone else's when it was to be recorded
+OTHER = "_OTHER"  #: OpenTelemetry's word for a value that is not distinguished
+LOST = "lost"  #: the outcome of a run that had lost its claim when it was to be recorded
 _CALL_SECONDS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _RUN_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
 class Kind(StrEnum):
-    """What an instrument is; the observed ones are read when metrics are collected."""
+    """The kind of an instrument. Observed kinds are read when metrics are collected."""
 
     COUNTER = "counter"
     HISTOGRAM = "histogram"
@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric, as it is documented and made. `attributes` are all that it may have; `error.type` only on errors."""
+    """One metric. `attributes` are all that it may have; `error.type` is set on errors only."""
 
     name: str
     kind: Kind

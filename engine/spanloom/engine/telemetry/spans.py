@@ -1,6 +1,6 @@
-"""The spans that an engine makes: one where an execution is started, and the execution's own when it has ended.
+"""The spans that an engine makes: one when an execution is started, and the execution's own when it has ended.
 
-docs/observability.md lists every span with its attributes; a test holds it to what is emitted.
+docs/observability.md lists every span with its attributes; a test compares the list with the emitted spans.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "nanoseconds",
 ]
 
-#: What the conventions for messaging ask of each span that sends, and of each that processes.
+#: The attributes of the messaging conventions, for spans that send and for spans that process.
 SENDING, PROCESSING = (
     {"messaging.system": "rq", "messaging.operation.name": name, "messaging.operation.type": kind}
     for name, kind in (("enqueue", "send"), ("run", "process"))
@@ -41,7 +41,7 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 @dataclass(frozen=True, slots=True)
 class EndedExecution:
-    """What an execution's own span tells."""
+    """The data of an ended execution that its own span contains."""
 
     id: str
     workflow_id: str
@@ -57,7 +57,7 @@ class EndedExecution:
 
     @classmethod
     def of(cls, execution: Execution) -> EndedExecution | None:
-        """Return what an execution's end exports; None if it has not ended."""
+        """Return the data of an execution's span; None if it has not ended."""
         if execution.ended_at is None:
             return None
         return cls(
@@ -76,14 +76,14 @@ class EndedExecution:
 
 
 def nanoseconds(at: datetime) -> int:
-    """Return Unix nanoseconds, to the microsecond."""
+    """Return a time as Unix nanoseconds, rounded to the microsecond."""
     return round(at.timestamp() * 1_000_000) * 1000
 
 
 def export_start(request: StartRequest, created_at: datetime | None, *, lists: Iterable[str], end_ns: int) -> None:
-    """Export that an execution was started: a short span below its own, so that a trace is seen at once.
+    """Export the start of an execution: a short span below its own, so that a trace is visible at once.
 
-    `created_at` is what the store answered, `lists` are the RQ queues that its first node jobs go to.
+    `created_at` is the store's time of the start, `lists` are the RQ queues of its first node jobs.
     """
     here, own = _sampled(request.trace_parent, request.trace_state)
     if here is None or own is None or created_at is None:
@@ -106,7 +106,7 @@ def export_start(request: StartRequest, created_at: datetime | None, *, lists: I
 
 
 def export_execution(ended: EndedExecution) -> None:
-    """Export an ended execution's own span, which has the id that was allocated at its start."""
+    """Export an ended execution's own span, with the id that was allocated at its start."""
     here, own = _sampled(ended.trace_parent, ended.trace_state)
     if here is None or own is None:
         return
@@ -131,9 +131,9 @@ def export_execution(ended: EndedExecution) -> None:
 
 
 def export_ended(store: ExecutionStore, execution_ids: Iterable[str], *, own: bool = True) -> None:
-    """Export the own spans of executions that have ended, if asked to, and those of nodes that still waited then.
+    """Export the spans of nodes that still waited when their executions ended; with `own` also the executions' spans.
 
-    What waits in an execution that ends ends with it, as far as its trace is concerned. Raises StoreUnavailable.
+    In a trace, a waiting node ends with its execution. Raises StoreUnavailable.
     """
     if sdk() is None:
         return
@@ -150,12 +150,12 @@ def export_ended(store: ExecutionStore, execution_ids: Iterable[str], *, own: bo
 
 
 def export_span(span: SpanRecord, execution: Execution, *, end_ns: int | None = None) -> None:
-    """Export a span as the store keeps it, if its execution is sampled."""
+    """Export a stored span, if its execution is sampled."""
     here, own = _sampled(execution.trace_parent, execution.trace_state)
     if here is None or own is None:
         return
     attributes = span.attributes
-    if span.kind == "consumer":  # what is the same for all of them is not stored with each
+    if span.kind == "consumer":  # attributes that all of them share are not stored
         attributes = {**PROCESSING, **attributes}
     exported: Span = here.start(
         span.name, SpanKind[span.kind.upper()], trace_id=int(span.trace_id, 16), span_id=int(span.span_id, 16),
@@ -169,7 +169,7 @@ def export_span(span: SpanRecord, execution: Execution, *, end_ns: int | None = 
 
 
 def links_to(spans: Iterable[tuple[str, str, str]]) -> list[Link]:
-    """Return links to spans: (trace id, span id, both in hex, and what kind of link it is)."""
+    """Return links to spans, given as (trace id, span id, kind of link); the ids are in hex."""
     return [
         Link(SpanContext(int(trace, 16), int(span, 16), is_remote=True, trace_flags=_SAMPLED), {"spanloom.link": kind})
         for trace, span, kind in spans
@@ -177,7 +177,7 @@ def links_to(spans: Iterable[tuple[str, str, str]]) -> list[Link]:
 
 
 def _sampled(trace_parent: str | None, trace_state: str | None) -> tuple[Sdk | None, Own | None]:
-    """Return the SDK and the execution's span, if there are both and it is sampled."""
+    """Return the SDK and the execution's span, if both exist and the span is sampled."""
     here = sdk()
     own = None if here is None else execution_span(trace_parent, trace_state)
     return (here, own) if own is not None and own.span.trace_flags.sampled else (None, None)

@@ -1,6 +1,6 @@
 """W3C trace context: an execution's trace and its own span's id, made when it starts and kept in the store.
 
-Ids and times of our spans are ours; an OpenTelemetry SDK, where one is set up, decides on sampling and exports them.
+Spanloom sets the ids and times of its spans. An OpenTelemetry SDK, where one is set up, samples and exports them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = [
     "start_trace",
 ]
 
-SCOPE = "spanloom"  #: the instrumentation scope of every span we make
-_UNDECIDED = ("spanloom", "undecided")  # a member of tracestate: whoever exports first decides whether it is sampled
+SCOPE = "spanloom"  #: the instrumentation scope of every span that Spanloom makes
+_UNDECIDED = ("spanloom", "undecided")  # a member of tracestate: the first exporting process decides on sampling
 
 
 @dataclass(frozen=True, slots=True)
 class TraceStart:
-    """Where an execution's trace begins: its `traceparent`, whose span id is the execution's own pre-allocated span."""
+    """The start of an execution's trace. The span id of `trace_parent` is that of the execution's own future span."""
 
     trace_parent: str
     trace_state: str | None
@@ -45,7 +45,7 @@ class TraceStart:
 
 
 class _GivenIds(threading.local):
-    """An SDK's id generator that gives the ids that were put into it."""
+    """An id generator for an SDK that returns the ids that were set on it."""
 
     trace_id = 0
     span_id = 0
@@ -61,7 +61,7 @@ class _GivenIds(threading.local):
 
 
 class Sdk:
-    """The SDK that is set up in this process, as a maker of spans whose ids are given."""
+    """The SDK that is set up in this process, as a maker of spans with given ids."""
 
     def __init__(self, tracer: Any) -> None:
         self._sampler = tracer.sampler
@@ -69,7 +69,7 @@ class Sdk:
         self._tracer = copy.copy(tracer)
         self._tracer.id_generator = self._ids
         limits = getattr(tracer, "_span_limits", None)
-        self.max_links: int = getattr(limits, "max_links", None) or 128  #: of one span; the SDK drops what is more
+        self.max_links: int = getattr(limits, "max_links", None) or 128  #: of one span; the SDK drops further links
         self._decided: Any = None  # the same, for spans of traces that are known to be sampled
 
     def samples(self, trace_id: int, name: str) -> bool:
@@ -90,7 +90,7 @@ class Sdk:
         links: Sequence[Link] = (),
         decided: bool = False,
     ) -> Span:
-        """Start a span with these ids below that of a context. Its sampler decides, unless it is `decided` already."""
+        """Start a span with these ids below the context `above`. The sampler is skipped if sampling is `decided`."""
         self._ids.trace_id, self._ids.span_id = trace_id, span_id
         tracer = self._always() if decided else self._tracer
         started: Span = tracer.start_span(name, above, kind, attributes, links, start_ns)
@@ -109,7 +109,7 @@ _seen: tuple[Any, Sdk | None] = (None, None)
 
 
 def sdk() -> Sdk | None:
-    """Return the SDK that is set up now, by whomever; None if there is none, or it is disabled."""
+    """Return the SDK that is set up now, by any code of this process; None without one, or if it is disabled."""
     global _seen
     provider = trace.get_tracer_provider()
     if provider is not _seen[0]:
@@ -127,7 +127,7 @@ def new_span_id() -> str:
 def start_trace(name: str) -> TraceStart:
     """Join the trace of the caller's active span, or begin a new one for an execution of the workflow `name`.
 
-    Whether a new one is sampled the SDK decides that is set up here; without one, the first that meets it.
+    The SDK of this process decides whether a new trace is sampled; without one, the first SDK that meets the trace.
     """
     caller = trace.get_current_span().get_span_context()
     span_id = new_span_id()
@@ -152,12 +152,12 @@ def parse_trace_parent(trace_parent: str | None) -> tuple[str, str] | None:
 
 
 def below(parent: SpanContext | None) -> Context:
-    """Return the context for spans below this one; None: for a root."""
+    """Return the context for spans below `parent`; None: for a root."""
     return Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
 
 
 class Own(NamedTuple):
-    """An execution's own span, and the context for those below it."""
+    """An execution's own span, and the context for spans below it."""
 
     span: SpanContext
     context: Context
@@ -166,7 +166,7 @@ class Own(NamedTuple):
 def execution_span(trace_parent: str | None, trace_state: str | None) -> Own | None:
     """Return an execution's own span, the parent of its nodes' spans; None if it has none.
 
-    Whether it is sampled was decided at its start, or is decided here, by the trace id alone: by everyone alike.
+    Sampling was decided at its start, or is decided here by the trace id alone, so that all processes agree.
     """
     return _execution_span(trace_parent, trace_state, sdk())
 

@@ -1,4 +1,4 @@
-"""Keeps immutable definitions in memory, in the engine and in every worker."""
+"""The cache of compiled workflows, in the engine and in every worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Key = tuple[str, int]
 
 
 class CacheOptions(BaseModel):
-    """How many definitions to keep (the least recently used leaves first), and for how many seconds."""
+    """The number of definitions to keep (the least recently used leaves first), and for how many seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,7 +30,7 @@ class CacheOptions(BaseModel):
 
 
 class DefinitionCache:
-    """Plans by (workflow id, version). A version never changes, so that nothing here can be stale. Thread-safe."""
+    """Compiled workflows by (workflow id, version). A version never changes, so no entry is stale. Thread-safe."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class DefinitionCache:
         self._loading: dict[Key, Future[CompiledWorkflow]] = {}
 
     def get(self, workflow_id: str, version: int) -> CompiledWorkflow:
-        """Return the plan, loading it if it is not kept; threads that miss the same one at once share one load.
+        """Return the compiled workflow, loading it if it is not kept. Threads that miss it at once share one load.
 
-        Raises UnknownWorkflow, and whatever `load` raises (to all that waited for it); neither is kept.
+        Raises UnknownWorkflow, and the errors of `load` (in every thread that waits for it). Errors are not kept.
         """
         key = (workflow_id, version)
         with self._lock:
@@ -67,7 +67,7 @@ class DefinitionCache:
         return answer.result()
 
     def read_lookups(self) -> tuple[int, int]:
-        """Return how many look-ups were hits, and how many were misses."""
+        """Return the numbers of hits and misses."""
         return self.hits, self.misses
 
     def _fill(self, key: Key, answer: Future[CompiledWorkflow]) -> None:

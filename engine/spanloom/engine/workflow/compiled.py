@@ -15,7 +15,7 @@ __all__ = ["CompiledEdge", "CompiledWorkflow", "DataMapping", "expression_proble
 
 
 class CompiledEdge(NamedTuple):
-    """One edge as a node that ends judges it."""
+    """One edge as routing uses it."""
 
     target: str
     on: On
@@ -23,10 +23,10 @@ class CompiledEdge(NamedTuple):
 
 
 class DataMapping:
-    """What makes a node's data: one expression, or an object of them."""
+    """The mapping that makes a node's data: one expression, or an object of expressions."""
 
     def __init__(self, written: str | Mapping[str, str]) -> None:
-        """Compile. Raises ExpressionFailed."""
+        """Compile the expressions. Raises ExpressionFailed."""
         self._whole = Expression(written) if isinstance(written, str) else None
         self._parts = {} if isinstance(written, str) else {name: Expression(text) for name, text in written.items()}
 
@@ -39,7 +39,7 @@ class DataMapping:
 
 @dataclass(frozen=True)
 class CompiledWorkflow:
-    """A valid definition, indexed: what workers cache. Treat it as read-only."""
+    """A valid definition, indexed, as workers cache it. Treat it as read-only."""
 
     workflow: Workflow
     nodes: dict[str, Node]
@@ -52,17 +52,17 @@ class CompiledWorkflow:
 
     @functools.cached_property
     def mappings(self) -> dict[str, DataMapping]:
-        """What makes the data of each node that says so."""
+        """The mappings of the nodes that have one, by node id."""
         return {node.id: DataMapping(node.mapping) for node in self.workflow.nodes if node.mapping is not None}
 
     @functools.cached_property
     def maps(self) -> dict[str, Expression]:
-        """What gives the list of each mapped node."""
+        """The expressions for the lists of mapped nodes, by node id."""
         return {node.id: Expression(node.map.over) for node in self.workflow.nodes if node.map is not None}
 
 
 def plan(workflow: Workflow) -> CompiledWorkflow:
-    """Index a valid workflow."""
+    """Compile a valid workflow."""
     routes: dict[str, list[CompiledEdge]] = {node.id: [] for node in workflow.nodes}
     for node in workflow.nodes:
         for edge in {edge.node: edge for edge in node.inputs if edge.node in routes}.values():
@@ -77,7 +77,7 @@ def plan(workflow: Workflow) -> CompiledWorkflow:
 
 
 def expression_problems(node: Node) -> Iterator[str]:
-    """Yield what is wrong with a node's expressions, and with what they look up where that is known beforehand."""
+    """Yield the problems of a node's expressions, also names in them that can't be resolved."""
     for edge in node.inputs:
         if edge.when is not None:
             yield from _faults(f"the `when` of its input {edge.node!r}", edge.when)

@@ -1,4 +1,4 @@
-"""What a team writes: workflows, nodes, their inputs and retry policies, as frozen models with a JSON form."""
+"""Definitions as a team writes them: workflows, nodes, inputs and retry policies, as frozen models with a JSON form."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeVali
 
 
 def _pattern(expression: str) -> Any:
-    # For editors only: graph.find_problems reports an odd name together with all else that is wrong.
+    # For editors only: validation.find_problems reports an odd name together with all other problems.
     return Field(json_schema_extra={"pattern": f"^{expression}$"})
 
 
@@ -60,7 +60,7 @@ class _Definition(BaseModel):
 
 
 class RetryPolicy(_Definition):
-    """How often and when a failed node runs again.
+    """The number and the delays of a failed node's attempts.
 
     `max_attempts` counts the first run. The n-th retry waits `delay` seconds, times 2^(n-1) if exponential, at most
     `max_delay`, then shifted at random by up to ± `jitter` of itself (0 to 1). An exception is retried if its class or
@@ -91,10 +91,10 @@ class RetryPolicy(_Definition):
 
 
 class Input(_Definition):
-    """One edge: the node it comes from (`$input`: the execution's initial data) and the parameter it feeds, if any.
+    """One edge: its source node (`$input`: the execution's initial data) and the parameter that it feeds, if any.
 
-    The edge is taken if its source ended as `on` says and `when`, a JMESPath expression over the source's data (after
-    a failure `{"error": {…}}`), holds: in JMESPath's sense, in which false, null and what is empty are false.
+    The edge is taken if its source ended according to `on` and if `when` holds. `when` is a JMESPath expression over
+    the source's data (after a failure `{"error": {…}}`); false, null and empty values do not hold.
     """
 
     node: str
@@ -127,11 +127,11 @@ Inputs = Annotated[
 
 
 class MapOver(_Definition):
-    """Run a node once for each element of a list; its data is then the list of their results, in order.
+    """The map of a node: it runs once for each element of a list, and its data is the list of the results, in order.
 
     `over` is a JMESPath expression over `{input, nodes}` that gives the list, of at most 10,000 elements. At most
-    `max_concurrency` items run at the same time. Up to `tolerated_failures` items may fail for good, and stand in
-    the list as `{"error": {…}}`; one more, and no further item starts and the node fails.
+    `max_concurrency` items run at the same time. Up to `tolerated_failures` items may fail for good; their results are
+    `{"error": {…}}`. After one more failure no further item starts, and the node fails.
     """
 
     over: str
@@ -157,11 +157,14 @@ def _own_copy(config: Mapping[str, Any]) -> Mapping[str, Any]:
 class Node(_Definition):
     """One step of a workflow.
 
-    `inputs` is written as a list of node ids, or as `{parameter: node id}`, where an Input in place of an id says more
-    of its edge; `config` holds JSON values, of which the node keeps its own copy; `timeout` is in seconds (None: none);
-    `queue` is the RQ queue its jobs go to. `mapping` makes the node's data with JMESPath instead: of `{input, nodes}`,
-    and in a mapped node also `item` and `index` (from 0). With `map` the node runs once for each element of a list.
-    With `continue_on_fail` its failure is data, `{"error": {…}}`, for those that its success edges lead to.
+    - `config` holds JSON values; the node keeps its own copy of them.
+    - `inputs` is a list of node ids, or `{parameter: node id}`. An Input in place of an id adds conditions to its edge.
+    - `mapping` makes the node's data with JMESPath instead: of `{input, nodes}`, in a mapped node also of `item` and
+      `index` (from 0).
+    - `map` runs the node once for each element of a list.
+    - `queue` is the queue that its jobs go to.
+    - `timeout` is in seconds (None: none).
+    - `continue_on_fail` passes its failure as data, `{"error": {…}}`, along its success edges.
     """
 
     id: Annotated[str, _pattern(NODE_ID)]
@@ -194,14 +197,14 @@ class Node(_Definition):
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """The ids of the nodes this one waits for, each once, in the order written."""
+        """The ids of the nodes that this one waits for, each once, in the order written."""
         return tuple(dict.fromkeys([edge.node for edge in self.inputs if edge.node != INITIAL]))
 
 
 class Workflow(_Definition):
     """A definition: immutable once registered; each change is a new integer version.
 
-    Building one checks types only; `graph.find_problems` tells, in one list, what makes it unfit to run.
+    Building one checks types only; `validation.find_problems` lists the problems that make it unfit to run.
     """
 
     id: Annotated[str, _pattern(WORKFLOW_ID)]
@@ -218,7 +221,7 @@ class Workflow(_Definition):
     @model_validator(mode="before")
     @classmethod
     def _known_format(cls, values: Any) -> Any:
-        # Before all else: in a newer format other keys are right, and complaints about them would mislead.
+        # First of all checks: a newer format has other keys, and errors about them would mislead.
         found = values.get("format") if isinstance(values, Mapping) else None
         if isinstance(found, int) and found > DEFINITION_FORMAT:
             raise ValueError(
@@ -228,7 +231,7 @@ class Workflow(_Definition):
 
     @classmethod
     def read(cls, content: Any) -> Workflow:
-        """Build a workflow from decoded JSON or YAML. Raises WorkflowInvalid with a sentence for each misfit."""
+        """Build a workflow from decoded JSON or YAML. Raises WorkflowInvalid with a sentence for each problem."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -237,7 +240,7 @@ class Workflow(_Definition):
 
     @classmethod
     def from_json(cls, text: str) -> Workflow:
-        """Read what `to_json` wrote. Raises WorkflowInvalid, also for a format newer than this release reads."""
+        """Read the text of `to_json`. Raises WorkflowInvalid, also for a format newer than this release reads."""
         try:
             content = decode(text)
         except (ValueError, RecursionError) as error:

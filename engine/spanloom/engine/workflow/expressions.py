@@ -16,10 +16,10 @@ MAX_LENGTH = 4_000  #: characters of one expression
 MAX_DEPTH = 60  #: how deep its parts may be nested
 MAX_STEPS = 2_000_000  #: parts evaluated, each element of a projection counts
 MAX_SECONDS = 5.0  #: of one evaluation, for functions that cost more than a step
-MAX_RESULT = 5_000_000  #: elements and characters of a value, also of one on the way
-_LOOK = 1_024  # steps between two looks at the clock
+MAX_RESULT = 5_000_000  #: elements and characters of a value, also of an intermediate one
+_LOOK = 1_024  # steps between two reads of the clock
 
-#: Parts whose children all see what they themselves see; in others only the first child does.
+#: Parts that pass their own data to all children; others pass it to the first child only.
 _FLAT = frozenset(
     {"or_expression", "and_expression", "not_expression", "comparator", "multi_select_list", "multi_select_dict",
      "key_val_pair", "function_expression"}
@@ -30,13 +30,13 @@ _GROWING = frozenset({"multi_select_list", "multi_select_dict", "function_expres
 class Expression:
     """One JMESPath expression (https://jmespath.org), safe to evaluate on untrusted data, from any thread.
 
-    A name that is not there gives null and is no error; a function that gets what it does not take is one.
+    A missing name gives null and is no error. A function argument of a wrong type is an error.
     """
 
     __slots__ = ("_grows", "_tree", "text")
 
     def __init__(self, text: str) -> None:
-        """Compile. Raises ExpressionFailed, which says what is wrong: syntax, an unknown function, its arguments."""
+        """Compile. Raises ExpressionFailed with the reason: syntax, bounds, an unknown function, or its arguments."""
         self.text = text
         if len(text) > MAX_LENGTH:
             raise ExpressionFailed(f"an expression of {len(text):,} characters is longer than {MAX_LENGTH:,}")
@@ -50,7 +50,7 @@ class Expression:
                 _check_call(text, part)
 
     def evaluate(self, data: Any) -> Any:
-        """Return what it makes of JSON-like data. Raises ExpressionFailed, which does not show the data."""
+        """Return its value for JSON-like data. Raises ExpressionFailed, which does not show the data."""
         jmespath = _jmespath()
         try:
             value = jmespath.interpreter().visit(self._tree, data)
@@ -67,12 +67,12 @@ class Expression:
         return value
 
     def holds(self, data: Any) -> bool:
-        """Return whether its value is true in JMESPath's sense: false, null, "", [] and {} are not, 0 is."""
+        """Return whether its value is true in JMESPath's sense: false, null, "", [] and {} are not, but 0 is."""
         value = self.evaluate(data)
         return not (value is False or value is None or value == "" or value == [] or value == {})
 
     def roots(self) -> Iterator[tuple[str, str | None]]:
-        """Yield the names that it looks up in the data itself, each with the name that it looks up in that, if any."""
+        """Yield the top-level names that it reads, each with the name that it reads below, if any."""
         yield from _roots(self._tree)
 
     def __repr__(self) -> str:
@@ -145,7 +145,7 @@ def _shown(text: str) -> str:
 
 
 def _weight(value: Any) -> int:
-    """Count the values in `value` as often as JSON would write them, each shared one looked at once."""
+    """Count the values in `value` as often as JSON would write them; shared ones are visited once."""
     weights: dict[int, int] = {}
 
     def children(value: Any) -> list[Any]:
@@ -166,7 +166,7 @@ def _weight(value: Any) -> int:
 
 
 class _Jmespath:
-    """The parts of the jmespath package that are used, with an interpreter that keeps to the bounds."""
+    """The parts of the jmespath package that are used, with an interpreter that enforces the bounds."""
 
     def __init__(self) -> None:
         from jmespath import exceptions, functions, parser, visitor

@@ -1,4 +1,4 @@
-"""Reads and writes workflow files, JSON or YAML."""
+"""Workflow files, JSON or YAML."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def load_workflow(path: str | Path) -> Workflow:
     """Read a workflow from a .json, .yaml or .yml file.
 
     YAML is loaded safely, and by the rules of YAML 1.2: only true and false are booleans, so that `on` and `no` are
-    words, and dates stay text. Raises ConfigurationError for a file that can't be read as such, and WorkflowInvalid
-    with the place of each thing that is wrong in it; `validation.find_problems` then checks the graph.
+    words, and dates stay text. Raises ConfigurationError for a file that can't be read or parsed, and WorkflowInvalid
+    with the place of each problem in it. The graph is checked by `validation.find_problems`.
     """
     file = Path(path)
     content = _parse(file, _text(file))
@@ -121,7 +121,7 @@ def _yaml_loader() -> Any:
     import yaml
 
     class WorkflowLoader(yaml.SafeLoader):
-        """A SafeLoader by the rules of YAML 1.2 that also refuses a key that stands twice in one mapping."""
+        """A SafeLoader by the rules of YAML 1.2, which also refuses duplicate keys in a mapping."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
             seen: set[Any] = set()
@@ -145,7 +145,7 @@ def _yaml_loader() -> Any:
 
 
 def _short(edges: list[dict[str, Any]]) -> Any:
-    """Write edges as one does by hand, where that loses nothing: node ids in a list, or {parameter: node id}."""
+    """Return edges in their short form, where it loses nothing: node ids in a list, or {parameter: node id}."""
     if all(edge.keys() == {"node"} for edge in edges):
         return [edge["node"] for edge in edges]
     if all(edge.keys() == {"node", "name"} for edge in edges) and len({edge["name"] for edge in edges}) == len(edges):

@@ -1,4 +1,4 @@
-"""Where a node that has ended leads: which of its edges are taken, and whether its failure is handled."""
+"""Routing: the edges that are taken after a node has ended, and whether its failure is handled."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["RoutingDecision", "route_failure", "route_success"]
 
 
 class RoutingDecision(NamedTuple):
-    """The targets whose edges are taken, and whether a failure is handled by that."""
+    """The targets of the edges that are taken, and whether a failure is handled by them."""
 
     taken: tuple[str, ...]
     handled: bool = False
 
 
 def route_success(plan: CompiledWorkflow, node_id: str, data: Any, next_nodes: Sequence[str] | None) -> RoutingDecision:
-    """Follow a completed node: `on: success` and `on: always` edges whose `when` holds on its data.
+    """Route a completed node: its `on: success` and `on: always` edges are taken if their `when` holds on its data.
 
-    With `next_nodes` of the success edges only those to the nodes it names. Raises RoutingFailed for a name that is
-    no such edge's target, and for a `when` that can't be evaluated.
+    With `next_nodes`, of the success edges only those to the named nodes are taken. Raises RoutingFailed for a name
+    that is not the target of a success or always edge, and for a `when` that can't be evaluated.
     """
     routes = plan.routes[node_id]
     leading = [route for route in routes if route.on != "failure"]
@@ -41,7 +41,7 @@ def route_success(plan: CompiledWorkflow, node_id: str, data: Any, next_nodes: S
 
 
 def route_failure(plan: CompiledWorkflow, node_id: str, data: Any) -> RoutingDecision:
-    """Follow a node that failed for good: its failure is handled by an edge that is taken, or by continue_on_fail.
+    """Route a node that failed for good: its failure is handled by an edge that is taken, or by continue_on_fail.
 
     `data` is its `{"error": {…}}`. A `when` that can't be evaluated does not hold: the node has failed already.
     """

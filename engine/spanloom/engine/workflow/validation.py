@@ -1,4 +1,4 @@
-"""Validation of definitions: their edges, entry nodes and sinks, and every problem that makes one unfit to run."""
+"""Validation of definitions: their edges, entry nodes and sinks, and all problems that make one unfit to run."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["Edge", "edges", "find_problems", "validate"]
 
 _NODE_ID = re.compile(NODE_ID).fullmatch
 _QUEUE_NAME = re.compile(QUEUE_NAME).fullmatch
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]").search  # what some store's text can't hold
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]").search  # characters that the text of some store can't hold
 _SHOWN_OF_A_CYCLE = 10
-_SUGGESTIONS = 20_000  # how many names "did you mean" may look at in one workflow: it is slow
+_SUGGESTIONS = 20_000  # how many names "did you mean" may compare in one workflow: it is slow
 
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """One edge as transitions follow it, with what they need of its target. `on`: success, failure or always."""
+    """One edge as transitions use it, with the properties of its target. `on`: success, failure or always."""
 
     source: str
     target: str
@@ -62,10 +62,13 @@ def validate(workflow: Workflow, registry: NodeRegistry | None = None) -> None:
 
 
 def find_problems(workflow: Workflow, registry: NodeRegistry | None = None) -> list[str]:
-    """Return one sentence for everything that makes `workflow` unfit to run, each naming its node; empty if it is fit.
+    """Return one sentence for each problem that makes `workflow` unfit to run, with its node; empty if it is fit.
 
-    With a registry also node types, their config and the fit of inputs to handlers are looked at.
-    Takes time linear in nodes and edges.
+    With a registry, node types, their config and the fit of inputs to handlers are checked, too. Takes time linear in
+    nodes and edges.
+
+    >>> find_problems(Workflow(id="orders", nodes=[Node(id="ship", type="ship", inputs=["charge"])]))
+    ["node 'ship': its input 'charge' is not a node of this workflow"]
     """
     found: list[str] = []
     if not re.fullmatch(WORKFLOW_ID, workflow.id):
@@ -141,7 +144,7 @@ def _input_problems(node: Node, ids: Counter[str], suggest: _Suggestions) -> Ite
 
 
 class _Suggestions:
-    """Finds what was meant, until it has looked at enough names."""
+    """Suggestions for misspelled names, until enough names were compared."""
 
     def __init__(self) -> None:
         self.left = _SUGGESTIONS
@@ -161,7 +164,7 @@ def _cycles(workflow: Workflow) -> list[list[str]]:
 
 
 def _without_order(parents: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Take away, again and again, what waits for nothing; return what is left: cycles and all that comes after them."""
+    """Remove nodes that wait for no other, repeatedly; return the others: cycles, and all nodes that follow them."""
     children: dict[str, list[str]] = {node_id: [] for node_id in parents}
     waiting: dict[str, int] = {}
     for node_id, found in parents.items():
@@ -218,7 +221,7 @@ def _strongly_connected(parents: dict[str, list[str]]) -> Iterator[set[str]]:
 
 
 def _one_cycle(component: set[str], parents: dict[str, list[str]]) -> list[str]:
-    """Walk from input to input inside the knot until a node comes again; return the cycle as the data would go."""
+    """Follow inputs inside a component until a node repeats; return the cycle in the direction of the data."""
     here = min(component)
     walked: dict[str, int] = {}
     while here not in walked:
