@@ -1,4 +1,4 @@
-"""The `spanloom` command: wiring only; what it shows and does comes from the engine, the store port and the worker."""
+"""The `spanloom` command: wiring only; the work is done by the engine, the store port and the worker."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command with the process's arguments and exit with its code; failures.py says which."""
+    """Run the command with the process's arguments and exit with its code; see exit_codes.py."""
     sys.exit(run(sys.argv[1:]))

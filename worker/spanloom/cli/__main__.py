@@ -1,4 +1,4 @@
-"""`python -m spanloom.cli`: the `spanloom` command where no script is on the PATH."""
+"""The `spanloom` command as `python -m spanloom.cli`, for environments without the script on the PATH."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The root command: which subcommands there are; each module is imported when its command is used, not before."""
+"""The root command and the table of subcommands; each module is imported when its command is used, not before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["SUBCOMMANDS", "root"]
 
 
 class Subcommand(NamedTuple):
-    """Where a subcommand is, and its line in `spanloom --help`, which equals the first sentence of its own help."""
+    """The place of a subcommand, and its line in `spanloom --help`, which equals the first sentence of its own help."""
 
     module: str
     attribute: str
@@ -47,7 +47,7 @@ ALIASES = {"dead": "dead-letters"}  #: shorter names, which the help does not li
 
 
 class _LazyGroup(click.Group):
-    """A group that knows its subcommands' names and lines without importing them."""
+    """A group that lists its subcommands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)

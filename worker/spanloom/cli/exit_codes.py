@@ -1,4 +1,4 @@
-"""From whatever a command raised to an exit code and at most three lines; our own bugs keep their traceback."""
+"""Exit codes: a command's error becomes a code and at most three lines; Spanloom's own bugs keep their traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OF_WORKFLOWS = "`spanloom workflows` lists what is registered, `spanloom regist
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code.
 
-    SPANLOOM_DEBUG=1 shows the traceback of every error. Raises what is nobody's mistake but ours.
+    SPANLOOM_DEBUG=1 shows the traceback of every error. An exception that is no SpanloomError is a bug, and raised.
     """
     try:
         outcome = root.main(args=list(arguments), prog_name="spanloom", standalone_mode=False)
@@ -47,7 +47,7 @@ def _usage(error: click.ClickException) -> str:
 
 
 def report(error: Exception, message: str, code: int) -> int:
-    """Print what went wrong on standard error, in at most three lines, and return the exit code."""
+    """Print an error's message on standard error, in at most three lines, and return the exit code."""
     if os.environ.get("SPANLOOM_DEBUG"):
         traceback.print_exception(error)
     lines = [line.strip() for line in f"spanloom: {message}".splitlines() if line.strip()]
@@ -59,5 +59,5 @@ def report(error: Exception, message: str, code: int) -> int:
 
 
 def _printable(line: str) -> str:
-    """Escape what could steer a terminal: a message may come from a handler's exception."""
+    """Escape characters that could control a terminal: a message may come from a handler's exception."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)

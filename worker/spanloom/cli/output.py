@@ -1,4 +1,4 @@
-"""Where a command's output goes: drawn in a terminal, plain lines in a pipe, JSON where it was asked for."""
+"""The output of commands: drawn in a terminal, plain lines in a pipe, JSON with `--json`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["console", "in_terminal", "print_json", "show"]
 
 
 def in_terminal() -> bool:
-    """Return whether standard output is a terminal that can show what we draw."""
+    """Return whether standard output is a terminal that can show drawings."""
     return sys.stdout.isatty() and (sys.stdout.encoding or "").lower().startswith("utf")
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return rich's console; imported here because pipes and JSON do without it."""
+    """Return rich's console; the package is imported here because pipes and JSON do without it."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
 
 
 def show(drawn: Callable[[Console], RenderableType], lines: Callable[[], Iterable[str]]) -> None:
-    """Print `drawn` in a terminal, else `lines`; only the one that is needed is made."""
+    """Print `drawn` in a terminal, `lines` otherwise; only one of them is called."""
     if in_terminal():
         screen = console()
         screen.print(drawn(screen))

@@ -1,4 +1,4 @@
-"""`spanloom cancel`, `pause`, `resume`, `retry` and `acknowledge`, of executions named by id or found by a filter."""
+"""`spanloom cancel`, `pause`, `resume`, `retry` and `acknowledge`, of executions given by id or by a filter."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ revision_option = click.option(
 
 
 class Action(NamedTuple):
-    """One transition: its verb, what is said when it was done, and how the engine does it."""
+    """One transition: its verb, its past participle for the output, and the engine's function for it."""
 
     verb: str
     done: str
     transition: Callable[..., bool]
-    statuses: tuple[ExecutionStatus, ...] = ()  # in which a filter finds executions for it
-    many: ControlAction | None = None  # how it is done to those that a filter finds
+    statuses: tuple[ExecutionStatus, ...] = ()  # of the executions that a filter finds for it
+    many: ControlAction | None = None  # the transition of executions that a filter finds
 
 
 class ControlledExecution(NamedTuple):
-    """What came of one request; `done` False without an error: it was so before, or came with its parent."""
+    """The result of one request. `done` is False without an error if it was done before, or with its parent."""
 
     given: str
     execution: Execution | None = None
@@ -66,9 +66,9 @@ class ControlledExecution(NamedTuple):
 def control_named(
     target: Target, action: Action, given: Sequence[str], *, expected_revision: int | None, as_json: bool
 ) -> int:
-    """Do it to each execution that is named, whatever becomes of the others, and return the exit code.
+    """Apply the action to each given execution, also after a refusal, and return the exit code.
 
-    Raises UsageError if one revision is expected of several.
+    Raises UsageError for one expected revision with several executions.
     """
     if expected_revision is not None and len(given) != 1:
         raise click.UsageError(_OF_ONE)
@@ -84,7 +84,7 @@ def control_named(
 def _control(
     engine: WorkflowEngine, action: Action, given: str, expected_revision: int | None = None
 ) -> ControlledExecution:
-    """Do it to the execution that an id, or a part of one, names. What is refused is in the answer."""
+    """Apply the action to the execution of an id, or of a part of one. A refusal is returned as the result's error."""
     execution = None
     try:
         execution = find_execution(engine.store, given)
@@ -95,7 +95,7 @@ def _control(
 
 
 def _print_result(controlled: ControlledExecution, action: Action, *, as_json: bool, would: bool = False) -> int:
-    """Print one line, or why it was refused, and return the exit code. With `would` nothing has been done yet."""
+    """Print one line, or the reason of a refusal, and return the exit code. `would`: nothing was done (a dry run)."""
     given, execution, done, error = controlled
     if as_json:
         document = {
@@ -126,10 +126,10 @@ def _control_found(
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Do it to the oldest `limit` that are found, parents first, and return the exit code: 1 if one was refused.
+    """Apply the action to the oldest `limit` that match, parents first, and return the exit code: 1 after a refusal.
 
-    Each has its line, and in a terminal their number is told at the end. With `dry_run` nothing is done; without
-    `yes` it is asked first.
+    Each execution has its line; in a terminal their number follows at the end. With `dry_run` nothing is done. Without
+    `yes` the user is prompted first.
     """
     ids = find(engine.store, wanted, action.statuses, limit)
     if not ids:
@@ -172,14 +172,14 @@ def _print_all(answers: Iterable[ControlledExecution], action: Action, *, as_jso
             else:
                 counts[action.done if controlled.done else f"{action.done} already"] += 1
             code = max(code, _print_result(controlled, action, as_json=as_json, would=would))
-    finally:  # also of what was done before the store went away, or before Ctrl-C
+    finally:  # also after an outage of the store, or after Ctrl-C
         if sys.stderr.isatty():
             click.secho(", ".join(f"{count:,} {what}" for what, count in counts.items()), fg="bright_black", err=True)
     return code
 
 
 def _command(action: Action, help_text: str, *, offers_acknowledged: bool = False) -> click.Command:
-    """Make a command of the one shape that all of them have."""
+    """Make a command with the arguments and options that all of them share."""
     of_dead = action.statuses == (ExecutionStatus.FAILED,)
 
     @click.argument("execution_id", nargs=-1)

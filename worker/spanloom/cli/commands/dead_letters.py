@@ -1,4 +1,4 @@
-"""`spanloom dead-letters`: the dead letters, failed executions that nobody has dealt with yet."""
+"""`spanloom dead-letters`: failed executions that were neither acknowledged nor retried."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def dead_letters(
     acknowledged. With --json it is one document, {"items": […], "next_cursor": …}; --cursor takes the latter.
     """
     with target.store() as store:
-        root = None if selection.parent else True  # who asks for an execution's children means children
+        root = None if selection.parent else True  # with --parent, children are wanted
         wanted = selection.filter(store, status=ExecutionStatus.FAILED, root=root, acknowledged=acknowledged)
         page = store.list_executions(wanted, limit=limit, cursor=cursor)
         url = store.url

@@ -1,4 +1,4 @@
-"""`spanloom events`: the history of an execution, and what is added to it while it runs."""
+"""`spanloom events`: the history of an execution, and new events while it runs."""
 
 from __future__ import annotations
 

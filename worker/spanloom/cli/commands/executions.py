@@ -1,4 +1,4 @@
-"""`spanloom list` and `spanloom show`: the executions that there are, and the state of one."""
+"""`spanloom list` and `spanloom show`: a list of executions, and the state of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`spanloom logs` and `spanloom trace`: the log lines of an execution, and where its time went."""
+"""`spanloom logs` and `spanloom trace`: the log lines and the spans of an execution."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spanloom.engine.store.port import ExecutionStore
 __all__ = ["LogTail", "logs", "trace"]
 
 _log = Logger("spanloom.cli")
-_FOLLOW_SECONDS = 0.5  #: how often --follow looks for lines of a node that runs, which nobody announces
+_FOLLOW_SECONDS = 0.5  #: between two reads of --follow: the lines of a running node are not published
 _PAGE = 1000
 _LATE_SECONDS = 5.0
 
@@ -80,22 +80,22 @@ def trace(target: Target, execution: str, as_json: bool) -> None:
 
 
 class LogTail:
-    """Read an execution's lines once each, in portions.
+    """A reader of an execution's lines, which yields each line once.
 
     Where transactions overlap, a line may be committed after one with a higher id was read. So the latest thousand ids
-    are looked at again until they are five seconds old.
+    are read again until they are five seconds old.
     """
 
     def __init__(self, store: ExecutionStore, execution_id: str, node_id: str | None) -> None:
         self._store = store
         self._execution_id = execution_id
         self._node_id = node_id
-        self._settled = 0  # no look goes back beyond this id
+        self._settled = 0  # no read goes back beyond this id
         self._recent: deque[tuple[int, float]] = deque()  # ids after it, as they were read, and when
         self._read: set[int] = set()  # the same ids
 
     def read(self) -> Iterator[LogRecord]:
-        """Yield what is new. Raises StoreUnavailable."""
+        """Yield the new lines. Raises StoreUnavailable."""
         after = self._settled
         while page := self._store.get_logs(self._execution_id, node_id=self._node_id, after=after, limit=_PAGE):
             for record in page:
@@ -134,7 +134,7 @@ def _followed(store: ExecutionStore, watcher: EventWatcher, execution_id: str, n
     with closing(watcher.changes(execution_id, every=_FOLLOW_SECONDS)) as changes:
         for _ in changes:
             try:
-                # Read before the lines are: what comes with the end is then among them.
+                # Read before the lines, so that the last lines are among them.
                 ended = _ended(store, execution_id)
                 yield from tail.read()
             except StoreUnavailable as error:

@@ -1,4 +1,4 @@
-"""`spanloom fail` and `spanloom node`: ending an execution, or one of its nodes, by hand."""
+"""`spanloom fail` and `spanloom node`: manual ends of an execution, or of one of its nodes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ _OUTPUT = """
 
 
 def _command(function: Callable[..., int], name: str, summary: str, *options: Callable[[Any], Any]) -> None:
-    """Add a command for one node, which is named by its execution and its id."""
+    """Add a command for one node, given by its execution and its id."""
     for decorate in (
         json_option,
         target_options(redis=True),

@@ -1,4 +1,4 @@
-"""`spanloom purge`: deleting what ended long ago, and counting beforehand how much that would be."""
+"""`spanloom purge`: the deletion of executions that ended long ago, and its dry run."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def purge(
 def _would_go(
     store: ExecutionStore, ended_before: datetime, statuses: Collection[ExecutionStatus], limit: int | None
 ) -> int:
-    """Count what a purge would delete, by the rules of the store port's purge_executions."""
-    families: dict[str, datetime] = {}  # by their roots: when that ended
+    """Count the executions that a purge would delete, by the rules of the store port's purge_executions."""
+    families: dict[str, datetime] = {}  # by their roots: when the root ended
     children: dict[str, tuple[str, bool]] = {}  # each with its parent, and whether it keeps its family
     for execution in _all(store):
         stays = execution.ended_at is None or execution.ended_at >= ended_before

@@ -1,4 +1,4 @@
-"""`spanloom run`: start a workflow, and by default wait for its end."""
+"""`spanloom run`: starts a workflow, and by default waits for its end."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _watch(engine: WorkflowEngine, execution_id: str, timeout: float | None, as_
 
 @contextmanager
 def _progress(workflow: str, execution_id: str, *, spinning: bool) -> Generator[Callable[[Execution], None]]:
-    """Show in a terminal, beside the output, which execution runs, and how it ended or how to find it again."""
+    """Show the running execution in a terminal, beside the output, and its end or the command that shows it again."""
     name = f"{workflow} {execution_id}"
     goes_on = f"{name} goes on; see `spanloom show {execution_id[-8:]}`"
     if not sys.stderr.isatty():

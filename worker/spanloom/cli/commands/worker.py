@@ -1,4 +1,4 @@
-"""`spanloom worker`: run node jobs, in this process or in several that are looked after."""
+"""`spanloom worker`: runs node jobs, in this process or in several supervised ones."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def worker(app: str, processes: int, metrics_port: int | None, metrics_host: str
 
 
 def _check(engine: WorkflowEngine) -> None:
-    """Raise here, once, what would keep every one of the processes from starting."""
+    """Raise once, in this process, the errors that would keep every worker process from starting."""
     check_shared(engine.store)
     try:
         engine.queue.ping()

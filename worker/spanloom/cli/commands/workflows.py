@@ -1,4 +1,4 @@
-"""`spanloom workflows` and `spanloom register`: which definitions there are, and a new version of one."""
+"""`spanloom workflows` and `spanloom register`: a list of definitions, and a new version of one."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Options that several commands share, and what they load and connect to."""
+"""Options that several commands share, with the engines and stores that they load and open."""

@@ -1,4 +1,4 @@
-"""Asking before much is done at once: in a terminal by a question, in a pipe only with `--yes`."""
+"""The confirmation of bulk operations: a prompt in a terminal, `--yes` in a pipe."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["check_confirmation", "confirm", "confirmation_options"]
 
 
 def confirmation_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `--dry-run` and `--yes`; it gets them as its arguments `dry_run` and `yes`."""
+    """Add `--dry-run` and `--yes` to a command, as its arguments `dry_run` and `yes`."""
     command = click.option("--yes", is_flag=True, help="Do it without asking.")(command)
     return click.option("--dry-run", is_flag=True, help="Tell what it would do, and do nothing.")(command)
 
 
 def check_confirmation(verb: str, *, yes: bool, dry_run: bool) -> None:
-    """Raise UsageError, before anything is read, if a question would have to be asked and there is nobody to answer."""
+    """Raise UsageError, before anything is read, if a confirmation is needed and there is no terminal to prompt on."""
     if not (yes or dry_run or (sys.stdin.isatty() and sys.stderr.isatty())):
         raise click.UsageError(
             f"without a terminal nobody can be asked whether to {verb} them; give --yes, or --dry-run to see which"
@@ -26,7 +26,7 @@ def check_confirmation(verb: str, *, yes: bool, dry_run: bool) -> None:
 
 
 def confirm(question: str, *, yes: bool) -> bool:
-    """Ask on standard error, and return whether the answer was yes; with `yes` it is not asked."""
+    """Prompt on standard error, and return whether the answer was yes; with `yes` there is no prompt."""
     if yes:
         return True
     click.echo(f"{question} [y/N] ", nl=False, err=True)

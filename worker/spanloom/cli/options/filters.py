@@ -1,4 +1,4 @@
-"""Which executions a command is about: the filter options that the lists and the bulk commands share."""
+"""The filter options by which lists and bulk commands select executions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Selection", "selection_options"]
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What the filter options of a command said; whatever was given must match."""
+    """The values of a command's filter options; every given value must match."""
 
     workflow: str | None = None
     status: str | None = None
@@ -30,11 +30,11 @@ class Selection:
     before: datetime | None = None
 
     def __bool__(self) -> bool:
-        """Return whether anything was given: without, all executions are meant."""
+        """Return whether any option was given; without one, all executions are meant."""
         return self != Selection()
 
     def filter(self, store: ExecutionStore, **more: Any) -> ExecutionFilter:
-        """Return it as a filter, with `more` of the filter's fields. Raises what find_execution does."""
+        """Return the selection as a filter, with `more` of its fields. Raises the errors of find_execution."""
         fields: dict[str, Any] = {
             "workflow_id": self.workflow,
             "status": ExecutionStatus(self.status) if self.status else None,
@@ -47,7 +47,7 @@ class Selection:
 
 
 def selection_options(*statuses: ExecutionStatus) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command the filter options, as its argument `selection`; `--status` among these, if there are any."""
+    """Add the filter options to a command, as its argument `selection`; `--status` only if `statuses` are given."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(command)

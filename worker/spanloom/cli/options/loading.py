@@ -1,4 +1,4 @@
-"""From `module:engine` to the engine of that name, with an error that says which part of it is wrong."""
+"""Loading an engine by `module:engine`, with an error that names the wrong part of it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["load_engine"]
 
 
 def load_engine(target: str) -> WorkflowEngine:
-    """Import the engine that `module:name` names; the working directory is looked in first.
+    """Import the engine at `module:name`, first from the working directory.
 
-    Raises ConfigurationError if the text has another form, the module can't be found, fails while it is imported, or
+    Raises ConfigurationError if the text has another form, if the module can't be found, fails while it is imported or
     has no such name, or if the name is not a WorkflowEngine.
     """
     module_name, colon, path = target.partition(":")
@@ -44,7 +44,7 @@ def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except SpanloomError:
-        raise  # already a sentence for whoever wrote the module
+        raise  # already a sentence for the module's author
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise ConfigurationError(

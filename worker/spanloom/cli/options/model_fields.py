@@ -19,10 +19,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def model_options(model: type[BaseModel]) -> Callable[[F], F]:
-    """Return a decorator that gives a command one option for each field of the model, by its name.
+    """Return a decorator that adds one option to a command for each field of the model, by its name.
 
-    `lease_seconds` becomes `--lease`, which takes a duration. Types, defaults and descriptions are those of the fields;
-    what a value may be is left to the model.
+    `lease_seconds` becomes `--lease`, which takes a duration. Types, defaults and descriptions are those of the fields.
+    The model itself validates the values.
     """
 
     def decorate(command: F) -> F:

@@ -1,4 +1,4 @@
-"""What options may be given as: JSON, durations, times, `key=value` pairs, and parts of execution ids."""
+"""The forms of option values: JSON, durations, times, `key=value` pairs, and parts of execution ids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _WHOLE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SHORTEST_PART = 6
-_RECENT, _PAGE = 1000, 200  # how many executions a part of an id is looked for in, and in what portions
+_RECENT, _PAGE = 1000, 200  # how many executions a part of an id is searched in, and the size of a page
 _NODE_RUN = re.compile(r"([^:\[\]]+)(?::([1-9][0-9]*)|\[([1-9][0-9]*)\])?")
 
 
@@ -86,12 +86,12 @@ def node_and_item(text: str) -> tuple[str, int]:
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `--json`; it gets it as its argument `as_json`."""
+    """Add `--json` to a command, as its argument `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def page_options(limit: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command that lists `--limit`, by default so many, and `--cursor`; it gets them under these names."""
+    """Add `--limit`, with this default, and `--cursor` to a command, as its arguments of these names."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         command = click.option("--cursor", metavar="CURSOR", help="Go on where an earlier page ended.")(command)
@@ -104,7 +104,7 @@ def page_options(limit: int) -> Callable[[Callable[..., Any]], Callable[..., Any
 
 
 def find_execution(store: ExecutionStore, given: str) -> Execution:
-    """Return the execution of an id, or of the first or last six or more characters of a recent one's.
+    """Return the execution of an id, or of the first or last six or more characters of a recent execution's id.
 
     Raises UnknownExecution, UserError if several recent ids match or the part is too short, and StoreUnavailable.
     """

@@ -1,4 +1,4 @@
-"""Which store and which Redis a command works on: `--app`, or `--store` and `--redis`, or the environment."""
+"""The store and the Redis of a command: by `--app`, by `--store` and `--redis`, or from the environment."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ __all__ = ["Target", "check_shared", "target_options"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the user named; nothing is imported or connected before it is opened."""
+    """The engine or the URLs that the user gave; nothing is imported or connected before it is opened."""
 
     app: str | None = None
     store_url: str | None = None
     redis_url: str | None = None
 
     def load_app(self) -> WorkflowEngine | None:
-        """Import the engine that --app, or else SPANLOOM_APP, names; None if URLs are to be used.
+        """Import the engine of --app or SPANLOOM_APP; return None if URLs are used instead.
 
         Raises ConfigurationError.
         """
@@ -47,7 +47,7 @@ class Target:
     def find_store(self) -> ExecutionStore:
         """Return the store, not yet opened.
 
-        Raises ConfigurationError if none is named, its URL is wrong, or it lives inside another process.
+        Raises ConfigurationError if none is given, if its URL is wrong, or if it lives inside another process.
         """
         engine = self.load_app()
         store = engine.store if engine else self._named_store(Settings.from_environment())
@@ -56,7 +56,7 @@ class Target:
 
     @contextmanager
     def store(self) -> Generator[ExecutionStore]:
-        """Open the store for a block. Raises what find_store does, StoreUnavailable and StoreNotMigrated."""
+        """Open the store for a block. Raises the errors of find_store, StoreUnavailable and StoreNotMigrated."""
         store = self.find_store()
         try:
             store.open()
@@ -66,11 +66,11 @@ class Target:
 
     @contextmanager
     def engine(self) -> Generator[WorkflowEngine]:
-        """Open the engine for a block, Redis too: who starts something by hand wants to know now that it can't run.
+        """Open the engine and Redis for a block. A user who starts an execution gets an error at once if it can't run.
 
-        Raises what store() does, and QueueUnavailable.
+        Raises the errors of store(), and QueueUnavailable.
         """
-        # Imported here: only this needs the worker's package.
+        # Imported here, as other commands do without the worker's package.
         from spanloom.worker.process.log_setup import configure_logging
         from spanloom.worker.process.otel_sdk import configure_sdk
 
@@ -93,10 +93,10 @@ class Target:
 
     @contextmanager
     def operator(self) -> Generator[WorkflowEngine]:
-        """Open an engine for a block that changes executions: it registers no workflow, and does without Redis.
+        """Open an engine for a block that changes executions: it registers no workflow, and does not need Redis.
 
-        The store is the truth: who has to cancel can't wait for Redis, and the sweep pushes what could not be pushed.
-        Raises what store() does.
+        A cancellation must not wait for Redis: the store holds the state, and the sweep pushes jobs that could not be
+        pushed. Raises the errors of store().
         """
         from spanloom.worker.process.log_setup import configure_logging
         from spanloom.worker.process.otel_sdk import configure_sdk
@@ -118,9 +118,9 @@ class Target:
 
     @contextmanager
     def watcher(self) -> Generator[tuple[ExecutionStore, EventWatcher]]:
-        """Open the store for a block, and a way to follow executions: prompt with a Redis, slower without.
+        """Open the store for a block, with a watcher of executions: prompt with a Redis, slower without.
 
-        Raises what store() does.
+        Raises the errors of store().
         """
         from spanloom.worker.process.log_setup import configure_logging
 
@@ -157,7 +157,7 @@ class Target:
 
 
 def target_options(*, redis: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command `--app`, `--store` and, if it needs one, `--redis`; it gets them as its argument `target`."""
+    """Add `--app`, `--store` and, with `redis`, `--redis` to a command, as its argument `target`."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(command)
@@ -177,7 +177,7 @@ def target_options(*, redis: bool = False) -> Callable[[Callable[..., Any]], Cal
 
 
 def check_shared(store: ExecutionStore) -> None:
-    """Raise ConfigurationError if the store can't be seen by other processes: workers and this command are two."""
+    """Raise ConfigurationError for a store inside one process: this command and the workers are different processes."""
     if not store.shared:
         raise ConfigurationError(
             f"the store {store.url} lives inside one process, no other can see it; use sqlite:///path.db or postgresql://…"

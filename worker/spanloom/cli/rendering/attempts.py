@@ -1,4 +1,4 @@
-"""Every attempt at one node run, as `spanloom show --attempts` prints them: worker, times, end and error."""
+"""The attempts at one node run, as `spanloom show --attempts` prints them: worker, times, end and error."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def attempts_text(attempts: Sequence[Attempt], now: datetime) -> RenderableType:
 
 
 def attempt_lines(attempts: Sequence[Attempt]) -> Iterator[str]:
-    """Write one tab-separated line each: attempt, how it ended, seconds, started, ended, worker, error, traceback."""
+    """Yield a tab-separated line for each attempt: number, end, seconds, started, ended, worker, error, traceback."""
     for attempt in attempts:
         values = (
             attempt.attempt,

@@ -1,4 +1,4 @@
-"""Events as the command shows them while they come: a drawn line for a terminal, a tab-separated one for a pipe."""
+"""Events as the command prints them: a drawn line for a terminal, a tab-separated line for a pipe."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from spanloom.engine.store.models import Event
 
 __all__ = ["event_line", "event_text"]
 
-_WORKER_WIDTH = 8  # the end of a worker's id tells it from the others
+_WORKER_WIDTH = 8  # the end of a worker's id distinguishes it from the others
 #: Of events that are not named after the state they lead to.
 _STATES = {"created": "pending", "started": "running", "resumed": "running", "retried": "retrying"}
 
 
 def event_text(event: Event) -> Text:
-    """Draw one event for a terminal: time, what happened, to which node run, and what is remarkable of it."""
+    """Draw one event for a terminal: time, kind, node run and notes."""
     what = event.kind.partition(".")[2] or event.kind
     state = _STATES.get(what, what)
     clock = event.at.astimezone().strftime("%H:%M:%S.") + f"{event.at.microsecond // 1000:03}"
@@ -30,7 +30,7 @@ def event_text(event: Event) -> Text:
 
 
 def event_line(event: Event) -> str:
-    """Write one event for a pipe: time, event, node, item, attempt, worker, data as JSON, cursor."""
+    """Return one event as a line for a pipe: time, event, node, item, attempt, worker, data as JSON, cursor."""
     values = (event.at, event.kind, event.node_id, event.item, event.attempt, event.worker_id, event.data, event.cursor)
     return "\t".join(map(cell, values))
 

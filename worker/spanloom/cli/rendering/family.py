@@ -1,4 +1,4 @@
-"""An execution and its descendants with all their spans: what `spanloom trace` draws as one waterfall."""
+"""An execution and its descendants with all their spans, which `spanloom trace` draws as one waterfall."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from spanloom.engine.telemetry.tracing import parse_trace_parent
 
 __all__ = ["EXECUTIONS", "Family", "read_family", "rooted"]
 
-EXECUTIONS = 500  #: the spans of how many executions are read, at most
+EXECUTIONS = 500  #: the most executions of which spans are read
 
 _STATUSES = {"completed": "ok", "failed": "error"}
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Executions, parents before their children, and their spans; `whole` unless there were too many to read."""
+    """Executions, parents before their children, with their spans; `whole` unless there were too many to read."""
 
     executions: tuple[Execution, ...]
     spans: tuple[SpanRecord, ...]
@@ -41,9 +41,9 @@ def read_family(store: ExecutionStore, execution: Execution) -> Family:
 
 
 def rooted(spans: Sequence[SpanRecord], executions: Sequence[Execution]) -> list[SpanRecord]:
-    """Return the spans with each execution's own one, as it is exported at the execution's end.
+    """Return the spans with each execution's own span, as it is exported at the execution's end.
 
-    What still waited when its execution ended has ended with it.
+    The spans of nodes that still waited when their execution ended are ended with it.
     """
     stored = {span.span_id for span in spans}
     ends = {execution.id: nanoseconds(execution.ended_at) for execution in executions if execution.ended_at is not None}

@@ -1,4 +1,4 @@
-"""What is true of an execution as a whole, as `spanloom show` puts it at the top: state, times, parent, error."""
+"""The header of `spanloom show`: the state, times, parent and error of an execution as a whole."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def execution_header(execution: Execution, now: datetime, parent: Execution | No
 
 
 def header_lines(execution: Execution) -> Iterator[str]:
-    """Write an execution's fields for a pipe, one tab-separated name and value a line."""
+    """Yield an execution's fields for a pipe, one tab-separated name and value a line."""
     parent = execution.parent_execution_id
     yield f"id\t{execution.id}"
     yield f"workflow\t{execution.workflow_id}"
@@ -79,7 +79,7 @@ def header_lines(execution: Execution) -> Iterator[str]:
 
 
 def node_name(node_id: str, item: int) -> str:
-    """Name one node run: `price`, or `price[3]` for its third item."""
+    """Return the name of a node run: `price`, or `price[3]` for its third item."""
     return f"{node_id}[{item}]" if item else node_id
 
 

@@ -20,7 +20,7 @@ __all__ = ["Items", "items_lines", "items_table"]
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The items of one node that have begun, and by item the children that they started."""
+    """The items of one node that have begun, and the children that they started, by item."""
 
     execution_id: str
     node_id: str
@@ -28,7 +28,7 @@ class Items:
     children: Mapping[int, Sequence[Execution]]
 
     def document(self) -> dict[str, Any]:
-        """Return it as JSON data, the items and their children with the fields of their read models."""
+        """Return the items and their children as JSON data, with the fields of their read models."""
         return {
             "execution_id": self.execution_id,
             "node_id": self.node_id,
@@ -38,7 +38,7 @@ class Items:
 
 
 def items_table(items: Items, now: datetime) -> RenderableType:
-    """Draw how many there are in which state, then one a row."""
+    """Draw the number of items in each state, then a row for each item."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for justify in ("right", "left", "right"):
         table.add_column(justify=justify, no_wrap=True)
@@ -57,7 +57,7 @@ def items_table(items: Items, now: datetime) -> RenderableType:
 
 
 def items_lines(items: Items) -> Iterator[str]:
-    """Write one tab-separated line an item: item, status, attempt, seconds, started, worker, error, notes."""
+    """Yield a tab-separated line for each item: item, status, attempt, seconds, started, worker, error, notes."""
     for run in items.runs:
         notes = [*run_notes(run, None), *_children(items.children.get(run.item, ()))]
         values = (

@@ -1,4 +1,4 @@
-"""How a graph is drawn as an indented list: a sequence goes straight down, a fan-out nests, its join comes back out."""
+"""The layout of a graph as an indented list: a sequence goes straight down, a fan-out nests, its join comes back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROOT = ""
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: its guides, those of the lines that belong to it, how deep it nests, its node or the folded ones."""
+    """One line: its guides, the guides of the lines below it, its depth, and its node or the folded nodes."""
 
     guides: str
     below: str
@@ -29,7 +29,7 @@ def lay_out(workflow: Workflow, *, fold: int | None = None, quiet: Callable[[str
 
     A node hangs below the last node that all ways to it pass through (its immediate dominator), so that
     `1 → 20 → 1` reads as a node, twenty branches, and the join at the first one's level. Where a fan-out has more than
-    `fold` branches, those over it that are single nodes and `quiet` (told by id) share one row.
+    `fold` branches, those beyond it that are single nodes and `quiet` (a function of the id) share one row.
     """
     below = _dominated(workflow)
     rows: list[Row] = []
@@ -75,7 +75,7 @@ def _fold(
 
 
 def _dominated(workflow: Workflow) -> dict[str, list[Node]]:
-    """Map each node id (and the root) to the nodes it immediately dominates, in topological order."""
+    """Return, by node id (and for the root), the nodes that it immediately dominates, in topological order."""
     dominator: dict[str, str] = {}
     depth = {_ROOT: 0}
     dominated: dict[str, list[Node]] = defaultdict(list)
@@ -99,7 +99,7 @@ def _meet(node: str, other: str, dominator: Mapping[str, str], depth: Mapping[st
 
 
 def _in_order(workflow: Workflow) -> list[Node]:
-    """Sort topologically, in the order written where the graph leaves it open."""
+    """Return the nodes in topological order, and in the order written where the graph leaves it open."""
     open_parents = Counter({node.id: len(node.parents) for node in workflow.nodes})
     successors: dict[str, list[Node]] = defaultdict(list)
     for node in workflow.nodes:

@@ -1,4 +1,4 @@
-"""What stands beside a node run: why it was not taken, what it waits for and until when, who handled its failure."""
+"""The notes beside a node run: the reason why it was not taken, its wait, and how its failure was handled."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from spanloom.engine.workflow.definitions import Input, Node
 
 __all__ = ["READY", "Note", "counted", "drawn", "is_handled", "routing_notes", "run_notes"]
 
-Note = tuple[str, str]  # what is said, and its style
+Note = tuple[str, str]  # a text and its style
 
-READY = frozenset({"queued", "held"})  #: in these states a run takes no time: what an earlier claim took is over
+READY = frozenset({"queued", "held"})  #: in these states no time is shown: it would be that of an earlier claim
 
 _NAMED = 3  # how many nodes a note names before it counts them
 _CONDITION_WIDTH = 40
-_WORKER_WIDTH = 8  # the end of a worker's id tells it from the others
-_SOON_SECONDS = 60  # what is due so soon needs no time of day
+_WORKER_WIDTH = 8  # the end of a worker's id distinguishes it from the others
+_SOON_SECONDS = 60  # a wait that ends sooner needs no time of day
 _ORDER = ("running", "waiting", "queued", "held", "failed", "skipped", "cancelled")
 _FOLLOWED = {NodeStatus.COMPLETED: ("success", "always"), NodeStatus.FAILED: ("failure", "always")}
 
 
 def routing_notes(node: Node, run: NodeRun | None, runs: Mapping[str, NodeRun], *, whole: bool = False) -> list[Note]:
-    """Describe from where a node is reached and under which condition, or who did not lead to it.
+    """Describe the sources of a node with their conditions, or the parents that did not lead to it.
 
     `runs` are the runs of all nodes, by id. `whole`: long lists and conditions are not cut.
     """
@@ -38,7 +38,7 @@ def routing_notes(node: Node, run: NodeRun | None, runs: Mapping[str, NodeRun], 
         texts = list(dict.fromkeys(_edge(edge, whole=whole) for edge in edges))
         notes.append((f"← {', '.join(texts)}" if whole or len(texts) <= _NAMED else f"← {len(texts):,} nodes", ""))
     if run is not None and run.status is NodeStatus.SKIPPED and run.started_at is None:
-        # Where all parents were skipped themselves, the decision was taken further up, and is told there.
+        # Where all parents were skipped themselves, the decision was taken further up, and is shown there.
         decided = [name for name in node.parents if name in runs and _led_past(runs[name], node)]
         if decided:
             notes.append((f"not taken by {_listed(decided, whole=whole)}", ""))
@@ -46,9 +46,10 @@ def routing_notes(node: Node, run: NodeRun | None, runs: Mapping[str, NodeRun], 
 
 
 def run_notes(run: NodeRun, now: datetime | None) -> Iterator[Note]:
-    """Describe what is remarkable of a run: attempts, recoveries, its wait, its worker, its error and who handled that.
+    """Describe a run: its attempts, recoveries, wait, worker and error, and how its failure was handled.
 
-    Times are relative to `now`; without it, and then without attempt, recoveries, worker and error, they are instants.
+    Times are relative to `now`. Without `now` they are instants, and attempts, recoveries, worker and error are left
+    out.
     """
     if now is not None and run.attempt > 1:
         yield f"attempt {run.attempt}", "yellow"
@@ -65,12 +66,12 @@ def run_notes(run: NodeRun, now: datetime | None) -> Iterator[Note]:
 
 
 def is_handled(run: NodeRun) -> bool:
-    """Whether it failed and the execution went on all the same: only then a failure is data for what follows."""
+    """Return whether a run failed and its failure was handled: only then it has data for its successors."""
     return run.status is NodeStatus.FAILED and run.data is not None
 
 
 def counted(items: Sequence[NodeRun], total: int | None) -> str:
-    """Describe how far a mapped node is: `97/100 completed, 2 running, 1 failed`; without the total while unknown."""
+    """Describe the progress of a mapped node: `97/100 completed, 2 running`; without the total while unknown."""
     states = Counter(run.status.value for run in items)
     of = "" if total is None else f"/{max(total, len(items)):,}"
     parts = [f"{states['completed']:,}{of} completed"]
@@ -78,7 +79,7 @@ def counted(items: Sequence[NodeRun], total: int | None) -> str:
 
 
 def drawn(notes: Sequence[Note]) -> Text:
-    """Put notes on one line, which is cut where the terminal ends."""
+    """Return notes as one line, which is cut where the terminal ends."""
     text = Text("  ").join([Text(note, style) for note, style in notes])
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
@@ -86,7 +87,7 @@ def drawn(notes: Sequence[Note]) -> Text:
 
 def _wait(run: NodeRun, now: datetime | None) -> str:
     if run.status is not NodeStatus.WAITING or run.wait_kind in (None, WaitKind.ITEMS):
-        return ""  # for its items a node waits beside their counts
+        return ""  # the counts of its items show that wait
     if run.due_at is None:
         return f"for {run.wait_kind} {run.wait_key}"
     if now is None:

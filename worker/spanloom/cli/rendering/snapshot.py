@@ -1,4 +1,4 @@
-"""What is drawn of one execution: its definition, its node runs and its children, as read at one time."""
+"""The snapshot of one execution to draw: its definition, its node runs and its children, as read at one time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from spanloom.engine.workflow.definitions import Workflow
 
 __all__ = ["CHILDREN", "LEVELS", "Snapshot", "read_snapshot"]
 
-CHILDREN = 100  #: of how many descendants the nodes are read, at most
-LEVELS = 10  #: how many levels of descendants are read; engines make no more unless they are told to
-_EVENT_PAGES = 20  # in how many pages of events the number of a node's items is looked for
+CHILDREN = 100  #: the most descendants of which nodes are read
+LEVELS = 10  #: how many levels of descendants are read; engines make no more by default
+_EVENT_PAGES = 20  # in how many pages of events the number of a node's items is searched
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One execution, read at `taken_at`; `children` are keyed by the (node id, item) that started them.
 
-    `workflow` is None of a child whose nodes were not read. `totals` says of mapped nodes how many items they have.
+    `workflow` is None if the nodes of a child were not read. `totals` are the numbers of mapped nodes' items.
     """
 
     execution: Execution
@@ -36,7 +36,7 @@ class Snapshot:
     parent: Execution | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return it as JSON data: `execution`, `nodes` and `children`, each with the fields of its read model.
+        """Return the snapshot as JSON data: `execution`, `nodes`, `children`, with the fields of their read models.
 
         `nodes` and `children` are None where they were not read.
         """
@@ -49,11 +49,11 @@ class Snapshot:
 
 
 def read_snapshot(store: ExecutionStore, execution: Execution) -> Snapshot:
-    """Read what belongs to an execution, with its parent, its children and theirs.
+    """Read an execution with its parent and its descendants.
 
-    Nodes are read of the first CHILDREN descendants, down to LEVELS, but not of those that a mapped node's items
-    started: there may be ten thousand. The parts are read one after the other: of a running execution they may be of
-    slightly different moments. Raises UnknownWorkflow if a definition is gone, and StoreUnavailable.
+    Nodes are read for the first CHILDREN descendants, down to LEVELS, but not for children of a mapped node's items:
+    there may be ten thousand. The parts are read one after the other, so those of a running execution may differ by
+    moments. Raises UnknownWorkflow if a definition is missing, and StoreUnavailable.
     """
     snapshot = _Reader(store).read(execution, LEVELS)
     parent = store.get_parent_execution(execution.id) if execution.parent_execution_id else None
@@ -63,7 +63,7 @@ def read_snapshot(store: ExecutionStore, execution: Execution) -> Snapshot:
 
 
 class _Reader:
-    """Reads a family from its root down until enough of it was read."""
+    """A reader of a family, from its root down, within the bounds."""
 
     def __init__(self, store: ExecutionStore) -> None:
         self._store = store
@@ -89,7 +89,7 @@ class _Reader:
 
 
 def _totals(store: ExecutionStore, execution_id: str, runs: tuple[NodeRun, ...]) -> dict[str, int]:
-    """Count the items of mapped nodes: if one completed, all are among the runs; else an event tells."""
+    """Return the numbers of mapped nodes' items: all runs of a completed node's items exist, others are in an event."""
     found: dict[str, int] = {}
     for run in runs:
         if run.item:

@@ -1,4 +1,4 @@
-"""Lists as the command shows them, for terminals and for pipes: executions, workflows, versions, counts, log lines."""
+"""Tables and lines for terminals and for pipes: executions, workflows, versions, counts, log lines."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 _ELASTIC = {"workflow": 60, "name": 60, "metadata": 200, "notes": 200, "queues": 60, "error": 100}
-_ERROR = 200  # of an error's sentence a list shows so many characters; `show` has the whole
-_TELLING = 8  # the last digits of a UUIDv7 tell executions apart; the first ones are the time
+_ERROR = 200  # the most characters of an error in a list; `show` has the whole
+_TELLING = 8  # the last digits of a UUIDv7 distinguish executions; the first ones are the time
 
 
 def executions_table(executions: Sequence[Execution], now: datetime) -> RenderableType:
@@ -65,7 +65,7 @@ def executions_table(executions: Sequence[Execution], now: datetime) -> Renderab
 
 
 def execution_row_lines(executions: Sequence[Execution]) -> Iterator[str]:
-    """Write executions for a pipe: id, workflow, version, status, created, started, ended, parent, metadata."""
+    """Yield executions for a pipe: id, workflow, version, status, created, started, ended, parent, metadata."""
     for execution in executions:
         yield _line(
             execution.id,
@@ -81,7 +81,7 @@ def execution_row_lines(executions: Sequence[Execution]) -> Iterator[str]:
 
 
 def dead_table(executions: Sequence[Execution], now: datetime) -> RenderableType:
-    """Draw failed executions with where and why they failed, one a row."""
+    """Draw failed executions with node and error, one a row."""
     table = _table("execution", "workflow", "failed", "node", "error", "metadata")
     for execution in executions:
         error = execution.error or {}
@@ -98,7 +98,7 @@ def dead_table(executions: Sequence[Execution], now: datetime) -> RenderableType
 
 
 def dead_lines(executions: Sequence[Execution]) -> Iterator[str]:
-    """Write them for a pipe: id, workflow, version, failed, node, type of error, message, metadata, acknowledged."""
+    """Yield them for a pipe: id, workflow, version, failed, node, type of error, message, metadata, acknowledged."""
     for execution in executions:
         error = execution.error or {}
         yield _line(
@@ -127,7 +127,7 @@ def workflows_table(workflows: Sequence[WorkflowSummary], now: datetime) -> Rend
 
 
 def workflow_lines(workflows: Sequence[WorkflowSummary]) -> Iterator[str]:
-    """Write workflows for a pipe: id, name, latest version, active or deactivated, created, updated."""
+    """Yield workflows for a pipe: id, name, latest version, active or deactivated, created, updated."""
     for workflow in workflows:
         state = "active" if workflow.active else "deactivated"
         yield _line(
@@ -151,7 +151,7 @@ def versions_table(versions: Sequence[WorkflowVersion], now: datetime) -> Render
 
 
 def version_lines(versions: Sequence[WorkflowVersion]) -> Iterator[str]:
-    """Write versions for a pipe: workflow, version, name, number of nodes, registered, by, notes."""
+    """Yield versions for a pipe: workflow, version, name, number of nodes, registered, by, notes."""
     for version in versions:
         nodes = len(version.definition.nodes)
         yield _line(
@@ -188,7 +188,7 @@ def stats_table(stats: StoreStats, workers: Sequence[WorkerLease], now: datetime
 
 
 def stats_lines(stats: StoreStats, workers: Sequence[WorkerLease]) -> Iterator[str]:
-    """Write counts for a pipe as name and value, then one line a worker: `worker`, name, host, pid, queues, running."""
+    """Yield counts for a pipe as name and value, then one line a worker: `worker`, name, host, pid, queues, running."""
     yield _line("workflows", stats.workflows)
     for status, count in stats.executions.items():
         yield _line(f"executions.{status}", count)
@@ -214,7 +214,7 @@ def log_text(record: LogRecord) -> Text:
 
 
 def log_line(record: LogRecord) -> str:
-    """Write one log line for a pipe: time, level, node, item, attempt, message, fields as JSON."""
+    """Return one log line for a pipe: time, level, node, item, attempt, message, fields as JSON."""
     return _line(record.at, record.level, record.node_id, record.item, record.attempt, record.message, record.fields)
 
 
@@ -245,6 +245,6 @@ def _status(status: str) -> Text:
 def _table(*headings: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bright_black")
     for heading in headings:
-        # In a narrow terminal names and notes are cut, with a mark; what is pasted elsewhere, and short words, are not.
+        # In a narrow terminal names and notes are cut, with a mark; ids, which are copied, and short words are not.
         table.add_column(heading, no_wrap=heading not in _ELASTIC, overflow="ellipsis", max_width=_ELASTIC.get(heading))
     return table

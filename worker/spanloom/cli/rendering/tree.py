@@ -1,4 +1,4 @@
-"""One execution as `spanloom show` draws it: a header, and its nodes as an indented tree with what became of each."""
+"""One execution as `spanloom show` draws it: a header, and its nodes as an indented tree with their states."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["FOLD", "execution_lines", "execution_tree"]
 
 FOLD = 12  #: how many branches of one fan-out a terminal shows before it folds the uneventful ones
 _NAME_WIDTH, _STATUS_WIDTH, _DURATION_WIDTH = 72, 11, 8
-_TELLING = 8  # the last digits of an execution's id, by which `spanloom show` finds it
+_TELLING = 8  # the number of last digits of an execution's id by which `spanloom show` finds it
 _UNEVENTFUL = frozenset({NodeStatus.COMPLETED, NodeStatus.QUEUED, NodeStatus.PENDING, NodeStatus.SKIPPED})
 
 
@@ -52,28 +52,28 @@ class _Line:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How the lines are made: with how many branches of a fan-out, and cut for a terminal or whole for a pipe."""
+    """The options of the lines: the branches of a fan-out before folding; whole for a pipe, or cut for a terminal."""
 
     fold: int | None
     whole: bool
 
 
 def execution_tree(snapshot: Snapshot, *, fold: int | None = FOLD) -> RenderableType:
-    """Draw header and tree for a terminal; of a wide fan-out, uneventful branches beyond `fold` share a line."""
+    """Draw header and tree for a terminal; the uneventful branches of a fan-out beyond `fold` share a line."""
     rows = [_cells(line, snapshot.taken_at) for line in _lines(snapshot, _Way(fold, whole=False))]
     name_width = min(_NAME_WIDTH, max(name.cell_len for name, *_ in rows))
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(min_width=name_width, max_width=_NAME_WIDTH, no_wrap=True, overflow="ellipsis")
     table.add_column(min_width=_STATUS_WIDTH, no_wrap=True)
     table.add_column(min_width=_DURATION_WIDTH, justify="right", no_wrap=True)
-    table.add_column(style="bright_black")  # not no_wrap: only then is it the column that gives way; its cells are
+    table.add_column(style="bright_black")  # not no_wrap, unlike its cells: so this is the column that shrinks
     for row in rows:
         table.add_row(*row)
     return Group(execution_header(snapshot.execution, snapshot.taken_at, snapshot.parent), Text(), table)
 
 
 def execution_lines(snapshot: Snapshot) -> Iterator[str]:
-    """Write it for a pipe, tab-separated: the execution's fields as `name, value`, an empty line, then one line a node.
+    """Yield tab-separated lines for a pipe: the execution's fields as name and value, an empty line, then its nodes.
 
     A node's line is: name (indented by two spaces a level), status, attempt, seconds, started, worker, error, notes.
     """
@@ -114,7 +114,7 @@ def _lines(snapshot: Snapshot, way: _Way, guides: str = "", depth: int = 0) -> I
     def status(node_id: str) -> str:
         if node_id in runs:
             return runs[node_id].status
-        # A node run comes into being when its first input arrives.
+        # A node run is created when its first input arrives.
         return "not run" if snapshot.execution.status.ended else "pending"
 
     def about(node: Node) -> tuple[Note, ...]:

@@ -1,4 +1,4 @@
-"""How single values read: durations and times for people, plain cells for pipes, and one quiet colour per state."""
+"""The forms of single values: durations and times for people, plain cells for pipes, and one colour per state."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def duration(seconds: float) -> str:
-    """Write a duration as people do: `870 µs`, `12 ms`, `1.24 s`, `2 m 05 s`, `3 h 12 m`, `4 d 03 h`."""
+    """Return a duration as people write it: `870 µs`, `12 ms`, `1.24 s`, `2 m 05 s`, `3 h 12 m`, `4 d 03 h`."""
     if seconds < 0.0009995:
         return f"{seconds * 1e6:.0f} µs"
     if seconds < 0.9995:
@@ -81,7 +81,7 @@ def duration(seconds: float) -> str:
 
 
 def ago(at: datetime, now: datetime) -> str:
-    """Write how long before (or after) `now` a time is: `just now`, `42 s ago`, `3 min ago`, `in 5 min`."""
+    """Return the distance of a time from `now` as text: `just now`, `42 s ago`, `3 min ago`, `in 5 min`."""
     seconds = (now - at).total_seconds()
     size = abs(seconds)
     if size < 1:
@@ -94,22 +94,22 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 def instant(at: datetime | None) -> str:
-    """Write a time as ISO 8601 in UTC with milliseconds; nothing for None."""
+    """Return a time as ISO 8601 in UTC with milliseconds; an empty text for None."""
     return "" if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def seconds_between(start: datetime | None, end: datetime | None) -> float | None:
-    """Return the seconds from `start` to `end`, None while one of them is open; clocks that disagree give 0."""
+    """Return the seconds from `start` to `end`, None while one of them is open; at least 0, as clocks may differ."""
     return None if start is None or end is None else max(0.0, (end - start).total_seconds())
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Escape control characters (other than those in `keep`): stored text must not steer a terminal or break a line."""
+    """Escape control characters except those in `keep`: stored text must not control a terminal or break a line."""
     return _CONTROL.sub(lambda found: found[0] if found[0] in keep else repr(found[0])[1:-1], text)
 
 
 def cell(value: Any) -> str:
-    """Write one column of a piped line: nothing for None, seconds with microseconds, JSON for what has parts."""
+    """Return one column of a piped line: empty for None, seconds with microseconds, JSON for mappings and lists."""
     if value is None:
         return ""
     if isinstance(value, datetime):
@@ -122,7 +122,7 @@ def cell(value: Any) -> str:
 
 
 def error_sentence(error: Mapping[str, Any] | None) -> str:
-    """Write a stored error as `Type: message`, the type without its module; nothing for None."""
+    """Return a stored error as `Type: message`, the type without its module; an empty text for None."""
     if error is None:
         return ""
     kind, message = error_kind(error), str(error.get("message", ""))
@@ -130,5 +130,5 @@ def error_sentence(error: Mapping[str, Any] | None) -> str:
 
 
 def error_kind(error: Mapping[str, Any]) -> str:
-    """Name the type of a stored error, without its module."""
+    """Return the type of a stored error, without its module."""
     return str(error.get("type", "Error")).rpartition(".")[2]

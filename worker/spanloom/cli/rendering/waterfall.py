@@ -1,4 +1,4 @@
-"""One trace as `spanloom trace` draws it: spans below their parents, each with a bar where its time lies in it."""
+"""One trace as `spanloom trace` draws it: spans below their parents, each with a bar at its time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DURATION_WIDTH = 9
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One line: a span, or the shortest ones below a parent folded into one."""
+    """One line: a span, or the shortest spans below a parent, folded."""
 
     guides: str
     depth: int
@@ -37,7 +37,7 @@ class _Line:
 
 
 class _Weight(NamedTuple):
-    """How much a span with all below it tells: whether something failed, and how long it takes."""
+    """The importance of a span with all below it: whether something failed, and the time it takes."""
 
     failed: bool
     took_ns: int
@@ -55,8 +55,8 @@ def waterfall(
     """Draw spans for a terminal `width` columns wide; open spans last until `now_ns`.
 
     Each execution of the `family` has a span of its own, also where that is not stored. Below one parent at most
-    `siblings` spans are drawn: those with a failure in or below them, then those that last longest with what is below
-    them; the others share a line.
+    `siblings` spans are drawn: those with a failure in or below them, then those that last longest, counted with the
+    spans below them. The others share a line.
     """
     lines = list(_lines(rooted(spans, family), siblings, now_ns))
     if not lines:
@@ -85,9 +85,9 @@ def waterfall(
 
 
 def waterfall_lines(spans: Sequence[SpanRecord], *, family: Sequence[Execution] = ()) -> Iterator[str]:
-    """Write one tab-separated line a span for a pipe, parents before children.
+    """Yield a tab-separated line for each span, parents before children.
 
-    The columns: name (indented by two spaces a level), seconds since the trace began, seconds it took (nothing while it
+    The columns: name (indented by two spaces a level), seconds since the trace began, seconds it took (empty while it
     is open), status, kind, node, item, attempt, span id, parent's span id, execution.
     """
     lines = list(_lines(rooted(spans, family), None, 0))
@@ -105,7 +105,7 @@ def _lines(spans: Sequence[SpanRecord], siblings: int | None, now_ns: int) -> It
     known = {span.span_id for span in spans}
     below: dict[str | None, list[SpanRecord]] = defaultdict(list)
     for span in sorted(spans, key=lambda span: (span.start_ns, span.span_id)):
-        # A parent outside the store (the caller's span, or one that a killed worker did not keep) makes it a root.
+        # A parent outside the store (the caller's span, or one that was lost with its worker) makes it a root.
         below[span.parent_span_id if span.parent_span_id in known else None].append(span)
     weights = _weights(below, now_ns)
     stack: list[tuple[_Line, str]] = []
@@ -128,7 +128,7 @@ def _lines(spans: Sequence[SpanRecord], siblings: int | None, now_ns: int) -> It
 
 
 def _weights(below: Mapping[str | None, Sequence[SpanRecord]], now_ns: int) -> dict[str, _Weight]:
-    """Weigh each span with what is below it: an attempt that started a child is over long before the child is."""
+    """Weigh each span with those below it: an attempt that started a child is over long before the child is."""
     order = list(below.get(None, ()))
     for span in order:  # grows while it is walked, parents before their children
         order.extend(below.get(span.span_id, ()))
@@ -142,7 +142,7 @@ def _weights(below: Mapping[str | None, Sequence[SpanRecord]], now_ns: int) -> d
 
 
 def _grouped(spans: list[SpanRecord], siblings: int | None, weights: Mapping[str, _Weight]) -> list[list[SpanRecord]]:
-    """Put each span in a group of its own, but the lightest beyond `siblings` in one; in the order of their starts."""
+    """Return each span as a group, but the lightest beyond `siblings` as one group; in the order of their starts."""
     if siblings is None or len(spans) <= siblings:
         return [[span] for span in spans]
     weighed = sorted(spans, key=lambda span: weights[span.span_id])
@@ -176,7 +176,7 @@ def _bar_style(line: _Line) -> str:
 
 
 def _bar(begin: float, end: float, width: int) -> str:
-    """Draw the part of `width` columns from `begin` to `end` (0 to 1), in half columns, at least one of them."""
+    """Return a bar from `begin` to `end` (0 to 1) of `width` columns, in half columns, at least one of them."""
     first = min(round(begin * width * 2), width * 2 - 1)
     last = max(round(end * width * 2), first + 1)
     column, begun = divmod(first, 2)
