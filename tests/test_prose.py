@@ -10,15 +10,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = [ROOT / "engine/spanloom/engine", ROOT / "stores/spanloom/stores"]
-PACKAGES += [ROOT / "worker/spanloom/worker", ROOT / "worker/spanloom/cli"]
+PACKAGES = {
+    "engine": ROOT / "engine/spanloom/engine",
+    "stores": ROOT / "stores/spanloom/stores",
+    "worker": ROOT / "worker/spanloom/worker",
+    "cli": ROOT / "worker/spanloom/cli",
+}
 TURNS = {
     "what": r"what",
     "speech": r"tell|tells|told|say|says|said|ask|asks|asked|hear|hears|heard",
     "who": r"who|whoever|whose",
     "somebody": r"somebody|nobody|someone|everyone",
 }
-LIMITS = {"what": 8.3, "speech": 3.1, "who": 2.8, "somebody": 0.7}  # per 1,000 words; each may only fall
+LIMITS = {  # by package, in 1,000 words; each may only fall
+    "engine": {"what": 0.1, "speech": 0.1, "who": 1.3, "somebody": 0.0},
+    "stores": {"what": 0.4, "speech": 0.0, "who": 2.3, "somebody": 0.0},
+    "worker": {"what": 2.2, "speech": 0.5, "who": 0.7, "somebody": 0.5},
+    "cli": {"what": 2.4, "speech": 2.9, "who": 0.3, "somebody": 0.5},  # nearly all in the help of commands
+}
 
 
 def docstrings(source: str) -> Iterator[tuple[ast.AST, str]]:
@@ -33,17 +42,18 @@ def found(pattern: str, text: str) -> int:
     return len(re.findall(rf"\b(?:{pattern})\b", text, re.IGNORECASE))
 
 
-def sources() -> list[Path]:
-    return [path for package in PACKAGES for path in sorted(package.rglob("*.py"))]
+def sources(*packages: str) -> list[Path]:
+    return [path for package in packages for path in sorted(PACKAGES[package].rglob("*.py"))]
 
 
+@pytest.mark.parametrize("package", PACKAGES)
 @pytest.mark.parametrize("turn", TURNS)
-def test_docstrings_use_no_more_of_a_private_turn_than_before(turn: str) -> None:
-    texts = [text for path in sources() for _, text in docstrings(path.read_text())]
+def test_docstrings_use_no_more_of_a_private_turn_than_before(package: str, turn: str) -> None:
+    texts = [text for path in sources(package) for _, text in docstrings(path.read_text())]
     words = sum(len(text.split()) for text in texts)
-    assert words > 20_000
+    assert words > 4_000
     per_thousand = 1000 * sum(found(TURNS[turn], text) for text in texts) / words
-    assert per_thousand <= LIMITS[turn], f"{turn}: {per_thousand:.2f} per 1,000 words"
+    assert per_thousand <= LIMITS[package][turn], f"{turn} in {package}: {per_thousand:.2f} per 1,000 words"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +73,7 @@ def test_the_docstring_of_an_error_begins_with_when_it_is_raised() -> None:
     names = {"Exception", "BaseException", "ValueError"}
     others: list[str] = []
     count = 0
-    for path in sorted(sources(), key=lambda path: path.name != "errors.py"):
+    for path in sorted(sources(*PACKAGES), key=lambda path: path.name != "errors.py"):
         for node, text in docstrings(path.read_text()):
             bases = {base.id for base in getattr(node, "bases", []) if isinstance(base, ast.Name)}
             if isinstance(node, ast.ClassDef) and bases & names:
