@@ -75,19 +75,17 @@ class _LazyGroup(click.Group):
 def root(context: click.Context) -> None:
     """Durable node workflows on a Redis queue, traced end to end.
 
-    Every command finds its store and Redis in one of three ways: --app MODULE:ENGINE (or SPANLOOM_APP) names an
-    engine of yours and uses what it was given; --store and --redis are URLs; without either, SPANLOOM_STORE_URL and
-    SPANLOOM_REDIS_URL are used.
+    Every command finds its store and Redis in one of three ways: --app MODULE:ENGINE (or SPANLOOM_APP) uses those of
+    your engine; --store and --redis are URLs; without either, SPANLOOM_STORE_URL and SPANLOOM_REDIS_URL are used.
 
     \b
       spanloom worker orders:engine --processes 4
       spanloom run --app orders:engine orders --input '{"id": 7}'
       spanloom show 3f9a21c4        an id's last or first six characters do, while they are unique
 
-    In a terminal the output is made to be looked at; in a pipe it is tab-separated, without colours and never cut;
-    with --json it is JSON, with the fields of the Python models. Exit codes: 0 done; 1 what was asked for failed, such
-    as a run that ended as failed or a retry that is refused; 2 a mistake in the request, or a service that does not
-    answer.
+    In a terminal the output is drawn; in a pipe it is tab-separated, without colours and never cut; with --json it is
+    JSON, with the fields of the Python models. Exit codes: 0 done; 1 the request failed, such as a run that ended as
+    failed or a retry that is refused; 2 a mistake in the request, or a service that does not answer.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

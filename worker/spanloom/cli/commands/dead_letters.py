@@ -27,14 +27,14 @@ def dead_letters(
 ) -> None:
     """List failed executions that wait for someone, newest first.
 
-    The first of each family only: its children hang below it in `spanloom show`, and are retried with it.
+    Only the root of each family is listed: its children are shown below it by `spanloom show`, and retried with it.
 
     \b
-    What to do with one:
-      spanloom show ID          what became of its nodes
-      spanloom logs ID          what they said; show --attempts NODE has the tracebacks
-      spanloom retry ID         run it on from where it failed, once the cause is mended
-      spanloom replay ID        start anew with its data, in a mended version: --version latest --from NODE
+    Ways to deal with one:
+      spanloom show ID          the states of its nodes
+      spanloom logs ID          their log lines; show --attempts NODE has the tracebacks
+      spanloom retry ID         continue it from the failed nodes, once the cause is fixed
+      spanloom replay ID        start anew with its data, in a fixed version: --version latest --from NODE
       spanloom acknowledge ID   take it off this list
 
     retry and acknowledge take the same filters as this, to deal with many at once.

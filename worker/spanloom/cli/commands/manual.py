@@ -31,12 +31,12 @@ def fail(
 ) -> int:
     """Fail running or paused executions by hand.
 
-    As a deadline would: what is running may end, what is ready is held for a retry, and their children are left alone.
-    `spanloom cancel` ends all of it for good.
+    As after a deadline, running nodes may end, ready nodes are held for a retry, and children are left alone.
+    `spanloom cancel` ends all of them for good.
 
     EXECUTION_ID is an id, or the first or last six or more characters of a recent one's; several are done one after the
     other. In a pipe each is a line of tab-separated id, `failed`, `done` or `already`, and revision. With --json each
-    line is one JSON object. Exit code 1: at least one was refused, and standard error says why.
+    line is one JSON object. Exit code 1: at least one was refused, with the reason on standard error.
     """
     transition = partial(WorkflowEngine.set_execution_status, status=ExecutionStatus.FAILED, error=error)
     action = Action("fail", "failed", transition)
@@ -48,13 +48,12 @@ def fail(
 def node(context: click.Context) -> None:
     """End a node by hand, in place of a worker.
 
-    What follows from that follows: its successors run, the execution may end. The node may be queued, held or waiting,
-    or have been lost with its worker. Refused are a node that a live worker runs, one that nothing has led to yet, and
-    one that has ended.
+    Its successors run then, and the execution may end. The node may be queued, held or waiting, or have been lost with
+    its worker. A node is refused if a live worker runs it, if it was not reached yet, or if it has ended.
 
     \b
       spanloom node complete 3f9a21c4 approve --data '{"by": "ada"}' --next ship
-      spanloom node fail 3f9a21c4 approve --error 'nobody answered'
+      spanloom node fail 3f9a21c4 approve --error 'no answer'
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help())

@@ -51,11 +51,11 @@ def purge(
 ) -> int:
     """Delete executions that ended long ago.
 
-    With their nodes, results, logs, spans, events and idempotency keys. Whole families go, by the status of their first
-    execution, the oldest first; one that still has something open, or that ended later, stays whole. In a terminal
-    you are told how many they are, and asked; in a pipe --yes is needed.
+    With their nodes, results, logs, spans, events and idempotency keys. Whole families are deleted, by the status of
+    their root, the oldest first. A family that is still open, or that ended later, stays. A terminal shows their number
+    and prompts; in a pipe --yes is needed.
 
-    Prints how many went, or with --dry-run would go; with --json {"executions": …, "dry_run": …}.
+    Prints the number that was deleted, or with --dry-run would be; with --json {"executions": …, "dry_run": …}.
 
     \b
       spanloom purge --older-than 30d --yes

@@ -58,14 +58,14 @@ def replay(
     """Start a new execution with the data of an earlier one.
 
     EXECUTION is the id of the earlier one, or the first or last six or more characters of a recent one's; it stays as
-    it is. The new one has its input, priority, deadline and metadata; without --from all nodes run, with --from these
-    and all that follows from them, so far as the others had ended.
+    it is. The new one has its input, priority, deadline and metadata. Without --from all nodes run; with --from, these
+    nodes and their descendants run, and the others if they had not ended.
 
-    Prints the new id, or with --json the new execution, and does not wait: `spanloom show` tells how it goes.
+    Prints the new id, or with --json the new execution, and does not wait; `spanloom show` shows its state.
 
-    Without EXECUTION, filters say which, or --all: of those that have ended and have no parent, the oldest first. In a
-    terminal you are told how many they are, and asked; in a pipe --yes is needed. Each has a line: its id and, by a
-    tab, the new one (with --dry-run none); with --json {"execution_id": …, "started": …}. Exit code 1: one was refused.
+    Without EXECUTION, filters or --all select executions that have ended and have no parent, the oldest first. A
+    terminal shows their number and prompts; in a pipe --yes is needed. Each has a line: its id and, by a tab, the new
+    one (with --dry-run none); with --json {"execution_id": …, "started": …}. Exit code 1: one was refused.
 
     \b
       spanloom replay 3f9a21c4 --version latest --from charge

@@ -48,9 +48,9 @@ def worker(app: str, processes: int, metrics_port: int | None, metrics_host: str
     SIGTERM or Ctrl-C: nothing new is started, running nodes have their grace, the rest goes back to the queue; then it
     exits with 0. With several processes, one that dies is replaced.
 
-    With --metrics-port it serves /metrics for Prometheus; /healthz, which is 200 while its loop goes round; and
-    /readyz, which is 503, and says why, while it does not work: its store or Redis does not answer, the store's schema
-    is another release's, or it stops. They ask for no password, so without --metrics-host only this machine sees them.
+    With --metrics-port it serves /metrics for Prometheus; /healthz, which is 200 while its loop runs; and /readyz,
+    which is 503, with the reason, while it does not work: its store or Redis does not answer, the store's schema is
+    another release's, or it stops. They need no password, so without --metrics-host only this machine can reach them.
 
     \b
       spanloom worker orders:engine --processes 4 --concurrency 8 --queues high,default
