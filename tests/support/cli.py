@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import pty
-import subprocess
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from spanloom.cli.exit_codes import DONE
 from spanloom.engine import ExecutionStore
 from spanloom.engine.store.requests import Claim, LogLine, NodeKey, Outcome, RecordRequest, SpanLine, StartRequest
 from spanloom.testing.workflows import chain, single
+from support.fork_server import run_in_terminal
 
 OLDER = "019cb2f4-1111-7abc-8def-0123456789ab"
 NEWER = "019cb2f4-2222-7abc-8def-ba9876543210"
@@ -64,25 +63,11 @@ def in_terminal(arguments: list[str], *, answer: str | None = None, code: int = 
 
     Without an answer nobody sits there: its input is empty.
     """
-    ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "PYTHONUTF8": "1"}
     environment.pop("NO_COLOR", None)
-    command = [sys.executable, "-m", "spanloom.cli", *arguments]
-    typed = subprocess.DEVNULL if answer is None else theirs
-    with subprocess.Popen(command, stdin=typed, stdout=theirs, stderr=theirs, env=environment) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while chunk := os.read(ours, 65536):
-                shown += chunk
-                if answer is not None and shown.endswith(b"[y/N] "):
-                    os.write(ours, f"{answer}\n".encode())
-        except OSError:  # how Linux says that the other end is closed
-            pass
-        finally:
-            os.close(ours)
-        assert process.wait(timeout=30) == code, shown.decode()
-    return shown.decode()
+    done = run_in_terminal(arguments, Path.cwd(), environment, question="[y/N] ", answer=answer)
+    assert done.returncode == code, done.stdout
+    return done.stdout
 
 
 APP = """

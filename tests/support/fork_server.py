@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-__all__ = ["Finished", "ForkServer", "ForkedProcess", "run_command"]
+__all__ = ["Finished", "ForkServer", "ForkedProcess", "run_command", "run_in_terminal"]
 
 MODULE = "support.fork_server"  #: under which name it is run, and found among the processes
 _TESTS = Path(__file__).parent.parent
@@ -164,6 +164,33 @@ def run_command(arguments: Sequence[str], folder: Path, environment: Mapping[str
     return Finished(int(ended.read_text()), out.read_text(), error.read_text())
 
 
+def run_in_terminal(
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], *, question: str, answer: str | None
+) -> Finished:
+    """Run a `spanloom` command to its end in a terminal; `answer` is typed when what is shown ends with `question`.
+
+    Without an answer nobody sits there: its input is empty. What is shown is returned as its stdout.
+    """
+    server = _command_server()
+    ended = Path(tempfile.mkdtemp(dir=server.folder)) / "ended"
+    ours, theirs = os.openpty()
+    try:
+        terminal = os.ttyname(theirs)
+        request = _request(arguments, folder, environment, terminal, Path(terminal), ended)
+        server.fork(request | {"in": os.devnull if answer is None else terminal})
+        give_up = time.monotonic() + _COMMAND_SECONDS
+        shown = b""
+        while (readable := select.select([ours], [], [], _POLL_SECONDS)[0]) or not ended.exists():
+            assert time.monotonic() < give_up, f"`spanloom {' '.join(arguments)}` does not end: {shown.decode()}"
+            shown += os.read(ours, 65536) if readable else b""
+            if readable and answer is not None and shown.endswith(question.encode()):
+                os.write(ours, f"{answer}\n".encode())
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return Finished(int(ended.read_text()), shown.decode(), "")
+
+
 def _request(
     arguments: Sequence[str],
     folder: Path,
@@ -178,6 +205,7 @@ def _request(
         "argv": ["spanloom", *arguments],
         "cwd": str(folder),
         "env": dict(environment),
+        "in": os.devnull,
         "out": str(out),
         "err": str(error),
         "ended": str(ended),
@@ -263,7 +291,7 @@ def _become(request: Mapping[str, Any], alive: int) -> None:
             os.close(alive)
         else:
             os.environ[request["parent_pipe"]] = str(alive)
-        _open_files(request["out"], request["err"])
+        _open_files(request["in"], request["out"], request["err"])
         sys.argv[:] = request["argv"]
         module, _, name = request["call"].partition(":")
         code = getattr(importlib.import_module(module), name)(*request["arguments"])
@@ -278,9 +306,9 @@ def _become(request: Mapping[str, Any], alive: int) -> None:
         os._exit(code)
 
 
-def _open_files(out: str, error: str) -> None:
+def _open_files(source: str, out: str, error: str) -> None:
     new = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    for number, place in ((0, os.devnull), (1, out), (2, error)):
+    for number, place in ((0, source), (1, out), (2, error)):
         flags = os.O_RDONLY if number == 0 else os.O_WRONLY if Path(place).is_fifo() else new
         opened = 1 if number == 2 and place == out else os.open(place, flags, 0o600)
         os.dup2(opened, number)

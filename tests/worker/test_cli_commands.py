@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from spanloom.engine import ExecutionStore
 from spanloom.engine.store.models import Execution
 from spanloom.stores import open_store
 from support.cli import APP, Control, Invoke
+from support.fork_server import Finished, run_command
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -55,25 +55,18 @@ class TestRunning:
     @pytest.fixture
     def app(
         self, sqlite_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> Callable[..., subprocess.CompletedProcess[str]]:
+    ) -> Callable[..., Finished]:
         """An application in the working directory; call it to run a command with its environment."""
         (tmp_path / "shop.py").write_text(APP)
         environment = {"SPANLOOM_STORE_URL": sqlite_url, "SPANLOOM_REDIS_URL": redis_url, "SPANLOOM_APP": "shop:engine"}
 
-        def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [sys.executable, "-m", "spanloom.cli", *arguments],
-                env={**os.environ, **environment},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
+        def call(*arguments: str) -> Finished:
+            return run_command(arguments, Path.cwd(), {**os.environ, **environment})
 
         return call
 
     def test_what_was_started_without_waiting_is_run_by_a_worker_and_read_back(
-        self, app: Callable[..., subprocess.CompletedProcess[str]]
+        self, app: Callable[..., Finished]
     ) -> None:
         started = app("run", "orders", "--input", '{"id": 7}', "--no-wait", "--metadata", "day=monday", "--key", "k7")
         again = app("run", "orders", "--input", '{"id": 7}', "--no-wait", "--key", "k7")
@@ -102,16 +95,14 @@ class TestRunning:
         assert execution is not None
         assert execution.deadline_seconds == 300
 
-    def test_waiting_without_a_worker_ends_with_the_timeout(
-        self, app: Callable[..., subprocess.CompletedProcess[str]]
-    ) -> None:
+    def test_waiting_without_a_worker_ends_with_the_timeout(self, app: Callable[..., Finished]) -> None:
         done = app("run", "orders", "--input", '{"id": 7}', "--timeout", "0.2")
         assert (done.returncode, done.stdout) == (FAILED, "")
         assert "is a worker running?" in done.stderr
 
     def test_waiting_prints_the_output_or_the_failure(
         self,
-        app: Callable[..., subprocess.CompletedProcess[str]],
+        app: Callable[..., Finished],
         sqlite_url: str,
         redis_url: str,
     ) -> None:

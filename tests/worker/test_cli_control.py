@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from spanloom.cli.exit_codes import DONE, FAILED, MISTAKE, run
 from spanloom.engine import ExecutionStore
 from support.cli import APP, NEWER, OLDER, Control, in_terminal
+from support.fork_server import run_command
 
 pytestmark = pytest.mark.usefixtures("clean_environment", "store")
 
@@ -85,10 +84,7 @@ def test_controlling_through_an_application_registers_nothing(
 ) -> None:
     (tmp_path / "shop.py").write_text(APP)
     environment = {"SPANLOOM_STORE_URL": sqlite_url, "SPANLOOM_REDIS_URL": redis_url, "SPANLOOM_APP": "shop:engine"}
-    done = subprocess.run(
-        [sys.executable, "-m", "spanloom.cli", "pause", NEWER],
-        env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    done = run_command(["pause", NEWER], Path.cwd(), {**os.environ, **environment})
     assert (done.returncode, done.stdout) == (DONE, f"{NEWER}\tpaused\tdone\t1\n"), done.stderr
     assert [one.version for one in store.list_workflow_versions("orders").items] == [2, 1]
 
