@@ -24,6 +24,7 @@ from spanloom.testing.servers import redis_server as new_redis_server
 from support.fork_server import MODULE as FORK_SERVER
 from support.memory_disk import memory_disk
 from support.postgres import copied_database, watch_transitions
+from support.reading import begin_elsewhere
 from support.selection import select_stores
 
 SETTLE_SECONDS = 5.0  # how long what a test stopped may take to be gone
@@ -67,13 +68,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --every-store."""
-    parser.addoption("--every-store", action="store_true", help="run each end-to-end behaviour over every store")
+    parser.addoption(
+        "--every-store", action="store_true", help="run each end-to-end behaviour over every store"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep what tests write in memory, where there is room: they write gigabytes, and read little of it again."""
     if config.option.basetemp is None and IN_MEMORY is not None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Share the reading of the files among the processes."""
+    begin_elsewhere(session.config)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -93,9 +102,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 items[:] = [item for item in items if not item.get_closest_marker(mark)]
 
 
-def _turn(item: pytest.Item) -> int:
+def _turn(item: pytest.Item) -> tuple[int, str]:
     path = item.path.as_posix()
-    return next((place for place, name in enumerate(_LONG) if path.endswith(name)), len(_LONG))
+    return next((place for place, name in enumerate(_LONG) if path.endswith(name)), len(_LONG)), path
 
 
 def _run(make: Callable[[], AnyServer]) -> Iterator[AnyServer]:
