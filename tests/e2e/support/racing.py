@@ -14,6 +14,8 @@ from typing import Any
 
 from spanloom.engine import NodeRegistry, Workflow, WorkflowEngine
 
+SPIN_SECONDS = 0.01  #: of the wait, at its end: two that spin for all of it keep a machine of two cores busy
+
 registry = NodeRegistry()
 
 
@@ -29,6 +31,7 @@ def main() -> None:
         for line in sys.stdin:
             asked: dict[str, Any] = json.loads(line)
             workflow = Workflow.model_validate(asked["workflow"]) if "workflow" in asked else None
+            time.sleep(max(0.0, asked["at"] - time.time() - SPIN_SECONDS))
             late = time.time() >= asked["at"]
             while time.time() < asked["at"]:  # spins: a sleep would not end in both at the same instant
                 pass
