@@ -25,7 +25,7 @@ from support.fork_server import MODULE as FORK_SERVER
 from support.memory_disk import memory_disk
 from support.postgres import copied_database, watch_transitions
 from support.reading import begin_elsewhere
-from support.selection import select_stores
+from support.selection import select
 
 SETTLE_SECONDS = 5.0  # how long what a test stopped may take to be gone
 _SERVICES = {"redis_server", "postgres_server"}
@@ -69,7 +69,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --every-store."""
     parser.addoption(
-        "--every-store", action="store_true", help="run each end-to-end behaviour over every store"
+        "--every-store", action="store_true", help="run each behaviour over every store, and in every case"
     )
 
 
@@ -92,7 +92,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _SERVICES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.services)
-    select_stores(config, items)
+    select(config, items)
     yield  # -m and -k take their share
     for mark in ("torture", "backend"):
         if mark not in config.option.markexpr:

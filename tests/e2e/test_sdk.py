@@ -163,6 +163,7 @@ def dead_collector(how: str) -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("how", ["gone", "silent"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_dead_collector_is_not_waited_for(protocol: str, how: str) -> None:

@@ -1,20 +1,22 @@
-"""Which tests run over which store: every behaviour over one of them, and over the others in `make torture`.
+"""What `make test` runs of that which repeats itself: each behaviour once, and the rest in `make torture`.
 
 The stores' semantics are the business of the conformance suite, which every store passes in every run. A behaviour end
 to end is run over one store, chosen by a hash of its name that is the same in every process and every run, so that each
-store sees a third of them. Tests of what a store's processes do to each other, marked `every_store`, meet all stores;
-what makes sense over some of them only is marked `stores`.
+store sees a third of them; so do other tests that are marked `one_store`. Tests of what a store's processes do to each
+other, marked `every_store`, meet all stores that processes can share; what makes sense over some only is marked
+`stores`. Of the cases of a test that is marked `one_in`, a share is chosen by the same hash.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-__all__ = ["KINDS", "chosen", "kind_of", "kinds_for", "name_of", "select_stores"]
+__all__ = ["KINDS", "chosen", "kind_of", "kinds_for", "name_of", "select", "share_of"]
 
 KINDS = ("memory", "sqlite", "postgres")
 _TESTS = Path(__file__).parent.parent
@@ -24,13 +26,18 @@ _LIKE_SQLITE = ("model/test_model.py", "differential/test_differential.py")
 
 def chosen(name: str, kinds: Sequence[str]) -> str:
     """Return the one of `kinds` over which the test of this name is run."""
-    return kinds[zlib.crc32(name.encode()) % len(kinds)]
+    return kinds[_hash(name) % len(kinds)]
 
 
-def select_stores(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the stores that a test is not for, and mark as torture those that only `make torture` runs it over.
+def share_of(cases: Sequence[str], number: int) -> list[str]:
+    """Return one in `number` of the cases, rounded up, so that there is one at least."""
+    return sorted(cases, key=_hash)[: math.ceil(len(cases) / number)]
 
-    All that it is for are run if tests are named, by -k or an id, and with --every-store.
+
+def select(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the stores that a test is not for, and mark as torture what only `make torture` runs.
+
+    All that a test is for is run if tests are named, by -k or an id, and with --every-store.
     """
     found = [(item, kind) for item in items if (kind := kind_of(item)) is not None]
     others = {item for item, kind in found if kind not in kinds_for(item)}
@@ -40,17 +47,42 @@ def select_stores(config: pytest.Config, items: list[pytest.Item]) -> None:
     named = config.option.keyword or any("::" in one for one in config.args)
     if config.option.every_store or (named and "torture" not in config.option.markexpr):
         return
+    _choose_stores([(item, kind) for item, kind in found if item not in others])
+    _choose_shares(items)
+
+
+def _choose_stores(found: Sequence[tuple[pytest.Item, str]]) -> None:
     behaviours: dict[str, dict[str, pytest.Item]] = {}
     for item, kind in found:
         path = item.path.relative_to(_TESTS).as_posix()
         if kind == "memory" and path in _LIKE_SQLITE:
             item.add_marker(pytest.mark.torture)
-        if path.startswith("e2e/") and item not in others and not item.get_closest_marker("every_store"):
+        if item.get_closest_marker("every_store"):
+            if kind == "memory":  # it has no processes
+                item.add_marker(pytest.mark.torture)
+        elif path.startswith("e2e/") or item.get_closest_marker("one_store"):
             behaviours.setdefault(name_of(item, kind), {})[kind] = item
     for name, over in behaviours.items():
         kept = chosen(name, [kind for kind in KINDS if kind in over])
         for kind, item in over.items():
             if kind != kept:
+                item.add_marker(pytest.mark.torture)
+
+
+def _choose_shares(items: Sequence[pytest.Item]) -> None:
+    """Choose among the cases of each test, or of each file, that would be run at all."""
+    groups: dict[tuple[str, int], dict[str, pytest.Item]] = {}
+    for item in items:
+        mark = item.get_closest_marker("one_in")
+        if mark is None or item.get_closest_marker("torture"):
+            continue
+        file, _, test = item.nodeid.partition("::")
+        within = file if mark.kwargs.get("of") == "file" else f"{file}::{test.partition('[')[0]}"
+        groups.setdefault((within, mark.args[0]), {})[item.nodeid] = item
+    for (_, number), cases in groups.items():
+        kept = set(share_of(list(cases), number))
+        for name, item in cases.items():
+            if name not in kept:
                 item.add_marker(pytest.mark.torture)
 
 
@@ -73,3 +105,7 @@ def name_of(item: pytest.Item, kind: str) -> str:
     others = parameters.split("-")
     others.remove(kind)
     return f"{item.path.relative_to(_TESTS).as_posix()}::{test}[{'-'.join(others)}]"
+
+
+def _hash(name: str) -> int:
+    return zlib.crc32(name.encode())
