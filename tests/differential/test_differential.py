@@ -25,7 +25,7 @@ DRAWN = settings(
 @pytest.mark.timeout(600)  # of which all but a minute is for making a difference small
 @pytest.mark.parametrize("kind", KINDS)
 def test_workers_and_reference_agree(running: Runner) -> None:
-    @settings(DRAWN, max_examples=100, derandomize=True)
+    @settings(DRAWN, max_examples=40, derandomize=True)
     @given(cases())
     def agrees(case: dict[str, Any]) -> None:
         running.check(case)
@@ -35,7 +35,7 @@ def test_workers_and_reference_agree(running: Runner) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS[1:])
-@pytest.mark.parametrize("most", [10, pytest.param(300, marks=[pytest.mark.torture, pytest.mark.timeout(3_600)])])
+@pytest.mark.parametrize("most", [6, pytest.param(300, marks=[pytest.mark.torture, pytest.mark.timeout(3_600)])])
 def test_worker_processes_and_reference_agree(running_processes: Runner, most: int) -> None:
     # A difference is not made small: the workers in threads do that, and what these find needs processes.
     @settings(DRAWN, max_examples=most, derandomize=True, phases=[Phase.generate])

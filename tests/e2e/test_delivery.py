@@ -65,6 +65,7 @@ def test_a_node_that_runs_for_longer_than_its_lease_is_never_run_twice(idle_syst
 
 
 BACKLOG = 500
+LOST = [600, pytest.param(2_000, marks=pytest.mark.torture)]  #: more than one sweep queues again
 
 
 @pytest.mark.stores("sqlite", "postgres", why="an in-memory store has no worker processes to signal")
@@ -165,16 +166,17 @@ def test_a_flushed_redis_loses_nothing(system: System) -> None:
         assert system.engine.wait(execution_id, timeout=60).status is ExecutionStatus.COMPLETED
 
 
-def test_a_backlog_that_redis_lost_is_back_and_each_of_it_runs_once(idle_system: System) -> None:
+@pytest.mark.parametrize("lost", LOST)
+def test_a_backlog_that_redis_lost_is_back_and_each_of_it_runs_once(idle_system: System, lost: int) -> None:
     system = idle_system
     workflow_id = system.register({"id": "a", "type": "echo"})
-    ids = system.engine.enqueue_workflows(workflow_id, range(2_000))
+    ids = system.engine.enqueue_workflows(workflow_id, range(lost))
 
     system.redis.flushall()
 
     with system.working():
         outputs = [system.engine.wait(execution_id, timeout=60).output for execution_id in ids]
-    assert outputs == list(range(2_000))
+    assert outputs == list(range(lost))
     assert all(system.ran(execution_id) == ["a"] for execution_id in ids)
 
 

@@ -19,6 +19,7 @@ import pytest
 from spanloom.engine import Execution, ExecutionFilter, ExecutionStatus, NodeStatus
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.stores import open_store
+from support.fork_server import run_command
 
 CENSUS = Path(__file__).parents[2] / "examples" / "census.py"
 PATIENCE_SECONDS = 60.0
@@ -130,8 +131,7 @@ def spanloom(*arguments: str, store: Path) -> str:
         "SPANLOOM_STORE_URL": f"sqlite:///{store}",
         "SPANLOOM_REDIS_URL": "unix:///nowhere/redis.sock",
     }
-    command = [sys.executable, "-m", "spanloom.cli", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    done = run_command(arguments, store.parent, environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -129,7 +129,7 @@ def test_a_single_node_workflow_works(system: System) -> None:
     assert system.run(workflow_id, {"x": 1}).output == {"x": 1}
 
 
-@pytest.mark.torture  # five thousand nodes in a grid run every time, in test_large.py
+@pytest.mark.torture  # two thousand nodes in a grid run every time, in test_large.py
 def test_ten_thousand_nodes_that_one_joins_work(system: System) -> None:
     width = 9_998
     nodes = [{"id": "start", "type": "value", "config": {"value": 7}}]

@@ -10,9 +10,9 @@ import pytest
 from e2e.support.harness import System
 from spanloom.engine import ExecutionStatus, NodeRun, NodeStatus
 
-#: Half of it in every run, and the whole on every store in `make torture`: that the cost of a node does not grow with
+#: A part of it in every run, and the whole on every store in `make torture`: that the cost of a node does not grow with
 #: their number is what the stores' test_costs.py counts.
-SIDES = [70, pytest.param(100, marks=pytest.mark.torture)]
+SIDES = [45, pytest.param(100, marks=pytest.mark.torture)]
 WIDTHS = [1_000, pytest.param(2_000, marks=pytest.mark.torture)]
 
 

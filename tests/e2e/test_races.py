@@ -19,7 +19,8 @@ from spanloom.stores import open_store
 
 pytestmark = pytest.mark.every_store
 
-RACES = 25
+RACES = [10, pytest.param(50, marks=pytest.mark.torture)]
+MOST_RACES = 100  #: until each was first once
 SOON_SECONDS = (0.02, 0.5)  #: at first and at most: enough for both to have read what they are to do
 RACING = Path(__file__).parent / "support" / "racing.py"
 
@@ -83,12 +84,13 @@ def flow(workflow_id: str, *nodes: str) -> dict[str, Any]:
     return {"workflow": {"id": workflow_id, "nodes": [{"id": node, "type": "work"} for node in nodes]}}
 
 
+@pytest.mark.parametrize("races", RACES)
 def test_registrations_and_keyed_starts_of_two_processes_do_not_meet(
-    racers: list[Racer], store: ExecutionStore
+    racers: list[Racer], store: ExecutionStore, races: int
 ) -> None:
     first_to_register: Counter[int] = Counter()
     number = 0
-    while number < RACES or (len(first_to_register) < 2 and number < 4 * RACES):
+    while number < races or (len(first_to_register) < 2 and number < MOST_RACES):
         # different content: two versions, whoever is first; each process is told its own
         nodes = (f"a{number}", f"b{number}")
         versions = race(racers, *(flow("distinct", node) for node in nodes))

@@ -365,12 +365,14 @@ def one_typo() -> dict[str, list[str]]:
     return grid() | {"last": ["n50-505"]}
 
 
+@pytest.mark.parametrize("most", [4_000, pytest.param(BIG, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("shape", [wide, chain, grid, unknown, one_typo], ids=lambda shape: shape.__name__)
-def test_10_000_nodes_are_read_checked_and_planned_in_step_with_their_number(
-    shape: Any, monkeypatch: pytest.MonkeyPatch
+def test_thousands_of_nodes_are_read_checked_and_planned_in_step_with_their_number(
+    shape: Any, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(globals(), "BIG", most)
     of_all = seconds_of(shape, tries=1)
-    monkeypatch.setitem(globals(), "BIG", BIG // 5)
+    monkeypatch.setitem(globals(), "BIG", most // 5)
 
     assert of_all < 20 * seconds_of(shape, tries=3)  # five times as many nodes: 25 times, if each met all others
 

@@ -1,7 +1,8 @@
 """A short cut of `make chaos`: real workers and engines under each kind of fault, and under all that SQLite can meet.
 
-What is done to one server is done in one scenario. Held to the same bar, but for how long the work may stand still: the
-machine may be busy with something else.
+What is done to one server is done in one scenario. Every run meets each kind of fault: what SQLite meets together with
+others comes by itself in `make torture`. Held to the same bar, but for how long the work may stand still: the machine
+may be busy with something else.
 """
 
 from __future__ import annotations
@@ -65,11 +66,11 @@ def endure(
 @pytest.mark.parametrize(
     "faults",
     [
-        [KillWorkers(pace=0.6)],
+        pytest.param([KillWorkers(pace=0.6)], marks=pytest.mark.torture),
         [StopWorkers()],
-        [FlushRedis(pace=0.3), KillRedis(pace=0.3)],
+        pytest.param([FlushRedis(pace=0.3), KillRedis(pace=0.3)], marks=pytest.mark.torture),
         [RestartPostgres(pace=0.3, down=DOWN), TerminateBackends()],
-        [KillEngines(pace=0.7), PushAgain()],
+        pytest.param([KillEngines(pace=0.7), PushAgain()], marks=pytest.mark.torture),
     ],
     ids=lambda faults: " and ".join(fault.name for fault in faults),
 )
