@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -23,7 +24,7 @@ from spanloom.testing.servers import postgres_server as new_postgres_server
 from spanloom.testing.servers import redis_server as new_redis_server
 from support.fork_server import MODULE as FORK_SERVER
 from support.memory_disk import memory_disk
-from support.postgres import copied_database, watch_transitions
+from support.postgres import at_work, copied_database, stop_watching, watch_transitions
 from support.reading import begin_elsewhere
 from support.selection import select
 
@@ -102,6 +103,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 items[:] = [item for item in items if not item.get_closest_marker(mark)]
 
 
+def pytest_collection_finish() -> None:
+    """Leave what was collected to the garbage collector no more: it is large, and stays to the end."""
+    gc.collect()
+    gc.freeze()
+
+
 def _turn(item: pytest.Item) -> tuple[int, str]:
     path = item.path.as_posix()
     return next((place for place, name in enumerate(_LONG) if path.endswith(name)), len(_LONG)), path
@@ -162,6 +169,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         for server in _run(lambda: new_postgres_server(folder, fsync=False)):
             _keep_small(server)
             yield server
+            stop_watching(server)
     finally:
         shutil.rmtree(folder)
 
@@ -231,19 +239,7 @@ def no_transaction_left(postgres_server: PostgresServer, _module_database: str) 
 
 
 def _nobody_is_at_work(server: PostgresServer, database: str) -> None:
-    import psycopg
-
-    with psycopg.connect(server.url, autocommit=True) as connection:
-
-        def at_work() -> list[str]:
-            found = connection.execute(
-                "select coalesce(state, '?') || ': ' || query from pg_stat_activity"
-                " where datname = %s and backend_type = 'client backend' and state is distinct from 'idle'",
-                [database],
-            )
-            return [str(query) for (query,) in found.fetchall()]
-
-        left = _wait_until_empty(at_work)
+    left = _wait_until_empty(lambda: at_work(server, database))
     assert not left, f"connections of this test are still at work: {left}"
 
 

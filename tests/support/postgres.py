@@ -3,15 +3,51 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from spanloom.engine.store.states import EXECUTION_TRANSITIONS, NODE_TRANSITIONS
 from spanloom.testing.servers import PostgresServer
 
 _PASSES = 2000
 _WAITING = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+_AT_WORK = (
+    "select coalesce(state, '?') || ': ' || query from pg_stat_activity"
+    " where datname = %s and backend_type = 'client backend' and state is distinct from 'idle'"
+)
 _numbers = itertools.count(1)
+_watchers: dict[PostgresServer, Any] = {}
+_lock = threading.Lock()
+
+
+def at_work(server: PostgresServer, database: str) -> list[str]:
+    """Return what the connections to this database do that are not idle."""
+    found = _watching(server).execute(_AT_WORK, [database])
+    return [str(query) for (query,) in found.fetchall()]
+
+
+def _watching(server: PostgresServer) -> Any:
+    """Return a connection that stays from one test to the next: to connect costs more than what it does."""
+    import psycopg
+
+    with _lock:
+        if server in _watchers:
+            try:
+                _watchers[server].execute("select 1")
+            except psycopg.OperationalError:  # a test ended it, or the server
+                stop_watching(server)
+            else:
+                return _watchers[server]
+        _watchers[server] = psycopg.connect(server.url, autocommit=True)
+        return _watchers[server]
+
+
+def stop_watching(server: PostgresServer) -> None:
+    """Close the connection to this server that stayed."""
+    if server in _watchers:
+        _watchers.pop(server).close()
 
 
 @contextmanager
@@ -20,18 +56,14 @@ def copied_database(server: PostgresServer, template: str) -> Iterator[str]:
 
     A copy takes a fraction of a migration.
     """
-    import psycopg
-
     name = f"copy_{next(_numbers)}"
     server.start()
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(f"create database {name} template {template}")
+    _watching(server).execute(f"create database {name} template {template}")
     try:
         yield name
     finally:
         server.start()
-        with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(f"drop database {name} with (force)")
+        _watching(server).execute(f"drop database {name} with (force)")
 
 
 def until_blocked(url: str, number: int = 1) -> None:

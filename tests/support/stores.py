@@ -40,7 +40,7 @@ def truncate(store: Any) -> Any:
             connection.connection.driver_connection.execute("; ".join(statements), prepare=False)
         else:
             for table in tables:
-                connection.execute(sa.delete(table))
+                connection.exec_driver_sql(f"delete from {table.name}")
             connection.execute(sa.update(store_state).values(epoch=0, redis_run_id=None))
     if hasattr(store, "_graphs"):
         store._graphs.clear()
