@@ -22,6 +22,7 @@ DRAWN = settings(
 )
 
 
+@pytest.mark.one_store
 @pytest.mark.timeout(600)  # of which all but a minute is for making a difference small
 @pytest.mark.parametrize("kind", KINDS)
 def test_workers_and_reference_agree(running: Runner) -> None:
@@ -33,6 +34,7 @@ def test_workers_and_reference_agree(running: Runner) -> None:
     agrees()
 
 
+@pytest.mark.one_store
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", KINDS[1:])
 @pytest.mark.parametrize("most", [6, pytest.param(300, marks=[pytest.mark.torture, pytest.mark.timeout(3_600)])])

@@ -134,9 +134,10 @@ def test_a_map_inside_a_child_of_a_map(system: System) -> None:
     assert system.run(outer, [[1, 2], [], [3]]).output == [[10, 20], [], [30]]
 
 
-def test_ten_thousand_items(system: System) -> None:
+@pytest.mark.parametrize("number", [2_000, pytest.param(10_000, marks=pytest.mark.torture)])
+def test_thousands_of_items(system: System, number: int) -> None:
     flow = [{"id": "each", "type": "plain", "map": "input"}, {"id": "n", "type": "length", "inputs": ["each"]}]
-    execution = system.run(system.register(*flow), list(range(10_000)), timeout=120)
+    execution = system.run(system.register(*flow), list(range(number)), timeout=120)
 
     assert execution.status is ExecutionStatus.COMPLETED
-    assert execution.output == [10_000, 0, 9_999]
+    assert execution.output == [number, 0, number - 1]

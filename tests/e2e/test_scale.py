@@ -27,8 +27,8 @@ def bare_system(request: pytest.FixtureRequest, own_redis: RedisServer) -> Itera
 @pytest.mark.parametrize(
     ("bare_system", "workers", "executions"),
     [
-        ("postgres", 4, 100),
-        ("sqlite", 4, 100),
+        ("postgres", 4, 50),
+        ("sqlite", 4, 50),
         *(
             pytest.param(kind, workers, 1_000, marks=pytest.mark.torture)
             for kind, most in (("postgres", 8), ("sqlite", 4))

@@ -120,6 +120,7 @@ def test_a_thousand_tasks_with_odd_ids_and_wide_joins_keep_order_and_data(replay
     assert_went_well(instance, *replay(instance))
 
 
+@pytest.mark.torture  # small ones of their shape are among the stand-ins
 def test_a_thousand_tasks_in_random_layers_keep_order_and_data(replay: Replay) -> None:
     parents = layers(30, 40, seed=7)
     chance = random.Random(8)

@@ -36,11 +36,14 @@ SIDES = ("before", "after")
 
 
 def telling(kind: str, passed: dict[str, int]) -> list[Arm]:
-    """Return a crash at one side of each boundary, in the midst of a play; at the other side for the other store."""
+    """Return a crash at one side of each second boundary, in the midst of a play; the other store has the others.
+
+    What comes after one boundary is what comes before the next one: all of them are for torture.
+    """
     steps = [f"{role}.{step}" for step, roles in BOUNDARIES.items() for role in roles]
     turn = kind == "postgres"
     arms = []
-    for number, step in enumerate(steps):
+    for number, step in enumerate(steps[turn::2]):
         point = f"{step}.{SIDES[(number + turn) % 2]}"
         arms.append(Arm(point, passing=1 if _is_swept(point) else min(3, passed[point])))
     return arms + on_purpose()[turn::2]

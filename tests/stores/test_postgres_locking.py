@@ -32,9 +32,9 @@ from support.postgres import until_blocked
 ROUNDS = 15
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=[pytest.param(form, marks=pytest.mark.one_in(3)) for form in FORMS])
 def store(request: pytest.FixtureRequest, postgres_url: str) -> Iterator[Any]:
-    """A store of each form of the hot transitions, and both on one database, whose calls take turns."""
+    """A store of each form of the hot transitions, and both on one database: one for each test in every run."""
     with open_form(request.param, postgres_url) as store:
         yield store
 

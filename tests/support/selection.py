@@ -55,11 +55,11 @@ def _choose_stores(found: Sequence[tuple[pytest.Item, str]]) -> None:
     behaviours: dict[str, dict[str, pytest.Item]] = {}
     for item, kind in found:
         path = item.path.relative_to(_TESTS).as_posix()
-        if kind == "memory" and path in _LIKE_SQLITE:
+        every = item.get_closest_marker("every_store")
+        if kind == "memory" and (every or path in _LIKE_SQLITE):
             item.add_marker(pytest.mark.torture)
-        if item.get_closest_marker("every_store"):
-            if kind == "memory":  # it has no processes
-                item.add_marker(pytest.mark.torture)
+        elif every:
+            continue
         elif path.startswith("e2e/") or item.get_closest_marker("one_store"):
             behaviours.setdefault(name_of(item, kind), {})[kind] = item
     for name, over in behaviours.items():
