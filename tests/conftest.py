@@ -287,23 +287,19 @@ def _url_of(request: pytest.FixtureRequest) -> str:
 def nothing_is_left() -> Iterator[None]:
     """Fail the test that leaves a thread or a child process behind; set up first, so checked last."""
     threads = set(threading.enumerate())
-    children = _children()
+    children = _child_pids()
     yield
 
     def left() -> list[str]:
+        # The one that commands are forked from stays to the end.
         ours = set().union(*(server.pids for server in _servers))
         return [
             *(f"thread {thread.name}" for thread in threading.enumerate() if thread not in threads),
-            *(f"process {pid}" for pid in _children() - children - ours),
+            *(f"process {pid}" for pid in _child_pids() - children - ours if FORK_SERVER not in _command_of(pid)),
         ]
 
     still_there = _wait_until_empty(left)
     assert not still_there, f"this test left behind: {', '.join(still_there)}"
-
-
-def _children() -> set[int]:
-    # Less the one that commands are forked from, which stays to the end.
-    return {pid for pid in _child_pids() if FORK_SERVER not in _command_of(pid)}
 
 
 def _child_pids() -> set[int]:

@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.stores("sqlite", "postgres", why="a store in memory has no worker processes to kill"),
 ]
 
+EXECUTIONS = 25  #: while backends are terminated
 LEASE = ("--lease", "2s", "--concurrency", "8")  # a renewal may come more than a second late
 
 T = TypeVar("T")
@@ -167,14 +168,14 @@ class TestPostgresAway:
             thread = threading.Thread(target=terminate)
             thread.start()
             try:
-                ids = [self._started(system, workflow_id, number) for number in range(50)]
+                ids = [self._started(system, workflow_id, number) for number in range(EXECUTIONS)]
                 executions = [self._ended(system, one) for one in ids]
             finally:
                 over.set()
                 thread.join()
 
         assert sum(terminated) > 20
-        assert [execution.output for execution in executions] == list(range(50))
+        assert [execution.output for execution in executions] == list(range(EXECUTIONS))
         for one in ids:
             kinds = Counter((event.kind, event.node_id) for event in system.engine.store.get_events(one))
             assert {kinds["node.completed", f"n{number}"] for number in range(10)} == {1}

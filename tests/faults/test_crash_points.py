@@ -109,6 +109,7 @@ def _is_met_by_chance(arm: Arm) -> bool:
     return arm.point.split(".")[2] in BY_CHANCE or (_is_swept(arm.point) and arm.passing > 1)
 
 
+@pytest.mark.torture  # it tests the tests
 @pytest.mark.parametrize("plays", ["sqlite"], indirect=True)
 def test_a_play_notices_what_a_crash_brings_to_light(plays: Plays) -> None:
     no_recovery = Arm("worker.queue.push.before", broken="sweep", seconds=4.0)  # a sweep that finds no lost job

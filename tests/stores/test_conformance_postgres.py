@@ -18,16 +18,19 @@ from support.stores import truncate
 FORMS = [pytest.param(True, id="accelerated"), pytest.param(False, id="python", marks=pytest.mark.one_in(3, of="file"))]
 
 
-@pytest.fixture(scope="module", params=FORMS)
-def opened(request: pytest.FixtureRequest, module_postgres_url: str) -> Iterator[ExecutionStore]:
-    store = PostgresExecutionStore(module_postgres_url, accelerated=request.param)
-    store.open()
-    yield store
-    store.close()
+@pytest.fixture(scope="module")
+def opened(module_postgres_url: str) -> Iterator[dict[bool, ExecutionStore]]:
+    """Both forms, which stay open side by side: the plans of a connection that is new cost more than most tests."""
+    stores = {form: PostgresExecutionStore(module_postgres_url, accelerated=form) for form in (True, False)}
+    for store in stores.values():
+        store.open()
+    yield stores
+    for store in stores.values():
+        store.close()
 
 
 @pytest.mark.usefixtures("no_transaction_left")
 class TestPostgres(StoreConformance):
-    @pytest.fixture
-    def store(self, opened: ExecutionStore) -> ExecutionStore:
-        return truncate(opened)
+    @pytest.fixture(params=FORMS)
+    def store(self, request: pytest.FixtureRequest, opened: dict[bool, ExecutionStore]) -> ExecutionStore:
+        return truncate(opened[request.param])
