@@ -91,7 +91,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
-    """Share the reading of the files among the processes."""
+    """Share the reading of the files among the processes. None of it is garbage."""
+    gc.disable()
     begin_elsewhere(session.config)
 
 
@@ -114,7 +115,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """Leave what was collected to the garbage collector no more: it is large, and stays to the end."""
-    gc.collect()
+    gc.enable()
     gc.freeze()
 
 
