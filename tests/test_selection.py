@@ -118,7 +118,7 @@ def test_what_the_processes_of_a_store_do_to_each_other_is_tried_over_every_stor
     assert {one.file for one in marked} == PROCESS_MODEL
     tests, tried = (
         {(one.name.partition("[")[0], one.kind) for one in some if one.kind != "memory"}
-        for some in (marked, [one for one in marked if one.kept])
+        for some in ([one for one in marked if not one.one_in], [one for one in marked if one.kept and not one.one_in])
     )
     assert tried == tests
     assert [one for one in marked if one.kind == "memory" and one.kept] == []

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.every_store
 WIP = "rq:wip:spanloom.default"  #: where RQ's tools look for the jobs that run
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("copies", [2, 10])
 def test_a_node_job_that_is_delivered_many_times_is_recorded_once(system: System, copies: int) -> None:
     workflow_id = system.register(
@@ -68,6 +69,7 @@ BACKLOG = 500
 LOST = [600, pytest.param(2_000, marks=pytest.mark.torture)]  #: more than one sweep queues again
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.stores("sqlite", "postgres", why="an in-memory store has no worker processes to signal")
 def test_sigterm_under_load_ends_what_ends_in_its_grace_and_gives_back_the_rest(idle_system: System) -> None:
     system = idle_system
@@ -166,6 +168,7 @@ def test_a_flushed_redis_loses_nothing(system: System) -> None:
         assert system.engine.wait(execution_id, timeout=60).status is ExecutionStatus.COMPLETED
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("lost", LOST)
 def test_a_backlog_that_redis_lost_is_back_and_each_of_it_runs_once(idle_system: System, lost: int) -> None:
     system = idle_system
@@ -180,6 +183,7 @@ def test_a_backlog_that_redis_lost_is_back_and_each_of_it_runs_once(idle_system:
     assert all(system.ran(execution_id) == ["a"] for execution_id in ids)
 
 
+@pytest.mark.one_in(2)
 def test_rq_info_shows_queues_workers_and_failed_jobs_as_they_are(idle_system: System) -> None:
     system = idle_system
     bad = system.register({"id": "bad", "type": "unserialisable"})

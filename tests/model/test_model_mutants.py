@@ -21,6 +21,8 @@ from spanloom.stores.transitions import port, retry_execution, sweep
 from spanloom.stores.transitions.arrivals import Arrival, Propagation, requeue
 from spanloom.stores.transitions.rows import ExecutionRow, ResultRow, RunRow
 
+pytestmark = pytest.mark.torture  # it tests the tests
+
 MOST_EXAMPLES = 300
 
 
@@ -81,13 +83,12 @@ def _is_first_claim(reference: str) -> bool:
     return int(reference.rpartition("/")[2]) % FENCES_A_REVISION == 1
 
 
-_LATE = pytest.mark.torture  # found after dozens of runs
 MUTANTS = [
     lost_arrival,
     second_claim,
-    pytest.param(claim_without_a_lease, marks=_LATE),
-    pytest.param(loss_that_is_not_counted, marks=_LATE),
-    pytest.param(retry_under_the_same_fence, marks=_LATE),
+    claim_without_a_lease,
+    loss_that_is_not_counted,
+    retry_under_the_same_fence,
 ]
 
 

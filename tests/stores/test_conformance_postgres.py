@@ -1,6 +1,6 @@
 """The conformance suite over Postgres: its hot transitions as PL/pgSQL functions, and all of them in Python.
 
-Those in Python are the ones that the suite tries over SQLite: over this database a third of it is run in every run, and
+Those in Python are the ones that the suite tries over SQLite: over this database a sixth of it is run in every run, and
 all of it in `make torture`.
 """
 
@@ -15,7 +15,7 @@ from spanloom.stores import PostgresExecutionStore
 from spanloom.testing.conformance import StoreConformance
 from support.stores import truncate
 
-FORMS = [pytest.param(True, id="accelerated"), pytest.param(False, id="python", marks=pytest.mark.one_in(3, of="file"))]
+FORMS = [pytest.param(True, id="accelerated"), pytest.param(False, id="python", marks=pytest.mark.one_in(6, of="file"))]
 
 
 @pytest.fixture(scope="module")
