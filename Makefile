@@ -26,7 +26,7 @@ help:
 demo: $(VENV)/has-demo
 	@$(BIN)/python examples/census.py
 
-test: $(VENV)/has-dev
+test: $(VENV)/has-test
 	@$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/has-dev
@@ -47,17 +47,17 @@ coverage: $(VENV)/has-dev
 bench: $(VENV)/has-dev
 	@$(BIN)/python bench/run.py $(ARGS)
 
-chaos: $(VENV)/has-dev
+chaos: $(VENV)/has-test
 	@cd tests && ../$(BIN)/python -m chaos $(ARGS)
 
-e2e: $(VENV)/has-dev $(BACKEND)/bin/phoenix
+e2e: $(VENV)/has-test $(BACKEND)/bin/phoenix
 	@SPANLOOM_PHOENIX=$(abspath $(BACKEND)/bin/phoenix) $(BIN)/python -m pytest -q -m backend --timeout=600 $(ARGS)
 
-mutants: $(VENV)/has-dev
+mutants: $(VENV)/has-test
 	@$(BIN)/python -m pytest -q -m "torture or not torture" tests/stores/test_mutants.py tests/model/test_model_mutants.py \
 	    tests/model/test_twin_mutants.py tests/differential/test_engine_mutants.py $(ARGS)
 
-torture: $(VENV)/has-dev
+torture: $(VENV)/has-test
 	@$(BIN)/python -m pytest -q -m torture --timeout=3600 $(ARGS)
 
 pictures: $(VENV)/has-dev
@@ -80,11 +80,12 @@ clean:
 	@find engine stores worker tests bench docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/has-demo: EXTRAS := embedded,postgres,otlp
+$(VENV)/has-test: EXTRAS := test
 $(VENV)/has-dev: EXTRAS := dev
-$(VENV)/has-demo $(VENV)/has-dev: pyproject.toml | $(BIN)/python
+$(VENV)/has-demo $(VENV)/has-test $(VENV)/has-dev: pyproject.toml | $(BIN)/python
 	@echo "Installing spanloom[$(EXTRAS)] into $(VENV)"
 	@$(PIP) install -e ".[$(EXTRAS)]"
-	@touch $@
+	@touch $@ $(if $(filter dev,$(EXTRAS)),$(VENV)/has-test)
 
 # A name that is found may still not run (a pyenv shim, a Python without venv): the first one that works is taken.
 $(BIN)/python:
