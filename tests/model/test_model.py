@@ -39,7 +39,7 @@ def test_every_kind_of_wait_is_played() -> None:
 @pytest.mark.timeout(600)  # of which most is for making a difference small
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_store_and_the_model_agree(world: World) -> None:
-    run_state_machine_as_test(machine_over(world), settings=settings(RUNS, max_examples=40))
+    run_state_machine_as_test(machine_over(world), settings=settings(RUNS, max_examples=25))
 
 
 @pytest.mark.torture

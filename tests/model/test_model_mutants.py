@@ -23,7 +23,7 @@ from spanloom.stores.transitions.rows import ExecutionRow, ResultRow, RunRow
 
 pytestmark = pytest.mark.torture  # it tests the tests
 
-MOST_EXAMPLES = 300
+MOST_EXAMPLES = 600
 
 
 def lost_arrival(patch: pytest.MonkeyPatch) -> None:
