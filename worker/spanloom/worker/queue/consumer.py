@@ -179,7 +179,9 @@ class JobConsumer:
         if not before:
             return False
         looked, answer = self._urgent.get(name, (0.0, False))
-        if time.monotonic() - looked > _URGENT_SECONDS:
+        now = time.monotonic()
+        if now - looked > _URGENT_SECONDS:
+            self._urgent[name] = (now, answer)  # other slots go by the last answer meanwhile, instead of asking as well
             with self._queue.breaker.guard():
                 pipeline = self._redis.pipeline(transaction=False)
                 self._flush_deferred(pipeline)
