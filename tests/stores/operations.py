@@ -81,7 +81,7 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "children": lambda tx: tx.children(ID, ["w1", "w2"]),
     "lock_descendants": lambda tx: tx.lock_descendants([ID]),
     "lock_family": lambda tx: tx.lock_family(ID),
-    "header": lambda tx: [tx.header(ID), tx.header(CHILD)],
+    "header": lambda tx: [tx.header(tx.executions([one])[one]) for one in (ID, CHILD)],
     "update_executions": lambda tx: tx.update_executions(
         list(tx.executions([ID]).values()), revise=True, priority="low"
     ),
@@ -111,7 +111,8 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "insert_results": lambda tx: [
         tx.insert_results([_kept(tx, RESULT), _kept(tx, RESULT)._replace(item=1)]), tx.result(NodeKey(*RESULT[:3]))
     ],
-    "results": lambda tx: [tx.results(ID), tx.results(ID, ["w2"]), tx.results(ID, data=False)],
+    "results": lambda tx: [tx.results(ID), tx.results(ID, ["w2"])],
+    "inputs": lambda tx: [tx.inputs(ID, ["split", "w2", "x"]), tx.inputs(ID, [])],
     "result": lambda tx: [tx.result(SPLIT), tx.result(JOIN)],
     "mark_cancelled": lambda tx: [tx.mark_cancelled(SPLIT), tx.mark_cancelled(JOIN)],
     "insert_items": lambda tx: tx.insert_items(ID, "w2", {0: "{}", 1: "1", 2: "2", 3: "3"}),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
 from spanloom.engine.errors import SpanloomError, UnknownWorkflow
@@ -112,8 +113,7 @@ class StartResult:
     created_at: datetime | None = None  # on the store's clock, if this call created it
 
 
-@dataclass(frozen=True, slots=True)
-class ExecutionHeader:
+class ExecutionHeader(NamedTuple):
     """The facts of an execution that its handlers can read."""
 
     execution_id: str
@@ -130,8 +130,7 @@ class ExecutionHeader:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class NodeClaim:
+class NodeClaim(NamedTuple):
     """An exclusive, leased, fenced right to run a node run, with the data of its taken parents as JSON text.
 
     An item of a mapped node (item > 0) has its own `data` and no `results`. If the run waited and goes on from there,
@@ -151,7 +150,7 @@ class NodeClaim:
     woken: WaitKind | None = None
     wait_key: str | None = None
     span: str | None = None
-    parent_spans: Mapping[str, str] = field(default_factory=dict)
+    parent_spans: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,8 +256,7 @@ class RecordRequest:
         return NodeKey(self.execution_id, self.node_id, self.item)
 
 
-@dataclass(frozen=True, slots=True)
-class RecordResult:
+class RecordResult(NamedTuple):
     """The result of a record: all that follows from it. `recorded` False: the fence is stale, nothing was written.
 
     With `refused` (and `recorded` True) the fence holds, but its child can't be started: nothing was written either.

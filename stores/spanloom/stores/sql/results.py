@@ -8,7 +8,7 @@ from typing import Any
 from spanloom.engine.store.requests import NodeKey
 from spanloom.stores.sql.rows import KEY, SqlRows
 from spanloom.stores.sql.statements import RESULT, RESULT_COLUMNS, insert
-from spanloom.stores.transitions.rows import ResultRow, StoredEvent
+from spanloom.stores.transitions.rows import InputRow, ResultRow, StoredEvent
 
 __all__ = ["SqlResults"]
 
@@ -25,21 +25,27 @@ class SqlResults(SqlRows):
         if rows:
             self._run(insert("node_results", RESULT_COLUMNS), [row._asdict() for row in rows])
 
-    def results(
-        self, execution_id: str, node_ids: Collection[str] | None = None, *, data: bool = True
-    ) -> list[ResultRow]:
+    def results(self, execution_id: str, node_ids: Collection[str] | None = None) -> list[ResultRow]:
         """See Transaction.results."""
-        columns = RESULT if data else _RESULT_WITHOUT_DATA
         condition = "execution_id = :execution_id AND item = 0"
         parameters: dict[str, Any] = {"execution_id": execution_id}
         if node_ids is not None:
             condition += " AND node_id = ANY(:nodes::text[])"
             parameters["nodes"] = list(node_ids)
         rows = self._all(
-            f"SELECT {columns} FROM {{s}}node_results WHERE {condition} ORDER BY node_id",
+            f"SELECT {_RESULT_WITHOUT_DATA} FROM {{s}}node_results WHERE {condition} ORDER BY node_id",
             parameters,
         )
         return [self._result(row) for row in rows]
+
+    def inputs(self, execution_id: str, node_ids: Collection[str]) -> list[InputRow]:
+        """See Transaction.inputs."""
+        rows = self._all(
+            f"SELECT {', '.join(InputRow._fields)} FROM {{s}}node_results "
+            "WHERE execution_id = :execution_id AND node_id = ANY(:nodes::text[]) AND item = 0 ORDER BY node_id",
+            {"execution_id": execution_id, "nodes": list(node_ids)},
+        )
+        return [InputRow._make(row) for row in rows]
 
     def result(self, key: NodeKey) -> ResultRow | None:
         """See Transaction.result."""

@@ -18,6 +18,9 @@ from spanloom.stores.transitions.rows import ExecutionRow, Graph, GraphEdge, Run
 __all__ = ["SqlTransaction"]
 
 
+_HEADER = "SELECT input, metadata, trace_parent, trace_state, caller_span_id FROM {s}executions WHERE id = :id"
+
+
 class SqlTransaction(SqlResults, SqlRecovery):
     """The operations that are the same in every dialect. A subclass runs statements, and writes buffered rows."""
 
@@ -123,19 +126,15 @@ class SqlTransaction(SqlResults, SqlRecovery):
         known = {name: value for name, value in columns.items() if name in ExecutionRow._fields}
         return [row._replace(revision=row.revision + revise, **known) for row in rows]
 
-    def header(self, execution_id: str) -> ExecutionHeader:
+    def header(self, execution: ExecutionRow) -> ExecutionHeader:
         """See Transaction.header."""
-        row = self._one(
-            "SELECT workflow_id, version, input, priority, depth, parent_id, metadata, trace_parent, trace_state, "
-            "caller_span_id, created_at FROM {s}executions WHERE id = :id",
-            {"id": execution_id},
-        )
-        assert row is not None, f"execution {execution_id} has an open run and no row"
-        workflow_id, version, data, priority, depth, parent_id, metadata, *trace, created_at = row
+        row = self._one(_HEADER, {"id": execution.id})
+        assert row is not None, f"execution {execution.id} has an open run and no row"
+        data, metadata, trace_parent, trace_state, caller_span_id = row
         return ExecutionHeader(
-            execution_id, workflow_id, version, data, priority, depth, self._id(parent_id),
-            {} if metadata == "{}" else json.loads(metadata),
-            trace[0], trace[1], trace[2], self.as_datetime(self._time(created_at)),
+            execution.id, execution.workflow_id, execution.version, data, execution.priority, execution.depth,
+            execution.parent_id, {} if metadata == "{}" else json.loads(metadata), trace_parent, trace_state,
+            caller_span_id, self.as_datetime(execution.created_at),
         )  # fmt: skip
 
     # ---- open node runs ----

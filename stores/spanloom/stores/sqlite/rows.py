@@ -16,7 +16,7 @@ from spanloom.stores.sql.statements import (
     RUN_COLUMNS,
 )
 from spanloom.stores.sql.transaction import SqlTransaction
-from spanloom.stores.transitions.rows import ExecutionRow, Graph, ResultRow, RunRow
+from spanloom.stores.transitions.rows import ExecutionRow, Graph, InputRow, ResultRow, RunRow
 
 __all__ = ["SqliteRows"]
 
@@ -24,7 +24,7 @@ _KEY = "execution_id = ? AND node_id = ? AND item = ?"
 _EXECUTION = f"SELECT {EXECUTION} FROM executions WHERE id = ?"
 _RUN = f"SELECT {RUN} FROM node_runs WHERE {_KEY}"
 _DELETE_RUN = f"DELETE FROM node_runs WHERE {_KEY}"
-_RESULT = f"SELECT {RESULT} FROM node_results WHERE execution_id = ? AND node_id = ? AND item = 0"
+_INPUT = f"SELECT {', '.join(InputRow._fields)} FROM node_results WHERE execution_id = ? AND node_id = ? AND item = 0"
 _ADD_RESULT = f"INSERT INTO node_results ({RESULT}) VALUES ({', '.join('?' * len(RESULT_COLUMNS))})"
 
 
@@ -71,15 +71,11 @@ class SqliteRows(SqlTransaction):
         elif keys:
             self._executemany(_DELETE_RUN, keys)
 
-    def results(
-        self, execution_id: str, node_ids: Collection[str] | None = None, *, data: bool = True
-    ) -> list[ResultRow]:
-        """See Transaction.results."""
-        if node_ids is None or not data:
-            return super().results(execution_id, node_ids, data=data)
+    def inputs(self, execution_id: str, node_ids: Collection[str]) -> list[InputRow]:
+        """See Transaction.inputs."""
         SqliteRows.flush(self)
-        found = (self._execute(_RESULT, (execution_id, node_id)).fetchone() for node_id in sorted(node_ids))
-        return [self._result(row) for row in found if row is not None]
+        found = (self._execute(_INPUT, (execution_id, node_id)).fetchone() for node_id in sorted(node_ids))
+        return [InputRow._make(row) for row in found if row is not None]
 
     def insert_results(self, rows: Sequence[ResultRow]) -> None:
         """See Transaction.insert_results."""

@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 
 from spanloom.engine.store.requests import END, PARENT, START, NodeKey
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
-from spanloom.stores.transitions.rows import Event, ExecutionRow, GraphEdge, ResultRow, RunFilter, RunRow, as_data
+from spanloom.stores.transitions.rows import (
+    Event,
+    ExecutionRow,
+    GraphEdge,
+    InputRow,
+    ResultRow,
+    RunFilter,
+    RunRow,
+    as_data,
+)
 from spanloom.stores.transitions.transaction import Transaction
 
 __all__ = [
@@ -149,7 +158,7 @@ def inputs(tx: Transaction, execution: ExecutionRow, node_id: str) -> tuple[dict
     leading = {edge.source: edge for edge in edges if edge.source != START}
     if not leading:
         return {}, {}
-    rows = [row for row in tx.results(execution.id, leading) if leading[row.node_id].is_taken(row.status, _named(row))]
+    rows = [row for row in tx.inputs(execution.id, leading) if leading[row.node_id].is_taken(row.status, _named(row))]
     data = {row.node_id: "null" if row.data is None else row.data for row in rows}
     return data, {row.node_id: row.span for row in rows if row.span is not None}
 
@@ -203,7 +212,7 @@ def _took(edge: GraphEdge, result: ResultRow) -> bool:
     return edge.is_taken(result.status, _named(result))
 
 
-def _named(result: ResultRow) -> Sequence[str] | None:
+def _named(result: ResultRow | InputRow) -> Sequence[str] | None:
     return None if result.taken is None else json.loads(result.taken)
 
 

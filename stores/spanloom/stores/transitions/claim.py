@@ -49,7 +49,7 @@ def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str |
             continue
         execution = executions[key.execution_id]
         if execution.id not in headers:
-            headers[execution.id] = tx.header(execution.id)
+            headers[execution.id] = tx.header(execution)
         answers[key] = Claim(headers[execution.id], node_claim(tx, execution, claimed))
     given: set[NodeKey] = set()
     ordered: list[ClaimAnswer] = []
@@ -87,13 +87,12 @@ def node_claim(
     tx: Transaction, execution: ExecutionRow, run: RunRow, *, parent: RecordRequest | None = None
 ) -> NodeClaim:
     """Describe the claim of a running run. `parent` is the record that it follows, which holds its data."""
-    edge = tx.graph(execution.workflow_id, execution.version).target(run.node_id)
     data: str | None = None
     results: dict[str, str] = {}
     spans: dict[str, str] = {}
     if run.item:
         data = tx.item(run.key)
-    elif parent is not None and edge is not None and edge.target_inputs == 1:
+    elif parent is not None and _has_one_input(tx, execution, run):
         results = {parent.node_id: "null" if parent.data is None else parent.data}
         spans = {} if parent.span is None else {parent.node_id: parent.span}
     else:
@@ -103,6 +102,11 @@ def node_claim(
         None if run.wait_kind is None else WaitKind(run.wait_kind), run.wait_key if run.wait_kind else None, run.span,
         spans,
     )  # fmt: skip
+
+
+def _has_one_input(tx: Transaction, execution: ExecutionRow, run: RunRow) -> bool:
+    edge = tx.graph(execution.workflow_id, execution.version).target(run.node_id)
+    return edge is not None and edge.target_inputs == 1
 
 
 def _call_reference(token: str) -> str:

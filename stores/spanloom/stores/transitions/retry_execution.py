@@ -56,7 +56,7 @@ class _Retry:
         tx.add_events([Event(execution.id, "execution.retried", data=as_data({"revision": execution.revision}))])
         tx.delete_runs([NodeKey(execution.id, PARENT)])
         graph = tx.graph(execution.workflow_id, execution.version)
-        results = tx.results(execution.id, data=False)
+        results = tx.results(execution.id)
         failures = [row for row in results if row.status == NodeStatus.FAILED]
         handled = graph.downstream(row.node_id for row in failures if row.arrived)
         self._reset(execution, handled)

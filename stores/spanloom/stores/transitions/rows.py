@@ -15,6 +15,7 @@ __all__ = [
     "ExecutionRow",
     "Graph",
     "GraphEdge",
+    "InputRow",
     "ResultRow",
     "RunFilter",
     "RunRow",
@@ -119,6 +120,16 @@ class ResultRow(NamedTuple):
     span: str | None = None
     started_at: Time | None = None
     ended_at: Time | None = None
+
+
+class InputRow(NamedTuple):
+    """The columns of a result that its node's successors take."""
+
+    node_id: str
+    status: str
+    taken: str | None
+    data: str | None
+    span: str | None
 
 
 class Event(NamedTuple):

@@ -148,7 +148,7 @@ def _not_carried(tx: Transaction, replay: Replay) -> SpanloomError | None:
     # Locked until the end, so that neither a purge nor a retry deletes these results meanwhile.
     if source is None or not tx.lock_executions([source]):
         return UnknownExecution(replay.source)
-    results = {row.node_id: row for row in tx.results(source, replay.carried, data=False)}
+    results = {row.node_id: row for row in tx.results(source, replay.carried)}
     for node_id in replay.carried:
         result = results.get(node_id)
         if result is not None and result.arrived:
@@ -176,6 +176,6 @@ def _take_over(tx: Transaction, execution: ExecutionRow, replay: Replay, *, outb
     settled = {*replay.carried, *replay.skipped}
     leading = {edge.target for node_id in (START, *settled) for edge in graph.following(node_id)}
     tx.insert_runs([_end_of(tx, execution, graph.leading(END)[0].target_inputs)])
-    ended = tx.results(execution.id, data=False)
+    ended = tx.results(execution.id)
     _, ready = recount_arrivals(tx, execution, leading - settled - {END}, ended, from_start=True, outbox=outbox)
     return [] if outbox else [tx.job(run) for run in ready]

@@ -20,6 +20,7 @@ from spanloom.stores.transitions.rows import (
     Event,
     ExecutionRow,
     Graph,
+    InputRow,
     ResultRow,
     RunFilter,
     RunRow,
@@ -149,8 +150,8 @@ class Transaction(ABC):
         """Set columns of executions and return the new rows. Only `set_status` may set their status."""
 
     @abstractmethod
-    def header(self, execution_id: str) -> ExecutionHeader:
-        """Return the facts of an execution that its handlers can read."""
+    def header(self, execution: ExecutionRow) -> ExecutionHeader:
+        """Return the facts of an execution that its handlers can read: of the row, and of columns beside it."""
 
     # ---- open node runs ----
 
@@ -249,10 +250,12 @@ class Transaction(ABC):
         """Insert results."""
 
     @abstractmethod
-    def results(
-        self, execution_id: str, node_ids: Collection[str] | None = None, *, data: bool = True
-    ) -> list[ResultRow]:
-        """Return the results of nodes (item 0; None: of all) by node id. Without `data` their data is None."""
+    def results(self, execution_id: str, node_ids: Collection[str] | None = None) -> list[ResultRow]:
+        """Return the results of nodes (item 0; None: of all) by node id, without their data."""
+
+    @abstractmethod
+    def inputs(self, execution_id: str, node_ids: Collection[str]) -> list[InputRow]:
+        """Return the columns of nodes' results (item 0) that their successors take, by node id."""
 
     @abstractmethod
     def result(self, key: NodeKey) -> ResultRow | None:

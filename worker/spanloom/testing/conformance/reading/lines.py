@@ -68,7 +68,7 @@ class LinesOfRunningNodes:
             driver.claim(execution, "right"),
             driver.claim(other, "only"),
         )
-        stale = dataclasses.replace(right, fence=right.fence + 1)
+        stale = right._replace(fence=right.fence + 1)
         answers = store.add_logs(
             [
                 _lines_of(execution, left, clock, *(f"l{number}" for number in range(1200))),
