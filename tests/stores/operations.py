@@ -47,6 +47,15 @@ def _kept(tx: Transaction, row: Any) -> Any:
     return row._make(tx.as_time(value) if isinstance(value, datetime) else value for value in row)
 
 
+def _changed(tx: Transaction, key: NodeKey, other: NodeKey) -> None:
+    run, row = _run(tx, key), tx.executions([ID])[ID]
+    tx.prefetch([key])
+    tx.update_executions([row], priority="high")
+    assert tx.executions([ID])[ID].priority == "high"
+    tx.prefetch([key, other])
+    tx.update_runs([(run, run._replace(taken=run.taken + 1))])
+
+
 def _updated(tx: Transaction) -> Any:
     run = _run(tx, W1)
     tx.update_runs([(run, run._replace(status="running", worker_id=WORKER, started_at=tx.now, due_at=None))])
@@ -86,6 +95,15 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
         list(tx.executions([ID]).values()), revise=True, priority="low"
     ),
     "runs": lambda tx: tx.runs([SPLIT, W1, JOIN]),
+    "prefetch": lambda tx: [
+        tx.prefetch([SPLIT, W1, JOIN, NodeKey(CHILD, "x")]), tx.executions([ID, CHILD]), tx.runs([SPLIT, W1, JOIN]),
+        tx.runs([W1])
+    ],
+    "prefetch before a change": lambda tx: [
+        _changed(tx, W1, JOIN), tx.runs([W1, JOIN]), tx.executions([ID]),
+        tx.prefetch([W1, JOIN]), tx._move_runs(RunFilter([ID], [NodeStatus.QUEUED]), push=False, taken=7),
+        tx.runs([W1, JOIN]),
+    ],
     "lock_runs": lambda tx: [
         tx.lock_runs([W1, JOIN]), tx.lock_runs([W1], wait=False), tx.lock_runs([W1, JOIN], status=NodeStatus.QUEUED)
     ],

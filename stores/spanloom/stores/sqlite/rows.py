@@ -10,6 +10,7 @@ from typing import Any
 from spanloom.engine.store.requests import NodeKey
 from spanloom.stores.sql.statements import (
     EXECUTION,
+    EXECUTION_COLUMNS,
     RESULT,
     RESULT_COLUMNS,
     RUN,
@@ -28,6 +29,13 @@ _INPUT = f"SELECT {', '.join(InputRow._fields)} FROM node_results WHERE executio
 _ADD_RESULT = f"INSERT INTO node_results ({RESULT}) VALUES ({', '.join('?' * len(RESULT_COLUMNS))})"
 
 
+_COLUMNS = len(EXECUTION_COLUMNS)
+_BOTH = (
+    f"SELECT {', '.join(f'e.{name}' for name in EXECUTION_COLUMNS)}, {', '.join(f'r.{name}' for name in RUN_COLUMNS)} "
+    "FROM executions e LEFT JOIN node_runs r ON r.execution_id = e.id AND r.node_id = ? AND r.item = ? WHERE e.id = ?"
+)
+
+
 class SqliteRows(SqlTransaction):
     """The rows of executions, open runs and results. Results are buffered until they are read or deleted."""
 
@@ -38,11 +46,26 @@ class SqliteRows(SqlTransaction):
         self._execute = connection.execute
         self._executemany = connection.executemany
         self._results: list[ResultRow] = []
+        # Rows of executions, and of runs by their execution: each until it is read, or its execution is written to.
+        self._prefetched: dict[str, ExecutionRow] = {}
+        self._prefetched_runs: dict[str, dict[NodeKey, RunRow]] = {}
+
+    def prefetch(self, keys: Sequence[NodeKey]) -> None:
+        """See Transaction.prefetch. One statement a key: while other threads run, each statement waits for its turn."""
+        for key in keys:
+            row = self._execute(_BOTH, (key.node_id, key.item, key.execution_id)).fetchone()
+            if row is not None:
+                self._prefetched[key.execution_id] = ExecutionRow._make(row[:_COLUMNS])
+                if row[_COLUMNS] is not None:
+                    self._prefetched_runs.setdefault(key.execution_id, {})[key] = RunRow._make(row[_COLUMNS:])
 
     def executions(self, ids: Collection[str]) -> dict[str, ExecutionRow]:
         """See Transaction.executions."""
         found: dict[str, ExecutionRow] = {}
         for execution_id in ids:
+            if (prefetched := self._prefetched.pop(execution_id, None)) is not None:
+                found[execution_id] = prefetched
+                continue
             row = self._execute(_EXECUTION, (execution_id,)).fetchone()
             if row is not None:
                 found[execution_id] = self._execution(row)
@@ -52,6 +75,10 @@ class SqliteRows(SqlTransaction):
         """See Transaction.runs."""
         found: dict[NodeKey, RunRow] = {}
         for key in keys:
+            prefetched = self._prefetched_runs.get(key.execution_id)
+            if prefetched and (run := prefetched.pop(key, None)) is not None:
+                found[key] = run
+                continue
             row = self._execute(_RUN, key).fetchone()
             if row is not None:
                 found[key] = self._run_row(row)
@@ -61,11 +88,14 @@ class SqliteRows(SqlTransaction):
         """See Transaction.insert_runs."""
         for row in rows:
             # Without the columns that are null: sqlite3 takes longer to bind a None than any other value.
+            self._prefetched_runs.pop(row.execution_id, None)
             places = tuple([place for place, value in enumerate(row) if value is not None])
             self._execute(_insert_of_run(places), [row[place] for place in places])
 
     def delete_runs(self, keys: Sequence[NodeKey]) -> None:
         """See Transaction.delete_runs."""
+        for key in keys:
+            self._prefetched_runs.pop(key.execution_id, None)
         if len(keys) == 1:
             self._execute(_DELETE_RUN, keys[0])
         elif keys:
@@ -91,6 +121,7 @@ class SqliteRows(SqlTransaction):
         for old, new in changes:
             places = tuple([place for place, value in enumerate(new) if value != old[place]])
             if places:
+                self._prefetched_runs.pop(old.execution_id, None)
                 values = [new[place] for place in places]
                 self._execute(_update_of_run(places), [*values, *old[:3]])
 
@@ -100,6 +131,7 @@ class SqliteRows(SqlTransaction):
         """See Transaction.update_executions."""
         statement = _update_of_execution(tuple(columns), revise)
         for row in rows:
+            self._prefetched.pop(row.id, None)
             self._execute(statement, (*columns.values(), row.id))
         known = {name: value for name, value in columns.items() if name in ExecutionRow._fields}
         return [row._replace(revision=row.revision + revise, **known) for row in rows]

@@ -180,8 +180,11 @@ class SqliteTransaction(SqliteRows):
             self._executemany(text, map(values, parameters))
 
     def _rendered(self, statement: str) -> tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]:
-        """Render a statement, and write the buffered rows that it may read or delete."""
+        """Render a statement, write the buffered rows that it may read or delete, and drop prefetched ones."""
         rendered = for_sqlite(statement)
+        if not rendered.text.startswith("SELECT"):
+            self._prefetched.clear()
+            self._prefetched_runs.clear()
         if rendered.reads_events and self._events:
             self.flush()
         elif rendered.reads_results and self._results:

@@ -29,7 +29,9 @@ def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str |
     """
     if not tx.is_live(worker_id):
         return [Refusal.RETIRED] * len(keys)
-    executions = tx.lock_executions({key.execution_id for key in keys if canonical_id(key.execution_id)})
+    known = [key for key in keys if canonical_id(key.execution_id)]
+    tx.prefetch(known)
+    executions = tx.lock_executions({key.execution_id for key in known})
     wanted = [key for key in keys if key.execution_id in executions]
     # Only queued runs: a run that a record has locked may be waiting for a join that is locked before it here.
     queued = tx.lock_runs(wanted, status=NodeStatus.QUEUED)

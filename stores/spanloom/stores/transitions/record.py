@@ -42,7 +42,9 @@ def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordRes
     def may_end(execution: ExecutionRow) -> bool:
         return any(_may_end(tx, work.request, execution) for work in by_execution[execution.id])
 
-    executions = tx.lock_executions([name for name in by_execution if canonical_id(name)], alone=may_end)
+    known = [name for name in by_execution if canonical_id(name)]
+    tx.prefetch([work.key for name in known for work in by_execution[name]])
+    executions = tx.lock_executions(known, alone=may_end)
     for execution_id, group in by_execution.items():
         if (execution := executions.get(execution_id)) is None:
             continue

@@ -102,6 +102,9 @@ class Transaction(ABC):
 
     # ---- executions ----
 
+    def prefetch(self, keys: Sequence[NodeKey]) -> None:  # noqa: B027  # an option of stores
+        """Prepare for locking these runs' executions, and then the runs, if a store can read both at once."""
+
     @abstractmethod
     def executions(self, ids: Collection[str]) -> dict[str, ExecutionRow]:
         """Return the executions that exist, by id, without a lock."""
