@@ -109,6 +109,6 @@ def test_a_drift_is_found(
     mutate: Callable[[pytest.MonkeyPatch], None], twins: TwinWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutate(monkeypatch)
-    runs = settings(RUNS, max_examples=300, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
+    runs = settings(RUNS, max_examples=1500, phases=[Phase.generate], derandomize=True, report_multiple_bugs=False)
     with pytest.raises(Disagreement):
         run_state_machine_as_test(twin_machine_over(twins), settings=runs)
