@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from spanloom.engine import ExecutionFilter, Node, NodeRegistry, Workflow, WorkflowEngine
-from spanloom.engine.errors import SpanloomError
+from spanloom.engine.errors import PayloadRejected, SpanloomError
+from spanloom.testing.driver import request
 
 HALF = "\ud800"
 
@@ -40,3 +41,11 @@ def test_what_no_column_holds_is_refused(engine: WorkflowEngine, use: Callable[[
 
     assert engine.store.get_execution_count(ExecutionFilter()) == 0
     assert [one.id for one in engine.store.list_workflows().items] == ["w"]
+
+
+@pytest.mark.parametrize("field", ["delay_seconds", "deadline_seconds", "key_ttl_seconds"])
+def test_a_time_that_could_not_be_read_as_a_date_is_refused(engine: WorkflowEngine, field: str) -> None:
+    wanted = request("w", idempotency_key="key", input_hash="hash", **{field: 1e12})  # 33,000 years
+    with pytest.raises(PayloadRejected):
+        engine.store.create_execution(wanted)
+    assert engine.store.get_execution_count() == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
@@ -36,6 +36,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 _MICROSECOND = timedelta(microseconds=1)
+_LATEST = to_micros(datetime.max.replace(tzinfo=UTC))
 
 _FAMILY = f"""
 WITH RECURSIVE family (family_id, level) AS (
@@ -79,7 +80,10 @@ class SqliteTransaction(SqliteRows):
 
     def after(self, delay: timedelta) -> int:
         """See Transaction.after."""
-        return self._now + delay // _MICROSECOND
+        time = self._now + delay // _MICROSECOND
+        if time > _LATEST:
+            raise OverflowError("date value out of range")  # it could be stored, and then not be read as a datetime
+        return time
 
     def elapsed(self, since: Any, until: Any) -> timedelta:
         """See Transaction.elapsed."""
