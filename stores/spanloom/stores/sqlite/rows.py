@@ -87,8 +87,8 @@ class SqliteRows(SqlTransaction):
     def insert_runs(self, rows: Sequence[RunRow]) -> None:
         """See Transaction.insert_runs."""
         for row in rows:
-            # Without the columns that are null: sqlite3 takes longer to bind a None than any other value.
             self._prefetched_runs.pop(row.execution_id, None)
+            # Without the columns that are null: sqlite3 takes longer to bind a None than any other value.
             places = tuple([place for place, value in enumerate(row) if value is not None])
             self._execute(_insert_of_run(places), [row[place] for place in places])
 

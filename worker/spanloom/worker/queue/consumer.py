@@ -176,7 +176,10 @@ class JobConsumer:
                 self._redis.eval(_RENEW, len(keys), *keys, *arguments)
 
     def urgent_waits(self, queue: str, priority: str) -> bool:
-        """Return whether a job waits on a more urgent list, as of 20 ms ago at most. Raises QueueUnavailable."""
+        """Return whether a job waits on a more urgent list. Raises QueueUnavailable.
+
+        The answer is 20 ms old at most, or 40 ms while another slot reads a new one.
+        """
         name = f"{self._queue.namespace}.{queue_key(queue, priority)}"
         before = self._lists[: self.list_names.index(name)] if name in self.list_names else []
         if not before:
