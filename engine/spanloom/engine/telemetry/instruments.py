@@ -7,6 +7,7 @@ no attributes are built, no instrument is called.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ from spanloom.engine.telemetry.metrics import (
     Kind,
     Metric,
 )
-from spanloom.engine.telemetry.tracing import SCOPE
+from spanloom.engine.telemetry.tracing import LOOK_AGAIN_SECONDS, SCOPE
 
 __all__ = ["Instruments", "Reading", "count_ended", "count_started", "instruments", "unwatch", "watch"]
 
@@ -126,16 +127,23 @@ class Instruments:
 
 _made: Instruments | None = None  # of the process, as OpenTelemetry's providers are
 _making = threading.Lock()
+_look_again_at = 0.0
 _watched: dict[str, list[Callable[[], Iterable[Reading]]]] = {}
 
 
 def instruments() -> Instruments | None:
-    """Return the instruments of the current MeterProvider, None without one. Takes about 1 µs."""
-    global _made
+    """Return the instruments of the current MeterProvider; None without one, for up to 0.1 s after one is set.
+
+    Takes less than 1 µs.
+    """
+    global _made, _look_again_at
+    if _made is None and time.monotonic() < _look_again_at:
+        return None
     provider = metrics.get_meter_provider()
     if _made is not None and _made.provider is provider:
         return _made
     if type(provider).__module__.startswith("opentelemetry.metrics"):  # the API's own, which do nothing
+        _look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
         return None
     with _making:
         if _made is None or _made.provider is not provider:

@@ -10,6 +10,7 @@ import functools
 import random
 import secrets
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 SCOPE = "spanloom"  #: the instrumentation scope of every span that Spanloom makes
+#: Between two looks for an SDK: OpenTelemetry reads the environment for each, which takes longer than a span's ids.
+LOOK_AGAIN_SECONDS = 0.1
 _UNDECIDED = ("spanloom", "undecided")  # a member of tracestate: the first exporting process decides on sampling
 
 
@@ -106,16 +109,24 @@ class Sdk:
 
 
 _seen: tuple[Any, Sdk | None] = (None, None)
+_look_again_at = 0.0
 
 
 def sdk() -> Sdk | None:
-    """Return the SDK that is set up now, by any code of this process; None without one, or if it is disabled."""
-    global _seen
+    """Return the SDK that is set up now, by any code of this process.
+
+    None without one, for up to 0.1 s after one is set, or if it is disabled.
+    """
+    global _seen, _look_again_at
+    if _seen[1] is None and time.monotonic() < _look_again_at:
+        return None
     provider = trace.get_tracer_provider()
     if provider is not _seen[0]:
         tracer = provider.get_tracer(SCOPE)
         usable = hasattr(tracer, "id_generator") and hasattr(tracer, "sampler")
         _seen = (provider, Sdk(tracer) if usable else None)
+    if _seen[1] is None:
+        _look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
     return _seen[1]
 
 
