@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -16,9 +17,8 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry
 from rq.results import Result
 from rq.serializers import JSONSerializer
-from rq.utils import utcformat
 
-from spanloom.engine.queue.node_queue import FAILURE_TTL_SECONDS, JOB_FUNCTION, NodeMessage, NodeQueue
+from spanloom.engine.queue.node_queue import FAILURE_TTL_SECONDS, JOB_FUNCTION, NodeMessage, NodeQueue, rq_timestamp
 from spanloom.engine.store.port import queue_key
 
 __all__ = ["JobConsumer"]
@@ -28,6 +28,7 @@ _URGENT_SECONDS = 0.02  #: how old a count of the more urgent lists may be
 _WIP_SECONDS = 120  #: after which RQ's tools take a started job for abandoned, unless its worker renewed it
 _HASH_SECONDS = 10  #: so long before that the job's hash expires, so that they find none to take for abandoned
 _MOST_OWED = 10_000
+_PUBLISH_SECONDS = 0.01  #: between publications of changes: an execution's nodes that end together are one change
 
 _FETCH = resources.files("spanloom.worker.queue").joinpath("fetch.lua").read_text("utf-8")
 
@@ -59,7 +60,8 @@ class JobConsumer:
         # executions that changed; the rest.
         self._over: dict[str, list[str]] = {}
         self._ran = 0
-        self._changed: set[str] = set()
+        self._changed: deque[str] = deque(maxlen=_MOST_OWED)
+        self._published = 0.0
         self._owed: list[Callable[[Any], None]] = []
         self._blocked = False
         self._started: dict[str, str] = {}  # job id -> list name, of jobs that run here now
@@ -135,8 +137,7 @@ class JobConsumer:
 
     def publish_changed(self, execution_ids: Iterable[str]) -> None:
         """Publish, with the next round trip, that these executions have changed."""
-        with self._lock:
-            self._changed.update(execution_ids)
+        self._changed.extend(execution_ids)  # without the lock: appending to a deque is atomic
 
     @property
     def has_changes(self) -> bool:
@@ -147,7 +148,7 @@ class JobConsumer:
         """Send the deferred commands to Redis. Raises QueueUnavailable; the store holds the state that is not sent."""
         with self._queue.breaker.guard():
             pipeline = self._redis.pipeline(transaction=False)
-            self._flush_deferred(pipeline)
+            self._flush_deferred(pipeline, all_changes=True)
             if len(pipeline):
                 pipeline.execute()
 
@@ -201,7 +202,7 @@ class JobConsumer:
         arguments = (
             count,
             self._worker_name,
-            utcformat(datetime.now(UTC)),
+            rq_timestamp(),
             time.time() + self._wip_seconds,
             list_number,
             job_id,
@@ -224,8 +225,8 @@ class JobConsumer:
     def _forget_much(self) -> None:
         """Drop the deferred commands if a long outage has gathered too many; only RQ's own registries need them."""
         with self._lock:
-            if len(self._owed) + len(self._changed) + sum(map(len, self._over.values())) > _MOST_OWED:
-                self._over, self._changed, self._owed = {}, set(), []
+            if len(self._owed) + sum(map(len, self._over.values())) > _MOST_OWED:
+                self._over, self._owed = {}, []
 
     def _may_block(self) -> bool:
         with self._lock:
@@ -236,12 +237,12 @@ class JobConsumer:
         with self._lock:
             self._owed.append(tell)
 
-    def _flush_deferred(self, pipeline: Any) -> None:
+    def _flush_deferred(self, pipeline: Any, *, all_changes: bool = False) -> None:
         with self._lock:
             over, self._over = self._over, {}
             ran, self._ran = self._ran, 0
-            changed, self._changed = self._changed, set()
             owed, self._owed = self._owed, []
+            changed = self._take_changed(all_changes)
         for list_name, job_ids in over.items():
             pipeline.zrem(self._keys.started(list_name), *(f"{job_id}:{self._worker_name}" for job_id in job_ids))
             pipeline.delete(*map(self._keys.job, job_ids))
@@ -252,11 +253,18 @@ class JobConsumer:
         for tell in owed:
             tell(pipeline)
 
+    def _take_changed(self, all_changes: bool) -> set[str]:
+        now = time.monotonic()
+        if not (self._changed and (all_changes or now - self._published >= _PUBLISH_SECONDS)):
+            return set()  # a later round trip takes them along, at last the notifier's
+        self._published = now
+        return {self._changed.popleft() for _ in range(len(self._changed))}
+
     def _refuse(self, pipe: Any, job_id: str, list_name: str, reason: str) -> None:
         now = datetime.now(UTC)
         key = self._keys.job(job_id)
         pipe.zrem(self._keys.started(list_name), f"{job_id}:{self._worker_name}")
-        pipe.hset(key, mapping={"status": "failed", "ended_at": utcformat(now), "exc_info": reason})
+        pipe.hset(key, mapping={"status": "failed", "ended_at": rq_timestamp(), "exc_info": reason})
         pipe.expire(key, FAILURE_TTL_SECONDS)
         pipe.zadd(self._keys.failed(list_name), {job_id: now.timestamp() + FAILURE_TTL_SECONDS})
 

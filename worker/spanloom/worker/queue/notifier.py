@@ -33,7 +33,8 @@ class Notifier:
     def changed(self, execution_ids: Iterable[str]) -> None:
         """Mark these executions as changed; called after each commit."""
         self._consumer.publish_changed(execution_ids)
-        self._wake.set()
+        if not self._wake.is_set():  # setting it again would cost each node of a busy worker a lock
+            self._wake.set()
 
     def start(self) -> None:
         """Start the thread."""
