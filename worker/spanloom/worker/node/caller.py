@@ -69,8 +69,11 @@ class Caller:
 
     def call(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt, worker_id: str) -> AttemptResult:
         """Run a claimed node and classify its result. Raises the exceptions of its handler."""
-        with self._claims.running(attempt, worker_id):
+        self._claims.begin(attempt, worker_id)
+        try:
             return self._run(loaded, claim, attempt)
+        finally:
+            self._claims.end(attempt)
 
     def _run(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt) -> AttemptResult:
         node = loaded.node

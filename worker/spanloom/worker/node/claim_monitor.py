@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 
 import structlog
 
@@ -35,14 +33,13 @@ class ClaimMonitor:
             RunningAttempt, tuple[str, float]
         ] = {}  # by attempt: the worker id it was claimed under, since
 
-    @contextmanager
-    def running(self, attempt: RunningAttempt, worker_id: str) -> Generator[None]:
-        """Monitor an attempt while the block lasts."""
+    def begin(self, attempt: RunningAttempt, worker_id: str) -> None:
+        """Monitor an attempt from now on."""
         self._running[attempt] = (worker_id, time.monotonic())
-        try:
-            yield
-        finally:
-            del self._running[attempt]
+
+    def end(self, attempt: RunningAttempt) -> None:
+        """Monitor the attempt no longer."""
+        del self._running[attempt]
 
     def start(self) -> None:
         """Check periodically from now on."""
