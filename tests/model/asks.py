@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
@@ -64,7 +64,7 @@ class Wish:
             spends_attempt=not self.handled,
             successors=wished,
         )
-        return replace(record, **fields)
+        return record._replace(**fields)
 
 
 def wishes(*whats: Outcome | WaitKind) -> st.SearchStrategy[Wish]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -45,9 +44,7 @@ class LostIncrement(Wrapped):
             self.arrived[key] = seen[key] = seen[key] + 1
         short = {key for key, inputs in joins if self.arrived[key] < inputs}
         return [
-            dataclasses.replace(
-                answer, jobs=[job for job in answer.jobs if NodeKey(job.execution_id, job.node_id) not in short]
-            )
+            answer._replace(jobs=[job for job in answer.jobs if NodeKey(job.execution_id, job.node_id) not in short])
             for answer in answers
         ]
 
@@ -77,7 +74,7 @@ class MissingFence(Wrapped):
     def _unfenced(self, record: RecordRequest) -> RecordRequest:
         key = record.key
         fence, worker_id = self.held.get(key, (record.fence, record.worker_id))
-        return dataclasses.replace(record, fence=fence, worker_id=worker_id)
+        return record._replace(fence=fence, worker_id=worker_id)
 
 
 class Aliasing(Wrapped):
@@ -101,7 +98,7 @@ class NonAtomicRecord(Wrapped):
     """Records the outcome first, and its logs and spans in further steps."""
 
     def record(self, records: list[RecordRequest], **options: Any) -> list[RecordResult]:
-        answers = self.good.record([dataclasses.replace(record, logs=(), spans=()) for record in records], **options)
+        answers = self.good.record([record._replace(logs=(), spans=()) for record in records], **options)
         for record, answer in zip(records, answers, strict=True):
             if answer.recorded:
                 for line in record.logs:

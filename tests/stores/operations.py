@@ -152,7 +152,7 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "add_events": lambda tx: tx.add_events([Event(ID, "node.waiting", "w1", 0, 1, WORKER, '{"fence":1}')], at=tx.now),
     "events": lambda tx: [(one.kind, one.data) for one in tx.events(W1, ["node.waiting", "node.queued"])],
     "end_events": lambda tx: tx.end_events(ID),
-    "add_telemetry": lambda tx: tx.add_telemetry(W1, [LogLine("info", "said", NOW)], [SPAN, replace(SPAN, name="two")]),
+    "add_telemetry": lambda tx: tx.add_telemetry(W1, [LogLine("info", "said", NOW)], [SPAN, SPAN._replace(name="two")]),
     "flush": lambda tx: tx.flush(),
     "used_key": lambda tx: tx.used_key("fan", "key"),
     "take_key": lambda tx: [

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -264,7 +263,7 @@ def test_a_record_that_can_not_be_written_does_not_spoil_those_beside_it(store: 
     store.save_workflow(single())
     executions = [driver.start("single") for _ in range(3)]
     records = [driver.outcome(execution, driver.claim(execution, "only"), data=1) for execution in executions]
-    records[1] = replace(records[1], data='"\ud800"')
+    records[1] = records[1]._replace(data='"\ud800"')
     with pytest.raises(PayloadRejected):
         store.record(records)
     statuses = [run.status for execution in executions for run in store.get_node_results(execution)]

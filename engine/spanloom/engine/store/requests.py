@@ -40,7 +40,7 @@ class Outcome(StrEnum):
     RELEASED = "released"  # given back unrun, or cut short by a shutdown; costs no attempt
 
 
-# ---- transitions: requests and answers. Plain slotted dataclasses: several are made for each node run ----
+# ---- transitions: requests and answers. What is made for each node run is a tuple, three times quicker to make ----
 
 
 class NodeKey(NamedTuple):
@@ -153,8 +153,7 @@ class NodeClaim(NamedTuple):
     parent_spans: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """A granted claim, with the header of its execution."""
 
     header: ExecutionHeader
@@ -170,8 +169,7 @@ class Refusal(StrEnum):
     RETIRED = "retired"  # this worker's own lease lapsed; register anew
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(NamedTuple):
     """One log line of a node run."""
 
     level: str
@@ -196,8 +194,7 @@ class NodeLines:
     again: bool = False  # they were sent before, and no answer came
 
 
-@dataclass(frozen=True, slots=True)
-class SpanLine:
+class SpanLine(NamedTuple):
     """One finished or running span; ids are lower-case hex (32 and 16 digits), times Unix nanoseconds."""
 
     trace_id: str
@@ -224,8 +221,7 @@ class FanOut:
     tolerated_failures: int  # how many may fail before no further one is started
 
 
-@dataclass(frozen=True, slots=True)
-class RecordRequest:
+class RecordRequest(NamedTuple):
     """The outcome of one node run, to be recorded in one atomic step with all that follows from it."""
 
     execution_id: str

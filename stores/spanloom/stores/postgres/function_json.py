@@ -234,7 +234,7 @@ def _log(line: LogLine) -> dict[str, Any]:
 
 
 def _span(span: SpanLine) -> dict[str, Any]:
-    return {name: getattr(span, name) for name in SpanLine.__slots__}
+    return span._asdict()
 
 
 def recorded(requests: Sequence[RecordRequest], order: Sequence[int], answer: str) -> list[RecordResult]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from spanloom.engine.errors import InvalidTransition, StaleVersion, UnknownExecution, UserError
@@ -270,7 +269,7 @@ def end_node(tx: Transaction, request: RecordRequest) -> RecordResult:
     taken = run._replace(
         status=NodeStatus.RUNNING.value, fence=run.fence + 1, worker_id=None, claim_reference=None, due_at=None
     )
-    mine = replace(request, execution_id=execution_id, fence=taken.fence, worker_id="", successors=())
+    mine = request._replace(execution_id=execution_id, fence=taken.fence, worker_id="", successors=())
     return record_taken(tx, locked[execution_id], taken, mine)
 
 

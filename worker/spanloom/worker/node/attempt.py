@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -70,7 +69,7 @@ class RunningAttempt:
             otel_context.detach(token)
             node = self.claim.node
             line = opened.close(error)
-            self._keep_span(replace(line, node_id=node.node_id, item=node.item, attempt=node.attempt))
+            self._keep_span(line._replace(node_id=node.node_id, item=node.item, attempt=node.attempt))
 
     def heartbeat(self) -> None:
         """Raise LeaseLost if this worker no longer holds the claim, or if it stops and its grace is over."""

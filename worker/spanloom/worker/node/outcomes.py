@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from spanloom.engine.errors import (
     PayloadRejected,
@@ -41,8 +40,7 @@ _MAX_TRACEBACK = 16_000
 _LOAD_AGAIN_SECONDS = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptResult:
+class AttemptResult(NamedTuple):
     """The end of an attempt, in the words of the store port."""
 
     outcome: Outcome
@@ -72,7 +70,7 @@ class AttemptResult:
         )
 
 
-_RECORDED = tuple({field.name for field in fields(AttemptResult)} & {field.name for field in fields(RecordRequest)})
+_RECORDED = tuple(set(AttemptResult._fields) & set(RecordRequest._fields))
 
 
 def of_result(result: Any, node: Node, execution_id: str, limit: int) -> AttemptResult:
@@ -110,7 +108,7 @@ def left(ending: AttemptResult, plan: CompiledWorkflow, node: Node, item: int) -
             return ending  # the store routes by each edge's `on`
         try:
             departure = route_success(plan, node.id, decode(ending.data or "null"), ending.next_nodes)
-            return replace(ending, taken=departure.taken)
+            return ending._replace(taken=departure.taken)
         except RoutingFailed as error:
             ending = AttemptResult(Outcome.FAILED, error=_describe(error, permanent=True))
     if ending.outcome is not Outcome.FAILED:
@@ -118,7 +116,7 @@ def left(ending: AttemptResult, plan: CompiledWorkflow, node: Node, item: int) -
     failure = as_data(json.loads(ending.error or "{}"), node.id)
     departure = route_failure(plan, node.id, failure)
     data = json.dumps(failure) if departure.handled else None
-    return replace(ending, data=data, taken=departure.taken, handled=departure.handled)
+    return ending._replace(data=data, taken=departure.taken, handled=departure.handled)
 
 
 def as_data(error: Mapping[str, Any], node_id: str) -> dict[str, Any]:

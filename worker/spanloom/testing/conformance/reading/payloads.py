@@ -67,13 +67,13 @@ class Payloads:
     def test_data_reaches_successors_to_the_letter(self, store: ExecutionStore, driver: StoreDriver, text: str) -> None:
         execution = driver.start(chain(3))
         first = driver.outcome(execution, driver.claim(execution, "n1"), successors=("n2",))
-        claimed_at_once = driver.send(dataclasses.replace(first, data=text)).next
+        claimed_at_once = driver.send(first._replace(data=text)).next
         assert claimed_at_once is not None
         assert dict(claimed_at_once.results) == {"n1": text}
-        driver.send(dataclasses.replace(driver.outcome(execution, claimed_at_once), data=text))
+        driver.send(driver.outcome(execution, claimed_at_once)._replace(data=text))
         last = driver.claim(execution, "n3")
         assert dict(last.results) == {"n2": text}
-        driver.send(dataclasses.replace(driver.outcome(execution, last), data=text))
+        driver.send(driver.outcome(execution, last)._replace(data=text))
         for run in store.get_node_results(execution):
             assert _same(run.data, text)
         found = store.get_execution(execution)
@@ -84,7 +84,7 @@ class Payloads:
     def test_several_outputs_are_kept_apart(self, store: ExecutionStore, driver: StoreDriver, text: str) -> None:
         execution = driver.start(Workflow(id="two", nodes=(Node(id="a", type="work"), Node(id="b", type="work"))))
         for name in ("a", "b"):
-            driver.send(dataclasses.replace(driver.outcome(execution, driver.claim(execution, name)), data=text))
+            driver.send(driver.outcome(execution, driver.claim(execution, name))._replace(data=text))
         found = store.get_execution(execution)
         assert found is not None
         assert set(found.output) == {"a", "b"}

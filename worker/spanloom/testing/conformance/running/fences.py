@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -37,14 +36,14 @@ class Fences:
     @pytest.mark.parametrize(
         "change",
         [
-            lambda record: dataclasses.replace(record, fence=record.fence + 1),
-            lambda record: dataclasses.replace(record, fence=record.fence - 1),
-            lambda record: dataclasses.replace(record, worker_id=str(uuid.uuid4())),
-            lambda record: dataclasses.replace(record, node_id="n2"),
-            lambda record: dataclasses.replace(record, node_id="other"),
-            lambda record: dataclasses.replace(record, item=1),
-            lambda record: dataclasses.replace(record, execution_id=str(uuid.uuid4())),
-            lambda record: dataclasses.replace(record, execution_id="no such thing"),
+            lambda record: record._replace(fence=record.fence + 1),
+            lambda record: record._replace(fence=record.fence - 1),
+            lambda record: record._replace(worker_id=str(uuid.uuid4())),
+            lambda record: record._replace(node_id="n2"),
+            lambda record: record._replace(node_id="other"),
+            lambda record: record._replace(item=1),
+            lambda record: record._replace(execution_id=str(uuid.uuid4())),
+            lambda record: record._replace(execution_id="no such thing"),
         ],
         ids=[
             "later fence",
@@ -124,7 +123,7 @@ class Fences:
         driver.run(execution, "split")
         nodes = [driver.claim(execution, name) for name in ("w1", "w2", "w3")]
         records = [driver.outcome(execution, node) for node in nodes]
-        records[1] = dataclasses.replace(records[1], fence=records[1].fence + 7)
+        records[1] = records[1]._replace(fence=records[1].fence + 7)
         answers = store.record(records, now=clock())
         assert [answer.recorded for answer in answers] == [True, False, True]
         statuses = [run.status for run in store.get_node_results(execution, ["w1", "w2", "w3"])]
