@@ -71,6 +71,7 @@ class SqlRecovery(SqlRows):
 
     def close_lease(self, worker_id: str) -> None:
         """See Transaction.close_lease."""
+        self._live.pop(worker_id, None)
         self._run(
             "UPDATE {s}workers SET released_at = :now WHERE id = :id AND released_at IS NULL",
             [{"id": worker_id, "now": self.now}],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,15 +24,25 @@ __all__ = ["SqliteRows"]
 _KEY = "execution_id = ? AND node_id = ? AND item = ?"
 _EXECUTION = f"SELECT {EXECUTION} FROM executions WHERE id = ?"
 _RUN = f"SELECT {RUN} FROM node_runs WHERE {_KEY}"
+_ARRIVE = (
+    f"INSERT INTO node_runs ({RUN}) VALUES ({', '.join('?' * len(RUN_COLUMNS))}) "
+    "ON CONFLICT (execution_id, node_id, item) DO UPDATE SET pending = node_runs.pending - ?, "
+    "taken = node_runs.taken + excluded.taken, claim_reference = excluded.claim_reference "
+    f"RETURNING {', '.join(f'node_runs.{name}' for name in RUN_COLUMNS)}"
+)
+_IS_LIVE = "SELECT 1 FROM workers WHERE id = ? AND released_at IS NULL AND lease_until > ?"
 _DELETE_RUN = f"DELETE FROM node_runs WHERE {_KEY}"
 _INPUT = f"SELECT {', '.join(InputRow._fields)} FROM node_results WHERE execution_id = ? AND node_id = ? AND item = 0"
 _ADD_RESULT = f"INSERT INTO node_results ({RESULT}) VALUES ({', '.join('?' * len(RESULT_COLUMNS))})"
 
 
+_row = tuple.__new__  # as `_make` does, without its function in Python
 _COLUMNS = len(EXECUTION_COLUMNS)
 _BOTH = (
-    f"SELECT {', '.join(f'e.{name}' for name in EXECUTION_COLUMNS)}, {', '.join(f'r.{name}' for name in RUN_COLUMNS)} "
-    "FROM executions e LEFT JOIN node_runs r ON r.execution_id = e.id AND r.node_id = ? AND r.item = ? WHERE e.id = ?"
+    f"SELECT {', '.join(f'e.{name}' for name in EXECUTION_COLUMNS)}, {', '.join(f'r.{name}' for name in RUN_COLUMNS)}, "
+    "w.released_at IS NULL AND w.lease_until > ? FROM executions e "
+    "LEFT JOIN node_runs r ON r.execution_id = e.id AND r.node_id = ? AND r.item = ? "
+    "LEFT JOIN workers w ON w.id = r.worker_id WHERE e.id = ?"
 )
 
 
@@ -51,13 +61,23 @@ class SqliteRows(SqlTransaction):
         self._prefetched_runs: dict[str, dict[NodeKey, RunRow]] = {}
 
     def prefetch(self, keys: Sequence[NodeKey]) -> None:
-        """See Transaction.prefetch. One statement a key: while other threads run, each statement waits for its turn."""
+        """See Transaction.prefetch.
+
+        One statement for an execution, its first run and the lease of the run's worker: while other threads run, each
+        statement waits for its turn.
+        """
+        now = self.now
         for key in keys:
-            row = self._execute(_BOTH, (key.node_id, key.item, key.execution_id)).fetchone()
+            if key.execution_id in self._prefetched:
+                continue
+            row = self._execute(_BOTH, (now, key.node_id, key.item, key.execution_id)).fetchone()
             if row is not None:
-                self._prefetched[key.execution_id] = ExecutionRow._make(row[:_COLUMNS])
+                self._prefetched[key.execution_id] = _row(ExecutionRow, row[:_COLUMNS])
                 if row[_COLUMNS] is not None:
-                    self._prefetched_runs.setdefault(key.execution_id, {})[key] = RunRow._make(row[_COLUMNS:])
+                    run = _row(RunRow, row[_COLUMNS:-1])
+                    self._prefetched_runs[key.execution_id] = {key: run}
+                    if run.worker_id is not None:
+                        self._live[run.worker_id] = row[-1] == 1
 
     def executions(self, ids: Collection[str]) -> dict[str, ExecutionRow]:
         """See Transaction.executions."""
@@ -84,6 +104,20 @@ class SqliteRows(SqlTransaction):
                 found[key] = self._run_row(row)
         return found
 
+    def is_live(self, worker_id: str) -> bool:
+        """See Transaction.is_live."""
+        if (known := self._live.get(worker_id)) is None:
+            known = self._live[worker_id] = self._execute(_IS_LIVE, (worker_id, self.now)).fetchone() is not None
+        return known
+
+    def arrive(self, rows: Sequence[RunRow], arrivals: Mapping[str, int]) -> list[RunRow]:
+        """See Transaction.arrive."""
+        counted: list[RunRow] = []
+        for row in sorted(rows) if len(rows) > 1 else rows:
+            self._prefetched_runs.pop(row.execution_id, None)
+            counted += map(self._run_row, self._execute(_ARRIVE, (*row, arrivals[row.node_id])).fetchall())
+        return counted
+
     def insert_runs(self, rows: Sequence[RunRow]) -> None:
         """See Transaction.insert_runs."""
         for row in rows:
@@ -103,9 +137,10 @@ class SqliteRows(SqlTransaction):
 
     def inputs(self, execution_id: str, node_ids: Collection[str]) -> list[InputRow]:
         """See Transaction.inputs."""
+        if len(node_ids) != 1:
+            return super().inputs(execution_id, node_ids)
         SqliteRows.flush(self)
-        found = (self._execute(_INPUT, (execution_id, node_id)).fetchone() for node_id in sorted(node_ids))
-        return [InputRow._make(row) for row in found if row is not None]
+        return [_row(InputRow, row) for row in self._execute(_INPUT, (execution_id, *node_ids)).fetchall()]
 
     def insert_results(self, rows: Sequence[ResultRow]) -> None:
         """See Transaction.insert_results."""
@@ -139,13 +174,13 @@ class SqliteRows(SqlTransaction):
     # ---- reading rows ----
 
     def _execution(self, row: Sequence[Any]) -> ExecutionRow:
-        return ExecutionRow._make(row)
+        return _row(ExecutionRow, row)
 
     def _run_row(self, row: Sequence[Any]) -> RunRow:
-        return RunRow._make(row)
+        return _row(RunRow, row)
 
     def _result(self, row: Sequence[Any]) -> ResultRow:
-        return ResultRow._make(row)
+        return _row(ResultRow, row)
 
 
 @cache

@@ -29,10 +29,9 @@ INSERT INTO logs (execution_id, id, node_id, item, attempt, level, message, fiel
 VALUES (?1, (SELECT coalesce(max(id), 0) + 1 FROM logs WHERE execution_id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
 """
 
-_ADD_SPAN = """
-INSERT OR REPLACE INTO spans (execution_id, span_id, trace_id, parent_span_id, node_id, item, attempt, name, kind,
-                              status, start_ns, end_ns, attributes, links)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+_ADD_SPAN = f"""
+INSERT OR REPLACE INTO spans (execution_id, {", ".join(SpanLine._fields)})
+VALUES (?, {", ".join("?" * len(SpanLine._fields))})
 """
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -133,25 +132,21 @@ class SqliteTransaction(SqliteRows):
     def add_events(self, events: Iterable[Event], *, at: Time | None = None) -> None:
         """See Transaction.add_events."""
         time = self._now if at is None else at
-        self._events.extend([(*event, time) for event in events])
+        for event in events:
+            self._events.append((*event, time))
 
     def add_telemetry(self, key: NodeKey, logs: Sequence[LogLine], spans: Sequence[SpanLine]) -> None:
         """See Transaction.add_telemetry."""
         execution_id, node_id, item = key
-        self._logs.extend(
-            [
+        if logs:
+            self._logs += [
                 (execution_id, node_id, item, line.attempt, line.level, _storable(line.message), line.fields,
                  to_micros(line.at), line.trace_id, line.span_id)
                 for line in logs
-            ]
-        )  # fmt: skip
-        self._spans.extend(
-            [
-                (execution_id, span.span_id, span.trace_id, span.parent_span_id, span.node_id, span.item, span.attempt,
-                 _storable(span.name), span.kind, span.status, span.start_ns, span.end_ns, span.attributes, span.links)
-                for span in spans
-            ]
-        )  # fmt: skip
+            ]  # fmt: skip
+        for span in spans:
+            storable = span if span.name.isascii() else span._replace(name=_storable(span.name))
+            self._spans.append((execution_id, *storable))
 
     def flush(self) -> None:
         """See Transaction.flush."""

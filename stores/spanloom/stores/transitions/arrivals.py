@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from spanloom.engine.store.requests import END, PARENT, START, NodeKey
@@ -12,6 +13,7 @@ from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.stores.transitions.rows import (
     Event,
     ExecutionRow,
+    Graph,
     GraphEdge,
     InputRow,
     ResultRow,
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _PENDING, _QUEUED, _RUNNING = NodeStatus.PENDING.value, NodeStatus.QUEUED.value, NodeStatus.RUNNING.value
+_NODE_ID = attrgetter("node_id")
 FIRST_PUSH = as_data({"push": 1})  #: the data of the event of a run's first push
 SUSPECT_AFTER = timedelta(seconds=2)  #: when a sweep first checks whether the job of a queued run was lost
 
@@ -158,9 +161,14 @@ def inputs(tx: Transaction, execution: ExecutionRow, node_id: str) -> tuple[dict
     leading = {edge.source: edge for edge in edges if edge.source != START}
     if not leading:
         return {}, {}
-    rows = [row for row in tx.inputs(execution.id, leading) if leading[row.node_id].is_taken(row.status, _named(row))]
-    data = {row.node_id: "null" if row.data is None else row.data for row in rows}
-    return data, {row.node_id: row.span for row in rows if row.span is not None}
+    data: dict[str, str] = {}
+    spans: dict[str, str] = {}
+    for row in tx.inputs(execution.id, leading):
+        if leading[row.node_id].is_taken(row.status, _named(row)):
+            data[row.node_id] = "null" if row.data is None else row.data
+            if row.span is not None:
+                spans[row.node_id] = row.span
+    return data, spans
 
 
 def recount_arrivals(
@@ -248,15 +256,16 @@ class Wish(NamedTuple):
 class Propagation:
     """The arrivals that follow from the records of one execution."""
 
-    def __init__(self, tx: Transaction, execution: ExecutionRow, wishes: Sequence[Wish]) -> None:
+    def __init__(self, tx: Transaction, execution: ExecutionRow, graph: Graph, wishes: Sequence[Wish]) -> None:
         self.pushed: list[tuple[str, RunRow]] = []  #: runs that became queued, each with its claim reference
         self.claimed: list[tuple[str, RunRow]] = []  #: runs that a worker goes on with, by its claim's reference
         self.sinks = 0  #: arrivals at `$end` by skips
         self._tx = tx
         self._execution = execution
-        self._graph = tx.graph(execution.workflow_id, execution.version)
+        self._graph = graph
+        self._fence = execution.first_fence
         self._running = execution.status == ExecutionStatus.RUNNING
-        self._wishes = [wish for wish in wishes if wish.successors] if self._running else []
+        self._wishes = list(wishes) if self._running else []
         self._there: set[str] = set()  # the ready nodes that had a row before
         self._skipped: list[Event] = []
 
@@ -271,8 +280,10 @@ class Propagation:
         ready: list[RunRow] = []
         while arrivals:
             arrivals = self._round(arrivals, ready)
-        self._tx.add_events(sorted(self._skipped))
-        self._place(sorted(ready))
+        if self._skipped:
+            self._tx.add_events(sorted(self._skipped))
+        if ready:
+            self._place(sorted(ready))
 
     def _round(self, arrivals: Sequence[Arrival], ready: list[RunRow]) -> list[Arrival]:
         whole: list[RunRow] = []  # all inputs arrive at once: there is no row yet
@@ -282,7 +293,9 @@ class Propagation:
             counts[row.node_id] = count
             (partial if row.pending else whole).append(row)
         counted = self._tx.arrive(partial, counts) if partial else []
-        met = sorted([*whole, *(row for row in counted if not row.pending)], key=lambda row: row.node_id)
+        met = sorted([*whole, *(row for row in counted if not row.pending)], key=_NODE_ID)
+        if not met:
+            return []
         self._there.update(row.node_id for row in counted)
         ready += [row for row in met if row.taken]
         skipped = [row for row in met if not row.taken]
@@ -297,10 +310,11 @@ class Propagation:
 
     def _row(self, arrivals: Sequence[Arrival]) -> RunRow:
         """Return the row of a node that results from arrivals, all of them at that node."""
-        edge = arrivals[0].edge
+        edge, execution = arrivals[0].edge, self._execution
+        taken = int(arrivals[0].taken) if len(arrivals) == 1 else sum(arrival.taken for arrival in arrivals)
         return RunRow(
-            self._execution.id, edge.target, 0, _PENDING, edge.target_type, edge.target_queue, self._execution.priority,
-            edge.target_inputs - len(arrivals), sum(arrival.taken for arrival in arrivals), self._execution.first_fence,
+            execution.id, edge.target, 0, _PENDING, edge.target_type, edge.target_queue, execution.priority,
+            edge.target_inputs - len(arrivals), taken, self._fence,
             claim_reference=arrivals[-1].reference, pushed_epoch=self._tx.epoch,
         )  # fmt: skip
 
@@ -333,36 +347,43 @@ class Propagation:
         placed: list[tuple[RunRow, RunRow]] = []
         started: list[Event] = []
         others: list[Event] = []
-        for wish in list(self._wishes):
+        for wish in self._wishes[:]:
             if (row := self._wanted(wish, ready)) is not None and self._tx.is_live(wish.worker_id):
                 ready.remove(row)
                 self._wishes.remove(wish)
                 run = row._replace(
-                    status=_RUNNING, fence=self._execution.first_fence + 1, worker_id=wish.worker_id,
+                    status=_RUNNING, fence=self._fence + 1, worker_id=wish.worker_id,
                     pushed_epoch=self._tx.epoch, started_at=self._tx.later(),
                 )  # fmt: skip
                 placed.append((row, run))
                 self.claimed.append((wish.reference, run))
-                started.append(_event(run, "node.started", None, wish.worker_id))
+                started.append(
+                    Event(run.execution_id, "node.started", run.node_id, run.item, run.attempt, wish.worker_id)
+                )
         for row in ready:
             assert row.claim_reference is not None
             if self._running:
                 run = row._replace(
-                    status=_QUEUED, fence=self._execution.first_fence, push=1,
-                    pushed_epoch=self._tx.epoch, pushed_at=self._tx.now, due_at=self._tx.after(SUSPECT_AFTER),
+                    status=_QUEUED, fence=self._fence, push=1, pushed_epoch=self._tx.epoch, pushed_at=self._tx.now,
+                    due_at=self._tx.after(SUSPECT_AFTER),
                 )  # fmt: skip
                 self.pushed.append((row.claim_reference, run))
                 others.append(Event(run.execution_id, "node.queued", run.node_id, 0, 1, None, FIRST_PUSH))
             else:
                 run = row._replace(
-                    status=NodeStatus.HELD.value, fence=self._execution.first_fence, pushed_epoch=self._tx.epoch,
-                    claim_reference=None,
+                    status=NodeStatus.HELD.value, fence=self._fence, pushed_epoch=self._tx.epoch, claim_reference=None
                 )  # fmt: skip
                 others.append(_event(run, "node.held", None))
             placed.append((row, run))
-        self._tx.insert_runs([run for row, run in placed if row.node_id not in self._there])
-        if self._there:
-            self._tx.update_runs([(row, run) for row, run in placed if row.node_id in self._there])
+        new: list[RunRow] = []
+        changed: list[tuple[RunRow, RunRow]] = []
+        for row, run in placed:
+            if row.node_id in self._there:
+                changed.append((row, run))
+            else:
+                new.append(run)
+        self._tx.insert_runs(new)
+        self._tx.update_runs(changed)
         self._tx.add_events([*sorted(started), *others])
 
     def _wanted(self, wish: Wish, ready: Sequence[RunRow]) -> RunRow | None:

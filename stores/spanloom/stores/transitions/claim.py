@@ -21,6 +21,8 @@ from spanloom.stores.transitions.transaction import Transaction
 
 __all__ = ["claim", "node_claim"]
 
+_RUNNING = NodeStatus.RUNNING.value
+
 
 def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str | None) -> list[ClaimAnswer]:
     """Claim runs for a worker whose lease is live, or find the claims that the same call was granted before.
@@ -29,9 +31,9 @@ def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str |
     """
     if not tx.is_live(worker_id):
         return [Refusal.RETIRED] * len(keys)
-    known = [key for key in keys if canonical_id(key.execution_id)]
-    tx.prefetch(known)
-    executions = tx.lock_executions({key.execution_id for key in known})
+    known = set(filter(canonical_id, {key.execution_id for key in keys}))
+    tx.prefetch([key for key in keys if key.execution_id in known])
+    executions = tx.lock_executions(known)
     wanted = [key for key in keys if key.execution_id in executions]
     # Only queued runs: a run that a record has locked may be waiting for a join that is locked before it here.
     queued = tx.lock_runs(wanted, status=NodeStatus.QUEUED)
@@ -69,7 +71,7 @@ def _claim(
         hold(tx, run)
         return Refusal.NOT_READY
     new = run._replace(
-        status=NodeStatus.RUNNING.value, fence=run.fence + 1, worker_id=worker_id, claim_reference=reference,
+        status=_RUNNING, fence=run.fence + 1, worker_id=worker_id, claim_reference=reference,
         due_at=None, started_at=tx.now,
     )  # fmt: skip
     tx.update_runs([(run, new)])
@@ -86,17 +88,17 @@ def _claimed_before(run: RunRow, worker_id: str, reference: str | None) -> RunRo
 
 
 def node_claim(
-    tx: Transaction, execution: ExecutionRow, run: RunRow, *, parent: RecordRequest | None = None
+    tx: Transaction, execution: ExecutionRow, run: RunRow, *, sole_parent: RecordRequest | None = None
 ) -> NodeClaim:
-    """Describe the claim of a running run. `parent` is the record that it follows, which holds its data."""
+    """Describe the claim of a running run. `sole_parent` is the record of its only parent, which holds its data."""
     data: str | None = None
     results: dict[str, str] = {}
     spans: dict[str, str] = {}
     if run.item:
         data = tx.item(run.key)
-    elif parent is not None and _has_one_input(tx, execution, run):
-        results = {parent.node_id: "null" if parent.data is None else parent.data}
-        spans = {} if parent.span is None else {parent.node_id: parent.span}
+    elif sole_parent is not None:
+        results = {sole_parent.node_id: "null" if sole_parent.data is None else sole_parent.data}
+        spans = {} if sole_parent.span is None else {sole_parent.node_id: sole_parent.span}
     else:
         results, spans = inputs(tx, execution, run.node_id)
     return NodeClaim(
@@ -104,11 +106,6 @@ def node_claim(
         None if run.wait_kind is None else WaitKind(run.wait_kind), run.wait_key if run.wait_kind else None, run.span,
         spans,
     )  # fmt: skip
-
-
-def _has_one_input(tx: Transaction, execution: ExecutionRow, run: RunRow) -> bool:
-    edge = tx.graph(execution.workflow_id, execution.version).target(run.node_id)
-    return edge is not None and edge.target_inputs == 1
 
 
 def _call_reference(token: str) -> str:

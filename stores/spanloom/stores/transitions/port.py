@@ -35,7 +35,7 @@ from spanloom.stores.transitions.control import (
     resume,
 )
 from spanloom.stores.transitions.purge import purge
-from spanloom.stores.transitions.record import record
+from spanloom.stores.transitions.record import prepare, record
 from spanloom.stores.transitions.retry_execution import retry
 from spanloom.stores.transitions.start import create
 from spanloom.stores.transitions.sweep import LostJobCheck, sweep, unregister_worker
@@ -99,7 +99,12 @@ class Transitions(ExecutionStore):
         self, records: Sequence[RecordRequest], *, epoch: int = 0, now: datetime | None = None
     ) -> list[RecordResult]:
         """See NodeTransitions.record."""
-        return self._each(records, lambda some: self._transact(lambda tx: record(tx, some), epoch=epoch, now=now))
+
+        def step(some: Sequence[RecordRequest]) -> list[RecordResult]:
+            works = prepare(some)  # while another transaction may have the only writer
+            return self._transact(lambda tx: record(tx, works), epoch=epoch, now=now)
+
+        return self._each(records, step)
 
     def wake_parents(
         self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None

@@ -17,7 +17,7 @@ from spanloom.stores.transitions.transaction import Transaction
 from spanloom.stores.transitions.waits.mapped import ItemEnd, end_items
 from spanloom.stores.transitions.waits.rules import check_wait, wait
 
-__all__ = ["record", "record_taken"]
+__all__ = ["Work", "prepare", "record", "record_taken"]
 
 ENDS = {
     Outcome.COMPLETED: NodeStatus.COMPLETED,
@@ -30,13 +30,18 @@ _STALE = RecordResult(recorded=False)
 _KEY = attrgetter("key")
 
 
-def record(tx: Transaction, requests: Sequence[RecordRequest]) -> list[RecordResult]:
-    """Record outcomes, in the order of their keys, and return the answers in the order of the requests."""
+def prepare(requests: Sequence[RecordRequest]) -> list[Work]:
+    """Check requests before the transaction that records them. Raises StoreRefused for a wait that nothing ends."""
     for request in requests:
         check_wait(request)
-    works = [Work(request) for request in requests]
+    return [Work(request) for request in requests]
+
+
+def record(tx: Transaction, works: Sequence[Work]) -> list[RecordResult]:
+    """Record outcomes, in the order of their keys, and return the answers in the order of the requests."""
     by_execution: dict[str, list[Work]] = {}
     for work in sorted(works, key=_KEY) if len(works) > 1 else works:
+        work.reset()
         by_execution.setdefault(work.request.execution_id, []).append(work)
 
     def may_end(execution: ExecutionRow) -> bool:
@@ -79,10 +84,16 @@ def _may_end(tx: Transaction, request: RecordRequest, execution: ExecutionRow) -
 class Work:
     """One record in progress: its request, its run and its answer."""
 
+    __slots__ = ("answer", "following", "jobs", "key", "reference", "request", "run")
+
     def __init__(self, request: RecordRequest) -> None:
         self.request = request
         self.key = request.key
         self.reference = claim_reference(request.node_id, request.item, request.fence)
+        self.reset()
+
+    def reset(self) -> None:
+        """Clear the answer of an earlier transaction that was rolled back."""
         self.run: RunRow | None = None  # the run under its claim; None: the fence is stale
         self.answer = _STALE
         self.jobs: list[NodeJob] = []
@@ -170,11 +181,14 @@ class _Group:
     def _follow(self, ended: Sequence[Work]) -> None:
         """Count the arrivals of the ended runs at their nodes' runs and successors, and assign the ready runs."""
         arrivals: list[Arrival] = []
+        wishes: list[Wish] = []
         items: list[ItemEnd] = []
+        by_reference: dict[str, Work] = {}
         for work in ended:
             request, run = work.request, work.run
             assert run is not None
             status = ENDS[request.outcome]
+            by_reference[work.reference] = work
             if run.item:
                 items.append(ItemEnd(run, work.reference, request.worker_id, self._goes_on(work), status))
             elif status is not NodeStatus.FAILED or self._is_handled(work):
@@ -183,22 +197,24 @@ class _Group:
                         self._sinks += 1
                     else:
                         arrivals.append(Arrival(edge, edge.is_taken(status, request.taken), work.reference))
-        by_reference = {work.reference: work for work in ended}
+                if request.successors:
+                    wishes.append(Wish(work.reference, request.worker_id, run.queue, request.successors))
         if items:
             for follows in end_items(self._tx, self._execution, items):
                 work = by_reference[follows.reference]
                 work.jobs.extend(follows.jobs)
                 work.following = follows.claim or work.following
         if arrivals:
-            wishes = [self._wish(work) for work in ended if work.run is not None and not work.run.item]
-            propagation = Propagation(self._tx, self._execution, wishes)
+            propagation = Propagation(self._tx, self._execution, self._graph, wishes)
             propagation.settle(arrivals)
             self._sinks += propagation.sinks
             for reference, run in propagation.pushed:
                 by_reference[reference].jobs.append(self._tx.job(run))
             for reference, run in propagation.claimed:
                 work = by_reference[reference]
-                work.following = node_claim(self._tx, self._execution, run, parent=work.request)
+                target = self._graph.target(run.node_id)
+                sole = work.request if target is not None and target.target_inputs == 1 else None
+                work.following = node_claim(self._tx, self._execution, run, sole_parent=sole)
 
     def _is_handled(self, work: Work) -> bool:
         request = work.request
@@ -209,10 +225,6 @@ class _Group:
 
     def _goes_on(self, work: Work) -> bool:
         return work.request.node_id in work.request.successors
-
-    def _wish(self, work: Work) -> Wish:
-        assert work.run is not None
-        return Wish(work.reference, work.request.worker_id, work.run.queue, work.request.successors)
 
     # ---- 3. the end of the execution ----
 

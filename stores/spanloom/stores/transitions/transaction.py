@@ -233,10 +233,13 @@ class Transaction(ABC):
 
         Raises InvalidTransition where the table of states.py forbids it.
         """
+        keys, results = [], []
         for run, result in ends:
             _check_run(run, result.status)
-        self.delete_runs([run.key for run, _ in ends])
-        self.insert_results([result for _, result in ends])
+            keys.append(run.key)
+            results.append(result)
+        self.delete_runs(keys)
+        self.insert_results(results)
 
     def job(self, run: RunRow) -> NodeJob:
         """Return the job of a run's last push."""
