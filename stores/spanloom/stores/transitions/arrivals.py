@@ -383,7 +383,8 @@ class Propagation:
             else:
                 new.append(run)
         self._tx.insert_runs(new)
-        self._tx.update_runs(changed)
+        if changed:
+            self._tx.update_runs(changed)
         self._tx.add_events([*sorted(started), *others])
 
     def _wanted(self, wish: Wish, ready: Sequence[RunRow]) -> RunRow | None:

@@ -11,7 +11,7 @@ from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.transitions.arrivals import Arrival, Propagation, Wish, complete, fail
 from spanloom.stores.transitions.claim import node_claim
-from spanloom.stores.transitions.resent import answer_again
+from spanloom.stores.transitions.repeated_records import answer_again
 from spanloom.stores.transitions.rows import Event, ExecutionRow, ResultRow, RunRow, as_data, claim_reference
 from spanloom.stores.transitions.transaction import Transaction
 from spanloom.stores.transitions.waits.mapped import ItemEnd, end_items
@@ -25,6 +25,7 @@ ENDS = {
     Outcome.SKIPPED: NodeStatus.SKIPPED,
 }
 
+_TEXTS = {status: status.value for status in ENDS.values()}
 _ENDED = {status: f"node.{status.value}" for status in ENDS.values()}
 _STALE = RecordResult(recorded=False)
 _KEY = attrgetter("key")
@@ -41,15 +42,17 @@ def record(tx: Transaction, works: Sequence[Work]) -> list[RecordResult]:
     """Record outcomes, in the order of their keys, and return the answers in the order of the requests."""
     by_execution: dict[str, list[Work]] = {}
     for work in sorted(works, key=_KEY) if len(works) > 1 else works:
-        work.reset()
-        by_execution.setdefault(work.request.execution_id, []).append(work)
+        if work.begun:
+            work.reset()
+        work.begun = True
+        if work.has_id:
+            by_execution.setdefault(work.request.execution_id, []).append(work)
 
     def may_end(execution: ExecutionRow) -> bool:
         return any(_may_end(tx, work.request, execution) for work in by_execution[execution.id])
 
-    known = [name for name in by_execution if canonical_id(name)]
-    tx.prefetch([work.key for name in known for work in by_execution[name]])
-    executions = tx.lock_executions(known, alone=may_end)
+    tx.prefetch([work.key for group in by_execution.values() for work in group])
+    executions = tx.lock_executions(by_execution, alone=may_end)
     for execution_id, group in by_execution.items():
         if (execution := executions.get(execution_id)) is None:
             continue
@@ -84,12 +87,14 @@ def _may_end(tx: Transaction, request: RecordRequest, execution: ExecutionRow) -
 class Work:
     """One record in progress: its request, its run and its answer."""
 
-    __slots__ = ("answer", "following", "jobs", "key", "reference", "request", "run")
+    __slots__ = ("answer", "begun", "following", "has_id", "jobs", "key", "reference", "request", "run")
 
     def __init__(self, request: RecordRequest) -> None:
         self.request = request
         self.key = request.key
         self.reference = claim_reference(request.node_id, request.item, request.fence)
+        self.has_id = canonical_id(request.execution_id) is not None  # else no execution has it
+        self.begun = False
         self.reset()
 
     def reset(self) -> None:
@@ -158,7 +163,7 @@ class _Group:
         status = ENDS[request.outcome]
         lost = status is NodeStatus.FAILED and not run.item and not self._is_handled(work)
         result = ResultRow(
-            run.execution_id, run.node_id, run.item, run.node_type, status.value, request.data, request.error,
+            run.execution_id, run.node_id, run.item, run.node_type, _TEXTS[status], request.data, request.error,
             None if request.taken is None else json.dumps(request.taken), not lost, run.attempt, run.recovery_attempts,
             run.fence, run.push, run.worker_id, request.span, run.started_at, tx.now,
         )  # fmt: skip
