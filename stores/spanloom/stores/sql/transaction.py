@@ -11,14 +11,15 @@ from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.sql.recovery import SqlRecovery
 from spanloom.stores.sql.results import SqlResults
-from spanloom.stores.sql.rows import KEY
+from spanloom.stores.sql.rows import KEY, Row
 from spanloom.stores.sql.statements import EXECUTION, RUN, RUN_COLUMNS, insert, update_of
 from spanloom.stores.transitions.rows import ExecutionRow, Graph, GraphEdge, RunFilter, RunRow, VersionRow
 
-__all__ = ["SqlTransaction"]
+__all__ = ["HEADER", "SqlTransaction"]
 
 
-_HEADER = "SELECT input, metadata, trace_parent, trace_state, caller_span_id FROM {s}executions WHERE id = :id"
+#: The columns of an execution's header that are not in its row.
+HEADER = "input, metadata, trace_parent, trace_state, caller_span_id"
 
 
 class SqlTransaction(SqlResults, SqlRecovery):
@@ -128,7 +129,7 @@ class SqlTransaction(SqlResults, SqlRecovery):
 
     def header(self, execution: ExecutionRow) -> ExecutionHeader:
         """See Transaction.header."""
-        row = self._one(_HEADER, {"id": execution.id})
+        row = self._header_row(execution.id)
         assert row is not None, f"execution {execution.id} has an open run and no row"
         data, metadata, trace_parent, trace_state, caller_span_id = row
         return ExecutionHeader(
@@ -136,6 +137,9 @@ class SqlTransaction(SqlResults, SqlRecovery):
             execution.parent_id, {} if metadata == "{}" else json.loads(metadata), trace_parent, trace_state,
             caller_span_id, self.as_datetime(execution.created_at),
         )  # fmt: skip
+
+    def _header_row(self, execution_id: str) -> Row | None:
+        return self._one(f"SELECT {HEADER} FROM {{s}}executions WHERE id = :id", {"id": execution_id})
 
     # ---- open node runs ----
 

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from spanloom.engine.store.requests import NodeKey
+from spanloom.stores.sql.rows import Row
 from spanloom.stores.sql.statements import (
     EXECUTION,
     EXECUTION_COLUMNS,
@@ -16,13 +17,14 @@ from spanloom.stores.sql.statements import (
     RUN,
     RUN_COLUMNS,
 )
-from spanloom.stores.sql.transaction import SqlTransaction
+from spanloom.stores.sql.transaction import HEADER, SqlTransaction
 from spanloom.stores.transitions.rows import ExecutionRow, Graph, InputRow, ResultRow, RunRow
 
 __all__ = ["SqliteRows"]
 
 _KEY = "execution_id = ? AND node_id = ? AND item = ?"
 _EXECUTION = f"SELECT {EXECUTION} FROM executions WHERE id = ?"
+_HEADER = f"SELECT {HEADER} FROM executions WHERE id = ?"
 _RUN = f"SELECT {RUN} FROM node_runs WHERE {_KEY}"
 _ARRIVE = (
     f"INSERT INTO node_runs ({RUN}) VALUES ({', '.join('?' * len(RUN_COLUMNS))}) "
@@ -170,6 +172,10 @@ class SqliteRows(SqlTransaction):
             self._execute(statement, (*columns.values(), row.id))
         known = {name: value for name, value in columns.items() if name in ExecutionRow._fields}
         return [row._replace(revision=row.revision + revise, **known) for row in rows]
+
+    def _header_row(self, execution_id: str) -> Row | None:
+        found: Row | None = self._execute(_HEADER, (execution_id,)).fetchone()
+        return found
 
     # ---- reading rows ----
 
