@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import spanloom.worker.queue.consumer as consumer_module
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.store.requests import NodeJob
 from spanloom.worker.queue.consumer import JobConsumer
@@ -74,6 +75,20 @@ def test_a_fetch_takes_what_has_changed_along_once_for_each_execution(
 
     assert round_trips(queue) - before == without
     assert sorted(published(overheard, queue)) == [queue.keys.changed_channel(A), queue.keys.changed_channel(B)]
+
+
+def test_a_flush_sends_what_fetches_keep_back(
+    consumer: JobConsumer, queue: NodeQueue, overheard: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer_module, "_PUBLISH_SECONDS", 1e9)  # no fetch is that long after the last publication
+    consumer.publish_changed([A])
+    consumer.fetch(1, 0)
+    assert published(overheard, queue) == []
+    assert consumer.has_changes
+
+    consumer.flush()
+    assert published(overheard, queue) == [queue.keys.changed_channel(A)]
+    assert not consumer.has_changes
 
 
 def test_a_push_takes_what_has_changed_along(queue: NodeQueue, overheard: Any) -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from spanloom.engine.store.requests import NodeKey, StartRequest
 from spanloom.stores.sql.deletion import delete_statements
 from spanloom.stores.sql.rows import SqlRows
-from spanloom.stores.sql.statements import insert
+from spanloom.stores.sql.statements import IS_LIVE, insert
 from spanloom.stores.transitions.rows import Time, UsedKey
 
 __all__ = ["SqlRecovery"]
@@ -62,12 +62,11 @@ class SqlRecovery(SqlRows):
     def is_live(self, worker_id: str) -> bool:
         """See Transaction.is_live."""
         if (known := self._live.get(worker_id)) is None:
-            found = self._one(
-                "SELECT 1 FROM {s}workers WHERE id = :id AND released_at IS NULL AND lease_until > :now",
-                {"id": worker_id, "now": self.now},
-            )
-            known = self._live[worker_id] = found is not None
+            known = self._live[worker_id] = self._holds_lease(worker_id)
         return known
+
+    def _holds_lease(self, worker_id: str) -> bool:
+        return self._one(IS_LIVE, {"id": worker_id, "now": self.now}) is not None
 
     def close_lease(self, worker_id: str) -> None:
         """See Transaction.close_lease."""

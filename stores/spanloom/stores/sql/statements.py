@@ -16,7 +16,18 @@ from typing import Any, NamedTuple
 
 from spanloom.stores.schema import executions, node_results, node_runs
 
-__all__ = ["EXECUTION", "RESULT", "RUN", "for_postgres", "for_sqlite", "insert", "update_of"]
+__all__ = [
+    "ARRIVE",
+    "EXECUTION",
+    "HEADER",
+    "IS_LIVE",
+    "RESULT",
+    "RUN",
+    "for_postgres",
+    "for_sqlite",
+    "insert",
+    "update_of",
+]
 
 _ARRAY = re.compile(r"= ANY\((:\w+)::\w+\[\]\)")
 _LOCK = re.compile(r"\s+FOR (?:NO KEY UPDATE|UPDATE|SHARE)(?: OF \w+)?(?: SKIP LOCKED)?")
@@ -80,6 +91,22 @@ def insert(table: str, columns: tuple[str, ...], conflict: str = "") -> str:
     """Return the text of an insert of one row."""
     values = ", ".join(f":{name}" for name in columns)
     return f"INSERT INTO {{s}}{table} ({', '.join(columns)}) VALUES ({values}) {conflict}"
+
+
+#: Whether a worker's lease is live. SQLite binds the parameters of these three by position, in their order here.
+IS_LIVE = "SELECT 1 FROM {s}workers WHERE id = :id AND released_at IS NULL AND lease_until > :now"
+
+#: The columns of an execution's header that are not in its row.
+HEADER = "SELECT input, metadata, trace_parent, trace_state, caller_span_id FROM {s}executions WHERE id = :id"
+
+#: Counts arrivals at a run, and inserts the run at the first; columns in `returning` are not those of the new row.
+ARRIVE = insert(
+    "node_runs",
+    RUN_COLUMNS,
+    "ON CONFLICT (execution_id, node_id, item) DO UPDATE SET pending = node_runs.pending - :arrivals, "
+    "taken = node_runs.taken + excluded.taken, claim_reference = excluded.claim_reference "
+    f"RETURNING {', '.join(f'node_runs.{name}' for name in RUN_COLUMNS)}",
+)
 
 
 @cache

@@ -12,14 +12,10 @@ from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.sql.recovery import SqlRecovery
 from spanloom.stores.sql.results import SqlResults
 from spanloom.stores.sql.rows import KEY, Row
-from spanloom.stores.sql.statements import EXECUTION, RUN, RUN_COLUMNS, insert, update_of
+from spanloom.stores.sql.statements import ARRIVE, EXECUTION, HEADER, RUN, RUN_COLUMNS, insert, update_of
 from spanloom.stores.transitions.rows import ExecutionRow, Graph, GraphEdge, RunFilter, RunRow, VersionRow
 
-__all__ = ["HEADER", "SqlTransaction"]
-
-
-#: The columns of an execution's header that are not in its row.
-HEADER = "input, metadata, trace_parent, trace_state, caller_span_id"
+__all__ = ["SqlTransaction"]
 
 
 class SqlTransaction(SqlResults, SqlRecovery):
@@ -139,7 +135,7 @@ class SqlTransaction(SqlResults, SqlRecovery):
         )  # fmt: skip
 
     def _header_row(self, execution_id: str) -> Row | None:
-        return self._one(f"SELECT {HEADER} FROM {{s}}executions WHERE id = :id", {"id": execution_id})
+        return self._one(HEADER, {"id": execution_id})
 
     # ---- open node runs ----
 
@@ -174,16 +170,9 @@ class SqlTransaction(SqlResults, SqlRecovery):
 
     def arrive(self, rows: Sequence[RunRow], arrivals: Mapping[str, int]) -> list[RunRow]:
         """See Transaction.arrive."""
-        statement = insert(
-            "node_runs",
-            RUN_COLUMNS,
-            "ON CONFLICT (execution_id, node_id, item) DO UPDATE SET pending = node_runs.pending - :arrivals, "
-            "taken = node_runs.taken + excluded.taken, claim_reference = excluded.claim_reference "
-            "RETURNING " + RUN_RETURNED,
-        )
         counted: list[RunRow] = []
         for row in sorted(rows, key=lambda row: row.key):
-            found = self._one(statement, {**row._asdict(), "arrivals": arrivals[row.node_id]})
+            found = self._one(ARRIVE, {**row._asdict(), "arrivals": arrivals[row.node_id]})
             assert found is not None
             counted.append(self._run_row(found))
         return counted
@@ -218,10 +207,6 @@ class SqlTransaction(SqlResults, SqlRecovery):
             parameters["nodes"] = list(node_ids)
         rows = self._all(f"DELETE FROM {{s}}node_runs WHERE {condition} RETURNING {RUN}", parameters)
         return sorted(map(self._run_row, rows))
-
-
-#: Columns of a run in the `returning` of an upsert, where a bare name might be that of the new row.
-RUN_RETURNED = ", ".join(f"node_runs.{name}" for name in RUN_COLUMNS)
 
 
 def _filtered(where: RunFilter) -> tuple[str, dict[str, Any]]:

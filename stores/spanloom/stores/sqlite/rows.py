@@ -10,29 +10,26 @@ from typing import Any
 from spanloom.engine.store.requests import NodeKey
 from spanloom.stores.sql.rows import Row
 from spanloom.stores.sql.statements import (
+    ARRIVE,
     EXECUTION,
     EXECUTION_COLUMNS,
+    HEADER,
+    IS_LIVE,
     RESULT,
     RESULT_COLUMNS,
     RUN,
     RUN_COLUMNS,
+    for_sqlite,
 )
-from spanloom.stores.sql.transaction import HEADER, SqlTransaction
+from spanloom.stores.sql.transaction import SqlTransaction
 from spanloom.stores.transitions.rows import ExecutionRow, Graph, InputRow, ResultRow, RunRow
 
 __all__ = ["SqliteRows"]
 
 _KEY = "execution_id = ? AND node_id = ? AND item = ?"
 _EXECUTION = f"SELECT {EXECUTION} FROM executions WHERE id = ?"
-_HEADER = f"SELECT {HEADER} FROM executions WHERE id = ?"
 _RUN = f"SELECT {RUN} FROM node_runs WHERE {_KEY}"
-_ARRIVE = (
-    f"INSERT INTO node_runs ({RUN}) VALUES ({', '.join('?' * len(RUN_COLUMNS))}) "
-    "ON CONFLICT (execution_id, node_id, item) DO UPDATE SET pending = node_runs.pending - ?, "
-    "taken = node_runs.taken + excluded.taken, claim_reference = excluded.claim_reference "
-    f"RETURNING {', '.join(f'node_runs.{name}' for name in RUN_COLUMNS)}"
-)
-_IS_LIVE = "SELECT 1 FROM workers WHERE id = ? AND released_at IS NULL AND lease_until > ?"
+_ARRIVE, _HEADER, _IS_LIVE = (for_sqlite(statement).text for statement in (ARRIVE, HEADER, IS_LIVE))
 _DELETE_RUN = f"DELETE FROM node_runs WHERE {_KEY}"
 _INPUT = f"SELECT {', '.join(InputRow._fields)} FROM node_results WHERE execution_id = ? AND node_id = ? AND item = 0"
 _ADD_RESULT = f"INSERT INTO node_results ({RESULT}) VALUES ({', '.join('?' * len(RESULT_COLUMNS))})"
@@ -106,12 +103,6 @@ class SqliteRows(SqlTransaction):
                 found[key] = self._run_row(row)
         return found
 
-    def is_live(self, worker_id: str) -> bool:
-        """See Transaction.is_live."""
-        if (known := self._live.get(worker_id)) is None:
-            known = self._live[worker_id] = self._execute(_IS_LIVE, (worker_id, self.now)).fetchone() is not None
-        return known
-
     def arrive(self, rows: Sequence[RunRow], arrivals: Mapping[str, int]) -> list[RunRow]:
         """See Transaction.arrive."""
         counted: list[RunRow] = []
@@ -176,6 +167,9 @@ class SqliteRows(SqlTransaction):
     def _header_row(self, execution_id: str) -> Row | None:
         found: Row | None = self._execute(_HEADER, (execution_id,)).fetchone()
         return found
+
+    def _holds_lease(self, worker_id: str) -> bool:
+        return self._execute(_IS_LIVE, (worker_id, self.now)).fetchone() is not None
 
     # ---- reading rows ----
 
