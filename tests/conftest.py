@@ -28,6 +28,8 @@ from support.postgres import at_work, copied_database, stop_watching, watch_tran
 from support.reading import begin_elsewhere
 from support.selection import select
 
+pytest_plugins = ["support.hanging"]
+
 SETTLE_SECONDS = 5.0  # how long what a test stopped may take to be gone
 _SERVICES = {"redis_server", "postgres_server"}
 #: Files that take longest, longest first: begun first, so that at the end no core waits for another one's last file.
