@@ -138,7 +138,7 @@ def _cleans_up(thread_id: int) -> bool:
 
 
 def _current_exceptions() -> dict[int, Any]:
-    """Return what each thread handles, by its id, and collect no garbage meanwhile.
+    """Return the exceptions being handled, by thread id, and collect no garbage meanwhile.
 
     Before Python 3.12 a collection may begin inside this call, under the interpreter's lock of its list of threads. If
     it frees a `threading.local`, that takes the same lock again, and the whole process stands still for ever.
