@@ -6,7 +6,7 @@ BACKEND := .venv-backend
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test check coverage bench chaos e2e mutants torture pictures lock clean
+.PHONY: help demo test check coverage bench chaos soak e2e mutants torture pictures lock clean
 
 help:
 	@echo "make demo     run a workflow over two worker processes, with a Redis of its own"
@@ -15,6 +15,7 @@ help:
 	@echo "make coverage run all tests and show which lines and branches none of them reached"
 	@echo "make bench    measure throughput and latency, side by side with RQ"
 	@echo "make chaos    run real workers while everything around them is killed, for minutes, and count what was lost"
+	@echo "make soak     run workers for half an hour under load and faults, and show that nothing grows"
 	@echo "make e2e      send a trace to a real backend and read it back; installs Phoenix, 850 MB"
 	@echo "make mutants  break stores and engine on purpose, and see that the tests find it"
 	@echo "make torture  run what make test leaves out: the behaviours over the other stores, the mutants, thousands of"
@@ -49,6 +50,9 @@ bench: $(VENV)/has-dev
 
 chaos: $(VENV)/has-test
 	@cd tests && ../$(BIN)/python -m chaos $(ARGS)
+
+soak: $(VENV)/has-test
+	@cd tests && ../$(BIN)/python -m chaos.soak $(ARGS)
 
 e2e: $(VENV)/has-test $(BACKEND)/bin/phoenix
 	@SPANLOOM_PHOENIX=$(abspath $(BACKEND)/bin/phoenix) $(BIN)/python -m pytest -q -m backend --timeout=600 $(ARGS)

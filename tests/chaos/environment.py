@@ -38,6 +38,7 @@ class Environment:
     engines: ProcessGroup
     slots: int  # of each worker
     lease_seconds: float
+    variables: dict[str, str]  # of the environment of every process
     injections: list[Injection] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
 

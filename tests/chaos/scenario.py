@@ -19,7 +19,7 @@ from chaos.workflows import WORKFLOWS
 from spanloom.engine import NodeStatus, StoreUnavailable, WorkflowEngine
 from spanloom.testing.servers import PostgresServer, RedisServer
 
-__all__ = ["Load", "run_scenario"]
+__all__ = ["Load", "injecting", "run_scenario", "set_up", "wait_settled", "worker_command"]
 
 _LOOK_SECONDS = 0.2
 _GOING_ON = (NodeStatus.QUEUED, NodeStatus.RUNNING, NodeStatus.WAITING)
@@ -53,11 +53,11 @@ def run_scenario(
 ) -> ScenarioResult:
     """Run the load on a migrated, empty store while all of `faults` are injected, and verify it."""
     began = time.monotonic()
-    with _environment(load, folder, store_url, redis, postgres) as environment:
-        with _injecting(environment, faults, seed):
+    with set_up(load, folder, store_url, redis, postgres) as environment:
+        with injecting(environment, faults, seed):
             _wait_generated(environment, load)
         healed = time.monotonic()
-        _wait_settled(environment, load)
+        wait_settled(environment, load)
         settling = time.monotonic() - healed
         unclean = environment.workers.close()
         environment.engines.close()
@@ -65,9 +65,10 @@ def run_scenario(
 
 
 @contextmanager
-def _environment(
+def set_up(
     load: Load, folder: Path, store_url: str, redis: RedisServer, postgres: PostgresServer | None
 ) -> Generator[Environment]:
+    """Run the workers and the engines of a load on a migrated, empty store while the block lasts."""
     variables = {
         "SPANLOOM_STORE_URL": store_url,
         "SPANLOOM_REDIS_URL": redis.url,
@@ -79,18 +80,16 @@ def _environment(
         share_of_rate = load.rate / load.engines
         return ["chaos.load", *map(str, (folder, load.executions, place, load.engines, share_of_rate, load.window))]
 
-    def worker(place: int, name: str) -> list[str]:
-        options = ["--lease", f"{load.lease_seconds}s", "--concurrency", str(load.slots), "--name", name]
-        return ["spanloom.cli", "worker", "chaos.app:engine", *options]
-
     with ExitStack() as stack:
         engine = WorkflowEngine(registry, store_url, redis.url)
         stack.callback(engine.close)
         for one in WORKFLOWS:
             engine.register_workflow(one.workflow)
-        workers = ProcessGroup("worker", load.workers, worker, variables, folder)
+        workers = ProcessGroup("worker", load.workers, lambda _, name: worker_command(load, name), variables, folder)
         engines = ProcessGroup("engine", load.engines, starter, variables, folder, ends=True)
-        environment = Environment(folder, engine, redis, postgres, workers, engines, load.slots, load.lease_seconds)
+        environment = Environment(
+            folder, engine, redis, postgres, workers, engines, load.slots, load.lease_seconds, variables
+        )
         for group in (workers, engines):
             stack.callback(group.close)
         workers.start()
@@ -99,8 +98,14 @@ def _environment(
         yield environment
 
 
+def worker_command(load: Load, name: str) -> list[str]:
+    """Return the command of one worker."""
+    options = ["--lease", f"{load.lease_seconds}s", "--concurrency", str(load.slots), "--name", name]
+    return ["spanloom.cli", "worker", "chaos.app:engine", *options]
+
+
 @contextmanager
-def _injecting(environment: Environment, faults: Sequence[Fault], seed: int) -> Generator[None]:
+def injecting(environment: Environment, faults: Sequence[Fault], seed: int) -> Generator[None]:
     """Inject all faults, each on a thread of its own, while the block lasts; all is healed after it."""
     failed: list[BaseException] = []
 
@@ -131,7 +136,7 @@ def _wait_generated(environment: Environment, load: Load) -> None:
         pass
 
 
-def _wait_settled(environment: Environment, load: Load) -> None:
+def wait_settled(environment: Environment, load: Load) -> None:
     """Wait, now that nothing more is done to them, for all executions, unless nothing changes for too long."""
     seen: int | None = -1
     since = time.monotonic()
