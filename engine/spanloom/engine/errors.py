@@ -23,8 +23,8 @@ SpanloomError
 │   └── NodeTimeout              the handler ran past its node's timeout
 ├── ExpressionFailed             a JMESPath expression is wrong, or can't be evaluated on this data
 ├── LeaseLost                    this worker no longer holds the claim
-├── StoreUnavailable             the store did not answer; the write may or may not have happened
-├── StoreRefused                 the database refused a statement; nothing was written
+├── StoreUnavailable             the store can't serve a call now; .reason; the write may or may not have happened
+├── StoreRefused                 the database will never keep this; nothing was written
 ├── StoreNotMigrated             the store's schema is missing or of another version
 └── QueueUnavailable             Redis did not answer
 """
@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "StoreNotMigrated",
     "StoreRefused",
     "StoreUnavailable",
+    "Unavailability",
     "UnknownExecution",
     "UnknownNodeType",
     "UnknownWorkflow",
@@ -68,6 +70,20 @@ __all__ = [
 
 class SpanloomError(Exception):
     """The base of all errors that Spanloom raises on purpose."""
+
+
+class Unavailability(StrEnum):
+    """The reasons why a store can't serve a call now."""
+
+    AWAY = "away"  #: no answer: nothing else is served over that connection either
+    TIME_LIMIT = "time limit"  #: of the server's, or of our own for one call
+    LOCKED = "locked"  #: another transaction or process holds it
+    READ_ONLY = "read-only"
+    RIGHTS = "rights"  #: of the user in the database, or of the server to its files
+    RESOURCES = "resources"  #: disk space, memory, connections
+    STORAGE = "storage"  #: the disk fails, or data on it is damaged
+    SCHEMA = "schema"  #: tables or functions are missing, as while a backup is restored
+    OTHER = "other"
 
 
 class UserError(SpanloomError):
@@ -269,7 +285,14 @@ class LeaseLost(SpanloomError):
 
 
 class StoreUnavailable(SpanloomError):
-    """Raised when the store did not answer; the call may be repeated."""
+    """Raised when the store can't serve a call now; the call may be repeated.
+
+    `reason` is the kind of the cause, in the words of Unavailability.
+    """
+
+    def __init__(self, message: str, *, reason: Unavailability | None = None) -> None:
+        self.reason = reason or Unavailability.AWAY
+        super().__init__(message)
 
 
 class StoreRefused(SpanloomError):

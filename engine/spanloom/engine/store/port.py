@@ -5,8 +5,10 @@ The store is the truth; Redis only holds hints. For every method below:
 - It is one transition and one transaction: a crash at any instruction leaves all of it or none.
 - It is synchronous and safe to call from many threads.
 - It uses the store's own clock, which `now` overrides in tests.
-- It raises StoreUnavailable if the store does not answer, and StoreRefused if the store refuses a statement. No
-  exception of a database driver leaves a store.
+- It raises StoreUnavailable, with the reason, if the store can't serve the call now: it does not answer, may not be
+  written, has no room, or is being restored. A later call may be served. It raises StoreRefused or PayloadRejected if
+  the store will never keep the given data. No exception of a database driver leaves a store.
+- It returns or raises in bounded time: a store that does not answer within its time limit is unavailable.
 - Inside `transaction()` it joins that transaction.
 """
 

@@ -21,11 +21,16 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from spanloom.engine.errors import (
     ConfigurationError,
-    PayloadRejected,
     SpanloomError,
     StoreNotMigrated,
-    StoreRefused,
     StoreUnavailable,
+    Unavailability,
+)
+from spanloom.stores.postgres.driver_errors import MISSING, cause_of, sorted_error
+from spanloom.stores.postgres.time_limit import (
+    LEASE_SECONDS,
+    STATEMENT_SECONDS,
+    TimeLimitedConnection,
 )
 from spanloom.stores.postgres.url import Location
 from spanloom.stores.schema import SCHEMA_VERSION
@@ -38,15 +43,7 @@ CHECKOUT_SECONDS = 10.0
 CONFLICT_RETRIES = 8
 
 _VERSION = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.Text)).c.version_num
-_TOO_LARGE = errors.ProgramLimitExceeded.sqlstate
 _CONFLICTS = (errors.SerializationFailure, errors.DeadlockDetected)
-_NOT_MIGRATED = (
-    errors.UndefinedTable,
-    errors.UndefinedFunction,
-    errors.UndefinedColumn,
-    errors.UndefinedObject,
-    errors.InvalidSchemaName,
-)
 
 
 class PostgresConnections:
@@ -58,20 +55,23 @@ class PostgresConnections:
       pool.
     - After a fork the child begins with pools of its own.
     - One more connection is reserved for the renewal of leases, which may not wait for a free one of the pool.
+    - Each statement has a time limit on this side, after which its connection is closed.
+    - `opened` is whether the store was opened: a refusal may pass from then on.
     """
 
     def __init__(self, location: Location, *, pool_size: int, prepare: bool) -> None:
         self.location = location
         self._prepare = prepare
         self._thread = threading.local()
-        self.engine = self._pool(pool_size)
-        self._reserved = self._pool(1)
+        self.opened = False
+        self.engine = self._pool(pool_size, STATEMENT_SECONDS)
+        self._reserved = self._pool(1, LEASE_SECONDS)
         _every.add(self)
 
-    def _pool(self, size: int) -> sa.Engine:
+    def _pool(self, size: int, limit_seconds: float) -> sa.Engine:
         engine = sa.create_engine(
             "postgresql+psycopg://",
-            creator=self._connect,
+            creator=lambda: self._connect(limit_seconds),
             isolation_level="AUTOCOMMIT",
             pool_size=size,
             max_overflow=0,
@@ -85,9 +85,13 @@ class PostgresConnections:
         event.listen(engine, "checkout", _refuse_dead)
         return engine
 
-    def _connect(self) -> psycopg.Connection[Any]:
+    def _connect(self, limit_seconds: float) -> psycopg.Connection[Any]:
         prepare_after = 5 if self._prepare else None
-        return psycopg.connect(autocommit=True, prepare_threshold=prepare_after, **self.location.parameters)
+        connection = TimeLimitedConnection.connect(
+            autocommit=True, prepare_threshold=prepare_after, **self.location.parameters
+        )
+        connection.limit_seconds = limit_seconds
+        return connection
 
     @contextmanager
     def reading(self) -> Generator[sa.Connection]:
@@ -238,7 +242,7 @@ class PostgresConnections:
     def _translated(self, but: tuple[type[Exception], ...] = ()) -> Generator[None]:
         try:
             yield
-        except (psycopg.Error, exc.SQLAlchemyError) as error:
+        except (psycopg.Error, exc.SQLAlchemyError, UnicodeEncodeError) as error:
             ours = None if isinstance(error, but) else self._ours(error)
             if ours is None:
                 raise
@@ -249,27 +253,17 @@ class PostgresConnections:
         where = self.location.shown
         if isinstance(error, exc.TimeoutError):
             return StoreUnavailable(
-                f"all connections to {where} stayed in use for {CHECKOUT_SECONDS:g} s; raise the store's pool_size"
+                f"all connections to {where} stayed in use for {CHECKOUT_SECONDS:g} s; raise the store's pool_size",
+                reason=Unavailability.RESOURCES,
             )
-        cause: BaseException | None = error.orig if isinstance(error, exc.DBAPIError) else error
-        reason = str(cause).strip().partition("\n")[0]
-        if isinstance(cause, _NOT_MIGRATED):
+        if not self.opened and getattr(cause_of(error), "sqlstate", None) in MISSING:
             try:
                 found = self.found_version()
             except StoreUnavailable as gone:
                 return gone
-            return None if found == SCHEMA_VERSION else StoreNotMigrated(where, found, SCHEMA_VERSION)
-        if isinstance(cause, errors.InsufficientPrivilege):
-            return ConfigurationError(f"the user of {where} lacks a right that Spanloom needs: {reason}")
-        if isinstance(cause, psycopg.DataError) or getattr(cause, "sqlstate", None) == _TOO_LARGE:
-            return PayloadRejected(f"Postgres can't keep a value that it was given: {reason}")
-        if isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError | errors.ReadOnlySqlTransaction):
-            return StoreUnavailable(f"Postgres at {where} did not answer: {reason}")
-        if isinstance(error, exc.InvalidRequestError):  # connections went away faster than the pool could replace them
-            return StoreUnavailable(f"Postgres at {where} keeps closing its connections: {reason}")
-        if isinstance(cause, psycopg.DatabaseError):
-            return StoreRefused(f"Postgres at {where} refused a statement: {reason}")
-        return None
+            if found != SCHEMA_VERSION:
+                return StoreNotMigrated(where, found, SCHEMA_VERSION)
+        return sorted_error(error, where, opened=self.opened)
 
     def found_version(self) -> str | None:
         """Return the schema version that the database holds, None if it has none. Raises StoreUnavailable."""
@@ -277,7 +271,7 @@ class PostgresConnections:
             try:
                 return connection.scalar(sa.select(_VERSION))
             except exc.ProgrammingError as error:
-                if isinstance(error.orig, _NOT_MIGRATED):
+                if getattr(error.orig, "sqlstate", None) in MISSING:
                     return None
                 raise
 

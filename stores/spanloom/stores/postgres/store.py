@@ -11,10 +11,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from spanloom.engine.errors import ConfigurationError, StoreNotMigrated
+from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable, Unavailability
 from spanloom.engine.store.models import Event
 from spanloom.stores.postgres.accelerated import AcceleratedTransitions
 from spanloom.stores.postgres.connections import PostgresConnections
+from spanloom.stores.postgres.time_limit import long
 from spanloom.stores.postgres.url import DEFAULT_NAMESPACE, Location
 from spanloom.stores.schema import SCHEMA_VERSION, events
 from spanloom.stores.sql.base import Upsert, canonical_id
@@ -34,6 +35,8 @@ class PostgresExecutionStore(AcceleratedTransitions):
       prepared statements. Session state is never set.
     - With `accelerated=False` the hot transitions run in Python, as all others always do, instead of as PL/pgSQL
       functions. The Python form is the reference for the functions.
+    - A statement that is not answered within 20 seconds is cancelled, and its connection closed: StoreUnavailable. The
+      renewal of a lease has 5 seconds; migrations, purges, counts and lists have an hour.
     - Events are visible once no older transaction of the database server is running.
 
     >>> store = PostgresExecutionStore("postgresql://me:secret@db.internal/app?namespace=orders", pool_size=4)
@@ -55,7 +58,14 @@ class PostgresExecutionStore(AcceleratedTransitions):
         self._location = Location.parse(url, namespace)
         connections = PostgresConnections(self._location, pool_size=pool_size, prepare=prepare)
         super().__init__(connections, accelerated=accelerated)
-        self._opened = False
+
+    # Over whole tables, or families of any size: no worker waits for these.
+    stats = long()(AcceleratedTransitions.stats)
+    list_executions = long()(AcceleratedTransitions.list_executions)
+    get_execution_count = long()(AcceleratedTransitions.get_execution_count)
+    purge_executions = long()(AcceleratedTransitions.purge_executions)
+    control_executions = long()(AcceleratedTransitions.control_executions)
+    _control = long()(AcceleratedTransitions._control)
 
     @classmethod
     def from_url(cls, url: str, namespace: str = DEFAULT_NAMESPACE) -> PostgresExecutionStore:
@@ -74,27 +84,30 @@ class PostgresExecutionStore(AcceleratedTransitions):
 
     def open(self) -> None:
         """See Lifecycle.open."""
-        if not self._opened:
+        if not self._connections.opened:
             self.health()
-            self._opened = True
+            self._connections.opened = True
 
     def close(self) -> None:
         """See Lifecycle.close."""
-        self._opened = False
+        self._connections.opened = False
         self._connections.close()
 
     def migrate(self) -> None:
         """See Lifecycle.migrate."""
         from spanloom.stores.migrations import upgrade  # Alembic is slow to import
 
-        with self._connections.writing() as connection:
+        with long(), self._connections.writing() as connection:
             upgrade(connection, self._location.namespace)
 
     def health(self) -> None:
         """See Lifecycle.health."""
         found = self._connections.found_version()
         if found != SCHEMA_VERSION:
-            raise StoreNotMigrated(self.url, found, SCHEMA_VERSION)
+            problem = StoreNotMigrated(self.url, found, SCHEMA_VERSION)
+            if self._connections.opened:  # it was of this release: somebody is restoring it, or it was upgraded
+                raise StoreUnavailable(str(problem), reason=Unavailability.SCHEMA) from problem
+            raise problem
 
     @contextmanager
     def transaction(self) -> Generator[None]:

@@ -15,15 +15,41 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from spanloom.engine.errors import ConfigurationError, PayloadRejected, StoreRefused, StoreUnavailable
+from spanloom.engine.errors import (
+    ConfigurationError,
+    PayloadRejected,
+    StoreRefused,
+    StoreUnavailable,
+    Unavailability,
+)
 
 __all__ = ["DRIVER_ERRORS", "MEMORY", "SqliteConnections"]
 
 MEMORY = ":memory:"
 BUSY_SECONDS = 30.0  #: the longest wait for another process's write transaction
+TURN_SECONDS = 60.0  #: the longest wait for those of other threads, each of which may wait for another process
 OLDEST_SQLITE = (3, 35)  # the first with RETURNING
 #: The errors of sqlite3's statements.
-DRIVER_ERRORS = (sqlite3.Error, OverflowError, UnicodeEncodeError)
+DRIVER_ERRORS = (sqlite3.Error, OverflowError, UnicodeEncodeError, MemoryError)
+
+#: The codes by which a statement is refused for what it was given: it would be refused again.
+_NEVER = frozenset({sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE})
+
+_NOT_NOW = {
+    sqlite3.SQLITE_BUSY: Unavailability.LOCKED,
+    sqlite3.SQLITE_LOCKED: Unavailability.LOCKED,
+    sqlite3.SQLITE_READONLY: Unavailability.READ_ONLY,
+    sqlite3.SQLITE_PERM: Unavailability.RIGHTS,
+    sqlite3.SQLITE_AUTH: Unavailability.RIGHTS,
+    sqlite3.SQLITE_CANTOPEN: Unavailability.RIGHTS,
+    sqlite3.SQLITE_FULL: Unavailability.RESOURCES,
+    sqlite3.SQLITE_NOMEM: Unavailability.RESOURCES,
+    sqlite3.SQLITE_IOERR: Unavailability.STORAGE,
+    sqlite3.SQLITE_CORRUPT: Unavailability.STORAGE,
+    sqlite3.SQLITE_NOTADB: Unavailability.STORAGE,
+    sqlite3.SQLITE_ERROR: Unavailability.SCHEMA,  # such as a table that is not there
+    sqlite3.SQLITE_SCHEMA: Unavailability.SCHEMA,
+}
 
 _ADVICE = {
     sqlite3.SQLITE_BUSY: f"another process has kept it locked for {BUSY_SECONDS:g} s; end or resume that process",
@@ -128,7 +154,8 @@ class SqliteConnections:
         Nested blocks of one thread are one transaction. An exception undoes the writes of its own block. Errors of the
         block itself are not translated: it may be a caller's, with a database of its own.
         """
-        with self._turn:
+        self._take_turn()
+        try:
             raw = self._open_writer()
             level = self._depth
             if level:
@@ -151,12 +178,14 @@ class SqliteConnections:
             except BaseException:
                 # Some errors, a full disk among them, have ended the transaction already.
                 if raw.in_transaction:
-                    raw.execute(f"ROLLBACK TO level_{level}" if level else "ROLLBACK")
+                    self._roll_back(raw, level)
                 raise
             finally:
                 self._depth = level
                 if not level:
                     self._writing_thread = None
+        finally:
+            self._turn.release()
 
     @contextmanager
     def translated(self) -> Generator[None]:
@@ -168,6 +197,27 @@ class SqliteConnections:
         except DBAPIError as error:
             original = error.orig
             raise (self.translation(original) if isinstance(original, sqlite3.Error) else error) from original
+
+    def _take_turn(self) -> None:
+        if not self._turn.acquire(timeout=TURN_SECONDS):
+            raise StoreUnavailable(
+                f"SQLite store {self._path}: another thread of this process has written for {TURN_SECONDS:g} s",
+                reason=Unavailability.LOCKED,
+            )
+
+    def _roll_back(self, raw: sqlite3.Connection, level: int) -> None:
+        try:
+            raw.execute(f"ROLLBACK TO level_{level}" if level else "ROLLBACK")
+        except sqlite3.Error:  # the error that it is rolled back for is raised
+            if not level:
+                self._drop_writer()
+
+    def _drop_writer(self) -> None:
+        """Have the next write open a connection anew: one that was opened while the file was read-only stays so."""
+        if self._writer is not None and self._path != MEMORY:
+            self._writer.invalidate()
+            self._writer.close()
+            self._writer = self._raw_writer = None
 
     def _open_writer(self) -> sqlite3.Connection:
         if self._raw_writer is None:
@@ -221,17 +271,20 @@ class SqliteConnections:
             )
 
     def translation(self, error: Exception) -> Exception:
-        """Return the StoreUnavailable or StoreRefused for one of DRIVER_ERRORS.
+        """Return the StoreUnavailable or StoreRefused for one of DRIVER_ERRORS: whatever may pass is the former.
 
         It is PayloadRejected for a value that no column holds: a number of more than 64 bits, or half a surrogate pair.
         """
         if isinstance(error, OverflowError | UnicodeEncodeError):
             return PayloadRejected(f"SQLite can't keep a value that it was given: {error}")
-        if type(error) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
-            return StoreRefused(f"SQLite store {self._path} refused a statement: {error}")
+        if isinstance(error, MemoryError):
+            return StoreUnavailable(f"SQLite store {self._path}: out of memory", reason=Unavailability.RESOURCES)
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits hold finer causes
+        if code in _NEVER or (not code and _is_of_values(error)):
+            return StoreRefused(f"SQLite store {self._path} refused a statement: {error}")
         advice = _ADVICE.get(code)
-        return StoreUnavailable(f"SQLite store {self._path}: {error}" + (f"; {advice}" if advice else ""))
+        message = f"SQLite store {self._path}: {error or type(error).__name__}" + (f"; {advice}" if advice else "")
+        return StoreUnavailable(message, reason=_NOT_NOW.get(code, Unavailability.OTHER))
 
 
 def _begin(connection: sqlite3.Connection) -> None:
@@ -246,6 +299,11 @@ def _begin(connection: sqlite3.Connection) -> None:
             return
         time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads the writers, guards nothing
         pause = min(pause * 1.5, 0.005)
+
+
+def _is_of_values(error: Exception) -> bool:
+    """Return whether the driver itself refused a value; it has no code for that."""
+    return isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError) and "closed" not in str(error)
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
