@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
@@ -14,6 +15,7 @@ from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.telemetry.instruments import instruments
 from spanloom.worker.service import Periodic
+from spanloom.worker.store_troubles import StoreTroubles
 
 __all__ = ["Lease"]
 
@@ -32,9 +34,11 @@ class Lease:
         seconds: float,
         *,
         give_back: Callable[[str], object] = lambda worker_id: None,
+        troubles: StoreTroubles | None = None,
     ) -> None:
-        """Call `give_back` at the end with the worker id, once it is no longer renewed."""
+        """Call `give_back` at the end with the worker id, once it is no longer renewed. False: it failed."""
         self._store = store
+        self._troubles = troubles or StoreTroubles()
         self.name = name
         self._queues = queues
         self._seconds = seconds
@@ -43,7 +47,9 @@ class Lease:
         self._give_back = give_back
         # On its own thread: a Redis that hangs must not cost a claim.
         self._renewal = Periodic(f"spanloom-lease-{name}", self._turn, first_pause=0.0)
+        self._owed: set[str] = set()  # given up, and not given back yet
         self.worker_id = ""
+        self.renewed_at = 0.0  #: when the store last renewed it, by the monotonic clock
 
     @property
     def renew_seconds(self) -> float:
@@ -69,13 +75,34 @@ class Lease:
         """Renew once; open a new lease after a lapse. Logs and returns False if the store does not answer."""
         worker_id = self.worker_id
         try:
+            self._settle()
             # A lease that was given up is never renewed, even if its successor is not registered yet: it must lapse.
             if self.is_lost(worker_id) or not self._store.renew_lease(worker_id, lease_seconds=self._seconds):
                 self.replace(worker_id)
         except StoreUnavailable as error:
-            _log.warning("lease_not_renewed", worker=self.name, error=str(error))
+            self._troubles.met("lease", error, "lease_not_renewed", worker=self.name)
             return False
+        self.renewed_at = time.monotonic()
+        self._troubles.over("lease")
         return True
+
+    def give_up(self, worker_id: str) -> None:
+        """Replace a lease under which claims can't be run or recorded here, and give these back.
+
+        They go to other workers at once, and do not count as lost. If the store can't do it now, a later renewal gives
+        them back.
+        """
+        self._owed.add(worker_id)
+        try:
+            self.replace(worker_id)
+        except StoreUnavailable as error:
+            self._troubles.met("lease", error, "lease_not_renewed", worker=self.name)
+        self._settle()
+
+    def _settle(self) -> None:
+        for worker_id in tuple(self._owed):
+            if self._give_back(worker_id) is not False:
+                self._owed.discard(worker_id)
 
     def replace(self, lapsed: str) -> None:
         """Give up a lapsed worker id with its claims, and register under a new id, once. Raises StoreUnavailable."""

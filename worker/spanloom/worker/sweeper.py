@@ -22,6 +22,7 @@ from spanloom.worker.options import WorkerOptions
 from spanloom.worker.queue.depth import QueueDepths
 from spanloom.worker.queue.started_jobs import StartedJobCleaner
 from spanloom.worker.service import JOIN_SECONDS, WorkerEvents
+from spanloom.worker.store_troubles import StoreTroubles
 
 __all__ = ["Sweeper"]
 
@@ -42,8 +43,10 @@ class Sweeper:
         list_names: Sequence[str],
         options: WorkerOptions,
         events: WorkerEvents,
+        troubles: StoreTroubles | None = None,
     ) -> None:
         self._store = store
+        self._troubles = troubles or StoreTroubles()
         self._queue = queue
         self._epoch = epoch
         self._list_names = list_names
@@ -141,13 +144,14 @@ class Sweeper:
                 if time.monotonic() - swept > self._options.lease_seconds / 2 and not self._let_renew():
                     return
                 self._sweep_without_redis_too()
+                self._troubles.over("sweep")
                 pause, swept = self._options.sweep_seconds, time.monotonic()
             except ConfigurationError as error:
                 _log.error("sweep_ends", error=str(error))
                 self._events.incompatible(error)
                 return
             except StoreUnavailable as error:
-                _log.warning("sweep_failed", error=str(error))
+                self._troubles.met("sweep", error, "sweep_failed")
                 if (measured := instruments()) is not None:
                     measured.swept({}, error)
                 pause = min(pause * 2, _MAX_PAUSE)

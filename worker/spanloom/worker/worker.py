@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
 from typing import Any
 
 import structlog
@@ -16,9 +15,9 @@ import structlog
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue.node_queue import NodeMessage
-from spanloom.engine.store.requests import Claim, Refusal
 from spanloom.engine.telemetry.call_metrics import instrument, instrument_calls
-from spanloom.engine.telemetry.instruments import instruments
+from spanloom.worker.dispatcher import Dispatcher
+from spanloom.worker.held_claims import HeldClaims
 from spanloom.worker.lease import Lease
 from spanloom.worker.node.caller import Caller
 from spanloom.worker.node.claim_monitor import ClaimMonitor
@@ -36,6 +35,7 @@ from spanloom.worker.queue.rq_registration import RqRegistration
 from spanloom.worker.queue.unknown_types import UnknownTypeFilter
 from spanloom.worker.service import Phase, Service, WorkerEvents, WorkerState, running
 from spanloom.worker.slots import Slots
+from spanloom.worker.store_troubles import StoreTroubles
 from spanloom.worker.sweeper import Sweeper
 from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.log_flusher import LogFlusher
@@ -47,6 +47,7 @@ __all__ = ["Worker"]
 _log = structlog.get_logger("spanloom.worker")
 _BLOCK_SECONDS = 5.0  #: one blocking read of Redis; shorter than its client's time limit
 _PAUSES = (0.1, 1.0)
+_PATIENCE_SECONDS = 60.0  #: for a record that makes no way while the lease is renewed
 
 
 class Worker:
@@ -67,7 +68,10 @@ class Worker:
         self._incompatible: ConfigurationError | None = None  # why no worker may run on this Redis and store
         self._last_loop_at = 0.0  # when the loop last went round
 
-        self._lease = Lease(engine.store, name, options.queues, options.lease_seconds, give_back=self._give_back)
+        self._troubles = troubles = StoreTroubles()
+        self._lease = Lease(
+            engine.store, name, options.queues, options.lease_seconds, give_back=self._give_back, troubles=troubles
+        )
         self._consumer = JobConsumer(engine.queue, options.queues, name, renew_seconds=self._lease.renew_seconds)
         lists = self._consumer.list_names
         self._slots = Slots(options.concurrency, f"spanloom-{name}")
@@ -86,8 +90,12 @@ class Worker:
             executions_ended=span_exporter.ended,
             delayed=lambda seconds: self._sweeper.due_in(seconds),
         )
-        self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, lists, options, self._events)
-        self._claims = ClaimMonitor(engine.store)
+        self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, lists, options, self._events, troubles)
+        self._held = HeldClaims(engine)
+        self._dispatcher = Dispatcher(
+            engine, self._consumer, self._slots, self._lease, self._held, troubles, self._events
+        )
+        self._claims = ClaimMonitor(engine.store, lambda: self._held.check(self._lease.worker_id))
         self._telemetry = NodeTelemetry(
             LogCapture(options.log_level, capture_output=options.capture_output),
             LogFlusher(engine.store, self._claims.long_running_logs, state),
@@ -115,6 +123,11 @@ class Worker:
     def phase(self) -> str:
         """What it does: starting, working, draining, aborting, or stopped."""
         return self.state.phase.name.lower()
+
+    @property
+    def store_problems(self) -> list[str]:
+        """A sentence for each thing that the store does not do for this worker now."""
+        return self._troubles.problems()
 
     @property
     def seconds_since_last_loop(self) -> float:
@@ -180,10 +193,14 @@ class Worker:
                 lambda: self.engine.epoch.number,
                 self.state,
                 before=self._telemetry.span_exporter.begin,
+                troubles=self._troubles,
+                served_at=lambda: self._lease.renewed_at,
+                patience_seconds=max(_PATIENCE_SECONDS, 2 * self.options.lease_seconds),
             ),
             self._telemetry,
             self.state,
             self._events,
+            self._held,
         )
 
     # ---- the loop ----
@@ -210,13 +227,16 @@ class Worker:
                     fetched = self._isolation.admit(self._unknown_types.return_unknown(found))
                 if self.state.draining:
                     break
-                self._dispatch(runner, fetched, token)
+                self._dispatcher.dispatch(runner.run, fetched, token)
                 fetched, pause = [], _PAUSES[0]
             except Exception as error:
-                if isinstance(error, QueueUnavailable) and error.known:
-                    _log.debug("worker_waits", worker=self.name, error=str(error))
-                elif isinstance(error, QueueUnavailable | StoreUnavailable):
-                    _log.warning("worker_waits", worker=self.name, error=str(error))
+                if isinstance(error, StoreUnavailable):
+                    self._troubles.met("claim", error, "worker_waits", worker=self.name)
+                    if self._put_off(error, fetched):
+                        fetched = []
+                elif isinstance(error, QueueUnavailable):
+                    say = _log.debug if error.known else _log.warning
+                    say("worker_waits", worker=self.name, error=str(error))
                 else:  # one odd job must not end a worker; what was fetched with it is pushed again by the sweep
                     _log.exception("jobs_dropped", worker=self.name, jobs=len(fetched))
                     fetched = []
@@ -229,32 +249,6 @@ class Worker:
         if not self.options.burst:
             return _BLOCK_SECONDS
         return 0.05 if self._slots.busy else 0.0
-
-    def _dispatch(self, runner: NodeRunner, messages: Sequence[NodeMessage], token: str) -> None:
-        """Claim what was fetched, in one round trip, and hand it to the slots. May be called again if it raised."""
-        if not messages:
-            return
-        worker_id = self._lease.worker_id
-        keys = [message.key for message in messages]
-        answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
-        if any(answer is Refusal.RETIRED for answer in answers):
-            self._lease.replace(worker_id)
-            worker_id = self._lease.worker_id
-            answers = self.engine.store.claim(keys, worker_id=worker_id, token=token)
-        measured, now = instruments(), time.time()
-        self._events.executions_changed(message.execution_id for message in messages)
-        for message, answer in zip(messages, answers, strict=True):
-            if isinstance(answer, Claim):
-                if measured is not None:
-                    measured.job_waited(message.list_name, now - message.pushed_at)
-                try:
-                    self._slots.submit(partial(runner.run, message, answer, worker_id))
-                except RuntimeError:  # no thread for it: with the lease goes what nobody would run
-                    self._lease.replace(worker_id)
-                    raise
-            else:
-                _log.debug("claim_refused", execution_id=message.execution_id, node_id=message.node_id, reason=answer)
-                self._consumer.discard(message)
 
     # ---- the end ----
 
@@ -273,16 +267,24 @@ class Worker:
             ended = self._slots.wait_idle(1.0)
         return ended
 
-    def _give_back(self, worker_id: str) -> None:
+    def _give_back(self, worker_id: str) -> bool:
         try:
             given_back = self.engine.store.unregister_worker(worker_id, epoch=self.engine.epoch.number)
-            self.engine.push(given_back, changed={job.execution_id for job in given_back})
-        except StoreUnavailable as error:
-            _log.warning("worker_not_retired", worker=self.name, error=str(error))  # its lease will lapse
+        except StoreUnavailable as error:  # its lease will lapse
+            self._troubles.met("lease", error, "worker_not_retired", worker=self.name)
+            return False
+        self.engine.push(given_back, changed={job.execution_id for job in given_back})
+        return True
 
     def _stop_for(self, error: ConfigurationError) -> None:
         self._incompatible = error
         self.state.advance(Phase.DRAINING)
+
+    def _put_off(self, error: StoreUnavailable, messages: Sequence[NodeMessage]) -> bool:
+        try:
+            return self._dispatcher.put_off(error, messages)
+        except (StoreUnavailable, QueueUnavailable):
+            return False
 
     def _put_back(self, messages: Sequence[NodeMessage]) -> None:
         try:

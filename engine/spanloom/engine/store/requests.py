@@ -256,6 +256,7 @@ class RecordResult(NamedTuple):
     """The result of a record: all that follows from it. `recorded` False: the fence is stale, nothing was written.
 
     With `refused` (and `recorded` True) the fence holds, but its child can't be started: nothing was written either.
+    With `error` (and `recorded` False) the record could not be served, and nothing was written.
     """
 
     recorded: bool
@@ -264,6 +265,7 @@ class RecordResult(NamedTuple):
     ended: ExecutionStatus | None = None  # the execution's status, if this record ended it
     ended_at: datetime | None = None  # and when, on the store's clock
     refused: UnknownWorkflow | None = None
+    error: SpanloomError | None = None  # StoreUnavailable: not now; any other: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,5 +343,5 @@ class SweepResult:
     ended: Sequence[str] = ()  # executions that ended in this pass (deadline)
 
 
-ClaimAnswer = Claim | Refusal
+ClaimAnswer = Claim | Refusal | SpanloomError
 StartAnswer = StartResult | SpanloomError

@@ -28,7 +28,11 @@ __all__ = ["Control", "NodeTransitions"]
 
 
 class NodeTransitions(ABC):
-    """The hot path. Each method takes a list and returns an answer per item, in order; a bad item fails only itself."""
+    """The hot path. Each method takes a list and returns an answer per item, in order; a bad item fails only itself.
+
+    The answer to an item that can't be served is its error: StoreUnavailable if it may be served later, any other if
+    never. The other items are served. If none is, the first error is raised.
+    """
 
     @abstractmethod
     def create_executions(

@@ -34,9 +34,11 @@ from spanloom.engine.telemetry.metrics import (
     QUEUE_CALL,
     QUEUE_CALLS,
     QUEUE_WAIT,
+    REASON,
     STATUS,
     STORE_CALL,
     STORE_CALLS,
+    STORE_UNAVAILABLE,
     SWEEP_MOVED,
     SWEEPS,
     SYSTEM,
@@ -83,6 +85,7 @@ class Instruments:
         self._sweeps = made[SWEEPS.name]
         self._last_loop_at = made[SWEEP_MOVED.name]
         self._store_calls = made[STORE_CALLS.name]
+        self._store_unavailable = made[STORE_UNAVAILABLE.name]
         self._queue_calls = made[QUEUE_CALLS.name]
 
     def execution_started(self, workflow_id: str) -> None:
@@ -118,6 +121,10 @@ class Instruments:
         """Time a call of the store."""
         attributes = {DATABASE: database, STORE_CALL: operation}
         self._store_calls.record(seconds, attributes if error is None else attributes | {ERROR: type(error).__name__})
+
+    def store_unavailable(self, operation: str, reason: str) -> None:
+        """Count something that the store could not do for a worker now."""
+        self._store_unavailable.add(1, {STORE_CALL: operation, REASON: str(reason)})
 
     def queue_called(self, operation: str, seconds: float, error: BaseException | None) -> None:
         """Time an exchange with Redis."""

@@ -14,6 +14,7 @@ OUTCOME = "spanloom.node.outcome"
 CAUSE = "spanloom.sweep.cause"
 CACHE_RESULT = "spanloom.cache.result"
 STORE_CALL = "spanloom.store.operation"
+REASON = "spanloom.store.reason"
 DATABASE = "db.system.name"
 SYSTEM = "messaging.system"
 LIST = "messaging.destination.name"
@@ -131,6 +132,14 @@ STORE_CALLS = Metric(
     "How long the store took for one call, by its method.",
     _CALL_SECONDS,
 )
+STORE_UNAVAILABLE = Metric(
+    "spanloom.store.unavailable",
+    Kind.COUNTER,
+    "{call}",
+    (STORE_CALL, REASON),
+    "What the store could not do for a worker at that moment (claim, record, sweep, lease), by reason: away, time "
+    "limit, locked, read-only, rights, resources, storage, schema, other.",
+)
 QUEUE_CALLS = Metric(
     "spanloom.queue.call.duration",
     Kind.HISTOGRAM,
@@ -155,5 +164,6 @@ METRICS = (
     SWEEP_MOVED,
     DEFINITION_LOOKUPS,
     STORE_CALLS,
+    STORE_UNAVAILABLE,
     QUEUE_CALLS,
 )

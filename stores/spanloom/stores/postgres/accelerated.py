@@ -32,6 +32,7 @@ from spanloom.engine.store.requests import (
 from spanloom.engine.store.states import WaitKind
 from spanloom.stores.postgres import function_json
 from spanloom.stores.postgres.connections import PostgresConnections
+from spanloom.stores.postgres.time_limit import long
 from spanloom.stores.postgres.transaction import PostgresTransaction
 from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.sql.reads import SqlStore
@@ -86,7 +87,10 @@ class AcceleratedTransitions(Transitions, SqlStore):
         """See NodeTransitions.create_executions."""
         if connection is not None:
             return self._create_within(connection, requests, epoch, now)
-        if not self._accelerated or _replays(requests):
+        if _replays(requests):
+            with long():
+                return super().create_executions(requests, epoch=epoch, now=now)
+        if not self._accelerated:
             return super().create_executions(requests, epoch=epoch, now=now)
 
         def start(some: Sequence[StartRequest]) -> list[StartAnswer]:
@@ -135,7 +139,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
                 raise (_key_conflict(some[0], error) or error) from error.__cause__
             return function_json.recorded(some, order, answer)
 
-        return self._each(records, call)
+        return self._record_each(records, call)
 
     def wake_parents(
         self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None

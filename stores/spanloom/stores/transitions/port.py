@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable, UserError
+from spanloom.engine.errors import (
+    ConfigurationError,
+    SpanloomError,
+    StoreNotMigrated,
+    StoreRefused,
+    StoreUnavailable,
+    Unavailability,
+    UserError,
+)
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import (
     ClaimAnswer,
@@ -43,6 +51,8 @@ from spanloom.stores.transitions.transaction import Transaction
 from spanloom.stores.transitions.waits.children import wake_parents
 
 __all__ = ["Transitions"]
+
+_IN_A_ROW = 3  #: items that can't be served now, after which the rest of a batch is not tried
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -104,7 +114,7 @@ class Transitions(ExecutionStore):
             works = prepare(some)  # while another transaction may have the only writer
             return self._transact(lambda tx: record(tx, works), epoch=epoch, now=now)
 
-        return self._each(records, step)
+        return self._record_each(records, step)
 
     def wake_parents(
         self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
@@ -152,7 +162,8 @@ class Transitions(ExecutionStore):
         def step(some: Sequence[ControlTarget]) -> list[ControlResult | UserError]:
             return self._transact(lambda tx: _STEPS[action](tx, some), epoch=epoch, now=now)
 
-        return self._each(targets, step)
+        answers = self._each(targets, step)
+        return _answers(answers)
 
     def fail_execution(
         self, execution_id: str, error: str, *, expected_revision: int | None = None, now: datetime | None = None
@@ -207,32 +218,74 @@ class Transitions(ExecutionStore):
         (answer,) = self._transact(lambda tx: _STEPS[action](tx, [target]), epoch=epoch, now=now)
         return _done(answer)
 
-    def _each(self, items: Sequence[Item], step: Callable[[Sequence[Item]], list[Answer]]) -> list[Answer]:
+    def _record_each(
+        self, records: Sequence[RecordRequest], step: Callable[[Sequence[RecordRequest]], list[RecordResult]]
+    ) -> list[RecordResult]:
+        """Run a step for records as `_each` does. An error is in the result of its record."""
+        return [_recorded(answer) for answer in self._each(records, step)]
+
+    def _each(
+        self, items: Sequence[Item], step: Callable[[Sequence[Item]], list[Answer]]
+    ) -> list[Answer | SpanloomError]:
         """Run a step for all items in one call, and if that raises, in one call per item.
 
-        Then all other items are done before the first error is raised.
+        The answer to an item is its error if its call raises. Raises the first error if that is so of all items, and
+        any error at once if this thread's transaction does not survive it.
         """
         if not items:
             return []
         try:
-            return step(items)
-        except (StoreUnavailable, StoreNotMigrated):
+            return list(step(items))
+        except StoreNotMigrated:
             raise
-        except Exception:
-            if len(items) == 1 or not self._survives_errors():
+        except Exception as error:
+            if len(items) == 1 or _is_of_all(error) or not self._survives_errors():
                 raise
-        answers: list[Answer] = []
-        failure: Exception | None = None
+        answers: list[Answer | SpanloomError] = []
+        first: Exception | None = None
+        in_a_row = 0
         for item in items:
+            if in_a_row >= _IN_A_ROW:
+                answers.append(answers[-1])
+                continue
             try:
                 answers.extend(step([item]))
-            except StoreUnavailable:
-                raise
-            except Exception as error:  # raised below, after the other items
-                failure = error
-        if failure is not None:
-            raise failure
+                in_a_row = 0
+            except Exception as error:  # of this item
+                first = first or error
+                answers.append(_as_answer(error))
+                if isinstance(error, StoreUnavailable):
+                    in_a_row += _IN_A_ROW if _is_of_all(error) else 1
+        if first is not None and all(isinstance(answer, SpanloomError) for answer in answers):
+            raise first
         return answers
+
+
+def _is_of_all(error: Exception) -> bool:
+    """Return whether an error is the store's and no item's, or further calls might take as long to fail."""
+    return isinstance(error, StoreUnavailable) and error.reason in (Unavailability.AWAY, Unavailability.TIME_LIMIT)
+
+
+def _as_answer(error: Exception) -> SpanloomError:
+    if isinstance(error, SpanloomError):
+        return error
+    wrapped = StoreRefused(f"the store fails over it with {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def _answers(answers: list[ControlResult | UserError | SpanloomError]) -> list[ControlResult | UserError]:
+    """Return the answers, or raise the first error that is no refusal of its execution."""
+    found: list[ControlResult | UserError] = []
+    for answer in answers:
+        if isinstance(answer, SpanloomError) and not isinstance(answer, UserError):
+            raise answer
+        found.append(answer)
+    return found
+
+
+def _recorded(answer: RecordResult | SpanloomError) -> RecordResult:
+    return RecordResult(recorded=False, error=answer) if isinstance(answer, SpanloomError) else answer
 
 
 def _done(answer: ControlResult | UserError) -> ControlResult:

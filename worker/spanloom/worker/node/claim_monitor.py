@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -21,13 +22,19 @@ _log = structlog.get_logger("spanloom.worker")
 class ClaimMonitor:
     """The service that revokes running attempts after their execution was cancelled or their run was reset.
 
-    It reads the store once in `check_seconds`, and only while an attempt has run for longer than that.
+    It reads the store once in `check_seconds`, and only while an attempt has run for longer than that; and once in
+    `orphan_seconds`.
     """
 
     check_seconds = 1.0
 
-    def __init__(self, store: ExecutionStore) -> None:
+    orphan_seconds = 5.0  #: between two checks for claims that nobody here answers for
+
+    def __init__(self, store: ExecutionStore, find_orphans: Callable[[], object] = lambda: None) -> None:
+        """`find_orphans` is called once in `orphan_seconds`. It may raise StoreUnavailable."""
         self._store = store
+        self._find_orphans = find_orphans
+        self._orphans_at = time.monotonic() + self.orphan_seconds
         self._checks = Periodic("spanloom-claims", self._turn, first_pause=self.check_seconds)
         self._running: dict[
             RunningAttempt, tuple[str, float]
@@ -74,6 +81,9 @@ class ClaimMonitor:
     def _turn(self) -> float:
         try:
             self.check()
+            if time.monotonic() >= self._orphans_at:
+                self._orphans_at = time.monotonic() + self.orphan_seconds
+                self._find_orphans()
         except StoreUnavailable as error:
             _log.warning("claims_not_seen", error=str(error))
         except Exception:

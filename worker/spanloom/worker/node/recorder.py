@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
 import structlog
 
-from spanloom.engine.errors import StoreUnavailable
+from spanloom.engine.errors import StoreUnavailable, Unavailability
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import RecordRequest, RecordResult
 from spanloom.worker.service import Phase, WorkerState
+from spanloom.worker.store_troubles import StoreTroubles
 
 __all__ = ["Recorder"]
 
 _log = structlog.get_logger("spanloom.worker")
 _BATCH = 100
 _PAUSES = (0.05, 1.0)  #: short: a store that keeps going away may be back for seconds only
+_IN_A_ROW = 3  #: records of a batch that are not served now, after which the rest is not tried one by one
 
 
 class _Entry:
-    __slots__ = ("answer", "record")
+    __slots__ = ("alone", "answer", "record")
 
     def __init__(self, record: RecordRequest) -> None:
         self.record = record
         self.answer: RecordResult | Exception | None = None
+        self.alone = False  # it failed by itself: it is kept apart from those that may be served
 
 
 class Recorder:
-    """Record for all slots of a worker. Who finds nobody committing commits for everyone who waits (group commit)."""
+    """Record for all slots of a worker: the first one that waits commits for all that do (group commit).
+
+    A record that the store can't serve now waits by itself; those beside it go on. It is given up if it makes no way
+    for `patience_seconds` although the store serves others: then the worker gives up its claims.
+    """
 
     def __init__(
         self,
@@ -38,57 +46,106 @@ class Recorder:
         state: WorkerState,
         *,
         before: Callable[[], object] = lambda: None,
+        troubles: StoreTroubles | None = None,
+        served_at: Callable[[], float] = lambda: 0.0,
+        patience_seconds: float = 60.0,
     ) -> None:
-        """`before` is called before each call of the store. It may raise StoreUnavailable."""
+        """`before` is called before each call of the store. It may raise StoreUnavailable.
+
+        `served_at` returns when the store has last served anything else, by the monotonic clock.
+        """
         self._store = store
         self._before = before
         self._epoch = epoch
         self._state = state
+        self._troubles = troubles or StoreTroubles()
+        self._served_at = served_at
+        self._patience_seconds = patience_seconds
         self._waiting: deque[_Entry] = deque()
         self._commit = threading.Lock()
+        self._alone = threading.Lock()
 
     def record(self, record: RecordRequest) -> RecordResult:
-        """Record one outcome and return what follows from it.
+        """Record one outcome and return its consequences.
 
-        While the store is away it tries again, with growing pauses: a record sent twice counts once. Raises
-        StoreUnavailable only once the worker aborts, and what the store raises for a bad record.
+        While the store can't serve it, tries again, with growing pauses: a record sent twice counts once. Raises
+        the store's error for a record that it will never keep, and StoreUnavailable once the worker aborts, or if the
+        record makes no way while the store serves others.
         """
         entry = _Entry(record)
-        self._waiting.append(entry)
-        with self._commit:
-            while entry.answer is None:  # more may wait than one batch holds
-                self._commit_waiting()
-        if isinstance(entry.answer, RecordResult):
-            return entry.answer
-        raise entry.answer
+        if isinstance(answer := self._try(entry), RecordResult):
+            return answer
+        began, (pause, longest) = time.monotonic(), _PAUSES
+        subject = f" of node {record.node_id} of execution {record.execution_id}"
+        while isinstance(answer, StoreUnavailable) and not self._state.aborting and not self._is_hopeless(began):
+            if entry.alone:
+                self._troubles.met("record", answer, "record_waits_for_store", subject=subject, records=1)
+            self._state.wait_for(Phase.ABORTING, pause)
+            pause = min(pause * 2, longest)
+            answer = self._try(entry)
+        self._troubles.over("record", subject=subject)
+        if isinstance(answer, RecordResult):
+            return answer
+        raise answer
+
+    def _is_hopeless(self, began: float) -> bool:
+        """Return whether a record has had its time while the store served others."""
+        return (
+            time.monotonic() - began > self._patience_seconds and self._served_at() > began + self._patience_seconds / 2
+        )
+
+    def _try(self, entry: _Entry) -> RecordResult | Exception:
+        entry.answer = None
+        if entry.alone:
+            with self._alone:
+                self._record_single(entry)
+        else:
+            self._waiting.append(entry)
+            with self._commit:
+                while entry.answer is None:  # more may wait than one batch holds
+                    self._commit_waiting()
+        assert entry.answer is not None
+        return entry.answer
 
     def _commit_waiting(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
         try:
-            for entry, answer in zip(batch, self._record([entry.record for entry in batch]), strict=True):
-                entry.answer = answer
+            self._before()
+            answers = self._store.record([entry.record for entry in batch], epoch=self._epoch())
         except Exception as error:
-            if len(batch) == 1:
-                batch[0].answer = error
-                return
-            self._record_singly(batch)  # one bad record fails itself, not its neighbours
+            away = isinstance(error, StoreUnavailable)
+            if isinstance(error, StoreUnavailable):
+                self._troubles.met("record", error, "record_waits_for_store", records=len(batch))
+                away = error.reason is Unavailability.AWAY
+            if len(batch) == 1 or away:
+                for entry in batch:
+                    entry.answer = error
+            else:
+                self._record_singly(batch)  # one bad record fails itself, not its neighbours
+            return
+        self._troubles.over("record")
+        for entry, answer in zip(batch, answers, strict=True):
+            entry.alone = isinstance(answer.error, StoreUnavailable)
+            entry.answer = answer if answer.error is None else answer.error
 
     def _record_singly(self, batch: list[_Entry]) -> None:
+        in_a_row, last = 0, None
         for entry in batch:
-            try:
-                (entry.answer,) = self._record([entry.record])
-            except Exception as error:
-                entry.answer = error
+            if last is not None and in_a_row >= _IN_A_ROW:
+                entry.answer = last  # it was not tried, and is part of the next batch
+                continue
+            self._record_single(entry)
+            if isinstance(entry.answer, StoreUnavailable):
+                entry.alone, last = True, entry.answer
+                slow = last.reason in (Unavailability.AWAY, Unavailability.TIME_LIMIT)
+                in_a_row += _IN_A_ROW if slow else 1
+            else:
+                in_a_row = 0
 
-    def _record(self, records: list[RecordRequest]) -> list[RecordResult]:
-        pause, longest = _PAUSES
-        while True:
-            try:
-                self._before()
-                return self._store.record(records, epoch=self._epoch())
-            except StoreUnavailable as error:
-                if self._state.aborting:
-                    raise
-                _log.warning("record_waits_for_store", records=len(records), error=str(error))
-                self._state.wait_for(Phase.ABORTING, pause)
-                pause = min(pause * 2, longest)
+    def _record_single(self, entry: _Entry) -> None:
+        try:
+            self._before()
+            (answer,) = self._store.record([entry.record], epoch=self._epoch())
+            entry.answer = answer if answer.error is None else answer.error
+        except Exception as error:
+            entry.answer = error

@@ -16,19 +16,21 @@ import structlog
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import LeaseLost, PermanentError, QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue.node_queue import NodeMessage
-from spanloom.engine.store.requests import Claim, Outcome, RecordResult
+from spanloom.engine.store.requests import Claim, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.engine.telemetry.instruments import Instruments, instruments
 from spanloom.engine.telemetry.metrics import LOST, OTHER
+from spanloom.worker.held_claims import HeldClaims
 from spanloom.worker.lease import Lease
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.caller import Caller, Loaded
+from spanloom.worker.node.keepable import lesser_records
 from spanloom.worker.node.outcomes import AttemptResult, left, of_error, of_load_error, of_refusal
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.queue.consumer import JobConsumer
 from spanloom.worker.queue.poison_jobs import is_poison_candidate
-from spanloom.worker.service import WorkerEvents, WorkerState
+from spanloom.worker.service import Phase, WorkerEvents, WorkerState
 from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.log_flusher import LogFlusher
 from spanloom.worker.telemetry.span_exporter import SpanExporter
@@ -36,6 +38,7 @@ from spanloom.worker.telemetry.span_exporter import SpanExporter
 __all__ = ["NodeRunner", "NodeTelemetry", "WorkerIdentity"]
 
 _log = structlog.get_logger("spanloom.worker")
+_RELEASE_SECONDS = 0.5  #: before a run is given back whose definition, child or items can't be read now
 _LEADING = (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED)
 
 
@@ -69,6 +72,7 @@ class NodeRunner:
         telemetry: NodeTelemetry,
         state: WorkerState,
         events: WorkerEvents,
+        held: HeldClaims,
     ) -> None:
         self._engine = engine
         self._lease = identity.lease
@@ -79,6 +83,7 @@ class NodeRunner:
         self._telemetry = telemetry
         self._state = state
         self._events = events
+        self._held = held
         self._pid = os.getpid()
 
     def run(self, message: NodeMessage, claim: Claim, worker_id: str) -> None:
@@ -95,14 +100,24 @@ class NodeRunner:
                 nodes_left -= 1
                 more = nodes_left > 0 and time.monotonic() < until
                 # In a context of its own: what a handler leaves in it does not reach the next node.
-                following = contextvars.copy_context().run(self._run_one, job, following, worker_id, more)
+                ended, following = (
+                    following,
+                    contextvars.copy_context().run(self._run_one, job, following, worker_id, more),
+                )
+                if following is not None:
+                    self._held.take(following)
+                self._held.drop(ended)
                 job = None
-        except StoreUnavailable as error:  # given up at a stop: the lease lapses, and the sweep moves the run on
+        except StoreUnavailable as error:  # its record made no way, or the worker stops and gives back all its claims
             _log.warning("node_not_recorded", **_ids(following or claim), error=str(error))
+            if not self._state.aborting:
+                self._lease.give_up(worker_id)
         except BaseException as error:  # whatever it is, the slot goes on, and nothing stays claimed that nobody runs
             _log.exception("node_not_recorded", **_ids(following or claim))
             if following is not None:
                 self._fail(following, worker_id, error)
+        finally:
+            self._held.drop(following or claim)
         try:
             self._consumer.flush_if_idle()
         except QueueUnavailable as error:
@@ -139,6 +154,8 @@ class NodeRunner:
             _leave_process(error)
         ending = self._leave(loaded, claim, ending)
         seconds = time.monotonic() - began
+        if ending.outcome is Outcome.RELEASED and not attempt.cancelled:  # the store did not serve what it reads
+            self._state.wait_for(Phase.ABORTING, _RELEASE_SECONDS)
         self._close(attempt, claim, ending, error)
         with self._telemetry.span_exporter.recording(attempt.own, worker_id):
             try:
@@ -151,10 +168,8 @@ class NodeRunner:
             except StoreUnavailable:
                 raise
             except Exception as refused:
-                _log.exception("result_not_recorded")
-                ending = self._leave(loaded, claim, of_refusal(refused))
-                # Without its lines: whatever the store can't keep, it can keep that this failed.
-                answer = self._record(claim, worker_id, ending, None, ())
+                _log.exception("result_not_recorded", **_ids(claim))
+                ending, answer = self._record_less(loaded, claim, worker_id, ending, attempt, refused)
             if (measured := instruments()) is not None:
                 _count_run(measured, claim, ending, answer, error, seconds)
             return self._continue(job, claim, ending, answer)
@@ -179,7 +194,7 @@ class NodeRunner:
             self._engine.push(answer.jobs, ended=[execution_id] if answer.ended else [], changed=[execution_id])
         except Exception:
             _log.exception("claim_given_up", **_ids(claim))
-            self._lease.replace(worker_id)  # with its lease go all claims of this worker: the sweep runs them elsewhere
+            self._lease.give_up(worker_id)  # with its lease go all claims of this worker: others run them
 
     def _successors(self, loaded: Loaded | None, claim: Claim, ending: AttemptResult) -> tuple[str, ...]:
         """Work first: name what this worker may run next, if nothing more urgent waits and it is not told to stop."""
@@ -207,21 +222,31 @@ class NodeRunner:
         claim: Claim,
         worker_id: str,
         ending: AttemptResult,
-        attempt: RunningAttempt | None,
+        attempt: RunningAttempt,
         successors: tuple[str, ...],
     ) -> RecordResult:
-        if attempt is None:
-            return self._recorder.record(ending.request(claim, worker_id, successors=successors))
-        return self._recorder.record(
-            ending.request(
-                claim,
-                worker_id,
-                span=attempt.reference,
-                logs=attempt.log_buffer.unstored,
-                spans=attempt.spans,
-                successors=successors,
-            )
-        )
+        return self._recorder.record(_request(claim, worker_id, ending, attempt, successors))
+
+    def _record_less(
+        self,
+        loaded: Loaded | None,
+        claim: Claim,
+        worker_id: str,
+        ending: AttemptResult,
+        attempt: RunningAttempt,
+        refused: Exception,
+    ) -> tuple[AttemptResult, RecordResult]:
+        """Record the outcome without the parts that the store will never keep, or else its words as a failure."""
+        for record in lesser_records(_request(claim, worker_id, ending, attempt, ()), refused):
+            try:
+                return ending, self._recorder.record(record)
+            except StoreUnavailable:
+                raise
+            except Exception as error:
+                _log.debug("less_not_recorded", **_ids(claim), error=str(error))
+        ending = self._leave(loaded, claim, of_refusal(refused))
+        # Without its lines: whatever the store can't keep, it can keep that this failed.
+        return ending, self._recorder.record(ending.request(claim, worker_id))
 
     def _continue(
         self, job: NodeMessage | None, claim: Claim, ending: AttemptResult, answer: RecordResult
@@ -256,6 +281,19 @@ class NodeRunner:
             self._engine.push(woken, changed=[claim.header.parent_execution_id])
         except StoreUnavailable as error:
             _log.warning("parent_not_woken", execution_id=execution_id, error=str(error))  # the sweep will
+
+
+def _request(
+    claim: Claim, worker_id: str, ending: AttemptResult, attempt: RunningAttempt, successors: tuple[str, ...]
+) -> RecordRequest:
+    return ending.request(
+        claim,
+        worker_id,
+        span=attempt.reference,
+        logs=attempt.log_buffer.unstored,
+        spans=attempt.spans,
+        successors=successors,
+    )
 
 
 def _ids(claim: Claim) -> dict[str, object]:

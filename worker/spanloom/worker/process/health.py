@@ -41,7 +41,10 @@ class Health:
         Takes no longer than 1.5 s: a store or queue that has not answered by then is a reason.
         """
         phase = self._worker.phase
-        return ({} if phase == "working" else {"worker": f"it is {phase}"}) | self._services()
+        problems = ({} if phase == "working" else {"worker": f"it is {phase}"}) | self._services()
+        if "store" not in problems and (unserved := self._worker.store_problems):
+            problems["store"] = "; ".join(unserved)  # it answers, and does not do all that this worker needs
+        return problems
 
     def _services(self) -> dict[str, str]:
         problems: dict[str, str] = {}

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import NodeKey, Priority, Refusal
+from spanloom.engine.store.requests import Claim, NodeKey, Priority, Refusal
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.conformance.reading.seen import events_of, item_statuses, run_of, status_of
@@ -182,7 +182,7 @@ class Items:
             started += len(due)
             keys = [NodeKey(job.execution_id, job.node_id, job.item) for job in due]
             claims = store.claim(keys, worker_id=driver.worker_id, now=clock())
-            records = [driver.outcome(execution, claim.node) for claim in claims if not isinstance(claim, Refusal)]
+            records = [driver.outcome(execution, claim.node) for claim in claims if isinstance(claim, Claim)]
             due = [job for answer in store.record(records, now=clock()) for job in answer.jobs]
         assert (started, [job.item for job in due]) == (width, [0])
         assert driver.run(execution, "only").ended is ExecutionStatus.COMPLETED

@@ -1,0 +1,69 @@
+"""The claims that a worker's slots run or record, and the return of those that the store counts as its own besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from spanloom.engine.engine import WorkflowEngine
+from spanloom.engine.store.requests import Claim, NodeKey, Outcome, RecordRequest
+
+__all__ = ["HeldClaims"]
+
+_log = structlog.get_logger("spanloom.worker")
+
+
+class HeldClaims:
+    """The claims of one worker that are in its slots. Thread-safe: each change is one step of a set.
+
+    A claim of which the answer was lost, or could not be read, is in the store and not here. It would never run.
+    """
+
+    def __init__(self, engine: WorkflowEngine) -> None:
+        self._engine = engine
+        self._held: set[tuple[str, str, int, int]] = set()
+        self._suspects: set[tuple[NodeKey, int]] = set()
+
+    def take(self, claim: Claim) -> None:
+        """Note that a claim is on its way to a slot, or in it."""
+        node = claim.node
+        self._held.add((claim.header.execution_id, node.node_id, node.item, node.fence))
+
+    def drop(self, claim: Claim) -> None:
+        """Note that a claim has ended here."""
+        node = claim.node
+        self._held.discard((claim.header.execution_id, node.node_id, node.item, node.fence))
+
+    def check(self, worker_id: str) -> None:
+        """Give back the worker's claims in the store that were in no slot at this check and at the last one.
+
+        One that is on its way to a slot is found by one check at most. Raises StoreUnavailable.
+        """
+        stored = self._engine.store.list_claims(worker_id)
+        strange = {
+            (key, fence)
+            for key, fence in stored.items()
+            if (key.execution_id, key.node_id, key.item, fence) not in self._held
+        }
+        again, self._suspects = strange & self._suspects, strange
+        if again:
+            self.give_back(worker_id, again)
+
+    def held_without_answer(self, worker_id: str, keys: Iterable[NodeKey]) -> dict[NodeKey, int]:
+        """Return the fences of those of the runs that the store holds for this worker. Raises StoreUnavailable."""
+        stored: Mapping[NodeKey, int] = self._engine.store.list_claims(worker_id)
+        return {key: stored[key] for key in keys if key in stored}
+
+    def give_back(self, worker_id: str, claims: Iterable[tuple[NodeKey, int]]) -> None:
+        """Release claims that are in no slot, and push their jobs. Raises StoreUnavailable."""
+        wanted = [RecordRequest(*key, fence, worker_id, Outcome.RELEASED) for key, fence in claims]
+        answers = self._engine.store.record(wanted, epoch=self._engine.epoch.number)
+        for record, answer in zip(wanted, answers, strict=True):
+            if answer.recorded:
+                _log.warning(
+                    "claim_given_back", execution_id=record.execution_id, node_id=record.node_id, item=record.item
+                )
+        self._engine.push(
+            [job for answer in answers for job in answer.jobs], changed={one.execution_id for one in wanted}
+        )
