@@ -19,7 +19,7 @@ from spanloom.engine.errors import (
     StoreUnavailable,
     Unavailability,
 )
-from spanloom.engine.store.requests import Claim, NodeKey, Refusal
+from spanloom.engine.store.requests import Claim, NodeKey, Outcome, Refusal
 from spanloom.stores.postgres import connections, time_limit
 from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.driver import StoreDriver
@@ -297,3 +297,20 @@ def test_a_call_that_waits_for_a_lock_is_cancelled_in_the_server(
             pause.wait(0.01)
     assert driver.record(execution, node).recorded
     store.close()
+
+
+@pytest.mark.parametrize("state", ["53200", "P0001"])
+def test_one_row_that_can_not_be_swept_holds_up_no_other(
+    store: PostgresExecutionStore, postgres_url: str, state: str
+) -> None:
+    driver = StoreDriver(store)
+    executions = [driver.start("single") for _ in range(4)]
+    for one in executions:
+        driver.record(one, driver.claim(one, "only"), Outcome.RETRY, error='{"type": "E", "message": ""}')
+    with refusing(postgres_url, state, "events", f"new.execution_id = '{executions[1]}'"):
+        swept = store.sweep(heads={}, epoch=0)
+        assert {job.execution_id for job in swept.jobs} == {executions[0], executions[2], executions[3]}
+        assert "no such words here" in str(swept.errors[executions[1]])
+        with pytest.raises((StoreUnavailable, StoreRefused), match="no such words here"):
+            store.sweep(heads={}, epoch=0)  # no other is due
+    assert [job.execution_id for job in store.sweep(heads={}, epoch=0).jobs] == [executions[1]]

@@ -7,7 +7,7 @@ import time
 
 import structlog
 
-from spanloom.engine.errors import StoreUnavailable
+from spanloom.engine.errors import SpanloomError, StoreUnavailable
 from spanloom.engine.telemetry.instruments import instruments
 
 __all__ = ["StoreTroubles"]
@@ -20,7 +20,7 @@ _CURRENT_SECONDS = 60.0  #: how long a trouble is shown after it was met last: e
 class _Trouble:
     __slots__ = ("error", "log_at", "met_at", "pause", "since")
 
-    def __init__(self, error: StoreUnavailable, now: float) -> None:
+    def __init__(self, error: SpanloomError, now: float) -> None:
         self.error = error
         self.since = self.met_at = self.log_at = now
         self.pause = _PAUSES[0]
@@ -33,13 +33,16 @@ class StoreTroubles:
         self._lock = threading.Lock()
         self._open: dict[str, _Trouble] = {}
 
-    def met(self, operation: str, error: StoreUnavailable, event: str, *, subject: str = "", **fields: object) -> None:
+    def met(self, operation: str, error: SpanloomError, event: str, *, subject: str = "", **fields: object) -> None:
         """Note that an operation was not served, and log it as `event` unless that was done a moment ago.
 
         `subject` is the item, if others are served.
         """
         now = time.monotonic()
+        reason = str(error.reason) if isinstance(error, StoreUnavailable) else "refused"
         with self._lock:
+            if f"{operation}{subject}" not in self._open:
+                self._forget_old(now)
             trouble = self._open.setdefault(f"{operation}{subject}", _Trouble(error, now))
             trouble.error, trouble.met_at = error, now
             is_due = now >= trouble.log_at
@@ -47,11 +50,9 @@ class StoreTroubles:
                 trouble.log_at = now + trouble.pause
                 trouble.pause = min(trouble.pause * 2, _PAUSES[1])
         if is_due:
-            _log.warning(
-                event, **fields, reason=error.reason.value, error=str(error), seconds=round(now - trouble.since, 1)
-            )
+            _log.warning(event, **fields, reason=reason, error=str(error), seconds=round(now - trouble.since, 1))
         if (measured := instruments()) is not None:
-            measured.store_unavailable(operation, error.reason)
+            measured.store_unavailable(operation, reason)
 
     def over(self, operation: str, *, subject: str = "") -> None:
         """Note that an operation is served again. Costs next to nothing if it always was."""
@@ -72,3 +73,7 @@ class StoreTroubles:
                 for what, trouble in self._open.items()
                 if now - trouble.met_at < _CURRENT_SECONDS
             ]
+
+    def _forget_old(self, now: float) -> None:
+        for what in [what for what, trouble in self._open.items() if now - trouble.met_at >= _CURRENT_SECONDS]:
+            del self._open[what]

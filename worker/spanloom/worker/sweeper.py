@@ -129,6 +129,9 @@ class Sweeper:
 
     def _report(self, swept: SweepResult, heads: Mapping[str, datetime | None]) -> None:
         """Report the result of a sweep to the callbacks and to the metrics."""
+        for execution_id, error in swept.errors.items():
+            subject = f" of execution {execution_id}"
+            self._troubles.met("sweep", error, "row_not_swept", subject=subject, execution_id=execution_id)
         if swept.ended:
             self._events.executions_ended(swept.ended)
         if (measured := instruments()) is not None:

@@ -244,7 +244,8 @@ class Recovery(ABC):
 
         Every push raises the push number and takes `epoch`. Commits before returning. `more` is True if the limit was
         reached and the pass moved at least one row, or deferred its next check: more rows may be due then. Calling
-        again while `more` is True terminates. Rows that other sweepers have locked do not set `more`.
+        again while `more` is True terminates. Rows that other sweepers have locked do not set `more`. If a row can't be
+        moved, the rows of all other executions are, and `errors` holds the reason. If none can, it is raised.
         """
 
     @abstractmethod

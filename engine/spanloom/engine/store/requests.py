@@ -334,13 +334,15 @@ class EpochState:
 class SweepResult:
     """The result of one pass of the sweep: the jobs to push, and the numbers of moved rows by cause.
 
-    Causes: lost_job, lost_redis, lost_worker, retry, timer, child, start, deadline.
+    Causes: lost_job, lost_redis, lost_worker, retry, timer, child, start, deadline. `errors` holds, by their ids, the
+    executions of which a row could not be moved; the rows of the others were.
     """
 
     jobs: Sequence[NodeJob]
     moved: Mapping[str, int]
     more: bool = False  # the limit was reached and rows were moved or deferred: call again
     ended: Sequence[str] = ()  # executions that ended in this pass (deadline)
+    errors: Mapping[str, SpanloomError] = field(default_factory=dict)
 
 
 ClaimAnswer = Claim | Refusal | SpanloomError

@@ -138,7 +138,7 @@ STORE_UNAVAILABLE = Metric(
     "{call}",
     (STORE_CALL, REASON),
     "What the store could not do for a worker at that moment (claim, record, sweep, lease), by reason: away, time "
-    "limit, locked, read-only, rights, resources, storage, schema, other.",
+    "limit, locked, read-only, rights, resources, storage, schema, other, refused.",
 )
 QUEUE_CALLS = Metric(
     "spanloom.queue.call.duration",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -39,6 +39,7 @@ from spanloom.stores.sql.reads import SqlStore
 from spanloom.stores.transitions.port import Transitions
 from spanloom.stores.transitions.rows import Graph
 from spanloom.stores.transitions.start import create
+from spanloom.stores.transitions.sweep import LostJobCheck
 from spanloom.stores.transitions.transaction import Transaction
 from spanloom.stores.transitions.waits.rules import check_wait
 
@@ -165,7 +166,12 @@ class AcceleratedTransitions(Transitions, SqlStore):
                 heads=heads, epoch=epoch, limit=limit, lost_job_after_seconds=lost_job_after_seconds, now=now
             )
         pushed = json.dumps({name: None if head is None else head.isoformat() for name, head in heads.items()})
-        return function_json.swept(self._call(self._sweep, pushed, epoch, limit, lost_job_after_seconds, now))
+
+        def together() -> SweepResult:
+            return function_json.swept(self._call(self._sweep, pushed, epoch, limit, lost_job_after_seconds, now))
+
+        check = LostJobCheck(heads, timedelta(seconds=lost_job_after_seconds))
+        return self._sweep_each(together, check, limit=limit, epoch=epoch, now=now)
 
     def renew_lease(self, worker_id: str, *, lease_seconds: float, now: datetime | None = None) -> bool:
         """See WorkerLeases.renew_lease.

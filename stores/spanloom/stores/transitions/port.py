@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from spanloom.engine.errors import (
     ConfigurationError,
     SpanloomError,
-    StoreNotMigrated,
-    StoreRefused,
-    StoreUnavailable,
-    Unavailability,
     UserError,
 )
 from spanloom.engine.store.port import ExecutionStore
@@ -42,17 +41,16 @@ from spanloom.stores.transitions.control import (
     pause,
     resume,
 )
+from spanloom.stores.transitions.one_by_one import is_of_all, one_by_one
 from spanloom.stores.transitions.purge import purge
 from spanloom.stores.transitions.record import prepare, record
 from spanloom.stores.transitions.retry_execution import retry
 from spanloom.stores.transitions.start import create
-from spanloom.stores.transitions.sweep import LostJobCheck, sweep, unregister_worker
+from spanloom.stores.transitions.sweep import LostJobCheck, find_due, sweep, sweep_rows, unregister_worker
 from spanloom.stores.transitions.transaction import Transaction
 from spanloom.stores.transitions.waits.children import wake_parents
 
 __all__ = ["Transitions"]
-
-_IN_A_ROW = 3  #: items that can't be served now, after which the rest of a batch is not tried
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -203,7 +201,46 @@ class Transitions(ExecutionStore):
     ) -> SweepResult:
         """See Recovery.sweep."""
         check = LostJobCheck(heads, timedelta(seconds=lost_job_after_seconds))
-        return self._transact(lambda tx: sweep(tx, check, limit=limit), epoch=epoch, now=now)
+
+        def together() -> SweepResult:
+            return self._transact(lambda tx: sweep(tx, check, limit=limit), epoch=epoch, now=now)
+
+        return self._sweep_each(together, check, limit=limit, epoch=epoch, now=now)
+
+    def _sweep_each(
+        self, together: Callable[[], SweepResult], check: LostJobCheck, *, limit: int, epoch: int, now: datetime | None
+    ) -> SweepResult:
+        """Move all rows that are due in one call, and if that raises, those of each execution in one transaction."""
+        try:
+            return together()
+        except Exception as error:
+            if is_of_all(error) or not self._survives_errors():
+                raise
+        due = self._transact(lambda tx: find_due(tx, limit=limit), epoch=epoch, now=now)
+        random.shuffle(due)  # those that can't be moved must not always come before the others
+        by_execution: dict[str, list[NodeKey]] = {}
+        for key in due:
+            by_execution.setdefault(key.execution_id, []).append(key)
+        steps = {
+            execution_id: partial(self._transact, partial(sweep_rows, check=check, keys=keys), epoch=epoch, now=now)
+            for execution_id, keys in by_execution.items()
+        }
+        answers = one_by_one(steps.values(), lambda step: [step()])
+        swept = [answer for answer in answers if isinstance(answer, SweepResult)]
+        moved: Counter[str] = Counter()
+        for one in swept:
+            moved.update(one.moved)
+        return SweepResult(
+            [job for one in swept for job in one.jobs],
+            dict(moved),
+            more=len(due) >= limit and bool(moved),
+            ended=[execution_id for one in swept for execution_id in one.ended],
+            errors={
+                execution_id: answer
+                for execution_id, answer in zip(steps, answers, strict=True)
+                if isinstance(answer, SpanloomError)
+            },
+        )
 
     def _control(
         self,
@@ -236,42 +273,10 @@ class Transitions(ExecutionStore):
             return []
         try:
             return list(step(items))
-        except StoreNotMigrated:
-            raise
         except Exception as error:
-            if len(items) == 1 or _is_of_all(error) or not self._survives_errors():
+            if len(items) == 1 or is_of_all(error) or not self._survives_errors():
                 raise
-        answers: list[Answer | SpanloomError] = []
-        first: Exception | None = None
-        in_a_row = 0
-        for item in items:
-            if in_a_row >= _IN_A_ROW:
-                answers.append(answers[-1])
-                continue
-            try:
-                answers.extend(step([item]))
-                in_a_row = 0
-            except Exception as error:  # of this item
-                first = first or error
-                answers.append(_as_answer(error))
-                if isinstance(error, StoreUnavailable):
-                    in_a_row += _IN_A_ROW if _is_of_all(error) else 1
-        if first is not None and all(isinstance(answer, SpanloomError) for answer in answers):
-            raise first
-        return answers
-
-
-def _is_of_all(error: Exception) -> bool:
-    """Return whether an error is the store's and no item's, or further calls might take as long to fail."""
-    return isinstance(error, StoreUnavailable) and error.reason in (Unavailability.AWAY, Unavailability.TIME_LIMIT)
-
-
-def _as_answer(error: Exception) -> SpanloomError:
-    if isinstance(error, SpanloomError):
-        return error
-    wrapped = StoreRefused(f"the store fails over it with {type(error).__name__}: {error}")
-    wrapped.__cause__ = error
-    return wrapped
+        return one_by_one(items, lambda item: step([item]))
 
 
 def _answers(answers: list[ControlResult | UserError | SpanloomError]) -> list[ControlResult | UserError]:

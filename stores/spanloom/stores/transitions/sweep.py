@@ -17,7 +17,7 @@ from spanloom.stores.transitions.transaction import Transaction, always
 from spanloom.stores.transitions.waits.children import wake_parents
 from spanloom.stores.transitions.waits.rules import WAITS
 
-__all__ = ["LostJobCheck", "sweep", "unregister_worker"]
+__all__ = ["LostJobCheck", "find_due", "sweep", "sweep_rows", "unregister_worker"]
 
 LONGEST_CHECK = timedelta(minutes=1)  # between checks of a queued run, however old it is
 LONGEST_BACKOFF = timedelta(minutes=5)  # between pushes of a queued run, however often it was pushed
@@ -48,15 +48,33 @@ def sweep(tx: Transaction, check: LostJobCheck, *, limit: int) -> SweepResult:
     """Move at most `limit` rows that are lost or due. Rows locked by other transactions are left to the next pass."""
     tx.release_lapsed_leases()
     sweep_pass = _Sweep(tx, check, limit)
-    sweep_pass.starts_and_deadlines()
-    sweep_pass.ended_children()
-    sweep_pass.other_runs()
-    return SweepResult(
-        sweep_pass.jobs,
-        dict(sweep_pass.moved),
-        more=sweep_pass.left <= 0 and sweep_pass.touched > 0,
-        ended=sweep_pass.ended,
-    )
+    sweep_pass.starts_and_deadlines(tx.due_runs(limit, [START, END]))
+    sweep_pass.ended_children(tx.due_runs(sweep_pass.left, [PARENT]) if sweep_pass.left > 0 else [])
+    sweep_pass.other_runs(_others(tx, sweep_pass.left))
+    return sweep_pass.result
+
+
+def find_due(tx: Transaction, *, limit: int) -> list[NodeKey]:
+    """Mark the leases that have lapsed, and return the rows that one sweep would try to move."""
+    tx.release_lapsed_leases()
+    return [*tx.due_runs(limit, [START, END]), *tx.due_runs(limit, [PARENT]), *_others(tx, limit)][:limit]
+
+
+def sweep_rows(tx: Transaction, check: LostJobCheck, keys: Sequence[NodeKey]) -> SweepResult:
+    """Move those of these rows that are still lost or due."""
+    sweep_pass = _Sweep(tx, check, len(keys) + 1)
+    sweep_pass.starts_and_deadlines([key for key in keys if key.node_id in (START, END)])
+    sweep_pass.ended_children([key for key in keys if key.node_id == PARENT])
+    sweep_pass.other_runs([key for key in keys if key.node_id not in (START, END, PARENT)])
+    return sweep_pass.result
+
+
+def _others(tx: Transaction, limit: int) -> list[NodeKey]:
+    """Return the runs that are lost or due again, at most `limit`."""
+    found: dict[NodeKey, None] = {}
+    for find in (tx.lost_runs, tx.due_runs, tx.outdated_runs):
+        found |= dict.fromkeys(find(limit) if limit > 0 else [])
+    return list(found)[: max(limit, 0)]
 
 
 def unregister_worker(tx: Transaction, worker_id: str) -> list[NodeJob]:
@@ -89,11 +107,17 @@ class _Sweep:
         self._tx = tx
         self._check = check
 
+    @property
+    def result(self) -> SweepResult:
+        """The result of the pass."""
+        more = self.left <= 0 and self.touched > 0
+        return SweepResult(self.jobs, dict(self.moved), more=more, ended=self.ended)
+
     # ---- 1. changes of an execution's status ----
 
-    def starts_and_deadlines(self) -> None:
+    def starts_and_deadlines(self, keys: Sequence[NodeKey]) -> None:
         """Begin executions whose delay is over, and fail those whose deadline has passed."""
-        for key in self._taken(self._tx.due_runs(self.left, [START, END])):
+        for key in self._taken(keys):
             execution = self._tx.lock_executions([key.execution_id], alone=always, wait=False)
             run = self._tx.runs([key]).get(key)
             if not execution or run is None or run.due_at is None or run.due_at > self._tx.now:
@@ -121,10 +145,9 @@ class _Sweep:
 
     # ---- 2. ended children ----
 
-    def ended_children(self) -> None:
+    def ended_children(self, keys: Sequence[NodeKey]) -> None:
         """Wake the parents' runs that wait for ended children."""
-        keys = self._taken(self._tx.due_runs(self.left, [PARENT]) if self.left > 0 else [])
-        if keys:
+        if self._taken(keys):
             woken = wake_parents(self._tx, [key.execution_id for key in keys], wait=False)
             self.touched += woken.passed
             self.jobs.extend(woken.jobs)
@@ -133,12 +156,9 @@ class _Sweep:
 
     # ---- 3. all other runs ----
 
-    def other_runs(self) -> None:
-        """Queue runs that are lost or due again: find them, lock them, and decide by the locked rows."""
-        found: dict[NodeKey, None] = {}
-        for find in (self._tx.lost_runs, self._tx.due_runs, self._tx.outdated_runs):
-            found |= dict.fromkeys(find(self.left) if self.left > 0 else [])
-        keys = self._taken(list(found)[: max(self.left, 0)])
+    def other_runs(self, keys: Sequence[NodeKey]) -> None:
+        """Queue runs that are lost or due again: lock them, and decide by the locked rows."""
+        self._taken(keys)
         executions = self._tx.lock_executions({key.execution_id for key in keys}, wait=False)
         runs = self._tx.lock_runs([key for key in keys if key.execution_id in executions], wait=False)
         gone = self._tx.released_workers({run.worker_id for run in runs.values() if run.worker_id is not None})
