@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +13,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from chaos.environment import Environment
+from chaos.fault import Fault
+from chaos.refusals import OneOutOfMemory, RefuseWrites
 from spanloom.engine import QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue.keys import RedisKeys
 from spanloom.engine.store.requests import NodeJob
@@ -25,7 +26,9 @@ __all__ = [
     "KillEngines",
     "KillRedis",
     "KillWorkers",
+    "OneOutOfMemory",
     "PushAgain",
+    "RefuseWrites",
     "RestartPostgres",
     "StopWorkers",
     "TerminateBackends",
@@ -36,30 +39,6 @@ _AWAIT_SECONDS = 1.0
 _LIST = RedisKeys.of("spanloom").queue("spanloom.default")
 _LOOK = "return redis.call('llen', KEYS[1]) > 0"
 _FLUSH = "if redis.call('llen', KEYS[1]) > 0 then return redis.call('flushall') end"
-
-
-class Fault(ABC):
-    """One kind of fault. `every` is the pause between two of them, in seconds, from and to; `pace` stretches it."""
-
-    name: str
-    every: tuple[float, float]
-    needs_postgres = False
-
-    def __init__(self, *, pace: float = 1.0) -> None:
-        self.pace = pace
-
-    def run(self, environment: Environment, chance: random.Random) -> None:
-        """Do harm until the environment says that it is over."""
-        while not environment.over.wait(chance.uniform(*self.every) * self.pace):
-            self.inject(environment, chance)
-
-    @abstractmethod
-    def inject(self, environment: Environment, chance: random.Random) -> None:
-        """Do it once, heal it, and record it."""
-
-    def explains(self, environment: Environment) -> int:
-        """Return how many node runs one injection may take from their workers, and so have run again, at most."""
-        return 0
 
 
 class KillWorkers(Fault):
@@ -253,5 +232,7 @@ FAULTS: tuple[type[Fault], ...] = (
     KillRedis,
     RestartPostgres,
     TerminateBackends,
+    RefuseWrites,
+    OneOutOfMemory,
     PushAgain,
 )

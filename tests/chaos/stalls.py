@@ -18,8 +18,8 @@ from spanloom.engine.store.models import Event
 __all__ = ["harmed_stalls", "longest_stalls"]
 
 _REDIS = frozenset({"flush-redis", "kill-redis"})
-_STORE = frozenset({"restart-postgres", "terminate-backends"})
-_SERVERS = frozenset({"kill-redis", "restart-postgres"})
+_STORE = frozenset({"restart-postgres", "terminate-backends", "refuse-writes"})
+_SERVERS = frozenset({"kill-redis", "restart-postgres", "refuse-writes"})
 _STARTED = "node.started"
 _QUEUED = "node.queued"
 
