@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
+from pydantic.errors import PydanticUserError
 
 from spanloom.engine.errors import PayloadRejected
 
-__all__ = ["MAX_DEPTH", "copied", "decode", "encode", "find_faults"]
+__all__ = ["MAX_DEPTH", "copied", "decode", "encode", "find_faults", "plain_text"]
 
 MAX_DEPTH = (
     500  #: levels of lists and dicts; more could be written on a shallow stack and then not be read on a deep one
 )
 
-_CAN_CARRY = "dicts with string keys, lists, strings, finite numbers, booleans, None and pydantic models"
+_CAN_CARRY = "dicts with string keys, lists, strings, finite numbers, booleans, None, models and dataclasses"
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _PLAIN_KEY = re.compile(r"[A-Za-z_]\w{0,99}")
 
@@ -26,9 +29,9 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_]\w{0,99}")
 def encode(value: Any, where: str, limit: int) -> str:
     """Return `value` as JSON text in ASCII, so that any text column holds it.
 
-    Takes JSON values, tuples (they become lists) and, anywhere among them, pydantic models. A model is written in its
-    JSON mode and with its aliases, so that the same model reads it back. `decode` returns the value unchanged: key
-    order, -0.0, 1e16, big integers, lone surrogates.
+    Takes JSON values, tuples (they become lists) and, anywhere among them, pydantic models and dataclasses. These are
+    written in pydantic's JSON mode, with their aliases, so that the same class reads them back. `decode` returns the
+    value unchanged: key order, -0.0, 1e16, big integers, lone surrogates.
 
     Raises PayloadRejected for anything else (with the path to it), and for text of more than `limit` bytes. Its message
     starts with `where`, and never shows the data.
@@ -51,10 +54,37 @@ def encode(value: Any, where: str, limit: int) -> str:
 def _write_model(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", by_alias=True, warnings=False)  # a warning would show the data
+    if _is_dataclass(value):
+        kind: Any = type(value)
+        return _adapter(kind).dump_python(value, mode="json", by_alias=True, warnings=False)
     raise TypeError(f"{_type_name(value)} is not JSON")
 
 
+def _is_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+@functools.lru_cache(maxsize=256)
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    try:
+        return TypeAdapter(kind)
+    except PydanticUserError as error:
+        raise TypeError(str(error)) from error
+
+
 _encode = json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=_write_model).encode
+
+_encode_plain = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
+
+def plain_text(value: Any) -> str | None:
+    """Return the text that `encode` makes of JSON values; None if `value` holds anything else, a model too."""
+    try:
+        text = _encode_plain(value)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return text if type(value) in _SCALARS or _well_formed(value) else None
+
 
 #: Return the value of JSON text that `encode` made; a new value each time, so that callers may change it.
 decode = json.JSONDecoder().decode
@@ -104,7 +134,7 @@ def find_faults(value: Any) -> Iterator[tuple[str, str]]:
     pending: list[tuple[str, Any, tuple[int, ...]]] = [("$", value, ())]
     while pending:
         path, element, around = pending.pop()
-        if isinstance(element, BaseModel):
+        if isinstance(element, BaseModel) or _is_dataclass(element):
             try:
                 element = _write_model(element)
             except (TypeError, ValueError, RecursionError) as error:

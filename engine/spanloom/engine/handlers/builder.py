@@ -8,10 +8,13 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
 
 from spanloom.engine.errors import ConfigurationError, PayloadRejected, WorkflowInvalid
 from spanloom.engine.handlers.builtin import DELAY, WORKFLOW
+from spanloom.engine.handlers.json_type import JsonType
 from spanloom.engine.handlers.registry import NodeRegistry
+from spanloom.engine.payload import encode
 from spanloom.engine.wording import did_you_mean, problem_sentences
 from spanloom.engine.workflow.definitions import INITIAL, Input, MapOver, Node, On, RetryPolicy, Workflow
 
@@ -111,7 +114,7 @@ class WorkflowBuilder(Generic[InputT]):
         self.name = name or ""
         self.registry = NodeRegistry()  #: the functions, under the types `{workflow id}.{node id}`
         self.input = Source(self, INITIAL)  #: stands for the execution's initial data among named inputs
-        self._input_type: TypeAdapter[InputT] | None = None if input is None else TypeAdapter(input)
+        self._input_type = None if input is None else _input_type(id, input)
         self._nodes: dict[str, Node] = {}
 
     @overload
@@ -217,15 +220,26 @@ class WorkflowBuilder(Generic[InputT]):
 
         Raises PayloadRejected, which names the workflow and the fields and does not show the data.
         """
+        return value if self._input_type is None else self._fitted(self._input_type.read, value)
+
+    def encode_input(self, value: Any, limit: int) -> str:
+        """Return initial data, as JSON data or as a value of the input type, as JSON text that the type reads back.
+
+        Raises PayloadRejected as `validate_input` does, and for text of more than `limit` bytes.
+        """
+        where = f"the input of workflow {self.id!r}"
         if self._input_type is None:
-            return value
+            return encode(value, where, limit)
+        return str(self._fitted(self._input_type.encode, value, where, limit))
+
+    def _fitted(self, read: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return self._input_type.validate_python(value)
+            return read(*arguments)
         except ValidationError as error:
             misfits = "; ".join(problem_sentences(error))
-            raise PayloadRejected(
-                f"the input of workflow {self.id!r} does not fit: {misfits}"
-            ) from None  # shows no data
+        except PydanticUserError as error:
+            misfits = f"its type can't be used ({str(error).partition(chr(10))[0]})"
+        raise PayloadRejected(f"the input of workflow {self.id!r} does not fit: {misfits}")  # shows no data
 
     def _new_node(self, id: str, type: str, config: Mapping[str, Any] | None, options: NodeOptions) -> Node:
         if id in self._nodes:
@@ -284,6 +298,16 @@ class WorkflowBuilder(Generic[InputT]):
 
     def _refuse(self, id: str, why: str) -> NoReturn:
         raise WorkflowInvalid(self.id, [f"node {id!r}: {why}"])
+
+
+def _input_type(workflow_id: str, type: Any) -> JsonType:
+    try:
+        return JsonType(TypeAdapter(type))
+    except PydanticUserError as error:
+        why = str(error).partition("\n")[0]
+        raise ConfigurationError(
+            f"the input type of workflow {workflow_id!r} can't be used ({why}); name a type that pydantic knows"
+        ) from error
 
 
 def registry_of(

@@ -54,7 +54,7 @@ class ExecutionStarter:
     def encode_input(self, workflow_id: str, data: Any) -> str:
         """Return initial data as JSON text, validated if a builder of the engine has an input type."""
         if builder := self._builders.get(workflow_id):
-            data = builder.validate_input(data)
+            return builder.encode_input(data, self._payload_limit_bytes)
         return encode(data, f"the input of workflow {workflow_id!r}", self._payload_limit_bytes)
 
     def request(self, workflow_id: str, data: Any, options: Mapping[str, Any]) -> StartRequest:
