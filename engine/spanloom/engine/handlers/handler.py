@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from spanloom.engine.errors import ConfigurationError, PermanentError
+from spanloom.engine.errors import ConfigurationError, PayloadRejected, PermanentError
+from spanloom.engine.handlers.annotations import UNUSABLE, is_context, resolve
 from spanloom.engine.handlers.context import NodeContext
-from spanloom.engine.payload import copied, decode, find_faults
+from spanloom.engine.handlers.json_type import JsonType, read_json, strict_adapter
+from spanloom.engine.handlers.signature import describe, is_async, plain_function, read_signature
+from spanloom.engine.payload import copied, decode, encode, find_faults
 from spanloom.engine.wording import did_you_mean, problem_sentences, quoted_list
 from spanloom.engine.workflow.definitions import INITIAL, Node
 
 __all__ = ["Handler", "data_text"]
 
-_CONTEXT_ANNOTATION = re.compile(r"(\w+\.)*NodeContext").fullmatch
-_STRICT = ConfigDict(strict=True)
+_AWAITABLE = (Awaitable, Coroutine)
 
 
 @dataclass(frozen=True, slots=True)
 class _Parameter:
     name: str
     annotation: Any
-    required: bool
+    default: Any
     positional: bool
 
     @property
-    def is_context(self) -> bool:
-        annotation = self.annotation
-        named_so = isinstance(annotation, str) and _CONTEXT_ANNOTATION(annotation) is not None
-        return self.name == "ctx" or annotation is NodeContext or named_so
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
 
 
 class Handler:
@@ -54,10 +51,12 @@ class Handler:
 
     __slots__ = (
         "_adapters",
+        "_by_position",
         "_context",
         "_data",
         "_parameters",
         "_required",
+        "_scopes",
         "config_model",
         "function",
         "is_async",
@@ -74,14 +73,17 @@ class Handler:
         self.node_type = node_type
         self.function = function
         self.config_model = config_model
-        self.name = _describe(function)
-        self.is_async = inspect.iscoroutinefunction(_plain(function))
-        parameters = _parameters(function, self.name)
-        contexts = [parameter.name for parameter in parameters if parameter.is_context]
+        self.name = describe(function)
+        self.is_async = is_async(function)
+        signature = read_signature(function)
+        self._scopes = signature.scopes
+        parameters = [_parameter(parameter) for parameter in signature.parameters]
+        contexts = [parameter.name for parameter in parameters if self._is_context(parameter)]
         if len(contexts) > 1:
             raise ConfigurationError(f"handler {self.name} takes its context twice: {quoted_list(contexts)}")
         self._context = contexts[0] if contexts else None
-        self._parameters = {parameter.name: parameter for parameter in parameters if not parameter.is_context}
+        self._parameters = {parameter.name: parameter for parameter in parameters if parameter.name not in contexts}
+        self._by_position = [it for it in parameters if it.positional] if signature.by_position else []
         self._data = next(
             (parameter.name for parameter in self._parameters.values() if parameter.positional or parameter.required),
             None,
@@ -106,7 +108,7 @@ class Handler:
             self._refuse(node)
         if self._context is not None:
             values[self._context] = ctx
-        return (), values
+        return self._positioned(values) if self._by_position else (), values
 
     def config(self, node: Node) -> Any:
         """Return the value of `ctx.config`: an instance of the type's config model, or a dict for this call alone.
@@ -120,6 +122,31 @@ class Handler:
         except ValidationError as error:
             misfits = "; ".join(problem_sentences(error))
             raise PermanentError(f"node {node.id!r}: its config does not fit {self.name}: {misfits}") from None
+
+    def encode_result(self, data: Any, where: str, limit: int) -> str:
+        """Return the function's result as JSON text, written by `encode` or else by its return annotation.
+
+        Raises PayloadRejected if neither can.
+        """
+        try:
+            return encode(data, where, limit)
+        except PayloadRejected as error:
+            refused = error
+        try:
+            kind = self._result_type()
+            if kind is not None:
+                return kind.encode(data, where, limit)
+        except (ConfigurationError, ValidationError, PydanticUserError):  # the annotation is no help for this data
+            kind = None
+        hint = "; annotate what the handler returns to have it written by pydantic" if kind is None else ""
+        raise PayloadRejected(f"{refused}{hint}")
+
+    def _result_type(self) -> JsonType | None:
+        annotation = getattr(plain_function(self.function), "__annotations__", {}).get(
+            "return", inspect.Parameter.empty
+        )
+        adapter = self._new_adapter(annotation, "the result")
+        return None if adapter is None else JsonType(adapter)
 
     def problems(self, node: Node) -> Iterator[str]:
         """Yield the problems that keep this handler from running `node`: in config, inputs or annotations."""
@@ -174,7 +201,7 @@ class Handler:
     def _value(self, parameter: str, text: str, node: Node) -> Any:
         try:
             adapter = self._adapter(parameter)
-            return decode(text) if adapter is None else _fitted(adapter, text)
+            return decode(text) if adapter is None else read_json(adapter, text)
         except ConfigurationError as error:
             raise PermanentError(f"node {node.id!r}: {error}") from error
         except ValidationError as error:
@@ -187,12 +214,45 @@ class Handler:
         # Registration refuses such a node: the function has changed since.
         raise PermanentError(f"node {node.id!r}: {'; '.join(self._misfits(node))}")
 
+    def _positioned(self, values: dict[str, Any]) -> tuple[Any, ...]:
+        """Take the values that are passed by position out of `values`, up to the last that is there."""
+        wanted = self._by_position
+        while wanted and wanted[-1].name not in values:
+            wanted = wanted[:-1]
+        return tuple([values.pop(parameter.name, parameter.default) for parameter in wanted])
+
+    def _is_context(self, parameter: _Parameter) -> bool:
+        try:
+            return parameter.name == "ctx" or is_context(parameter.annotation, self._scopes)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"parameter {parameter.name!r} of handler {self.name} takes {error}") from None
+
     def _adapter(self, name: str) -> TypeAdapter[Any] | None:
         try:
             return self._adapters[name]
         except KeyError:
-            made = self._adapters[name] = _new_adapter(self._parameters[name], self.function, self.name)
+            made = self._adapters[name] = self._new_adapter(self._parameters[name].annotation, f"parameter {name!r}")
             return made
+
+    def _new_adapter(self, annotation: Any, what: str) -> TypeAdapter[Any] | None:
+        """Build the validator of an annotation; None if it needs none."""
+        if annotation is inspect.Parameter.empty:
+            return None
+        try:
+            hint = resolve(annotation, self._scopes)
+            if get_origin(hint) in _AWAITABLE and get_args(hint):
+                hint = get_args(hint)[-1]
+            if hint is Any or hint is object:
+                return None
+            adapter = strict_adapter(hint)
+            adapter.rebuild(raise_errors=True)  # a model may name types that did not exist when it was defined
+        except (*UNUSABLE, PydanticUserError) as error:
+            why = str(error).partition("\n")[0]
+            raise ConfigurationError(
+                f"the annotation of {what} of {self.name} can't be used ({why}); "
+                f"name a type that pydantic knows and that is defined or imported at module level"
+            ) from error
+        return adapter
 
 
 def data_text(node: Node, ctx: NodeContext) -> str:
@@ -212,85 +272,9 @@ def data_text(node: Node, ctx: NodeContext) -> str:
     return "{" + ",".join([f'"{parent}":{ctx.results_json[parent]}' for parent in taken]) + "}"  # ids need no escape
 
 
-def _fitted(adapter: TypeAdapter[Any], text: str) -> Any:
-    try:
-        return adapter.validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        if first["type"] != "json_invalid" or first["loc"]:
-            raise
-    return adapter.validate_python(decode(text))  # lone surrogates and deep nesting are too much for pydantic's parser
-
-
 def _config(model: type[BaseModel], node: Node) -> BaseModel:
     return model.model_validate_json(json.dumps(node.config))
 
 
-def _new_adapter(parameter: _Parameter, function: Callable[..., Any], handler: str) -> TypeAdapter[Any] | None:
-    """Build the validator of one parameter; None if it needs none."""
-    if parameter.annotation is inspect.Parameter.empty:
-        return None
-    names = getattr(inspect.unwrap(_plain(function)), "__globals__", {})
-    alone = SimpleNamespace(__annotations__={"it": parameter.annotation})  # the other annotations may not be resolvable
-    try:
-        hint = get_type_hints(alone, globalns=names, include_extras=True)["it"]
-        if hint is Any or hint is object:
-            return None
-        adapter = _strict_adapter(hint)
-        adapter.rebuild(raise_errors=True)  # a model may name types that did not exist when it was defined
-    except (NameError, AttributeError, TypeError, SyntaxError, PydanticUserError) as error:
-        why = str(error).partition("\n")[0]
-        raise ConfigurationError(
-            f"the annotation of parameter {parameter.name!r} of {handler} can't be used ({why}); "
-            f"name a type that pydantic knows and that is defined or imported at module level"
-        ) from error
-    return adapter
-
-
-def _strict_adapter(hint: Any) -> TypeAdapter[Any]:
-    try:
-        return TypeAdapter(hint, config=_STRICT)
-    except PydanticUserError as error:
-        if error.code != "type-adapter-config-unused":  # models, dataclasses and typed dicts bring their own config
-            raise
-    return TypeAdapter(hint)
-
-
-def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function with the code, behind partials, wrappers, methods and callable objects."""
-    while True:
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif inspect.ismethod(function):
-            function = function.__func__
-        elif inspect.isroutine(function) or isinstance(function, type):
-            return function
-        else:
-            function = type(function).__call__
-
-
-def _describe(function: Callable[..., Any]) -> str:
-    plain = _plain(function)
-    return f"{plain.__module__}.{plain.__qualname__}"
-
-
-def _parameters(function: Callable[..., Any], name: str) -> list[_Parameter]:
-    plain = _plain(function)
-    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
-        raise ConfigurationError(f"handler {name} is a generator; return the data instead of yielding it")
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"the signature of handler {name} can't be read ({error}); wrap it in a function"
-        ) from error
-    found: list[_Parameter] = []
-    for parameter in signature.parameters.values():
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise ConfigurationError(
-                f"parameter {str(parameter).partition(':')[0]!r} of handler {name} is {parameter.kind.description}; "
-                f"data is passed by name, so write (data, ctx) or a parameter for each input"
-            )
-        positional = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        found.append(_Parameter(parameter.name, parameter.annotation, parameter.default is parameter.empty, positional))
-    return found
+def _parameter(given: inspect.Parameter) -> _Parameter:
+    return _Parameter(given.name, given.annotation, given.default, given.kind is given.POSITIONAL_OR_KEYWORD)

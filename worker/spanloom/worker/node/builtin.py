@@ -10,7 +10,14 @@ from datetime import timedelta
 from typing import Any
 
 from spanloom.engine.engine import WorkflowEngine
-from spanloom.engine.errors import ChildFailed, DepthExceeded, ExpressionFailed, PermanentError, StoreUnavailable
+from spanloom.engine.errors import (
+    ChildFailed,
+    DepthExceeded,
+    ExpressionFailed,
+    PayloadRejected,
+    PermanentError,
+    StoreUnavailable,
+)
 from spanloom.engine.handlers.builtin import DELAY, WORKFLOW, DelayConfig, WorkflowConfig, moment
 from spanloom.engine.handlers.context import NodeContext
 from spanloom.engine.handlers.handler import data_text
@@ -22,7 +29,7 @@ from spanloom.engine.telemetry.tracing import nest_trace
 from spanloom.engine.workflow.definitions import Node
 from spanloom.engine.workflow.expressions import Expression
 from spanloom.worker.node.attempt import RunningAttempt
-from spanloom.worker.node.outcomes import AttemptResult, of_load_error
+from spanloom.worker.node.outcomes import AttemptResult, of_load_error, of_refusal
 
 __all__ = ["BUILT_IN", "evaluated", "scope_of"]
 
@@ -74,7 +81,10 @@ def _workflow(
         raise DepthExceeded(config.workflow, limit)
     text = data_text(node, ctx)
     if config.workflow in engine.builders:
-        text = engine.encode_input(config.workflow, decode(text))
+        try:
+            text = engine.encode_input(config.workflow, decode(text))
+        except PayloadRejected as error:  # the same data would be refused again
+            return of_refusal(error)
     trace = nest_trace(attempt.own.trace_id, attempt.own.span_id, header.trace_parent, header.trace_state)
     child = StartRequest(
         execution_id=uuid7(),

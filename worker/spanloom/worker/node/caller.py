@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -85,7 +85,8 @@ class Caller:
         if node.type in BUILT_IN:
             return BUILT_IN[node.type](self._engine, node, claim, context, attempt)
         result = self._call(loaded.handler, node, context, attempt)
-        return of_result(result, node, claim.header.execution_id, self._engine.settings.payload_limit_bytes)
+        limit = self._engine.settings.payload_limit_bytes
+        return of_result(result, node, claim.header.execution_id, limit, loaded.handler.encode_result)
 
     def _context(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt) -> NodeContext:
         header, node, settings = claim.header, loaded.node, self._engine.settings
@@ -121,21 +122,25 @@ class Caller:
     def _call(self, handler: Handler, node: Node, context: NodeContext, attempt: RunningAttempt) -> Any:
         args, kwargs = handler.arguments(node, context)
         token, previous = otel_context.attach(attempt.own.begin()), CURRENT.set(attempt.log_buffer)
+        began = time.monotonic()
         try:
-            if handler.is_async:
-                return self._call_async(partial(handler.function, *args, **kwargs), node, attempt)
-            if node.timeout is None:
-                return handler.function(*args, **kwargs)
-            return self._time_limit.call(partial(handler.function, *args, **kwargs), node.id, node.timeout)
+            if handler.is_async or node.timeout is None:
+                result = handler.function(*args, **kwargs)
+            else:
+                result = self._time_limit.call(partial(handler.function, *args, **kwargs), node.id, node.timeout)
+            while hasattr(type(result), "__await__"):  # of an async function, or of a sync decorator over one
+                result = self._await(result, node, attempt, began)
+            return result
         finally:
             CURRENT.reset(previous)
             otel_context.detach(token)
 
-    def _call_async(self, function: Callable[[], Coroutine[Any, Any, Any]], node: Node, attempt: RunningAttempt) -> Any:
+    def _await(self, awaitable: Awaitable[Any], node: Node, attempt: RunningAttempt, began: float) -> Any:
         clock, context = time.monotonic(), contextvars.copy_context()
+        left = None if node.timeout is None else max(0.0, node.timeout - (clock - began))
         try:
-            return self._event_loop.run(function(), context, node.timeout, begun=attempt.on_revoke)
+            return self._event_loop.run(awaitable, context, left, begun=attempt.on_revoke)
         except TimeoutError as error:
-            if node.timeout is not None and time.monotonic() - clock >= node.timeout:
+            if node.timeout is not None and left is not None and time.monotonic() - clock >= left:
                 raise NodeTimeout(node.id, node.timeout) from error
             raise  # the handler's own

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import contextvars
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -30,14 +30,14 @@ class EventLoopThread:
 
     def run(
         self,
-        coroutine: Coroutine[Any, Any, Any],
+        coroutine: Awaitable[Any],
         context: contextvars.Context | None = None,
         seconds: float | None = None,
         *,
         patience: float | None = None,
         begun: Callable[[Callable[[], object]], object] = lambda cancel: None,
     ) -> Any:
-        """Run a coroutine to its end in `context`, and return its result or raise its error.
+        """Run a coroutine, or await another awaitable, in `context`, and return its result or raise its error.
 
         `begun` is called with a function that cancels the coroutine. Raises concurrent.futures.CancelledError if that
         function or cancel_all() ended it. Raises TimeoutError if it was cancelled after `seconds`, or if the loop
@@ -90,14 +90,14 @@ class _Exit:
         self.error = error
 
 
-async def _limited(coroutine: Coroutine[Any, Any, Any], seconds: float | None) -> Any:
+async def _limited(coroutine: Awaitable[Any], seconds: float | None) -> Any:
     try:
         return await (coroutine if seconds is None else asyncio.wait_for(_contained(coroutine), seconds))
     except (SystemExit, KeyboardInterrupt) as error:
         return _Exit(error)
 
 
-async def _contained(coroutine: Coroutine[Any, Any, Any]) -> Any:
+async def _contained(coroutine: Awaitable[Any]) -> Any:
     try:
         return await coroutine
     except (SystemExit, KeyboardInterrupt) as error:

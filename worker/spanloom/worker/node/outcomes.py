@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -73,11 +73,13 @@ class AttemptResult(NamedTuple):
 _RECORDED = tuple(set(AttemptResult._fields) & set(RecordRequest._fields))
 
 
-def of_result(result: Any, node: Node, execution_id: str, limit: int) -> AttemptResult:
-    """Classify the result of a handler. Data that JSON can't carry is a failure."""
+def of_result(
+    result: Any, node: Node, execution_id: str, limit: int, write: Callable[[Any, str, int], str] = encode
+) -> AttemptResult:
+    """Classify the result of a handler; `write` encodes its data. Data that JSON can't carry is a failure."""
     data = result.data if isinstance(result, NodeResult) else result
     try:
-        text = encode(data, f"the result of node {node.id!r} ({node.type}) of execution {execution_id}", limit)
+        text = write(data, f"the result of node {node.id!r} ({node.type}) of execution {execution_id}", limit)
     except PayloadRejected as error:
         return AttemptResult(Outcome.FAILED, error=_describe(error, permanent=True))
     if not isinstance(result, NodeResult):
