@@ -3,18 +3,62 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
+from itertools import islice
 from types import TracebackType
 from typing import Any
 
 from spanloom.engine.errors import NodeTimeout, SpanloomError
 
-__all__ = ["exception_text", "full_name", "message_of", "text_of", "traceback_of", "type_of"]
+__all__ = [
+    "exception_text",
+    "full_name",
+    "main_error",
+    "members_of",
+    "message_of",
+    "text_of",
+    "traceback_of",
+    "type_of",
+]
 
 _MAX_TRACEBACK = 8_000
+_MAX_MEMBERS = 10_000
+_MAX_LEAVES, _MAX_LEAF = 10, 1_000  # of a group's message
+
+
+def members_of(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception and, of a group, all exceptions within, also of groups in it; some thousands at most."""
+    pending = [error]
+    for _ in range(_MAX_MEMBERS):
+        if not pending:
+            return
+        found = pending.pop()
+        yield found
+        if issubclass(type(found), BaseExceptionGroup):
+            pending.extend(reversed(found.exceptions))  # type: ignore[attr-defined]  # of a group
+
+
+def main_error(error: BaseException) -> BaseException:
+    """Return the only exception in a group, such as that of a TaskGroup; the group itself if it holds several."""
+    while issubclass(type(error), BaseExceptionGroup) and len(error.exceptions) == 1:  # type: ignore[attr-defined]
+        error = error.exceptions[0]  # type: ignore[attr-defined]
+    return error
 
 
 def message_of(error: BaseException) -> str:
-    """Return the message of an exception; a placeholder if its own `__str__` fails, which must not fail its node."""
+    """Return the message of an exception, or of the exceptions in a group.
+
+    It is a placeholder if its own `__str__` fails, which must not fail its node.
+    """
+    error = main_error(error)
+    if issubclass(type(error), BaseExceptionGroup):
+        leaves = (one for one in members_of(error) if not issubclass(type(one), BaseExceptionGroup))
+        shown = [f"{full_name(type(leaf))}: {_text_of(leaf)}"[:_MAX_LEAF] for leaf in islice(leaves, _MAX_LEAVES)]
+        return "; ".join((_text_of(error), *shown))
+    return _text_of(error)
+
+
+def _text_of(error: BaseException) -> str:
     try:
         return str(error)
     except BaseException as failed:  # it may raise SystemExit as well, which would end the slot
@@ -22,8 +66,11 @@ def message_of(error: BaseException) -> str:
 
 
 def type_of(error: BaseException) -> str:
-    """Return the name of an exception's class, as error records and a span's `error.type` have it."""
-    return full_name(type(error))
+    """Return the name of an exception's class, as error records and a span's `error.type` have it.
+
+    For a group of one exception it is the class of that exception.
+    """
+    return full_name(type(main_error(error)))
 
 
 def full_name(kind: type) -> str:
@@ -53,10 +100,10 @@ def exception_text(
     return text_of(traceback.format_exc(limit=-50))[-_MAX_TRACEBACK:]
 
 
-def traceback_of(error: BaseException, *, limit: int = 50) -> str:
-    """Return an exception's traceback, cut at its older end."""
+def traceback_of(error: BaseException, *, limit: int = 50, size: int = _MAX_TRACEBACK) -> str:
+    """Return an exception's traceback of at most `size` characters, cut at its older end."""
     try:
-        return "".join(traceback.format_exception(error, limit=-limit))[-_MAX_TRACEBACK:]
+        return "".join(traceback.format_exception(error, limit=-limit))[-size:]
     except NodeTimeout:
         raise
     except Exception as failed:

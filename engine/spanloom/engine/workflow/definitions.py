@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from spanloom.engine.errors import WorkflowInvalid
 from spanloom.engine.payload import copied, decode
 from spanloom.engine.wording import problem_sentences
+from spanloom.engine.workflow.exception_names import name_of
 
 __all__ = [
     "DEFINITION_FORMAT",
@@ -59,12 +60,23 @@ class _Definition(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _as_names(given: Any) -> Any:
+    several = given if isinstance(given, list | tuple | set | frozenset) else (given,)
+    return tuple(name_of(kind) if isinstance(kind, type) else kind for kind in several)
+
+
+#: An exception, by its name or as the class itself.
+ExceptionClass = str | type[BaseException]
+ExceptionNames = Annotated[tuple[str, ...], BeforeValidator(_as_names, json_schema_input_type=str | list[str])]
+
+
 class RetryPolicy(_Definition):
     """The number and the delays of a failed node's attempts.
 
     `max_attempts` counts the first run. The n-th retry waits `delay` seconds, times 2^(n-1) if exponential, at most
     `max_delay`, then shifted at random by up to ± `jitter` of itself (0 to 1). An exception is retried if its class or
-    a base of it is named in `retry_on` (empty: all) and not in `no_retry_on`; names are `module.Class` or `Class`.
+    a base of it is named in `retry_on` (empty: all) and not in `no_retry_on`; names are `module.Class` or `Class`, and
+    a class may stand for its own. Of an exception group every exception must be one that is retried.
     """
 
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -72,8 +84,8 @@ class RetryPolicy(_Definition):
     delay: Seconds = 1.0
     max_delay: Seconds = 300.0
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
-    retry_on: tuple[str, ...] = ()
-    no_retry_on: tuple[str, ...] = ()
+    retry_on: ExceptionNames = ()
+    no_retry_on: ExceptionNames = ()
 
     if TYPE_CHECKING:
 
@@ -85,8 +97,8 @@ class RetryPolicy(_Definition):
             delay: float | timedelta = 1.0,
             max_delay: float | timedelta = 300.0,
             jitter: float = 0.1,
-            retry_on: Sequence[str] = (),
-            no_retry_on: Sequence[str] = (),
+            retry_on: ExceptionClass | Sequence[ExceptionClass] = (),
+            no_retry_on: ExceptionClass | Sequence[ExceptionClass] = (),
         ) -> None: ...
 
 

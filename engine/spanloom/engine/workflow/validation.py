@@ -13,6 +13,7 @@ from spanloom.engine.payload import find_faults
 from spanloom.engine.wording import did_you_mean, quoted_list
 from spanloom.engine.workflow.compiled import expression_problems
 from spanloom.engine.workflow.definitions import INITIAL, NODE_ID, QUEUE_NAME, WORKFLOW_ID, Node, Workflow
+from spanloom.engine.workflow.exception_names import NameChecks
 
 if TYPE_CHECKING:
     from spanloom.engine.handlers.registry import NodeRegistry
@@ -77,7 +78,7 @@ def find_problems(workflow: Workflow, registry: NodeRegistry | None = None) -> l
         found.append("the workflow name holds a control character")
     if not workflow.nodes:
         found.append("there is no node; give it at least one")
-    suggest = _Suggestions()
+    suggest, names = _Suggestions(), NameChecks()
     unknown_types = _unknown_types(workflow, registry, suggest) if registry is not None else {}
     counts = Counter(node.id for node in workflow.nodes)
     found += (f"node id {node_id!r} is used {count} times" for node_id, count in counts.items() if count > 1)
@@ -87,6 +88,7 @@ def find_problems(workflow: Workflow, registry: NodeRegistry | None = None) -> l
             messages.append(unknown_types[node.type])
         elif registry is not None and node.type:
             messages += registry.handler(node.type).problems(node)
+        messages += _policy_problems(node, names, runs_here=registry is not None and node.type in registry)
         found += (f"node {node.id[:250]!r}: {problem}" for problem in messages)
     found += (f"nodes wait for each other in a cycle: {_path(cycle)}" for cycle in _cycles(workflow))
     return found
@@ -101,6 +103,13 @@ def _own_problems(node: Node) -> Iterator[str]:
         yield f"its config can't be kept as JSON: {path} is {what}"
     if not node.type or _UNPRINTABLE(node.type):
         yield f"its type {node.type!r} {'holds a control character' if node.type else 'is empty'}"
+
+
+def _policy_problems(node: Node, names: NameChecks, *, runs_here: bool) -> Iterator[str]:
+    for field in ("retry_on", "no_retry_on"):
+        for name in getattr(node.retry, field):
+            if (problem := names.problem(name, runs_here=runs_here)) is not None:
+                yield f"its {field}: {problem}"
 
 
 def _unknown_types(workflow: Workflow, registry: NodeRegistry, suggest: _Suggestions) -> dict[str, str]:

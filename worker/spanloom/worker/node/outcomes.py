@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from spanloom.engine.errors import (
     PayloadRejected,
-    PermanentError,
     RoutingFailed,
     StoreUnavailable,
 )
@@ -22,7 +20,7 @@ from spanloom.engine.store.states import WaitKind
 from spanloom.engine.workflow.compiled import CompiledWorkflow
 from spanloom.engine.workflow.definitions import Node
 from spanloom.engine.workflow.routing import route_failure, route_success
-from spanloom.worker.error_text import full_name, message_of
+from spanloom.worker.error_text import message_of, traceback_of, type_of
 from spanloom.worker.node.retries import is_retried, retry_delay
 
 __all__ = [
@@ -128,7 +126,7 @@ def as_data(error: Mapping[str, Any], node_id: str) -> dict[str, Any]:
 
 def of_error(error: BaseException, node: Node, attempt: int) -> AttemptResult:
     """Classify the exception of a handler: retry if the policy allows it and attempts are left, else failed."""
-    permanent = isinstance(error, PermanentError) or not is_retried(node.retry, error)
+    permanent = not is_retried(node.retry, error)
     described = _describe(error, permanent=permanent)
     if permanent or attempt >= node.retry.max_attempts:
         return AttemptResult(Outcome.FAILED, error=described)
@@ -153,12 +151,11 @@ def of_refusal(error: BaseException) -> AttemptResult:
 
 
 def _describe(error: BaseException, *, permanent: bool) -> str:
-    lines = "".join(traceback.format_exception(error, limit=-50))
     return json.dumps(
         {
-            "type": full_name(type(error)),
+            "type": type_of(error),
             "message": message_of(error)[:_MAX_MESSAGE],
-            "traceback": lines[-_MAX_TRACEBACK:],
+            "traceback": traceback_of(error, size=_MAX_TRACEBACK),
             "permanent": permanent,
         }
     )

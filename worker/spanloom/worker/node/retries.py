@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 
+from spanloom.engine.errors import PermanentError
 from spanloom.engine.handlers.builtin import LONGEST_SECONDS
 from spanloom.engine.workflow.definitions import RetryPolicy
-from spanloom.worker.error_text import full_name
+from spanloom.engine.workflow.exception_names import is_named
+from spanloom.worker.error_text import members_of
 
 __all__ = ["is_retried", "retry_delay"]
 
@@ -20,8 +23,25 @@ def retry_delay(policy: RetryPolicy, attempt: int, fraction: float | None = None
 
 
 def is_retried(policy: RetryPolicy, error: BaseException) -> bool:
-    """Return whether a policy retries an error, by the names of its type and of the bases of that."""
-    names = {name for kind in type(error).__mro__ for name in (kind.__qualname__, full_name(kind))}
-    return not names.intersection(policy.no_retry_on) and (
-        not policy.retry_on or bool(names.intersection(policy.retry_on))
-    )
+    """Return whether a policy retries an error.
+
+    Of a group no exception may be permanent or named in `no_retry_on`, and each must be named in `retry_on`, or a group
+    around it.
+    """
+    for member in members_of(error):
+        if issubclass(type(member), PermanentError) or is_named(type(member), policy.no_retry_on):
+            return False
+    return not policy.retry_on or _is_covered(error, policy.retry_on)
+
+
+def _is_covered(error: BaseException, names: Collection[str]) -> bool:
+    """Return whether an exception is named or, of a group, all exceptions within."""
+    pending = [error]
+    while pending:
+        found = pending.pop()
+        if is_named(type(found), names):
+            continue
+        if not issubclass(type(found), BaseExceptionGroup):
+            return False
+        pending.extend(found.exceptions)  # type: ignore[attr-defined]  # of a group
+    return True

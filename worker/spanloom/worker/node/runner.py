@@ -20,6 +20,8 @@ from spanloom.engine.store.requests import Claim, Outcome, RecordRequest, Record
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.engine.telemetry.instruments import Instruments, instruments
 from spanloom.engine.telemetry.metrics import LOST, OTHER
+from spanloom.engine.workflow.exception_names import unknown_names
+from spanloom.worker.error_text import main_error, members_of
 from spanloom.worker.held_claims import HeldClaims
 from spanloom.worker.lease import Lease
 from spanloom.worker.node.attempt import RunningAttempt
@@ -39,6 +41,7 @@ __all__ = ["NodeRunner", "NodeTelemetry", "WorkerIdentity"]
 
 _log = structlog.get_logger("spanloom.worker")
 _RELEASE_SECONDS = 0.5  #: before a run is given back whose definition, child or items can't be read now
+_INTERRUPTIONS = (concurrent.futures.CancelledError, LeaseLost)
 _LEADING = (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED)
 
 
@@ -146,10 +149,11 @@ class NodeRunner:
             ending = self._caller.call(loaded, claim, attempt, worker_id)
         except BaseException as raised:  # whatever a handler raises, SystemExit too, is its node's failure and no more
             error = raised
-            if isinstance(raised, concurrent.futures.CancelledError | LeaseLost) and attempt.cancelled:
+            if attempt.cancelled and any(isinstance(one, _INTERRUPTIONS) for one in members_of(raised)):
                 ending = AttemptResult(Outcome.RELEASED)  # the worker stops and the grace is over, or the claim is gone
             else:
                 ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)
+                _warn_of_names(loaded, claim, ending)
         if os.getpid() != self._pid:
             _leave_process(error)
         ending = self._leave(loaded, claim, ending)
@@ -183,7 +187,9 @@ class NodeRunner:
         )
         attempt.close(ending.outcome, failed)
         if failed is not None:
-            _log.warning("attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=type(failed).__name__)
+            _log.warning(
+                "attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=type(main_error(failed)).__name__
+            )
         self._telemetry.log_flusher.settle(attempt.log_buffer)
 
     def _fail(self, claim: Claim, worker_id: str, error: BaseException) -> None:
@@ -305,6 +311,15 @@ def _ids(claim: Claim) -> dict[str, object]:
     return {**ids, "attempt": node.attempt}
 
 
+def _warn_of_names(loaded: Loaded | None, claim: Claim, ending: AttemptResult) -> None:
+    """Log the names of a policy that mean nothing in this worker, when it does not retry an error."""
+    if loaded is None or ending.outcome is not Outcome.FAILED:
+        return
+    policy = loaded.node.retry
+    if claim.node.attempt < policy.max_attempts and (names := unknown_names((*policy.retry_on, *policy.no_retry_on))):
+        _log.warning("retry_names_unknown", names=names, **_ids(claim))
+
+
 def _leave_process(error: BaseException | None) -> NoReturn:
     """End a process that a handler forked and did not end: it shares the worker's connections, and must not record."""
     code = error.code if isinstance(error, SystemExit) else 1
@@ -337,7 +352,7 @@ def _count_run(
     """Count a run that was recorded, or whose claim was lost, and what began or ended with it."""
     outcome = ending.outcome if answer.recorded else LOST
     failed = outcome in (Outcome.FAILED, Outcome.RETRY)
-    kind = OTHER if error is None else type(error).__qualname__
+    kind = OTHER if error is None else type(main_error(error)).__qualname__
     measured.node_ran(claim.node.node_type, outcome, seconds, kind if failed else None)
     if ending.child is not None and answer.recorded:
         measured.execution_started(ending.child.workflow_id)

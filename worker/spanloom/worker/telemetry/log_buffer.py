@@ -16,7 +16,7 @@ from structlog.contextvars import bind_contextvars
 
 from spanloom.engine.errors import NodeTimeout
 from spanloom.engine.store.requests import Claim, LogLine, NodeLines
-from spanloom.worker.error_text import exception_text, message_of, text_of, traceback_of
+from spanloom.worker.error_text import exception_text, main_error, message_of, text_of, traceback_of
 from spanloom.worker.telemetry.log_export import LogExport
 
 __all__ = ["CURRENT", "MAX_CHARACTERS", "MAX_LINES", "LogBuffer", "as_json", "storable"]
@@ -138,7 +138,9 @@ class LogBuffer:
         self._ended = True
         if error is not None:
             fields = {"exception": traceback_of(error, limit=20)}
-            self._append("error" if final else "warning", f"{type(error).__name__}: {message_of(error)}", fields)
+            self._append(
+                "error" if final else "warning", f"{type(main_error(error)).__name__}: {message_of(error)}", fields
+            )
         if self._left_out:
             self._append("warning", f"{self._left_out} more lines or spans of this attempt were not kept", None)
 

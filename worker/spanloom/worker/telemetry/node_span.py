@@ -17,7 +17,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from spanloom.engine.store.requests import Claim, Outcome, SpanLine
 from spanloom.engine.telemetry.spans import PROCESSING, links_to
 from spanloom.engine.telemetry.tracing import below, execution_span, new_span_id, sdk
-from spanloom.worker.error_text import message_of, traceback_of, type_of
+from spanloom.worker.error_text import main_error, message_of, traceback_of, type_of
 
 __all__ = ["NodeSpan", "record_error"]
 
@@ -159,7 +159,7 @@ def record_error(span: Span, error: BaseException) -> None:
     message = message_of(error)[:_MAX_MESSAGE]
     attributes = {"exception.message": message, "exception.stacktrace": traceback_of(error)}
     span.record_exception(error, attributes)
-    span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {message}"[:_MAX_STATUS]))
+    span.set_status(Status(StatusCode.ERROR, f"{type(main_error(error)).__name__}: {message}"[:_MAX_STATUS]))
 
 
 class _Constant(NamedTuple):
