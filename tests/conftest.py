@@ -22,6 +22,7 @@ from spanloom.testing.server_process import ServerProcess
 from spanloom.testing.servers import PostgresServer, RedisServer
 from spanloom.testing.servers import postgres_server as new_postgres_server
 from spanloom.testing.servers import redis_server as new_redis_server
+from support.case_ids import refuse_addresses
 from support.fork_server import MODULE as FORK_SERVER
 from support.memory_disk import memory_disk
 from support.postgres import at_work, copied_database, stop_watching, watch_transitions
@@ -101,6 +102,7 @@ def pytest_collection(session: pytest.Session) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Mark what needs a server; leave out what must be asked for by its mark; begin with what takes long."""
+    refuse_addresses(items)
     items.sort(key=_turn)
     for item in items:
         if _SERVICES.intersection(getattr(item, "fixturenames", ())):

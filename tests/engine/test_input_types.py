@@ -29,6 +29,7 @@ from typing_extensions import TypedDict  # the one that pydantic takes on every 
 from spanloom.engine.errors import ConfigurationError, PayloadRejected
 from spanloom.engine.handlers.builder import WorkflowBuilder
 from spanloom.engine.handlers.json_type import strict_adapter
+from support.case_ids import case_id
 
 DAY = date(2026, 1, 2)
 
@@ -158,7 +159,7 @@ KNOWN: list[tuple[Any, Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("type_", "value", "data"), KNOWN, ids=lambda it: str(it)[:40])
+@pytest.mark.parametrize(("type_", "value", "data"), KNOWN, ids=lambda it: case_id(it)[:40])
 def test_a_value_of_the_type_and_json_data_are_stored_as_json_that_reads_back(
     type_: Any, value: Any, data: Any
 ) -> None:
@@ -225,7 +226,7 @@ LOSSY: list[tuple[Any, Any, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("type_", "value", "data", "path"), LOSSY, ids=lambda it: str(it)[:40])
+@pytest.mark.parametrize(("type_", "value", "data", "path"), LOSSY, ids=lambda it: case_id(it)[:40])
 def test_what_json_would_lose_is_kept_as_it_was_given_or_refused(type_: Any, value: Any, data: Any, path: str) -> None:
     builder = WorkflowBuilder[Any]("w", input=type_)
     stored = builder.encode_input(data, 1_000)

@@ -16,6 +16,7 @@ from spanloom.engine import NodeContext as Renamed
 from spanloom.engine.errors import ConfigurationError
 from spanloom.engine.handlers.handler import Handler
 from spanloom.engine.workflow.definitions import Node
+from support.case_ids import case_id
 
 if TYPE_CHECKING:
     from spanloom import engine as only_for_checkers
@@ -232,7 +233,7 @@ class Yielding:
         (classmethod(both), "must be a function, not <classmethod"),
         (object(), "must be a function, not <object object"),
     ],
-    ids=str,
+    ids=case_id,
 )
 def test_what_cannot_be_called_as_a_handler_is_refused_when_it_is_registered(function: Any, sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence):

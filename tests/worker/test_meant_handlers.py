@@ -21,6 +21,7 @@ from pydantic import BaseModel, SecretStr
 from spanloom.engine import NodeContext, NodeRegistry, NodeResult, PayloadRejected, WorkflowBuilder, WorkflowEngine
 from spanloom.engine.errors import ExecutionFailed
 from spanloom.stores import InMemoryExecutionStore
+from support.case_ids import case_id
 
 DAY = date(2026, 1, 2)
 
@@ -202,7 +203,7 @@ def made(value: Any, annotation: Any) -> Callable[..., Any]:
         (Line("tea"), None, {"sku": "tea", "day": "2026-01-02"}),
         ({"lines": [Line("tea")]}, None, {"lines": [{"sku": "tea", "day": "2026-01-02"}]}),
     ],
-    ids=str,
+    ids=case_id,
 )
 def test_a_result_is_written_by_its_annotation(runs: Runs, value: Any, annotation: Any, output: Any) -> None:
     assert runs.node(made(value, annotation)) == output
@@ -219,7 +220,7 @@ def test_a_result_is_written_by_its_annotation(runs: Runs, value: Any, annotatio
         (SecretStr("xyzzy"), SecretStr, "would not be read back from JSON as it is: $ differs"),
         (iter([1]), Any, "$ is a list_iterator; "),
     ],
-    ids=str,
+    ids=case_id,
 )
 def test_a_result_that_its_annotation_does_not_cover_is_refused(
     runs: Runs, value: Any, annotation: Any, sentence: str
