@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import time
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from spanloom.engine.errors import ExpressionFailed
-from spanloom.engine.workflow.expressions import MAX_LENGTH, MAX_RESULT, MAX_STEPS, Expression
+from spanloom.engine.limits import MAX_EXPRESSION_CHARACTERS
+from spanloom.engine.workflow.evaluation import EvaluationBudget
+from spanloom.engine.workflow.expressions import Expression
 
 ORDER = {"id": 7, "lines": [{"sku": "a", "n": 2}, {"sku": "b", "n": 0}], "note": "", "zero": 0}
 
@@ -46,7 +48,7 @@ def test_a_condition_holds_in_the_sense_of_jmespath(text: str, holds: bool) -> N
         ("lenght(a)", "did you mean 'length'"),
         ("length(a, b)", "gives length() 2 arguments, it takes 1"),
         ("merge()", "takes 1 or more"),
-        ("a" * (MAX_LENGTH + 1), "longer than"),
+        ("a" * (MAX_EXPRESSION_CHARACTERS + 1), "longer than"),
         ("[" * 70 + "a" + "]" * 70, "nested more than"),
         ("(" * 1900 + "a" + ")" * 1900, "nested too deep"),
         (" | ".join(["a"] * 70), "nested more than"),
@@ -76,25 +78,112 @@ def test_data_that_a_function_can_not_take_is_an_error_that_does_not_show_it(tex
     assert "secret" not in str(caught.value)
 
 
+def _piped(part: str, times: int) -> str:
+    return " | ".join([part] * times)
+
+
+_TWINS = f"{{a: {_piped('[@, @]', 25)}, b: {_piped('[@, @]', 25)}}}"  # equal, each of 2^25 values, in 50 lists
+_LONG = "a" * 1_000_000
+
+
 @pytest.mark.parametrize(
     ("text", "data"),
     [
-        (" | ".join(["[@, @]"] * 55), 1),  # 2^55 values, each shared
-        (" | ".join(["[@, @][]"] * 55), [1]),
-        (" | ".join(["join('', [@, @])"] * 55), "x" * 100),
-        (" | ".join(["{a: @, b: @}"] * 55), 1),
-        ("[].[@][] | [].[@][] | [].[@][]", list(range(1_000_000))),
-        ("map(&[@, @, @], @) | map(&[@, @, @], @)", list(range(1_000_000))),
+        (_piped("[@, @]", 30), 1),  # 2^30 values, each shared
+        (_piped("{a: @, b: @}", 30), 1),
+        (_piped("[@, @][]", 40), [1]),
+        (_piped("[@, @]", 25) + _piped("[]", 25).replace(" | ", ""), 1),
+        (f"{_TWINS} | a == b", 1),
+        (f"{_TWINS} | a != b", 1),
+        (f"[{_TWINS}] | [?a == b]", 1),
+        (f"{_TWINS} | map(&(a == b), [@, @])", 1),
+        (f"{_TWINS} | contains([a, a], b)", 1),
+        (_piped("[@, @]", 25) + " | to_string(@)", 1),
+        (_piped("{a: @, b: @}", 25) + " | to_string(@)", 1),
+        (_piped("[@, @]", 8) + " | to_string(@)", _LONG),
+        (_piped("join('', [@, @])", 40), "x"),
+        (_piped("join(@, [@, @, @])", 20), "xx"),
+        (_piped("[@, @][]", 14) + " | sort(@)", [_LONG + "a", _LONG + "b"]),
+        (_piped("[@, @][]", 14) + " | sort_by(@, &@)", [_LONG + "a", _LONG + "b"]),
+        (_piped("[@, @][]", 14) + " | min_by(@, &@)", [_LONG + "a", _LONG + "b"]),
+        (_piped("[@, @][]", 14) + " | max(@)", [_LONG + "a", _LONG + "b"]),
+        (_piped("[@, @][]", 14) + " | join('', @)", [_LONG]),
+        (_piped("[@, @][]", 14) + " | contains(@, @[0])", [_LONG]),
+        ("[*].contains(@, 'b')", [_LONG] * 10_000),
+        ("[*].reverse(@)", [_LONG] * 10_000),
+        ("[*].to_number(@)", ["1" * 10_000] * 10_000),
+        ("[*].merge(@, @)", [dict.fromkeys(map(str, range(1_000)), 1)] * 10_000),
+        ("[*].keys(@)", [dict.fromkeys(map(str, range(1_000)), 1)] * 10_000),
+        ("[*].values(@)", [dict.fromkeys(map(str, range(1_000)), 1)] * 10_000),
+        ("[*][::-1]", [[1] * 10_000] * 10_000),
+        ("[*].sum(@)", [[1] * 10_000] * 10_000),
+        ("[*].sort(@)", [[2, 1] * 10_000] * 10_000),
+        ("[*].sort_by(@, &@)", [[2, 1] * 10_000] * 10_000),
+        ("[].[@, @, @][] | [].[@, @, @][] | [].[@, @, @][] | [].[@, @, @][]", list(range(20_000))),
+        ("[*][*][*]", [[[1] * 1_000] * 1_000] * 1_000),
+        (f"merge({', '.join(['@'] * 900)})", dict.fromkeys(map(str, range(10_000)), 1)),
+        (", ".join(["[@"] * 50) + "]" * 50 + " | to_string([@, @, @, @])", ["x" * 100_000] * 100),
     ],
-    ids=["lists", "flattened", "strings", "objects", "steps", "map"],
 )
-def test_an_expression_that_grows_or_runs_without_end_is_stopped(text: str, data: Any) -> None:
-    began = time.process_time()
-    with pytest.raises(ExpressionFailed) as caught:
-        Expression(text).evaluate(data)
-    bounds = (f"{MAX_STEPS:,}", f"{MAX_RESULT:,}", "longer than")  # on a busy machine time is up first
+def test_an_expression_that_grows_or_runs_without_end_is_stopped_before_it_does(
+    text: str, data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spanloom.engine.workflow.evaluation.MAX_EXPRESSION_STEPS", 100_000)  # they take long, traced
+    expression = Expression(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ExpressionFailed) as caught:
+            expression.evaluate(data)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    bounds = ("100,000 steps", "64 MiB", "longer than")  # on a busy machine time is up first
     assert any(bound in str(caught.value) for bound in bounds)
-    assert time.process_time() - began < 30
+    assert most < 100_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "data", "value"),
+    [
+        ("sort(@) | [0]", list(range(100_000, 0, -1)), 1),
+        ("sort_by(@, &n) | [0].n", [{"n": n} for n in range(50_000, 0, -1)], 1),
+        ("contains(@, 'no')", ["yes"] * 500_000, False),
+        ("length(to_string(@))", [["x" * 10_000] * 100] * 10, 10_003_021),
+        ("[@, @] | [0] == [1]", list(range(1_000_000)), True),
+        ("length([*].{n: @})", list(range(200_000)), 200_000),
+    ],
+)
+def test_an_expression_over_much_data_is_evaluated(text: str, data: Any, value: Any) -> None:
+    assert Expression(text).evaluate(data) == value
+
+
+@pytest.mark.parametrize("text", ["[*].[@, @]", "sort_by(@, &to_string(@))", "map(&[@], @)", "[?@ > `1`]"])
+def test_an_evaluation_can_be_ended_between_its_steps(text: str) -> None:
+    calls: list[int] = []
+
+    class Cancelled(Exception):
+        """Raised when the check is due for the third time."""
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        Expression(text).evaluate(list(range(100_000)), EvaluationBudget(check))
+
+
+def test_evaluations_for_one_node_have_bounds_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spanloom.engine.workflow.evaluation.MAX_EXPRESSIONS_STEPS", 10_000)
+    budget, expression, evaluated = EvaluationBudget(), Expression("[*].[@]"), 0
+
+    with pytest.raises(ExpressionFailed, match="with those before it, more than 10,000 steps"):
+        while evaluated < 100:
+            expression.evaluate(list(range(500)), budget)
+            evaluated += 1
+
+    assert 5 < evaluated < 10
 
 
 def test_the_names_it_looks_up_are_known_beforehand() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 from pydantic import ValidationError
 
-__all__ = ["did_you_mean", "problem_sentences", "quoted_list"]
+__all__ = ["did_you_mean", "problem_sentences", "quoted_list", "size_text"]
 
 
 def problem_sentences(error: ValidationError) -> list[str]:
@@ -42,3 +42,17 @@ def quoted_list(words: Collection[str], limit: int = 5) -> str:
     """Return the first words quoted, with the number of the others."""
     shown = ", ".join(repr(word) for word in list(words)[:limit])
     return f"{shown} and {len(words) - limit} more" if len(words) > limit else shown
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes in the unit that reads best.
+
+    >>> size_text(64 * 1024 * 1024)
+    '64 MiB'
+    """
+    value, unit = float(size), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{size:,} bytes" if unit == "bytes" else f"{value:.4g} {unit}"

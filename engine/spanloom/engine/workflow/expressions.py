@@ -1,23 +1,17 @@
-"""JMESPath expressions: compiled and checked once, evaluated within bounds of length, depth, steps and size."""
+"""JMESPath expressions: compiled and checked once, evaluated within the bounds of a budget."""
 
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Iterator
 from typing import Any
 
 from spanloom.engine.errors import ExpressionFailed
+from spanloom.engine.limits import MAX_EXPRESSION_CHARACTERS, MAX_EXPRESSION_DEPTH
 from spanloom.engine.wording import did_you_mean
+from spanloom.engine.workflow.evaluation import EvaluationBudget
 
 __all__ = ["Expression"]
-
-MAX_LENGTH = 4_000  #: characters of one expression
-MAX_DEPTH = 60  #: how deep its parts may be nested
-MAX_STEPS = 2_000_000  #: parts evaluated, each element of a projection counts
-MAX_SECONDS = 5.0  #: of one evaluation, for functions that cost more than a step
-MAX_RESULT = 5_000_000  #: elements and characters of a value, also of an intermediate one
-_LOOK = 1_024  # steps between two reads of the clock
 
 #: Parts that pass their own data to all children; others pass it to the first child only.
 _FLAT = frozenset(
@@ -38,22 +32,39 @@ class Expression:
     def __init__(self, text: str) -> None:
         """Compile. Raises ExpressionFailed with the reason: syntax, bounds, an unknown function, or its arguments."""
         self.text = text
-        if len(text) > MAX_LENGTH:
-            raise ExpressionFailed(f"an expression of {len(text):,} characters is longer than {MAX_LENGTH:,}")
+        if len(text) > MAX_EXPRESSION_CHARACTERS:
+            limit = f"{MAX_EXPRESSION_CHARACTERS:,}"
+            raise ExpressionFailed(f"an expression of {len(text):,} characters is longer than {limit}")
         self._tree = _parsed(text)
         self._grows = False
         for part, depth in _parts(self._tree):
-            if depth > MAX_DEPTH:
-                raise ExpressionFailed(f"the expression {_shown(text)} is nested more than {MAX_DEPTH} deep")
+            if depth > MAX_EXPRESSION_DEPTH:
+                raise ExpressionFailed(f"the expression {_shown(text)} is nested more than {MAX_EXPRESSION_DEPTH} deep")
             self._grows = self._grows or part["type"] in _GROWING
             if part["type"] == "function_expression":
                 _check_call(text, part)
 
-    def evaluate(self, data: Any) -> Any:
-        """Return its value for JSON-like data. Raises ExpressionFailed, which does not show the data."""
+    def evaluate(self, data: Any, budget: EvaluationBudget | None = None) -> Any:
+        """Return its value for JSON-like data. Raises ExpressionFailed, which does not show the data.
+
+        With a budget its bounds, and the error of its `check`, apply to all evaluations that share it.
+        """
+        return self._evaluate(data, budget, written=True)
+
+    def holds(self, data: Any, budget: EvaluationBudget | None = None) -> bool:
+        """Return whether its value is true in JMESPath's sense: false, null, "", [] and {} are not, but 0 is."""
+        value = self._evaluate(data, budget, written=False)
+        return not (value is False or value is None or value == "" or value == [] or value == {})
+
+    def _evaluate(self, data: Any, budget: EvaluationBudget | None, *, written: bool) -> Any:
         jmespath = _jmespath()
+        budget = EvaluationBudget() if budget is None else budget
+        budget.begin()
+        interpreter = jmespath.interpreter(budget)
         try:
-            value = jmespath.interpreter().visit(self._tree, data)
+            value = interpreter.visit(self._tree, data)
+            if written and self._grows:
+                interpreter.check_size(value)
         except ExpressionFailed as error:
             raise ExpressionFailed(f"the expression {_shown(self.text)} {error}") from None
         except jmespath.type_error as error:
@@ -62,14 +73,7 @@ class Expression:
         except (jmespath.error, ArithmeticError, TypeError, ValueError, RecursionError) as error:
             why = type(error).__name__
             raise ExpressionFailed(f"the expression {_shown(self.text)} can't be evaluated ({why})") from None
-        if self._grows and _weight(value) > MAX_RESULT:  # small parts may stand in it very often
-            raise ExpressionFailed(f"the expression {_shown(self.text)} makes more than {MAX_RESULT:,} values")
         return value
-
-    def holds(self, data: Any) -> bool:
-        """Return whether its value is true in JMESPath's sense: false, null, "", [] and {} are not, but 0 is."""
-        value = self.evaluate(data)
-        return not (value is False or value is None or value == "" or value == [] or value == {})
 
     def roots(self) -> Iterator[tuple[str, str | None]]:
         """Yield the top-level names that it reads, each with the name that it reads below, if any."""
@@ -144,56 +148,19 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 120 else text[:119] + "…")
 
 
-def _weight(value: Any) -> int:
-    """Count the values in `value` as often as JSON would write them; shared ones are visited once."""
-    weights: dict[int, int] = {}
-
-    def children(value: Any) -> list[Any]:
-        return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-
-    pending = [value]
-    while pending:
-        current = pending[-1]
-        inside = children(current)
-        missing = [child for child in inside if isinstance(child, dict | list) and id(child) not in weights]
-        if missing and id(current) not in weights:
-            weights[id(current)] = 0  # being weighed
-            pending.extend(missing)
-            continue
-        pending.pop()
-        weights[id(current)] = 1 + sum(weights[id(child)] if isinstance(child, dict | list) else 1 for child in inside)
-    return weights[id(value)]
-
-
 class _Jmespath:
-    """The parts of the jmespath package that are used, with an interpreter that enforces the bounds."""
+    """The parts of the jmespath package that are used, and the interpreter over them."""
 
     def __init__(self) -> None:
-        from jmespath import exceptions, functions, parser, visitor
+        from jmespath import exceptions, functions, parser
+
+        from spanloom.engine.workflow.interpreter import Interpreter
 
         self.error = exceptions.JMESPathError
         self.type_error = exceptions.JMESPathTypeError
         self.functions: dict[str, Any] = functions.Functions.FUNCTION_TABLE
+        self.interpreter = Interpreter
         self._parser = parser.Parser
-
-        class Bounded(visitor.TreeInterpreter):
-            def __init__(self) -> None:
-                super().__init__()
-                self.steps = 0
-                self.until = time.monotonic() + MAX_SECONDS
-
-            def visit(self, node: Any, *args: Any, **kwargs: Any) -> Any:
-                self.steps += 1
-                if self.steps > MAX_STEPS:
-                    raise ExpressionFailed(f"takes more than {MAX_STEPS:,} steps")
-                if self.steps % _LOOK == 0 and time.monotonic() > self.until:
-                    raise ExpressionFailed(f"takes longer than {MAX_SECONDS:g} s")
-                value = super().visit(node, *args, **kwargs)
-                if type(value) in (str, list, dict) and len(value) > MAX_RESULT:
-                    raise ExpressionFailed(f"makes more than {MAX_RESULT:,} values")
-                return value
-
-        self.interpreter = Bounded
 
     def parse(self, text: str) -> Any:
         return self._parser().parse(text).parsed
