@@ -56,7 +56,7 @@ def skip_that_stops_after_one(patch: pytest.MonkeyPatch) -> None:
 def failure_edge_ignored(patch: pytest.MonkeyPatch) -> None:
     """After a failure no edge for failures is taken."""
 
-    def ignoring(plan: Any, node_id: str, data: Any) -> RoutingDecision:
+    def ignoring(plan: Any, node_id: str, data: Any, _: Any) -> RoutingDecision:
         routes = {name: tuple(one for one in found if one.on != "failure") for name, found in plan.routes.items()}
         return route_failure(dataclasses.replace(plan, routes=routes), node_id, data)
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from spanloom.engine.errors import ExpressionFailed
 from spanloom.engine.workflow.definitions import Node, On, Workflow
-from spanloom.engine.workflow.expressions import Expression
+from spanloom.engine.workflow.evaluation import EvaluationBudget
+from spanloom.engine.workflow.expressions import Expression, evaluate_each
 
 __all__ = ["CompiledEdge", "CompiledWorkflow", "DataMapping", "expression_problems", "plan"]
 
@@ -30,11 +31,11 @@ class DataMapping:
         self._whole = Expression(written) if isinstance(written, str) else None
         self._parts = {} if isinstance(written, str) else {name: Expression(text) for name, text in written.items()}
 
-    def evaluate(self, scope: Mapping[str, Any]) -> Any:
+    def evaluate(self, scope: Mapping[str, Any], budget: EvaluationBudget | None = None) -> Any:
         """Return the data. Raises ExpressionFailed."""
         if self._whole is not None:
-            return self._whole.evaluate(scope)
-        return {name: expression.evaluate(scope) for name, expression in self._parts.items()}
+            return self._whole.evaluate(scope, budget)
+        return evaluate_each(self._parts, scope, budget)
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spanloom.engine.errors import ExpressionFailed
 from spanloom.engine.limits import MAX_EXPRESSION_CHARACTERS, MAX_EXPRESSION_DEPTH
-from spanloom.engine.wording import did_you_mean
+from spanloom.engine.wording import did_you_mean, quoted_list
 from spanloom.engine.workflow.evaluation import EvaluationBudget
 
-__all__ = ["Expression"]
+__all__ = ["Expression", "evaluate_each"]
 
 #: Parts that pass their own data to all children; others pass it to the first child only.
 _FLAT = frozenset(
@@ -81,6 +81,19 @@ class Expression:
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
+
+
+def evaluate_each(
+    expressions: Mapping[str, Expression], data: Any, budget: EvaluationBudget | None = None
+) -> dict[str, Any]:
+    """Return an object of the values of expressions, within the bound of one value. Raises ExpressionFailed."""
+    budget = EvaluationBudget() if budget is None else budget
+    found = {name: expression._evaluate(data, budget, written=False) for name, expression in expressions.items()}
+    try:
+        _jmespath().interpreter(budget).check_size(found)
+    except ExpressionFailed as error:
+        raise ExpressionFailed(f"the expressions of {quoted_list(expressions)} together: {error}") from None
+    return found
 
 
 def _roots(part: dict[str, Any]) -> Iterator[tuple[str, str | None]]:

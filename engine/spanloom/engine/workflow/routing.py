@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from spanloom.engine.errors import ExpressionFailed, RoutingFailed
 from spanloom.engine.wording import quoted_list
 from spanloom.engine.workflow.compiled import CompiledEdge, CompiledWorkflow
+from spanloom.engine.workflow.evaluation import EvaluationBudget
 
 __all__ = ["RoutingDecision", "route_failure", "route_success"]
 
@@ -19,11 +20,18 @@ class RoutingDecision(NamedTuple):
     handled: bool = False
 
 
-def route_success(plan: CompiledWorkflow, node_id: str, data: Any, next_nodes: Sequence[str] | None) -> RoutingDecision:
+def route_success(
+    plan: CompiledWorkflow,
+    node_id: str,
+    data: Any,
+    next_nodes: Sequence[str] | None,
+    check: Callable[[], object] | None = None,
+) -> RoutingDecision:
     """Route a completed node: its `on: success` and `on: always` edges are taken if their `when` holds on its data.
 
     With `next_nodes`, of the success edges only those to the named nodes are taken. Raises RoutingFailed for a name
-    that is not the target of a success or always edge, and for a `when` that can't be evaluated.
+    that is not the target of a success or always edge, and for a `when` that can't be evaluated. All `when` share one
+    budget, which calls `check`.
     """
     routes = plan.routes[node_id]
     leading = [route for route in routes if route.on != "failure"]
@@ -35,30 +43,35 @@ def route_success(plan: CompiledWorkflow, node_id: str, data: Any, next_nodes: S
         )
     named = [route for route in leading if wanted is None or route.on == "always" or route.target in wanted]
     try:
-        return RoutingDecision(tuple(_holding(named, data)))
+        return RoutingDecision(tuple(_holding(named, data, EvaluationBudget(check))))
     except ExpressionFailed as error:
         raise RoutingFailed(f"node {node_id!r} completed, but can't be left: {error}") from error
 
 
-def route_failure(plan: CompiledWorkflow, node_id: str, data: Any) -> RoutingDecision:
+def route_failure(
+    plan: CompiledWorkflow, node_id: str, data: Any, check: Callable[[], object] | None = None
+) -> RoutingDecision:
     """Route a node that failed for good: its failure is handled by an edge that is taken, or by continue_on_fail.
 
     `data` is its `{"error": {…}}`. A `when` that can't be evaluated does not hold: the node has failed already.
     """
-    routes = plan.routes[node_id]
-    if taken := tuple(_holding((route for route in routes if route.on != "success"), data, lenient=True)):
+    routes, budget = plan.routes[node_id], EvaluationBudget(check)
+    if taken := tuple(_holding((route for route in routes if route.on != "success"), data, budget, lenient=True)):
         return RoutingDecision(taken, handled=True)
     if plan.nodes[node_id].continue_on_fail:
         return RoutingDecision(
-            tuple(_holding((route for route in routes if route.on == "success"), data, lenient=True)), handled=True
+            tuple(_holding((route for route in routes if route.on == "success"), data, budget, lenient=True)),
+            handled=True,
         )
     return RoutingDecision(())
 
 
-def _holding(routes: Iterable[CompiledEdge], data: Any, *, lenient: bool = False) -> Iterable[str]:
+def _holding(
+    routes: Iterable[CompiledEdge], data: Any, budget: EvaluationBudget, *, lenient: bool = False
+) -> Iterable[str]:
     for route in routes:
         try:
-            if route.when is None or route.when.holds(data):
+            if route.when is None or route.when.holds(data, budget):
                 yield route.target
         except ExpressionFailed:
             if not lenient:

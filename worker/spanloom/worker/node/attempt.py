@@ -13,9 +13,11 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
 
-from spanloom.engine.errors import LeaseLost
+from spanloom.engine.errors import LeaseLost, NodeTimeout
 from spanloom.engine.store.requests import Claim, Outcome, SpanLine
 from spanloom.engine.telemetry.tracing import SCOPE, new_span_id
+from spanloom.engine.workflow.definitions import Node
+from spanloom.engine.workflow.evaluation import EvaluationBudget
 from spanloom.worker.error_text import text_of
 from spanloom.worker.telemetry.log_buffer import MAX_LINES, LogBuffer, as_json
 from spanloom.worker.telemetry.log_capture import LogCapture
@@ -45,6 +47,7 @@ class RunningAttempt:
         self._revoking = threading.Lock()
         self._revoked = False
         self._interrupt: Callable[[], object] | None = None
+        self._budget: EvaluationBudget | None = None
         self.own = NodeSpan(claim, worker=worker_name, destination=destination, message_id=message_id)
         export = None if log_capture is None else log_capture.export
         self.log_buffer = LogBuffer(claim, self.own.trace_id, self.own.span_id, self.own.identity, export, log_capture)
@@ -81,6 +84,19 @@ class RunningAttempt:
     def cancelled(self) -> bool:
         """Whether the handler should end early: its claim is lost, or the worker stops and its grace is over."""
         return self._revoked or self._is_lost() or self._is_stopping()
+
+    def budget(self, node: Node) -> EvaluationBudget:
+        """Return the budget of the node's expressions, which ends with the node's timeout and with `heartbeat`."""
+        if self._budget is None:
+            until = None if node.timeout is None else time.monotonic() + node.timeout
+
+            def check() -> None:
+                self.heartbeat()
+                if node.timeout is not None and until is not None and time.monotonic() > until:
+                    raise NodeTimeout(node.id, node.timeout)
+
+            self._budget = EvaluationBudget(check)
+        return self._budget
 
     def on_revoke(self, interrupt: Callable[[], object]) -> None:
         """Call `interrupt` once when the claim is revoked, at once if it was revoked before."""

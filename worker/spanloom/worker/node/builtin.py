@@ -27,6 +27,7 @@ from spanloom.engine.store.requests import Claim, NodeKey, Outcome, Priority, St
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.engine.telemetry.tracing import nest_trace
 from spanloom.engine.workflow.definitions import Node
+from spanloom.engine.workflow.evaluation import EvaluationBudget
 from spanloom.engine.workflow.expressions import Expression
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.outcomes import AttemptResult, of_load_error, of_refusal
@@ -41,10 +42,12 @@ def scope_of(ctx: NodeContext) -> dict[str, Any]:
     return {"input": ctx.input, "nodes": ctx.results}
 
 
-def evaluated(node: Node, what: str, evaluate: Callable[[Any], Any], data: Any) -> Any:
-    """Evaluate one of a node's expressions. Raises PermanentError if it fails."""
+def evaluated(
+    node: Node, what: str, evaluate: Callable[[Any, EvaluationBudget], Any], data: Any, attempt: RunningAttempt
+) -> Any:
+    """Evaluate one of a node's expressions. Raises PermanentError if it fails, and NodeTimeout or LeaseLost."""
     try:
-        return evaluate(data)
+        return evaluate(data, attempt.budget(node))
     except ExpressionFailed as error:
         raise PermanentError(f"node {node.id!r}: {what}: {error}") from None
 
@@ -58,7 +61,7 @@ def _delay(
     config: DelayConfig = ctx.config
     until = config.until if config.seconds is None else timedelta(seconds=config.seconds)
     if config.expression is not None:
-        value = evaluated(node, "its expression", Expression(config.expression).evaluate, scope_of(ctx))
+        value = evaluated(node, "its expression", Expression(config.expression).evaluate, scope_of(ctx), attempt)
         try:
             until = moment(value)
         except ValueError as error:
@@ -74,7 +77,7 @@ def _workflow(
     """Start a child execution and wait for its end; then return its output, or raise ChildFailed."""
     config: WorkflowConfig = ctx.config
     if claim.node.woken is not None and claim.node.wait_key is not None:
-        return _ended_child(engine, node, config, claim.node.wait_key)
+        return _ended_child(engine, node, config, claim.node.wait_key, attempt)
     header = claim.header
     limit = engine.settings.max_depth
     if header.depth + 1 >= limit:
@@ -103,7 +106,9 @@ def _workflow(
     return AttemptResult(Outcome.WAITING, wait_kind=WaitKind.CHILD, wait_key=child.execution_id, child=child)
 
 
-def _ended_child(engine: WorkflowEngine, node: Node, config: WorkflowConfig, child_id: str) -> AttemptResult:
+def _ended_child(
+    engine: WorkflowEngine, node: Node, config: WorkflowConfig, child_id: str, attempt: RunningAttempt
+) -> AttemptResult:
     try:
         child = engine.store.get_execution(child_id)
     except StoreUnavailable as error:
@@ -116,7 +121,7 @@ def _ended_child(engine: WorkflowEngine, node: Node, config: WorkflowConfig, chi
         raise ChildFailed(child_id, child.workflow_id, child.status, _because(child.error))
     output = child.output
     if config.output is not None:
-        output = evaluated(node, "its output", Expression(config.output).evaluate, output)
+        output = evaluated(node, "its output", Expression(config.output).evaluate, output, attempt)
     what = f"the result of node {node.id!r} (the output of its child {child_id})"
     return AttemptResult(Outcome.COMPLETED, data=encode(output, what, engine.settings.payload_limit_bytes))
 

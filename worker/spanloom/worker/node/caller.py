@@ -115,7 +115,7 @@ class Caller:
             runtime=attempt,
         )
         if node.mapping is not None and node.map is None:
-            value = evaluated(node, "its mapping", loaded.plan.mappings[node.id].evaluate, scope_of(context))
+            value = evaluated(node, "its mapping", loaded.plan.mappings[node.id].evaluate, scope_of(context), attempt)
             context.data_json = encode(value, f"the mapped data of node {node.id!r}", settings.payload_limit_bytes)
         return context
 

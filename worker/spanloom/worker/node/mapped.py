@@ -33,7 +33,7 @@ def run_mapped(
     if claim.node.woken is WaitKind.ITEMS:
         return _gathered(engine, node, over, claim.header.execution_id, attempt)
     scope = scope_of(ctx)
-    elements = evaluated(node, "its map", plan.maps[node.id].evaluate, scope)
+    elements = evaluated(node, "its map", plan.maps[node.id].evaluate, scope, attempt)
     if not isinstance(elements, list):
         raise PermanentError(f"node {node.id!r}: its map gave {_kind(elements)}, not a list")
     if len(elements) > MAX_ITEMS:
@@ -42,26 +42,40 @@ def run_mapped(
         )
     if not elements:
         return AttemptResult(Outcome.COMPLETED, data="[]")
-    mapping = plan.mappings.get(node.id)
-    if mapping is not None:
-        elements = [
-            evaluated(
-                node, f"its mapping of element {index}", mapping.evaluate, {**scope, "item": element, "index": index}
-            )
-            for index, element in enumerate(elements)
-        ]
-    limit = engine.settings.payload_limit_bytes
-    items = [encode(element, f"element {index} of node {node.id!r}", limit) for index, element in enumerate(elements)]
-    if (size := sum(map(len, items))) > engine.settings.join_limit_bytes:
-        raise PermanentError(
-            f"node {node.id!r}: the elements of its map take {size:,} bytes, more than the limit of "
-            f"{engine.settings.join_limit_bytes:,} (SPANLOOM_JOIN_LIMIT_BYTES); pass references instead"
-        )
+    items = _items(engine, plan, node, elements, scope, attempt)
     return AttemptResult(
         Outcome.WAITING,
         wait_kind=WaitKind.ITEMS,
         fan_out=FanOut(items, min(over.max_concurrency, len(items)), over.tolerated_failures),
     )
+
+
+def _items(
+    engine: WorkflowEngine,
+    plan: CompiledWorkflow,
+    node: Node,
+    elements: list[Any],
+    scope: dict[str, Any],
+    attempt: RunningAttempt,
+) -> list[str]:
+    """Return the data of each item as JSON. Its bound on their sum ends it at the first one beyond it."""
+    mapping = plan.mappings.get(node.id)
+    limit = engine.settings.payload_limit_bytes
+    items: list[str] = []
+    size = 0
+    for index, element in enumerate(elements):
+        value = element
+        if mapping is not None:
+            here = {**scope, "item": element, "index": index}
+            value = evaluated(node, f"its mapping of element {index}", mapping.evaluate, here, attempt)
+        items.append(encode(value, f"element {index} of node {node.id!r}", limit))
+        size += len(items[-1])
+        if size > engine.settings.join_limit_bytes:
+            raise PermanentError(
+                f"node {node.id!r}: the first {len(items):,} elements of its map take {size:,} bytes, more than the "
+                f"limit of {engine.settings.join_limit_bytes:,} (SPANLOOM_JOIN_LIMIT_BYTES); pass references instead"
+            )
+    return items
 
 
 def _gathered(

@@ -94,8 +94,13 @@ def of_result(
     return AttemptResult(Outcome.COMPLETED, data=text, next_nodes=result.next_nodes)
 
 
-def left(ending: AttemptResult, plan: CompiledWorkflow, node: Node, item: int) -> AttemptResult:
-    """Add the edges that are taken after an ended run. A routing error fails it for good; an item takes no edge."""
+def left(
+    ending: AttemptResult, plan: CompiledWorkflow, node: Node, item: int, check: Callable[[], object] | None = None
+) -> AttemptResult:
+    """Add the edges that are taken after an ended run. A routing error fails it for good; an item takes no edge.
+
+    `check` is called while the conditions of edges are evaluated; it raises to end that.
+    """
     if item:
         if ending.next_nodes is None:
             return ending
@@ -107,14 +112,14 @@ def left(ending: AttemptResult, plan: CompiledWorkflow, node: Node, item: int) -
         if ending.next_nodes is None and node.id not in plan.conditional:
             return ending  # the store routes by each edge's `on`
         try:
-            departure = route_success(plan, node.id, decode(ending.data or "null"), ending.next_nodes)
+            departure = route_success(plan, node.id, decode(ending.data or "null"), ending.next_nodes, check)
             return ending._replace(taken=departure.taken)
         except RoutingFailed as error:
             ending = AttemptResult(Outcome.FAILED, error=_describe(error, permanent=True))
     if ending.outcome is not Outcome.FAILED:
         return ending
     failure = as_data(json.loads(ending.error or "{}"), node.id)
-    departure = route_failure(plan, node.id, failure)
+    departure = route_failure(plan, node.id, failure, check)
     data = json.dumps(failure) if departure.handled else None
     return ending._replace(data=data, taken=departure.taken, handled=departure.handled)
 

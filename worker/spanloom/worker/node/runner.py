@@ -156,7 +156,7 @@ class NodeRunner:
                 _warn_of_names(loaded, claim, ending)
         if os.getpid() != self._pid:
             _leave_process(error)
-        ending = self._leave(loaded, claim, ending)
+        ending = self._leave(loaded, claim, ending, attempt)
         seconds = time.monotonic() - began
         if ending.outcome is Outcome.RELEASED and not attempt.cancelled:  # the store did not serve what it reads
             self._state.wait_for(Phase.ABORTING, _RELEASE_SECONDS)
@@ -166,7 +166,7 @@ class NodeRunner:
                 successors = self._successors(loaded, claim, ending) if more else ()
                 answer = self._record(claim, worker_id, ending, attempt, successors)
                 if answer.refused is not None:  # its child can't be started
-                    ending = self._leave(loaded, claim, of_refusal(answer.refused))
+                    ending = self._leave(loaded, claim, of_refusal(answer.refused), attempt)
                     self._close(attempt, claim, ending, answer.refused)
                     answer = self._record(claim, worker_id, ending, attempt, self._successors(loaded, claim, ending))
             except StoreUnavailable:
@@ -178,8 +178,15 @@ class NodeRunner:
                 _count_run(measured, claim, ending, answer, error, seconds)
             return self._continue(job, claim, ending, answer)
 
-    def _leave(self, loaded: Loaded | None, claim: Claim, ending: AttemptResult) -> AttemptResult:
-        return ending if loaded is None else left(ending, loaded.plan, loaded.node, claim.node.item)
+    def _leave(
+        self, loaded: Loaded | None, claim: Claim, ending: AttemptResult, attempt: RunningAttempt
+    ) -> AttemptResult:
+        if loaded is None:
+            return ending
+        try:
+            return left(ending, loaded.plan, loaded.node, claim.node.item, attempt.heartbeat)
+        except LeaseLost:
+            return AttemptResult(Outcome.RELEASED)
 
     def _close(self, attempt: RunningAttempt, claim: Claim, ending: AttemptResult, error: BaseException | None) -> None:
         failed = error or (
@@ -250,7 +257,7 @@ class NodeRunner:
                 raise
             except Exception as error:
                 _log.debug("less_not_recorded", **_ids(claim), error=str(error))
-        ending = self._leave(loaded, claim, of_refusal(refused))
+        ending = self._leave(loaded, claim, of_refusal(refused), attempt)
         # Without its lines: whatever the store can't keep, it can keep that this failed.
         return ending, self._recorder.record(ending.request(claim, worker_id))
 
