@@ -83,7 +83,7 @@ class WorkflowEngine:
         self.operations = Operations(self._parts)
         self._replays = Replays(self.open, self.store, self.definitions, self._starter)
         self._listener = Listener(self.queue)
-        self._waiter = Waiter(self.open, self.store, self._listener)
+        self._waiter = Waiter(self.open, self.store, self._listener, self.settings.join_limit_bytes)
         self._watcher = EventWatcher(self.store, self._listener, self.open)
         self._opening = threading.Lock()
         self._opened = False

@@ -7,6 +7,7 @@ to a person is shortened, with a mark that states how much was left out.
 from __future__ import annotations
 
 __all__ = [
+    "MAX_CLAIM_BYTES",
     "MAX_CONTROL_CHARACTERS",
     "MAX_DEFINITION_BYTES",
     "MAX_DEFINITION_DEPTH",
@@ -29,6 +30,7 @@ __all__ = [
     "MAX_METADATA_VALUE",
     "MAX_NAME",
     "MAX_NOTES",
+    "MAX_SHOWN_BYTES",
     "MAX_SPAN_NAME",
     "MAX_STATUS_CHARACTERS",
     "MAX_TRACEBACK_CHARACTERS",
@@ -53,6 +55,12 @@ MAX_EXPRESSIONS_STEPS = 20_000_000  #: of all evaluations for one node together
 MAX_EXPRESSIONS_SECONDS = 30.0  #: of all evaluations for one node together
 
 # ---- payloads ----
+
+MAX_SHOWN_BYTES = 16 * 1024 * 1024  #: of the payloads in one document that a command prints
+
+#: Of the inputs that come with a claim. A node's larger inputs are read later, in a call of their own, after their size
+#: was compared with the settings' `join_limit_bytes`.
+MAX_CLAIM_BYTES = 4 * 1024 * 1024
 
 MAX_DEPTH = 500  #: levels; more could be written on a shallow stack and then not be read on a deep one
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spanloom.engine.errors import ExecutionFailed
+from spanloom.engine.errors import ExecutionFailed, PayloadRejected
 from spanloom.engine.events.stream import AsyncEventStream, EventStream, EventWatcher
 from spanloom.engine.events.waiter import Waiter
 from spanloom.engine.operations.control import EngineParts, ExecutionControl
@@ -32,7 +32,8 @@ class ExecutionHandle(ExecutionControl):
     def result(self, timeout: float | None = None) -> Any:
         """Wait up to `timeout` seconds (None: without limit) and return the output.
 
-        Raises ExecutionFailed (also when cancelled), WaitTimeout, UnknownExecution, StoreUnavailable.
+        Raises ExecutionFailed (also when cancelled), WaitTimeout, UnknownExecution, StoreUnavailable, and
+        PayloadRejected for an output of more than the settings' `join_limit_bytes`.
         """
         return output_of(self._waiter.wait(self.id, timeout))
 
@@ -53,7 +54,12 @@ class ExecutionHandle(ExecutionControl):
 
 
 def output_of(execution: Execution) -> Any:
-    """Return the output of an ended execution. Raises ExecutionFailed unless it completed."""
+    """Return the output of an ended execution. Raises ExecutionFailed unless it completed, or PayloadRejected."""
     if execution.status is not ExecutionStatus.COMPLETED:
         raise ExecutionFailed(execution)
+    if execution.output_left_out:
+        raise PayloadRejected(
+            f"the output of execution {execution.id} takes {execution.output_size:,} bytes, more than the limit "
+            "(SPANLOOM_JOIN_LIMIT_BYTES); read the data of its last nodes one by one, with store.get_node_results"
+        )
     return execution.output

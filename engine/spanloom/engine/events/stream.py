@@ -253,7 +253,7 @@ class _Reading:
         return ended is True
 
     def _execution(self) -> Execution:
-        execution = self._store.get_execution(self.execution_id)
+        execution = self._store.get_execution(self.execution_id, data_limit=0)
         if execution is None:
             raise UnknownExecution(self.execution_id)
         return execution

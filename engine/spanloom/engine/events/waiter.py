@@ -26,8 +26,14 @@ T = TypeVar("T")
 class Waiter:
     """The waiter for the ends of executions, blocking or on an event loop."""
 
-    def __init__(self, opened: Callable[[], None], store: ExecutionStore, listener: Listener) -> None:
-        """Take `opened`, a function that connects the store if it is not connected yet."""
+    def __init__(
+        self, opened: Callable[[], None], store: ExecutionStore, listener: Listener, output_limit: int | None = None
+    ) -> None:
+        """Take `opened`, a function that connects the store if it is not connected yet.
+
+        An output of more bytes than `output_limit` is not read.
+        """
+        self._output_limit = output_limit
         self._opened = opened
         self._store = store
         self._listener = listener
@@ -69,7 +75,7 @@ class Waiter:
                 signal.clear()
 
     def _read(self, execution_id: str) -> Execution:
-        execution = self._store.get_execution(execution_id)
+        execution = self._store.get_execution(execution_id, data_limit=self._output_limit)
         if execution is None:
             raise UnknownExecution(execution_id)
         return execution

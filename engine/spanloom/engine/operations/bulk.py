@@ -40,7 +40,7 @@ def find(
         cursor: str | None = None
         while True:
             filtered = wanted.model_copy(update={"status": status})
-            page = store.list_executions(filtered, limit=_PAGE, cursor=cursor)
+            page = store.list_executions(filtered, limit=_PAGE, cursor=cursor, data_limit=0)
             found.extend((execution.created_at.isoformat(), execution.id) for execution in page.items)
             cursor = page.next_cursor
             if cursor is None:
@@ -75,7 +75,7 @@ def apply_to_each(store: ExecutionStore, ids: Sequence[str], step: BatchStep) ->
         for execution_id, result in zip(batch, step(batch), strict=True):
             answer = result
             if isinstance(result, InvalidTransition):
-                execution = store.get_execution(execution_id)
+                execution = store.get_execution(execution_id, data_limit=0)
                 if execution is not None and execution.parent_execution_id in reached:
                     answer = False
             if not isinstance(answer, UserError):

@@ -154,7 +154,7 @@ class ExecutionControl:
             self._engine.push(self._engine.store.wake_parents([execution.id], epoch=self._engine.epoch.recent()))
 
     def _get(self) -> Execution:
-        execution = self._engine.store.get_execution(self.id)
+        execution = self._engine.store.get_execution(self.id, data_limit=0)
         if execution is None:
             raise UnknownExecution(self.id)
         return execution

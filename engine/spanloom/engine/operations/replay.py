@@ -49,7 +49,7 @@ class Replays:
         if refused := options.keys() & {"delay", "connection"}:
             raise ConfigurationError(f"replay_execution takes no {', '.join(sorted(refused))}")
         self._opened()
-        source = self._store.get_execution(execution_id)
+        source = self._store.get_execution(execution_id, data_limit=0)
         if source is None:
             raise UnknownExecution(execution_id)
         options.setdefault("priority", source.priority.value)
@@ -60,7 +60,7 @@ class Replays:
         if from_node is not None:
             nodes = [from_node] if isinstance(from_node, str) else list(from_node)
             plan = self._definitions.get(source.workflow_id, options["version"])
-            replay = _replay_from(plan, source.id, self._store.get_node_results(source.id), nodes)
+            replay = _replay_from(plan, source.id, self._store.get_node_results(source.id, data_limit=0), nodes)
         request = self._starter.request(source.workflow_id, source.input, start_options(**options))
         return self._starter.start([dataclasses.replace(request, replay=replay)])[0]
 
@@ -146,7 +146,7 @@ def _downstream(plan: CompiledWorkflow, nodes: Iterable[str]) -> set[str]:
 def _has_arrived(run: NodeRun) -> bool:
     """Return whether the run's end arrived at its successors; an unhandled failure, which has no data, does not."""
     if run.status is NodeStatus.FAILED:
-        return run.data is not None
+        return run.data is not None or run.data_size is not None
     return run.status in (NodeStatus.COMPLETED, NodeStatus.SKIPPED)
 
 

@@ -26,7 +26,9 @@ class Execution(_Read):
     revision: int  # raised by control transitions only
     priority: Priority
     input: Any
+    input_size: int | None = None  # bytes as JSON
     output: Any = None  # the only sink's data, or {node_id: data} of several; None until completed
+    output_size: int | None = None  # bytes as JSON of the sinks' data; None where it was not read
     error: dict[str, Any] | None = None  # {node_id, type, message, …} of the node that failed it
     metadata: dict[str, str] = {}
     parent_execution_id: str | None = None
@@ -43,6 +45,11 @@ class Execution(_Read):
     ended_at: datetime | None = None
     acknowledged_at: datetime | None = None  # of a failed one: when an operator dealt with it
 
+    @property
+    def output_left_out(self) -> bool:
+        """Whether it has an output that was not read, as it is over the reader's limit."""
+        return self.output is None and self.output_size is not None and self.output_size > len("null")
+
 
 class NodeRun(_Read):
     """One node of one execution, open or ended."""
@@ -55,6 +62,7 @@ class NodeRun(_Read):
     attempt: int = 1
     recovery_attempts: int = 0
     data: Any = None
+    data_size: int | None = None  # bytes as JSON; None: it has no data
     error: dict[str, Any] | None = None
     taken: tuple[str, ...] | None = None
     worker_id: str | None = None

@@ -31,6 +31,7 @@ from spanloom.engine.store.models import (
     WorkflowSummary,
     WorkflowVersion,
 )
+from spanloom.engine.store.payloads import Payloads
 from spanloom.engine.store.requests import (
     EpochState,
     NodeJob,
@@ -52,6 +53,7 @@ __all__ = [
     "ExecutionStore",
     "Lifecycle",
     "NodeTransitions",
+    "Payloads",
     "Recovery",
     "Retention",
     "SpanExports",
@@ -116,19 +118,32 @@ class ExecutionReads(ABC):
     """The reads of callers and operators.
 
     Lists have a stable order and are paged by cursor. Paging never misses or repeats a row that existed throughout.
+
+    With a `data_limit` payloads of at most that many bytes of JSON together are read, the smallest first. The others
+    are None and cost no memory; their sizes stand in `input_size`, `output_size` and `data_size`.
     """
 
     @abstractmethod
-    def get_execution(self, execution_id: str) -> Execution | None:
-        """Return the execution, with its output once completed. None if unknown, also for an id that is no UUID."""
+    def get_execution(self, execution_id: str, *, data_limit: int | None = None) -> Execution | None:
+        """Return the execution, with its output once completed. None if unknown, also for an id that is no UUID.
+
+        `data_limit` is a bound on its output.
+        """
 
     @abstractmethod
-    def get_node_results(self, execution_id: str, node_ids: Sequence[str] | None = None) -> list[NodeRun]:
+    def get_node_results(
+        self, execution_id: str, node_ids: Sequence[str] | None = None, *, data_limit: int | None = None
+    ) -> list[NodeRun]:
         """Return the node runs, open and ended, of all or the named nodes, without virtual ones, by (node id, item)."""
 
     @abstractmethod
     def list_executions(
-        self, filter: ExecutionFilter | None = None, *, limit: int = 100, cursor: str | None = None
+        self,
+        filter: ExecutionFilter | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        data_limit: int | None = None,
     ) -> Page[Execution]:
         """List executions, newest first by (created_at, id), without their outputs."""
 
@@ -137,8 +152,8 @@ class ExecutionReads(ABC):
         """Count executions."""
 
     @abstractmethod
-    def get_child_executions(self, execution_id: str) -> list[Execution]:
-        """Return the direct children, oldest first."""
+    def get_child_executions(self, execution_id: str, *, data_limit: int | None = None) -> list[Execution]:
+        """Return the direct children, oldest first, without their outputs."""
 
     @abstractmethod
     def get_parent_execution(self, execution_id: str) -> Execution | None:
@@ -316,6 +331,7 @@ class ExecutionStore(
     NodeTransitions,
     Control,
     ExecutionReads,
+    Payloads,
     Telemetry,
     SpanExports,
     WorkerLeases,

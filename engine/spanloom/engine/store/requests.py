@@ -130,6 +130,10 @@ class ExecutionHeader(NamedTuple):
     created_at: datetime
 
 
+#: In `NodeClaim.results` in place of each parent's data, if together it takes more than limits.MAX_CLAIM_BYTES.
+LEFT_OUT = ""
+
+
 class NodeClaim(NamedTuple):
     """An exclusive, leased, fenced right to run a node run, with the data of its taken parents as JSON text.
 

@@ -187,7 +187,7 @@ def count_ended(store: ExecutionStore, execution_ids: Sequence[str], status: str
         return
     for number, execution_id in enumerate(execution_ids):
         try:
-            execution = store.get_execution(execution_id) if number < _LOOK_UPS else None
+            execution = store.get_execution(execution_id, data_limit=0) if number < _LOOK_UPS else None
         except SpanloomError:  # counting must not fail the operation
             execution = None
         found.execution_ended(OTHER if execution is None else execution.workflow_id, status)

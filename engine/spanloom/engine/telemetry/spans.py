@@ -138,7 +138,7 @@ def export_ended(store: ExecutionStore, execution_ids: Iterable[str], *, own: bo
     if sdk() is None:
         return
     for execution_id in execution_ids:
-        execution = store.get_execution(execution_id)
+        execution = store.get_execution(execution_id, data_limit=0)
         ended = None if execution is None else EndedExecution.of(execution)
         if execution is None or ended is None or _sampled(ended.trace_parent, ended.trace_state)[0] is None:
             continue

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,18 +33,20 @@ from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.sql.definitions import SqlVersions
 from spanloom.stores.sql.leases import SqlLeases
 from spanloom.stores.sql.paging import check_limit, page, sort_key
+from spanloom.stores.sql.payloads import SqlPayloads, fitting, octet_length, read_data, read_inputs, size_of
 from spanloom.stores.sql.span_exports import SqlExports
 from spanloom.stores.sql.telemetry import SqlTelemetry
 
 __all__ = ["SqlStore"]
 
 VIRTUAL = (START, END, PARENT)
+_ANY_SIZE = 2**62
 
 
-class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, ExecutionStore):
+class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, SqlPayloads, ExecutionStore):
     """The base of a SQL store, with every read of the port and, by inheritance, the writes that are not hot."""
 
-    def get_execution(self, execution_id: str) -> Execution | None:
+    def get_execution(self, execution_id: str, *, data_limit: int | None = None) -> Execution | None:
         """See ExecutionReads.get_execution."""
         spelled = canonical_id(execution_id)
         if spelled is None:
@@ -53,10 +55,13 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Ex
             row = connection.execute(_EXECUTION, {"execution_id": spelled}).one_or_none()
             if row is None:
                 return None
-            output = _output(connection, row) if row.status == ExecutionStatus.COMPLETED else None
-        return _execution(row, output)
+            completed = row.status == ExecutionStatus.COMPLETED
+            output, size = _output(connection, row, data_limit) if completed else (None, None)
+        return _execution(row, output, size)
 
-    def get_node_results(self, execution_id: str, node_ids: Sequence[str] | None = None) -> list[NodeRun]:
+    def get_node_results(
+        self, execution_id: str, node_ids: Sequence[str] | None = None, *, data_limit: int | None = None
+    ) -> list[NodeRun]:
         """See ExecutionReads.get_node_results."""
         spelled = canonical_id(execution_id)
         if spelled is None:
@@ -65,11 +70,21 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Ex
             parameters = (
                 {"execution_id": spelled} if node_ids is None else {"execution_id": spelled, "node_ids": node_ids}
             )
-            rows = connection.execute(_node_query(some=node_ids is not None), parameters).mappings().all()
-        return [_node_run(row) for row in rows]
+            query = _node_query(some=node_ids is not None, data=data_limit is None)
+            rows = connection.execute(query, parameters).mappings().all()
+            if data_limit is None:
+                return [_node_run(row) for row in rows]
+            keys = fitting((((row["node_id"], row["item"]), row["data_size"]) for row in rows), data_limit)
+            data = read_data(connection, spelled, keys)
+        return [_node_run({**row, "data": data.get((row["node_id"], row["item"]))}) for row in rows]
 
     def list_executions(
-        self, filter: ExecutionFilter | None = None, *, limit: int = 100, cursor: str | None = None
+        self,
+        filter: ExecutionFilter | None = None,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        data_limit: int | None = None,
     ) -> Page[Execution]:
         """See ExecutionReads.list_executions."""
         conditions = _conditions(filter)
@@ -79,14 +94,15 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Ex
             last = sa.tuple_(sa.literal(from_micros(created_at), Instant), sa.literal(last_id, Id))
             conditions.append(sa.tuple_(executions.c.created_at, executions.c.id) < last)
         query = (
-            sa.select(executions)
+            _listed(data=data_limit is None)
             .where(*conditions)
             .order_by(executions.c.created_at.desc(), executions.c.id.desc())
             .limit(check_limit(limit) + 1)
         )
         with self._reading() as connection:
             rows = connection.execute(query).all()
-        return page(rows, limit, _execution, lambda row: (to_micros(row.created_at), row.id))
+            read = partial(_listed_execution, _inputs(connection, rows, data_limit))
+        return page(rows, limit, read, lambda row: (to_micros(row.created_at), row.id))
 
     def get_execution_count(self, filter: ExecutionFilter | None = None) -> int:
         """See ExecutionReads.get_execution_count."""
@@ -95,18 +111,20 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Ex
                 sa.select(sa.func.count()).select_from(executions).where(*_conditions(filter))
             ).one()
 
-    def get_child_executions(self, execution_id: str) -> list[Execution]:
+    def get_child_executions(self, execution_id: str, *, data_limit: int | None = None) -> list[Execution]:
         """See ExecutionReads.get_child_executions."""
         spelled = canonical_id(execution_id)
         if spelled is None:
             return []
         query = (
-            sa.select(executions)
+            _listed(data=data_limit is None)
             .where(executions.c.parent_id == spelled)
             .order_by(executions.c.created_at, executions.c.id)
         )
         with self._reading() as connection:
-            return [_execution(row) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+            inputs = _inputs(connection, rows, data_limit)
+        return [_listed_execution(inputs, row) for row in rows]
 
     def get_parent_execution(self, execution_id: str) -> Execution | None:
         """See ExecutionReads.get_parent_execution."""
@@ -184,8 +202,8 @@ def _conditions(filter: ExecutionFilter | None) -> list[sa.ColumnElement[bool] |
 
 
 @cache  # building it takes longer than most databases need to run it
-def _node_query(*, some: bool) -> sa.Select[Any]:
-    """Select the node runs of `execution_id`, or some of them: those of `node_ids`."""
+def _node_query(*, some: bool, data: bool) -> sa.Select[Any]:
+    """Select the node runs of `execution_id`, or some of them: those of `node_ids`; with or without their data."""
     # A single statement, so that a run that ends meanwhile is neither missed nor returned twice.
     execution_id: sa.BindParameter[str] = sa.bindparam("execution_id")
     nothing = sa.null()
@@ -202,6 +220,7 @@ def _node_query(*, some: bool) -> sa.Select[Any]:
             runs.recovery_attempts,
         ),
         *(sa.cast(nothing, sa.Text).label(name) for name in ("data", "error", "taken")),
+        sa.cast(nothing, sa.BigInteger).label("data_size"),
         runs.worker_id,
         runs.span,
         # Of a woken run they hold the wait that woke it, which only its claim returns.
@@ -211,7 +230,9 @@ def _node_query(*, some: bool) -> sa.Select[Any]:
     ).where(runs.execution_id == execution_id, runs.node_id.not_in(VIRTUAL))
     ended = sa.select(
         *(results.execution_id, results.node_id, results.item, results.node_type, results.status),
-        *(results.attempt, results.recovery_attempts, results.data, results.error, results.taken, results.worker_id),
+        *(results.attempt, results.recovery_attempts),
+        results.data if data else sa.cast(nothing, sa.Text).label("data"),
+        *(results.error, results.taken, octet_length(results.data).label("data_size"), results.worker_id),
         results.span,
         *(sa.cast(nothing, sa.Text).label(name) for name in ("wait_kind", "wait_key")),
         *(sa.cast(nothing, Instant).label("due_at"), results.started_at, results.ended_at),
@@ -225,28 +246,58 @@ def _node_query(*, some: bool) -> sa.Select[Any]:
 
 
 @cache
-def _sink_query() -> sa.Select[Any, Any, Any]:
+def _sink_query() -> sa.Select[Any]:
     edges, results = workflow_edges.c, node_results.c
     handled = sa.and_(results.status == NodeStatus.FAILED.value, results.arrived, results.data.is_not(None))
     ended = sa.and_(
         results.execution_id == sa.bindparam("execution_id"), results.node_id == edges.source, results.item == 0,
         sa.or_(results.status == NodeStatus.COMPLETED.value, handled),
     )  # fmt: skip
+    # The window's sum reads no data: it is known for each row.
+    size = sa.func.sum(octet_length(results.data)).over()
+    data = sa.case((size <= sa.bindparam("most", type_=sa.BigInteger), results.data))
     version = (edges.workflow_id == sa.bindparam("workflow_id"), edges.version == sa.bindparam("version"))
     return (
-        sa.select(edges.source, results.node_id, results.data)
+        sa.select(edges.source, results.node_id, data.label("data"), size.label("size"))
         .select_from(workflow_edges.outerjoin(node_results, ended))
         .where(*version, edges.target == END)
         .order_by(edges.source)
     )
 
 
-def _output(connection: sa.Connection, row: sa.Row[Any]) -> Any:
+def _output(connection: sa.Connection, row: sa.Row[Any], limit: int | None) -> tuple[Any, int]:
     """Derive a completed execution's output from its sinks: those with an edge to `$end` and with data."""
     of_it = {"execution_id": row.id, "workflow_id": row.workflow_id, "version": row.version}
-    sinks = connection.execute(_sink_query(), of_it).all()
-    left = {source: decoded(data) for source, node_id, data in sinks if node_id is not None}
-    return left if len(sinks) > 1 else next(iter(left.values()), None)
+    most = _ANY_SIZE if limit is None else limit
+    sinks = connection.execute(_sink_query(), {**of_it, "most": most}).all()
+    size = int(sinks[0].size or 0) if sinks else 0
+    if size > most:
+        return None, size
+    left = {source: decoded(data) for source, node_id, data, _ in sinks if node_id is not None}
+    return left if len(sinks) > 1 else next(iter(left.values()), None), size
+
+
+_WITHOUT_INPUT = (
+    *(sa.cast(sa.null(), sa.Text).label("input") if column.name == "input" else column for column in executions.c),
+    octet_length(executions.c.input).label("input_size"),
+)
+
+
+def _listed(*, data: bool) -> sa.Select[Any]:
+    return sa.select(executions) if data else sa.select(*_WITHOUT_INPUT)
+
+
+def _inputs(connection: sa.Connection, rows: Sequence[sa.Row[Any]], limit: int | None) -> dict[str, str] | None:
+    """Return those inputs of listed executions that fit into the limit; None: they are in the rows."""
+    if limit is None:
+        return None
+    return read_inputs(connection, fitting(((row.id, row.input_size) for row in rows), limit))
+
+
+def _listed_execution(inputs: dict[str, str] | None, row: sa.Row[Any]) -> Execution:
+    if inputs is None:
+        return _execution(row)
+    return _execution(row, input=inputs.get(row.id), input_size=row.input_size)
 
 
 def decoded(text: str | None) -> Any:
@@ -254,7 +305,15 @@ def decoded(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def _execution(row: sa.Row[Any], output: Any = None) -> Execution:
+def _execution(
+    row: sa.Row[Any],
+    output: Any = None,
+    output_size: int | None = None,
+    *,
+    input: str | None = None,
+    input_size: int | None = None,
+) -> Execution:
+    text: str | None = row.input if input_size is None else input
     return Execution(
         id=row.id,
         workflow_id=row.workflow_id,
@@ -262,8 +321,10 @@ def _execution(row: sa.Row[Any], output: Any = None) -> Execution:
         status=row.status,
         revision=row.revision,
         priority=row.priority,
-        input=decoded(row.input),
+        input=decoded(text),
+        input_size=size_of(row.input) if input_size is None else input_size,
         output=output,
+        output_size=output_size,
         error=decoded(row.error),
         metadata=json.loads(row.metadata),
         parent_execution_id=row.parent_id,
@@ -282,7 +343,7 @@ def _execution(row: sa.Row[Any], output: Any = None) -> Execution:
     )
 
 
-def _node_run(row: sa.RowMapping) -> NodeRun:
+def _node_run(row: Mapping[str, Any] | sa.RowMapping) -> NodeRun:
     return NodeRun(**{**row, **{name: decoded(row[name]) for name in ("data", "error", "taken")}})
 
 

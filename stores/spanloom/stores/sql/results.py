@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from spanloom.engine.store.requests import NodeKey
+from spanloom.engine.limits import MAX_CLAIM_BYTES
+from spanloom.engine.store.requests import LEFT_OUT, NodeKey
 from spanloom.stores.sql.rows import KEY, SqlRows
-from spanloom.stores.sql.statements import RESULT, RESULT_COLUMNS, insert
+from spanloom.stores.sql.statements import RESULT, RESULT_COLUMNS, RESULT_WITHOUT_DATA, insert
 from spanloom.stores.transitions.rows import InputRow, ResultRow, StoredEvent
 
 __all__ = ["SqlResults"]
 
-_RESULT_WITHOUT_DATA = ", ".join("NULL" if name == "data" else name for name in RESULT_COLUMNS)
+
+# The window's sum reads no data: it is known for each row.
+_DATA = f"CASE WHEN sum(octet_length(data)) OVER () > :most THEN '{LEFT_OUT}' ELSE data END"
+_INPUTS = (
+    f"SELECT {', '.join(_DATA if name == 'data' else name for name in InputRow._fields)} FROM {{s}}node_results "
+    "WHERE execution_id = :execution_id AND node_id = ANY(:nodes::text[]) AND item = 0 ORDER BY node_id"
+)
 
 
 class SqlResults(SqlRows):
@@ -33,19 +40,15 @@ class SqlResults(SqlRows):
             condition += " AND node_id = ANY(:nodes::text[])"
             parameters["nodes"] = list(node_ids)
         rows = self._all(
-            f"SELECT {_RESULT_WITHOUT_DATA} FROM {{s}}node_results WHERE {condition} ORDER BY node_id",
+            f"SELECT {RESULT_WITHOUT_DATA} FROM {{s}}node_results WHERE {condition} ORDER BY node_id",
             parameters,
         )
         return [self._result(row) for row in rows]
 
     def inputs(self, execution_id: str, node_ids: Collection[str]) -> list[InputRow]:
         """See Transaction.inputs."""
-        rows = self._all(
-            f"SELECT {', '.join(InputRow._fields)} FROM {{s}}node_results "
-            "WHERE execution_id = :execution_id AND node_id = ANY(:nodes::text[]) AND item = 0 ORDER BY node_id",
-            {"execution_id": execution_id, "nodes": list(node_ids)},
-        )
-        return [InputRow._make(row) for row in rows]
+        parameters = {"execution_id": execution_id, "nodes": list(node_ids), "most": MAX_CLAIM_BYTES}
+        return [InputRow._make(row) for row in self._all(_INPUTS, parameters)]
 
     def result(self, key: NodeKey) -> ResultRow | None:
         """See Transaction.result."""

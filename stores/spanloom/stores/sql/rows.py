@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from spanloom.engine.store.requests import NodeKey
-from spanloom.stores.sql.statements import RESULT, RUN
+from spanloom.stores.sql.statements import RESULT_WITHOUT_DATA, RUN
 from spanloom.stores.transitions.rows import ExecutionRow, ResultRow, RunRow, StoredEvent
 from spanloom.stores.transitions.transaction import Transaction
 
@@ -86,7 +86,7 @@ class SqlRows(Transaction):
         return [self._run_row(row) for row in rows]
 
     def _deleted_results(self, condition: str, parameters: Mapping[str, Any]) -> list[ResultRow]:
-        statement = f"DELETE FROM {{s}}node_results WHERE {condition} RETURNING {RESULT}"
+        statement = f"DELETE FROM {{s}}node_results WHERE {condition} RETURNING {RESULT_WITHOUT_DATA}"
         return sorted(map(self._result, self._all(statement, parameters)))
 
     def _stored_events(self, condition: str, parameters: Mapping[str, Any]) -> list[StoredEvent]:

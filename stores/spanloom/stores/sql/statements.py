@@ -82,6 +82,7 @@ RESULT_COLUMNS = tuple(column.name for column in node_results.columns)
 EXECUTION = ", ".join(EXECUTION_COLUMNS)
 RUN = ", ".join(RUN_COLUMNS)
 RESULT = ", ".join(RESULT_COLUMNS)
+RESULT_WITHOUT_DATA = ", ".join("NULL" if name == "data" else name for name in RESULT_COLUMNS)
 
 assert set(EXECUTION_COLUMNS) <= set(executions.columns.keys())
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from functools import cache
 from typing import Any
 
-from spanloom.engine.store.requests import NodeKey
+from spanloom.engine.limits import MAX_CLAIM_BYTES
+from spanloom.engine.store.requests import LEFT_OUT, NodeKey
 from spanloom.stores.sql.rows import Row
 from spanloom.stores.sql.statements import (
     ARRIVE,
@@ -32,6 +34,10 @@ _RUN = f"SELECT {RUN} FROM node_runs WHERE {_KEY}"
 _ARRIVE, _HEADER, _IS_LIVE = (for_sqlite(statement).text for statement in (ARRIVE, HEADER, IS_LIVE))
 _DELETE_RUN = f"DELETE FROM node_runs WHERE {_KEY}"
 _INPUT = f"SELECT {', '.join(InputRow._fields)} FROM node_results WHERE execution_id = ? AND node_id = ? AND item = 0"
+_OF_NODES = "WHERE execution_id = ? AND node_id IN (SELECT value FROM json_each(?)) AND item = 0"
+_INPUTS = f"SELECT {', '.join(InputRow._fields)} FROM node_results {_OF_NODES}"
+_INPUTS_WITHOUT_DATA = _INPUTS.replace("data", f"'{LEFT_OUT}'", 1)
+_DATA = InputRow._fields.index("data")
 _ADD_RESULT = f"INSERT INTO node_results ({RESULT}) VALUES ({', '.join('?' * len(RESULT_COLUMNS))})"
 
 
@@ -130,10 +136,24 @@ class SqliteRows(SqlTransaction):
 
     def inputs(self, execution_id: str, node_ids: Collection[str]) -> list[InputRow]:
         """See Transaction.inputs."""
-        if len(node_ids) != 1:
-            return super().inputs(execution_id, node_ids)
         SqliteRows.flush(self)
-        return [_row(InputRow, row) for row in self._execute(_INPUT, (execution_id, *node_ids)).fetchall()]
+        if len(node_ids) == 1:
+            rows = self._execute(_INPUT, (execution_id, *node_ids))
+        else:
+            rows = self._execute(_INPUTS, (execution_id, json.dumps(list(node_ids))))
+        found: list[InputRow] = []
+        size = 0
+        for row in rows:  # one by one: SQLite reads a text to know its length
+            found.append(_row(InputRow, row))
+            size += len(row[_DATA] or "")
+            if size > MAX_CLAIM_BYTES:
+                rows.close()
+                found = [
+                    InputRow._make(row)
+                    for row in self._execute(_INPUTS_WITHOUT_DATA, (execution_id, json.dumps(list(node_ids))))
+                ]
+                break
+        return sorted(found) if len(found) > 1 else found
 
     def insert_results(self, rows: Sequence[ResultRow]) -> None:
         """See Transaction.insert_results."""

@@ -261,7 +261,7 @@ class Transaction(ABC):
 
     @abstractmethod
     def inputs(self, execution_id: str, node_ids: Collection[str]) -> list[InputRow]:
-        """Return the columns of nodes' results (item 0) that their successors take, by node id."""
+        """Return the columns that successors take of results, by node id; LEFT_OUT for data over MAX_CLAIM_BYTES."""
 
     @abstractmethod
     def result(self, key: NodeKey) -> ResultRow | None:
@@ -277,11 +277,11 @@ class Transaction(ABC):
 
     @abstractmethod
     def delete_results(self, execution_id: str, node_ids: Collection[str]) -> list[ResultRow]:
-        """Delete the results of nodes with those of their items and return them by key."""
+        """Delete the results of nodes with those of their items and return them by key, without their data."""
 
     @abstractmethod
     def delete_item_results(self, execution_id: str, node_id: str, *, failed_only: bool) -> list[ResultRow]:
-        """Delete the results of a mapped node's items and return them by item."""
+        """Delete the results of a mapped node's items and return them by item, without their data."""
 
     @abstractmethod
     def insert_items(self, execution_id: str, node_id: str, items: Mapping[int, str]) -> None:

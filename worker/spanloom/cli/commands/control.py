@@ -91,7 +91,7 @@ def _control(
         done = action.transition(engine, execution.id, expected_revision=expected_revision)
     except UserError as error:
         return ControlledExecution(given, execution, error=error)
-    return ControlledExecution(given, engine.store.get_execution(execution.id) or execution, done)
+    return ControlledExecution(given, engine.store.get_execution(execution.id, data_limit=0) or execution, done)
 
 
 def _print_result(controlled: ControlledExecution, action: Action, *, as_json: bool, would: bool = False) -> int:
@@ -146,14 +146,14 @@ def _control_found(
 
 def _found(engine: WorkflowEngine, ids: Iterable[str]) -> Iterator[ControlledExecution]:
     for execution_id in ids:
-        if (execution := engine.store.get_execution(execution_id)) is not None:
+        if (execution := engine.store.get_execution(execution_id, data_limit=0)) is not None:
             yield ControlledExecution(execution_id, execution)
 
 
 def _controlled(engine: WorkflowEngine, action: Action, ids: Sequence[str]) -> Iterator[ControlledExecution]:
     assert action.many is not None, f"{action.verb} is for executions that are named"
     for execution_id, answer in apply_to_each(engine.store, ids, partial(engine.operations.control, action.many)):
-        execution = engine.store.get_execution(execution_id)
+        execution = engine.store.get_execution(execution_id, data_limit=0)
         if isinstance(answer, UserError):
             yield ControlledExecution(execution_id, execution, error=answer)
         else:

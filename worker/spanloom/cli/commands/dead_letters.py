@@ -11,6 +11,7 @@ from spanloom.cli.options.parameters import json_option, page_options
 from spanloom.cli.options.target import Target, target_options
 from spanloom.cli.output import in_terminal, print_json, show
 from spanloom.cli.rendering import dead_lines, dead_table
+from spanloom.engine.limits import MAX_SHOWN_BYTES
 from spanloom.engine.store.states import ExecutionStatus
 
 __all__ = ["dead_letters"]
@@ -45,7 +46,7 @@ def dead_letters(
     with target.store() as store:
         root = None if selection.parent else True  # with --parent, children are wanted
         wanted = selection.filter(store, status=ExecutionStatus.FAILED, root=root, acknowledged=acknowledged)
-        page = store.list_executions(wanted, limit=limit, cursor=cursor)
+        page = store.list_executions(wanted, limit=limit, cursor=cursor, data_limit=MAX_SHOWN_BYTES if as_json else 0)
         url = store.url
     if as_json:
         print_json(page)

@@ -25,6 +25,7 @@ from spanloom.cli.rendering import (
     read_snapshot,
 )
 from spanloom.engine.errors import UnknownWorkflow, UserError
+from spanloom.engine.limits import MAX_SHOWN_BYTES
 from spanloom.engine.store.models import Execution
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.states import ExecutionStatus
@@ -57,7 +58,7 @@ def list_executions(
     """
     with target.store() as store:
         wanted = selection.filter(store, root=roots or None)
-        page = store.list_executions(wanted, limit=limit, cursor=cursor)
+        page = store.list_executions(wanted, limit=limit, cursor=cursor, data_limit=MAX_SHOWN_BYTES if as_json else 0)
         url = store.url
     if as_json:
         print_json(page)
@@ -99,13 +100,14 @@ def show(target: Target, execution: str, items: str | None, attempts: tuple[str,
     if items is not None and attempts is not None:
         raise UserError("give either --items or --attempts")
     with target.store() as store:
-        found = find_execution(store, execution)
+        data_limit = MAX_SHOWN_BYTES if as_json else 0
+        found = find_execution(store, execution, data_limit=data_limit)
         if items is not None:
             _show_items(store, found, items, as_json=as_json)
         elif attempts is not None:
             _show_attempts(store, found, *attempts, as_json=as_json)
         else:
-            snapshot = read_snapshot(store, found)
+            snapshot = read_snapshot(store, found, data_limit=data_limit)
             if as_json:
                 print_json(snapshot.document())
             else:
@@ -117,9 +119,10 @@ def _show_items(store: ExecutionStore, execution: Execution, node_id: str, *, as
         raise UserError(
             f"node {node_id!r} of {execution.workflow_id!r} v{execution.version} is not mapped: it has no items"
         )
-    runs = [run for run in store.get_node_results(execution.id, [node_id]) if run.item]
+    data_limit = MAX_SHOWN_BYTES if as_json else 0
+    runs = [run for run in store.get_node_results(execution.id, [node_id], data_limit=data_limit) if run.item]
     children: dict[int, list[Execution]] = {}
-    for child in store.get_child_executions(execution.id):
+    for child in store.get_child_executions(execution.id, data_limit=data_limit):
         if child.parent_node_id == node_id and child.parent_item:
             children.setdefault(child.parent_item, []).append(child)
     items = Items(execution.id, node_id, runs, children)

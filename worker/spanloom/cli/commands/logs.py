@@ -145,7 +145,7 @@ def _followed(store: ExecutionStore, watcher: EventWatcher, execution_id: str, n
 
 
 def _ended(store: ExecutionStore, execution_id: str) -> bool:
-    execution = store.get_execution(execution_id)
+    execution = store.get_execution(execution_id, data_limit=0)
     if execution is None:
         raise UnknownExecution(execution_id)
     return execution.status.ended

@@ -15,6 +15,7 @@ from spanloom.cli.options.target import Target, target_options
 from spanloom.cli.output import in_terminal, print_json
 from spanloom.engine import WorkflowEngine
 from spanloom.engine.errors import InvalidTransition
+from spanloom.engine.limits import MAX_SHOWN_BYTES
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 
 __all__ = ["fail", "node"]
@@ -122,8 +123,10 @@ def _end(
             engine.update_node_result(found.id, node_id, status, item=item, **result)
         except InvalidTransition as refused:
             return report(refused, str(refused), FAILED)
-        after = engine.store.get_execution(found.id) or found
-        (run,) = (run for run in engine.store.get_node_results(found.id, [node_id]) if run.item == item)
+        after = engine.store.get_execution(found.id, data_limit=0) or found
+        data_limit = MAX_SHOWN_BYTES if as_json else 0
+        runs = engine.store.get_node_results(found.id, [node_id], data_limit=data_limit)
+        (run,) = (run for run in runs if run.item == item)
     if as_json:
         print_json(run)
     elif in_terminal():

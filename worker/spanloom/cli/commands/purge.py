@@ -110,7 +110,7 @@ def _would_go(
 def _all(store: ExecutionStore) -> Iterator[Execution]:
     cursor: str | None = None
     while True:
-        page = store.list_executions(limit=_PAGE, cursor=cursor)
+        page = store.list_executions(limit=_PAGE, cursor=cursor, data_limit=0)
         yield from page.items
         cursor = page.next_cursor
         if cursor is None:

@@ -103,14 +103,16 @@ def page_options(limit: int) -> Callable[[Callable[..., Any]], Callable[..., Any
     return decorate
 
 
-def find_execution(store: ExecutionStore, given: str) -> Execution:
+def find_execution(store: ExecutionStore, given: str, *, data_limit: int = 0) -> Execution:
     """Return the execution of an id, or of the first or last six or more characters of a recent execution's id.
+
+    Its output is read if it takes no more bytes than `data_limit`.
 
     Raises UnknownExecution, UserError if several recent ids match or the part is too short, and StoreUnavailable.
     """
     wanted = given.strip().lower()
     if _WHOLE_ID.fullmatch(wanted):
-        execution = store.get_execution(wanted)
+        execution = store.get_execution(wanted, data_limit=data_limit)
         if execution is None:
             raise UnknownExecution(given)
         return execution
@@ -129,7 +131,7 @@ def find_execution(store: ExecutionStore, given: str) -> Execution:
         raise UserError(
             f"{given!r} fits {len(matches)} executions; give more of it (the last characters differ most): {listed}"
         )
-    execution = store.get_execution(matches[0])  # lists come without output
+    execution = store.get_execution(matches[0], data_limit=data_limit)  # lists come without output
     if execution is None:
         raise UnknownExecution(matches[0])
     return execution
@@ -139,7 +141,7 @@ def _matches(store: ExecutionStore, part: str) -> list[str]:
     found: list[str] = []
     cursor: str | None = None
     for _ in range(_RECENT // _PAGE):
-        page = store.list_executions(limit=_PAGE, cursor=cursor)
+        page = store.list_executions(limit=_PAGE, cursor=cursor, data_limit=0)
         found += [
             execution.id for execution in page.items if execution.id.startswith(part) or execution.id.endswith(part)
         ]

@@ -33,7 +33,7 @@ def read_family(store: ExecutionStore, execution: Execution) -> Family:
     whole = True
     for member in executions:  # grows while it is walked
         spans += store.get_trace(member.id)
-        children = store.get_child_executions(member.id)
+        children = store.get_child_executions(member.id, data_limit=0)
         room = EXECUTIONS - len(executions)
         whole = whole and len(children) <= room
         executions += children[:room]

@@ -67,7 +67,7 @@ def run_notes(run: NodeRun, now: datetime | None) -> Iterator[Note]:
 
 def is_handled(run: NodeRun) -> bool:
     """Return whether a run failed and its failure was handled: only then it has data for its successors."""
-    return run.status is NodeStatus.FAILED and run.data is not None
+    return run.status is NodeStatus.FAILED and (run.data is not None or run.data_size is not None)
 
 
 def counted(items: Sequence[NodeRun], total: int | None) -> str:

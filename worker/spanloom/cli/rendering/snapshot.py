@@ -48,14 +48,15 @@ class Snapshot:
         }
 
 
-def read_snapshot(store: ExecutionStore, execution: Execution) -> Snapshot:
+def read_snapshot(store: ExecutionStore, execution: Execution, *, data_limit: int = 0) -> Snapshot:
     """Read an execution with its parent and its descendants.
 
     Nodes are read for the first CHILDREN descendants, down to LEVELS, but not for children of a mapped node's items:
     there may be ten thousand. The parts are read one after the other, so those of a running execution may differ by
-    moments. Raises UnknownWorkflow if a definition is missing, and StoreUnavailable.
+    moments. Of the payloads those are read that take no more bytes than `data_limit` together.
+    Raises UnknownWorkflow if a definition is missing, and StoreUnavailable.
     """
-    snapshot = _Reader(store).read(execution, LEVELS)
+    snapshot = _Reader(store, data_limit).read(execution, LEVELS)
     parent = store.get_parent_execution(execution.id) if execution.parent_execution_id else None
     return Snapshot(
         execution, snapshot.workflow, snapshot.runs, snapshot.taken_at, snapshot.children, snapshot.totals, parent
@@ -65,17 +66,21 @@ def read_snapshot(store: ExecutionStore, execution: Execution) -> Snapshot:
 class _Reader:
     """A reader of a family, from its root down, within the bounds."""
 
-    def __init__(self, store: ExecutionStore) -> None:
+    def __init__(self, store: ExecutionStore, data_limit: int) -> None:
         self._store = store
+        self._bytes_left = data_limit
         self._left = CHILDREN
 
     def read(self, execution: Execution, levels: int) -> Snapshot:
         workflow = self._store.get_workflow(execution.workflow_id, execution.version)
         if workflow is None:
             raise UnknownWorkflow(execution.workflow_id, execution.version)
-        runs = tuple(self._store.get_node_results(execution.id))
+        runs = tuple(self._store.get_node_results(execution.id, data_limit=self._bytes_left))
+        self._bytes_left -= sum(run.data_size or 0 for run in runs if run.data is not None)
         children: dict[tuple[str, int], tuple[Snapshot, ...]] = {}
-        for child in self._store.get_child_executions(execution.id):
+        found = self._store.get_child_executions(execution.id, data_limit=self._bytes_left)
+        self._bytes_left -= sum(child.input_size or 0 for child in found if child.input is not None)
+        for child in found:
             key = (child.parent_node_id or "", child.parent_item or 0)
             children[key] = (*children.get(key, ()), self._child(child, levels - 1))
         totals = _totals(self._store, execution.id, runs)

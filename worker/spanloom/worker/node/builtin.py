@@ -110,7 +110,7 @@ def _ended_child(
     engine: WorkflowEngine, node: Node, config: WorkflowConfig, child_id: str, attempt: RunningAttempt
 ) -> AttemptResult:
     try:
-        child = engine.store.get_execution(child_id)
+        child = engine.store.get_execution(child_id, data_limit=engine.settings.join_limit_bytes)
     except StoreUnavailable as error:
         return of_load_error(error)
     if child is None:
@@ -119,6 +119,11 @@ def _ended_child(
         return AttemptResult(Outcome.WAITING, wait_kind=WaitKind.TIMER, wait_key=child_id, delay_seconds=_LOOK_SECONDS)
     if child.status is not ExecutionStatus.COMPLETED:
         raise ChildFailed(child_id, child.workflow_id, child.status, _because(child.error))
+    if child.output_left_out:
+        raise PermanentError(
+            f"node {node.id!r}: the output of its child {child_id} takes {child.output_size:,} bytes, more than the "
+            f"limit of {engine.settings.join_limit_bytes:,} (SPANLOOM_JOIN_LIMIT_BYTES); pass references instead"
+        )
     output = child.output
     if config.output is not None:
         output = evaluated(node, "its output", Expression(config.output).evaluate, output, attempt)

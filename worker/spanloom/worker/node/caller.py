@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 from opentelemetry import context as otel_context
 
 from spanloom.engine.engine import WorkflowEngine
-from spanloom.engine.errors import NodeTimeout, PermanentError, WorkerLost
+from spanloom.engine.errors import NodeTimeout, PermanentError, StoreUnavailable, WorkerLost
 from spanloom.engine.handlers.context import NodeContext
 from spanloom.engine.handlers.handler import Handler
 from spanloom.engine.payload import encode
-from spanloom.engine.store.requests import Claim
+from spanloom.engine.store.requests import LEFT_OUT, Claim
 from spanloom.engine.workflow.compiled import CompiledWorkflow
 from spanloom.engine.workflow.definitions import Node
 from spanloom.worker.node.attempt import RunningAttempt
@@ -24,7 +24,7 @@ from spanloom.worker.node.builtin import BUILT_IN, evaluated, scope_of
 from spanloom.worker.node.claim_monitor import ClaimMonitor
 from spanloom.worker.node.event_loop import EventLoopThread
 from spanloom.worker.node.mapped import run_mapped
-from spanloom.worker.node.outcomes import AttemptResult, of_result
+from spanloom.worker.node.outcomes import AttemptResult, of_load_error, of_result
 from spanloom.worker.node.timeouts import TimeLimit
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.telemetry.log_buffer import CURRENT
@@ -79,7 +79,11 @@ class Caller:
         node = loaded.node
         if claim.node.recovery_attempts >= self._max_losses:
             raise WorkerLost(node.id, claim.node.recovery_attempts)
-        context = self._context(loaded, claim, attempt)
+        try:
+            results = self._inputs(claim)
+        except StoreUnavailable as error:
+            return of_load_error(error)
+        context = self._context(loaded, claim, attempt, results)
         if node.map is not None and claim.node.item == 0:
             return run_mapped(self._engine, loaded.plan, node, node.map, claim, context, attempt)
         if node.type in BUILT_IN:
@@ -88,13 +92,25 @@ class Caller:
         limit = self._engine.settings.payload_limit_bytes
         return of_result(result, node, claim.header.execution_id, limit, loaded.handler.encode_result)
 
-    def _context(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt) -> NodeContext:
-        header, node, settings = claim.header, loaded.node, self._engine.settings
-        if (size := sum(map(len, claim.node.results.values()))) > settings.join_limit_bytes:
+    def _inputs(self, claim: Claim) -> Mapping[str, str]:
+        """Return the data of the taken parents. Raises PermanentError if it takes more than the limit."""
+        node, limit = claim.node, self._engine.settings.join_limit_bytes
+        results = node.results
+        left_out = LEFT_OUT in results.values()
+        execution_id, parents = claim.header.execution_id, tuple(results)
+        store = self._engine.store
+        size = store.get_data_size(execution_id, parents) if left_out else sum(map(len, results.values()))
+        if size > limit:
             raise PermanentError(
-                f"the data that reaches node {node.id!r} takes {size:,} bytes, more than the limit of "
-                f"{settings.join_limit_bytes:,} (SPANLOOM_JOIN_LIMIT_BYTES); pass references instead"
+                f"the data that reaches node {node.node_id!r} takes {size:,} bytes, more than the limit of "
+                f"{limit:,} (SPANLOOM_JOIN_LIMIT_BYTES); pass references instead"
             )
+        return store.get_data(execution_id, parents) if left_out else results
+
+    def _context(
+        self, loaded: Loaded, claim: Claim, attempt: RunningAttempt, results: Mapping[str, str]
+    ) -> NodeContext:
+        header, node, settings = claim.header, loaded.node, self._engine.settings
         context = NodeContext(
             execution_id=header.execution_id,
             workflow_id=header.workflow_id,
@@ -104,9 +120,7 @@ class Caller:
             attempt=claim.node.attempt,
             config=loaded.handler.config(node),
             input_json=header.input,
-            results_json={
-                parent: claim.node.results[parent] for parent in node.parents if parent in claim.node.results
-            },
+            results_json={parent: results[parent] for parent in node.parents if parent in results},
             data_json=claim.node.data,
             depth=header.depth,
             metadata=header.metadata,

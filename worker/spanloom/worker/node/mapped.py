@@ -81,8 +81,11 @@ def _items(
 def _gathered(
     engine: WorkflowEngine, node: Node, over: MapOver, execution_id: str, attempt: RunningAttempt
 ) -> AttemptResult:
+    limit = engine.settings.join_limit_bytes
     try:
-        runs = engine.store.get_node_results(execution_id, [node.id])
+        size = engine.store.get_data_size(execution_id, [node.id], items=True)
+        # Over the limit, the node fails below: by its failed items, or by the size.
+        runs = engine.store.get_node_results(execution_id, [node.id], data_limit=0 if size > limit else None)
     except StoreUnavailable as error:
         return of_load_error(error)
     items = [run for run in runs if run.item > 0]
@@ -92,8 +95,13 @@ def _gathered(
         first = failed[0].error or {}
         message = f"item {failed[0].item}: {first.get('type')}: {first.get('message')}"
         raise ItemsFailed(node.id, len(failed), len(items), over.tolerated_failures, message)
+    if size > limit:
+        raise PermanentError(
+            f"the results of the {len(items):,} items of node {node.id!r} take {size:,} bytes, more than the limit of "
+            f"{limit:,} (SPANLOOM_JOIN_LIMIT_BYTES); return references instead"
+        )
     results = [_result(run) for run in items]
-    data = encode(results, f"the results of node {node.id!r}", engine.settings.join_limit_bytes)
+    data = encode(results, f"the results of node {node.id!r}", limit)
     return AttemptResult(Outcome.COMPLETED, data=data)
 
 

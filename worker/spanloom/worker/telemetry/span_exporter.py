@@ -186,7 +186,7 @@ class SpanExporter:
 
     def _exports(self, execution_id: str, worker_id: str) -> Iterator[Callable[[], None]]:
         """Yield the export of each span that a worker had recorded, and of the execution's own if that has ended."""
-        execution = self._store.get_execution(execution_id)
+        execution = self._store.get_execution(execution_id, data_limit=0)
         if execution is None:
             return
         spans = _of_worker(self._store.get_trace(execution_id), worker_id.rpartition(":")[0])

@@ -51,21 +51,28 @@ create function {schema}.inputs_v1(p_execution uuid, p_workflow text, p_version 
 language plpgsql
 as $$
 declare
+    v_most constant bigint := 4194304;  -- MAX_CLAIM_BYTES
     v_inputs json;
 begin
-    select json_object_agg(r.node_id, json_build_array(coalesce(r.data, 'null'), r.span)) into v_inputs
-    from {schema}.workflow_edges e
-    cross join lateral (  -- one look-up per edge, whatever the statistics are
-        select r.node_id, r.data, r.status, r.taken, r.span
-        from {schema}.node_results r
-        where r.execution_id = p_execution and r.node_id = e.source and r.item = 0
-        offset 0
+    select json_object_agg(r.node_id, json_build_array(
+        case when r.size > v_most then '' else coalesce(r.data, 'null') end, r.span
+    ))
+    into v_inputs
+    from (
+        select r.*, e.kind, sum(octet_length(r.data)) over () as size
+        from {schema}.workflow_edges e
+        cross join lateral (  -- one look-up per edge, whatever the statistics are
+            select r.node_id, r.data, r.status, r.taken, r.span
+            from {schema}.node_results r
+            where r.execution_id = p_execution and r.node_id = e.source and r.item = 0
+            offset 0
+        ) r
+        where e.workflow_id = p_workflow and e.version = p_version and e.target = p_node
     ) r
-    where e.workflow_id = p_workflow and e.version = p_version and e.target = p_node
-        and {schema}.edge_taken_v1(
-            r.status, case when r.taken is not null then array(select json_array_elements_text(r.taken::json)) end,
-            e.kind, e.target
-        );
+    where {schema}.edge_taken_v1(
+        r.status, case when r.taken is not null then array(select json_array_elements_text(r.taken::json)) end,
+        r.kind, p_node
+    );
     return v_inputs;
 end
 $$;
