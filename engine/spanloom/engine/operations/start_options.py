@@ -8,6 +8,7 @@ from typing import Any
 
 from spanloom.engine.errors import ConfigurationError
 from spanloom.engine.store.requests import Priority
+from spanloom.engine.store.texts import fault_of
 
 __all__ = ["Duration", "as_seconds", "start_options"]
 
@@ -35,6 +36,10 @@ def start_options(
         raise ConfigurationError(
             "metadata must be texts by text, such as {'customer': '17'}; keys of at most 100 characters, values of 500"
         )
+    _check_exact("idempotency_key", idempotency_key or "")
+    for key, value in labels.items():
+        _check_exact("metadata key", key)
+        _check_exact(f"metadata value of {key!r}", value)
     return {
         "version": version,
         "priority": Priority(priority),
@@ -47,7 +52,12 @@ def start_options(
 
 
 def _is_label(value: Any, longest: int) -> bool:
-    return isinstance(value, str) and len(value) <= longest and "\x00" not in value
+    return isinstance(value, str) and len(value) <= longest
+
+
+def _check_exact(name: str, text: str) -> None:
+    if (fault := fault_of(name, text)) is not None:
+        raise ConfigurationError(fault)
 
 
 def _seconds(name: str, value: Duration | None) -> float | None:

@@ -36,7 +36,7 @@ from spanloom.stores.postgres.time_limit import long
 from spanloom.stores.postgres.transaction import PostgresTransaction
 from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.sql.reads import SqlStore
-from spanloom.stores.transitions.port import Transitions
+from spanloom.stores.transitions.port import Transitions, exact_starts
 from spanloom.stores.transitions.rows import Graph
 from spanloom.stores.transitions.start import create
 from spanloom.stores.transitions.sweep import LostJobCheck
@@ -87,7 +87,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
     ) -> list[StartAnswer]:
         """See NodeTransitions.create_executions."""
         if connection is not None:
-            return self._create_within(connection, requests, epoch, now)
+            return exact_starts(requests, lambda some: self._create_within(connection, some, epoch, now))
         if _replays(requests):
             with long():
                 return super().create_executions(requests, epoch=epoch, now=now)
@@ -104,7 +104,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
                     raise
                 return [refused]
 
-        return self._each(requests, start)
+        return exact_starts(requests, partial(self._each, step=start))
 
     def claim(
         self, keys: Sequence[NodeKey], *, worker_id: str, token: str | None = None, now: datetime | None = None
@@ -224,13 +224,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
 
     def _call(self, statement: str, document: str | None, *parameters: Any) -> Any:
         self.open()
-        try:
-            return self._connections.call(statement, (document, *parameters))
-        except PayloadRejected:
-            # Again without characters that Postgres' text can't hold, such as a NUL that a handler logged.
-            if document is None or (scrubbed := function_json.scrubbed(document)) == document:
-                raise
-        return self._connections.call(statement, (scrubbed, *parameters))
+        return self._connections.call(statement, (document, *parameters))
 
 
 def _replays(requests: Sequence[StartRequest]) -> bool:

@@ -7,7 +7,6 @@ are strings in it, which Postgres never parses: they come back to the letter.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -32,6 +31,7 @@ from spanloom.engine.store.requests import (
     SweepResult,
 )
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
+from spanloom.engine.store.texts import storable
 from spanloom.stores.schema import from_micros
 from spanloom.stores.sql.base import canonical_id
 
@@ -42,7 +42,6 @@ __all__ = [
     "owed",
     "recorded",
     "records",
-    "scrubbed",
     "started",
     "starts",
     "swept",
@@ -225,7 +224,7 @@ def _log(line: LogLine) -> dict[str, Any]:
     return {
         "attempt": line.attempt,
         "level": line.level,
-        "message": line.message,
+        "message": storable(line.message),
         "fields": line.fields,
         "at": line.at.isoformat(),
         "trace_id": line.trace_id,
@@ -234,7 +233,9 @@ def _log(line: LogLine) -> dict[str, Any]:
 
 
 def _span(span: SpanLine) -> dict[str, Any]:
-    return span._asdict()
+    document = span._asdict()
+    document["name"] = storable(span.name)
+    return document
 
 
 def recorded(requests: Sequence[RecordRequest], order: Sequence[int], answer: str) -> list[RecordResult]:
@@ -291,12 +292,3 @@ def swept(answer: str) -> SweepResult:
     document = json.loads(answer)
     pushes = jobs(document["jobs"], from_micros(document["at"]))
     return SweepResult(pushes, document["moved"] or {}, document["more"], tuple(document["ended"] or ()))
-
-
-_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u....|.)")
-_UNSTORABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F]..)")
-
-
-def scrubbed(document: str) -> str:
-    """Replace the characters of a JSON document that Postgres' text can't hold: NUL, and halves of a surrogate pair."""
-    return _ESCAPE.sub(lambda escape: "\\ufffd" if _UNSTORABLE.fullmatch(escape[0]) else escape[0], document)

@@ -10,6 +10,7 @@ import psycopg
 
 from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
 from spanloom.engine.store.states import NodeStatus
+from spanloom.engine.store.texts import storable
 from spanloom.stores.sql.rows import Row
 from spanloom.stores.sql.statements import EXECUTION, RUN_COLUMNS, for_postgres, insert
 from spanloom.stores.sql.transaction import SqlTransaction
@@ -201,7 +202,7 @@ class PostgresTransaction(SqlTransaction):
                     *key,
                     line.attempt,
                     line.level,
-                    _storable(line.message),
+                    storable(line.message),
                     line.fields,
                     line.at,
                     line.trace_id,
@@ -216,7 +217,7 @@ class PostgresTransaction(SqlTransaction):
                 for span in spans
             ]
             for row in rows:
-                row["name"] = _storable(row["name"])
+                row["name"] = storable(row["name"])
             self._run(insert("spans", _SPAN, _NEWER_SPAN), rows)
 
     def flush(self) -> None:
@@ -265,9 +266,3 @@ class PostgresTransaction(SqlTransaction):
             {"root": root},
         )
         return [self._execution(row) for row in rows]
-
-
-def _storable(text: str) -> str:
-    """Return text without NUL and halves of a surrogate pair, which Postgres' text can't hold."""
-    clean = text.replace("\x00", "\ufffd")
-    return clean if clean.isascii() else clean.encode("utf-8", "replace").decode()

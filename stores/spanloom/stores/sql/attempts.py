@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from spanloom.engine.store.models import Attempt
+from spanloom.engine.store.texts import check_exact
 from spanloom.stores.schema import events
 from spanloom.stores.sql.base import SqlStoreBase, canonical_id
 
@@ -35,6 +36,7 @@ class SqlAttempts(SqlStoreBase):
 
     def get_attempts(self, execution_id: str, node_id: str, item: int = 0) -> list[Attempt]:
         """See ExecutionReads.get_attempts."""
+        check_exact("node id", node_id)
         spelled = canonical_id(execution_id)
         if spelled is None:
             return []

@@ -11,6 +11,7 @@ from spanloom.engine.errors import StaleVersion, UnknownWorkflow
 from spanloom.engine.store.models import Page, WorkflowSummary, WorkflowVersion
 from spanloom.engine.store.port import WorkflowVersions
 from spanloom.engine.store.requests import END
+from spanloom.engine.store.texts import check_exact
 from spanloom.engine.workflow.definitions import Workflow
 from spanloom.engine.workflow.validation import edges
 from spanloom.stores.schema import workflow_edges, workflow_versions, workflows
@@ -33,6 +34,10 @@ class SqlVersions(SqlStoreBase, WorkflowVersions):
         now: datetime | None = None,
     ) -> int:
         """See WorkflowVersions.save_workflow."""
+        check_exact("workflow id", workflow.id)
+        check_exact("workflow name", workflow.name)
+        check_exact("change notes", change_notes)
+        check_exact("name in created_by", created_by)
         with self._writing() as connection:
             at = self._at(connection, now)
             latest = _locked_latest(connection, workflow.id)
@@ -60,6 +65,7 @@ class SqlVersions(SqlStoreBase, WorkflowVersions):
 
     def get_workflow_version(self, workflow_id: str, version: int | None = None) -> WorkflowVersion | None:
         """See WorkflowVersions.get_workflow_version."""
+        check_exact("workflow id", workflow_id)
         with self._reading() as connection:
             row = _newest(connection, workflow_id, version)
         return None if row is None else _version(row)
@@ -68,6 +74,7 @@ class SqlVersions(SqlStoreBase, WorkflowVersions):
         self, workflow_id: str, *, limit: int = 100, cursor: str | None = None
     ) -> Page[WorkflowVersion]:
         """See WorkflowVersions.list_workflow_versions."""
+        check_exact("workflow id", workflow_id)
         columns = workflow_versions.c
         query = sa.select(workflow_versions).where(columns.workflow_id == workflow_id)
         if cursor is not None:
@@ -100,6 +107,7 @@ class SqlVersions(SqlStoreBase, WorkflowVersions):
         self._set_active(workflow_id, True)
 
     def _set_active(self, workflow_id: str, active: bool) -> None:
+        check_exact("workflow id", workflow_id)
         with self._writing() as connection:
             changed = connection.execute(
                 sa.update(workflows).where(workflows.c.id == workflow_id).values(active=active)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from spanloom.engine.store.port import Recovery, WorkerLeases
 from spanloom.engine.store.requests import EpochState, NodeKey, WorkerLease
 from spanloom.engine.store.states import NodeStatus
+from spanloom.engine.store.texts import check_exact
 from spanloom.stores.schema import node_runs, store_state, workers
 from spanloom.stores.sql.base import SqlStoreBase
 
@@ -33,6 +34,10 @@ class SqlLeases(SqlStoreBase, WorkerLeases, Recovery):
         now: datetime | None = None,
     ) -> None:
         """See WorkerLeases.register_worker."""
+        check_exact("worker id", worker_id)
+        check_exact("worker name", name)
+        check_exact("host name", host)
+        check_exact("queue name", *queues)
         with self._writing() as connection:
             at = self._at(connection, now)
             connection.execute(

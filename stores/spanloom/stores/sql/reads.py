@@ -14,6 +14,7 @@ from spanloom.engine.store.models import Event, Execution, ExecutionFilter, Node
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import END, PARENT, START
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
+from spanloom.engine.store.texts import check_exact, check_filter
 from spanloom.stores.schema import (
     EXECUTIONS_OPEN,
     Id,
@@ -63,6 +64,7 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Sq
         self, execution_id: str, node_ids: Sequence[str] | None = None, *, data_limit: int | None = None
     ) -> list[NodeRun]:
         """See ExecutionReads.get_node_results."""
+        check_exact("node id", *(node_ids or ()))
         spelled = canonical_id(execution_id)
         if spelled is None:
             return []
@@ -172,6 +174,7 @@ _OPEN = tuple(status for status in NodeStatus if not status.ended)
 
 
 def _conditions(filter: ExecutionFilter | None) -> list[sa.ColumnElement[bool] | sa.TextClause]:
+    check_filter(filter)
     if filter is None:
         return []
     columns = executions.c

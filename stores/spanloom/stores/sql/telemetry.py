@@ -13,6 +13,7 @@ from spanloom.engine.store.models import LogRecord, SpanRecord
 from spanloom.engine.store.port import Telemetry
 from spanloom.engine.store.requests import LogLine, NodeLines, SpanLine
 from spanloom.engine.store.states import NodeStatus
+from spanloom.engine.store.texts import check_exact, storable
 from spanloom.stores.schema import logs, node_runs, spans
 from spanloom.stores.sql.base import SqlStoreBase, canonical_id, known_id
 from spanloom.stores.sql.paging import check_limit
@@ -29,6 +30,7 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
 
     def add_log(self, execution_id: str, line: LogLine, *, node_id: str | None = None, item: int = 0) -> int:
         """See Telemetry.add_log."""
+        check_exact("node id", node_id)
         with self._writing() as connection:
             return self._append(connection, known_id(connection, execution_id), node_id, item, [line])
 
@@ -64,7 +66,7 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
                 "item": item,
                 "attempt": line.attempt,
                 "level": line.level,
-                "message": line.message,
+                "message": storable(line.message),
                 "fields": line.fields,
                 "at": line.at,
                 "trace_id": line.trace_id,
@@ -85,6 +87,7 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
         self, execution_id: str, *, node_id: str | None = None, after: int = 0, limit: int = 1000
     ) -> list[LogRecord]:
         """See Telemetry.get_logs."""
+        check_exact("node id", node_id)
         check_limit(limit)
         spelled = canonical_id(execution_id)
         if spelled is None:
@@ -98,13 +101,14 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
 
     def add_span(self, execution_id: str, span: SpanLine) -> None:
         """See Telemetry.add_span."""
+        check_exact("node id", span.node_id)
         values = {
             "trace_id": span.trace_id,
             "parent_span_id": span.parent_span_id,
             "node_id": span.node_id,
             "item": span.item,
             "attempt": span.attempt,
-            "name": span.name,
+            "name": storable(span.name),
             "kind": span.kind,
             "status": span.status,
             "start_ns": span.start_ns,
@@ -156,7 +160,7 @@ def _kept_before(connection: sa.Connection, execution_id: str, request: NodeLine
         logs.c.item == request.item,
         logs.c.attempt == first.attempt,
     )
-    same = of_attempt.where(logs.c.at == first.at, logs.c.message == first.message)
+    same = of_attempt.where(logs.c.at == first.at, logs.c.message == storable(first.message))
     found: int | None = connection.scalar(same.order_by(logs.c.id).limit(1))
     if found is None:
         return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
 from spanloom.engine.store.states import NodeStatus
+from spanloom.engine.store.texts import storable
 from spanloom.stores.schema import from_micros, to_micros
 from spanloom.stores.sql.rows import Row
 from spanloom.stores.sql.statements import EXECUTION, for_sqlite
@@ -140,13 +141,12 @@ class SqliteTransaction(SqliteRows):
         execution_id, node_id, item = key
         if logs:
             self._logs += [
-                (execution_id, node_id, item, line.attempt, line.level, _storable(line.message), line.fields,
+                (execution_id, node_id, item, line.attempt, line.level, storable(line.message), line.fields,
                  to_micros(line.at), line.trace_id, line.span_id)
                 for line in logs
             ]  # fmt: skip
         for span in spans:
-            storable = span if span.name.isascii() else span._replace(name=_storable(span.name))
-            self._spans.append((execution_id, *storable))
+            self._spans.append((execution_id, *span._replace(name=storable(span.name))))
 
     def flush(self) -> None:
         """See Transaction.flush."""
@@ -195,8 +195,3 @@ class SqliteTransaction(SqliteRows):
 
     def _time(self, value: Any) -> Any:
         return value
-
-
-def _storable(text: str) -> str:
-    """Return text without halves of a surrogate pair, as in odd file names, which UTF-8 can't hold."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()

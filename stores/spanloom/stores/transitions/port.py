@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from spanloom.engine.errors import (
     ConfigurationError,
+    PayloadRejected,
     SpanloomError,
     UserError,
 )
@@ -30,6 +31,7 @@ from spanloom.engine.store.requests import (
     SweepResult,
 )
 from spanloom.engine.store.states import ExecutionStatus
+from spanloom.engine.store.texts import check_exact, check_start
 from spanloom.stores.sql.base import canonical_id, check_ended
 from spanloom.stores.transitions.claim import claim
 from spanloom.stores.transitions.control import (
@@ -50,7 +52,7 @@ from spanloom.stores.transitions.sweep import LostJobCheck, find_due, sweep, swe
 from spanloom.stores.transitions.transaction import Transaction
 from spanloom.stores.transitions.waits.children import wake_parents
 
-__all__ = ["Transitions"]
+__all__ = ["Transitions", "exact_starts"]
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -91,7 +93,8 @@ class Transitions(ExecutionStore):
                 f"connection= starts an execution inside a transaction of your own Postgres; the store {self.url} "
                 "has no part in it; leave connection= out, or use a postgresql:// store"
             )
-        return self._each(requests, lambda some: self._transact(lambda tx: create(tx, some), epoch=epoch, now=now))
+        step = partial(self._each, step=lambda some: self._transact(lambda tx: create(tx, some), epoch=epoch, now=now))
+        return exact_starts(requests, step)
 
     def claim(
         self, keys: Sequence[NodeKey], *, worker_id: str, token: str | None = None, now: datetime | None = None
@@ -172,6 +175,7 @@ class Transitions(ExecutionStore):
 
     def update_node_result(self, record: RecordRequest, *, epoch: int = 0, now: datetime | None = None) -> RecordResult:
         """See Control.update_node_result."""
+        check_exact("node id", record.node_id)
         return self._transact(lambda tx: end_node(tx, record), epoch=epoch, now=now)
 
     def purge_executions(
@@ -291,6 +295,22 @@ def _answers(answers: list[ControlResult | UserError | SpanloomError]) -> list[C
 
 def _recorded(answer: RecordResult | SpanloomError) -> RecordResult:
     return RecordResult(recorded=False, error=answer) if isinstance(answer, SpanloomError) else answer
+
+
+def exact_starts(
+    requests: Sequence[StartRequest], create: Callable[[Sequence[StartRequest]], list[StartAnswer]]
+) -> list[StartAnswer]:
+    """Create the executions with identities that can be kept exactly; the answer of any other is its refusal."""
+    refused: dict[int, StartAnswer] = {}
+    for place, request in enumerate(requests):
+        try:
+            check_start(request)
+        except PayloadRejected as refusal:
+            refused[place] = refusal
+    if not refused:
+        return create(requests)
+    others = iter(create([request for place, request in enumerate(requests) if place not in refused]))
+    return [refused[place] if place in refused else next(others) for place in range(len(requests))]
 
 
 def _done(answer: ControlResult | UserError) -> ControlResult:

@@ -16,10 +16,11 @@ from structlog.contextvars import bind_contextvars
 
 from spanloom.engine.errors import NodeTimeout
 from spanloom.engine.store.requests import Claim, LogLine, NodeLines
+from spanloom.engine.store.texts import storable
 from spanloom.worker.error_text import exception_text, main_error, message_of, text_of, traceback_of
 from spanloom.worker.telemetry.log_export import LogExport
 
-__all__ = ["CURRENT", "MAX_CHARACTERS", "MAX_LINES", "LogBuffer", "as_json", "storable"]
+__all__ = ["CURRENT", "MAX_CHARACTERS", "MAX_LINES", "LogBuffer", "as_json"]
 
 MAX_LINES = 5_000  #: of one attempt; the same number of its spans is kept
 MAX_CHARACTERS = 10_000  #: of one line's message, and of its fields as JSON
@@ -202,7 +203,7 @@ class LogBuffer:
     def _line(self, level: str, message: str, fields: Mapping[str, Any] | None) -> LogLine:
         return LogLine(
             level=level,
-            message=storable(message),
+            message=storable(message[:MAX_CHARACTERS]),
             at=datetime.now(UTC),
             fields=as_json(fields) if fields else "{}",
             attempt=self._claim.node.attempt,
@@ -231,12 +232,6 @@ class LogBuffer:
 
 _STAMPS = frozenset({"span_id", "level", "timestamp"})
 _LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
-
-
-def storable(text: str) -> str:
-    """Cut a text to its bound, and replace characters that databases can't store."""
-    text = text[:MAX_CHARACTERS].replace("\x00", "\ufffd")
-    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def as_json(fields: Mapping[str, Any]) -> str:
