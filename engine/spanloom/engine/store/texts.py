@@ -62,6 +62,6 @@ def _check_metadata(pairs: Iterable[tuple[str, str]]) -> None:
 
 def storable(text: str) -> str:
     """Replace, in a text that does not identify, NUL and halves of surrogate pairs, which databases can't hold."""
-    if "\x00" in text:
-        text = text.replace("\x00", "\ufffd")
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    if text.isascii() and "\x00" not in text:
+        return text
+    return _UNSTORABLE.sub("\ufffd", text)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-__all__ = ["create_functions", "current", "upgrade"]
+__all__ = ["PINNED", "create_functions", "current", "upgrade"]
 
 VERSION_TABLE = "alembic_version"
 
 _SCRIPTS = Path(__file__).parent
+PINNED = "pg_catalog, pg_temp"  #: the search_path of all functions, and of migrations
 _LOCK_KEY = 0x7370616E6C6F6F6D  # any number, the same in every process; as text "spanloom"
 _alembic = threading.Lock()  # `alembic.op` is a global of the process
 
@@ -28,7 +30,7 @@ def upgrade(connection: sa.Connection, schema: str | None) -> None:
     Creates the schema if it is missing. Idempotent, and safe when several processes call it at once: the second waits
     and finds nothing to do. Runs in one transaction: the caller's if one is open, else one that is committed here.
     """
-    with _alembic, nullcontext() if connection.in_transaction() else connection.begin():
+    with _alembic, nullcontext() if connection.in_transaction() else connection.begin(), _built_in_names(connection):
         _lock(connection)
         if schema is not None and not sa.inspect(connection).has_schema(schema):
             # Without `if not exists`, which needs the right to create a schema even if an operator has created it.
@@ -48,10 +50,28 @@ def current(connection: sa.Connection, schema: str | None) -> str | None:
 def create_functions(connection: sa.Connection, schema: str, names: tuple[str, ...]) -> None:
     """Create the Postgres functions of these files in `schema`, in this order."""
     folder = resources.files("spanloom.stores.postgres").joinpath("functions")
-    for name in names:
-        text = folder.joinpath(f"{name}.sql").read_text(encoding="utf-8")
-        statement = text.replace("{schema}", schema)
-        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})  # `%` is no placeholder
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor() as cursor:
+        cursor.format = 0  # text: a file has several statements, which a cursor that reads binary values refuses
+        for name in names:
+            text = folder.joinpath(f"{name}.sql").read_text(encoding="utf-8")
+            cursor.execute(text.replace("{schema}", schema))
+
+
+@contextmanager
+def _built_in_names(connection: sa.Connection) -> Generator[None]:
+    """Let names in the statements of the block be Postgres' own, whatever others have created in their schemas."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    previous: str = connection.exec_driver_sql("select pg_catalog.current_setting('search_path')").scalar_one()
+    _set_search_path(connection, PINNED)
+    yield
+    _set_search_path(connection, previous)  # it would last until the end of a caller's transaction
+
+
+def _set_search_path(connection: sa.Connection, path: str) -> None:
+    connection.exec_driver_sql("select pg_catalog.set_config('search_path', %s::text, true)", (path,))
 
 
 def _lock(connection: sa.Connection) -> None:

@@ -27,10 +27,10 @@ from spanloom.engine.errors import (
     Unavailability,
 )
 from spanloom.stores.postgres.driver_errors import MISSING, cause_of, sorted_error
+from spanloom.stores.postgres.session import check_settings, open_session
 from spanloom.stores.postgres.time_limit import (
     LEASE_SECONDS,
     STATEMENT_SECONDS,
-    TimeLimitedConnection,
 )
 from spanloom.stores.postgres.url import Location
 from spanloom.stores.schema import SCHEMA_VERSION
@@ -44,6 +44,12 @@ CONFLICT_RETRIES = 8
 
 _VERSION = sa.Table("alembic_version", sa.MetaData(), sa.Column("version_num", sa.Text)).c.version_num
 _CONFLICTS = (errors.SerializationFailure, errors.DeadlockDetected)
+
+
+class _BoundText(sa.Text):
+    """The type of text parameters."""
+
+    render_bind_cast = True
 
 
 class PostgresConnections:
@@ -82,16 +88,13 @@ class PostgresConnections:
             execution_options={"schema_translate_map": {None: self.location.namespace}},
             hide_parameters=True,  # no payload in an error
         )
+        # Text is bound as text: `text = varchar` is no operator of Postgres' own, and could be somebody else's.
+        engine.dialect.colspecs = {**engine.dialect.colspecs, sa.String: _BoundText}
         event.listen(engine, "checkout", _refuse_dead)
         return engine
 
     def _connect(self, limit_seconds: float) -> psycopg.Connection[Any]:
-        prepare_after = 5 if self._prepare else None
-        connection = TimeLimitedConnection.connect(
-            autocommit=True, prepare_threshold=prepare_after, **self.location.parameters
-        )
-        connection.limit_seconds = limit_seconds
-        return connection
+        return open_session(self.location, prepare=self._prepare, limit_seconds=limit_seconds)
 
     @contextmanager
     def reading(self) -> Generator[sa.Connection]:
@@ -264,6 +267,11 @@ class PostgresConnections:
             if found != SCHEMA_VERSION:
                 return StoreNotMigrated(where, found, SCHEMA_VERSION)
         return sorted_error(error, where, opened=self.opened)
+
+    def check_settings(self) -> None:
+        """Raise ConfigurationError for defaults of a session that transitions can't work with."""
+        with self._translated():
+            self._lend(self.engine, lambda raw: check_settings(raw, self.location))
 
     def found_version(self) -> str | None:
         """Return the schema version that the database holds, None if it has none. Raises StoreUnavailable."""

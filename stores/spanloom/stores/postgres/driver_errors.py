@@ -13,6 +13,7 @@ from spanloom.engine.errors import (
     StoreUnavailable,
     Unavailability,
 )
+from spanloom.stores.postgres.session import pooled_by_transaction
 from spanloom.stores.postgres.time_limit import TimeLimitPassed
 
 __all__ = ["MISSING", "cause_of", "sorted_error"]
@@ -62,6 +63,11 @@ def sorted_error(error: Exception, where: str, *, opened: bool) -> SpanloomError
     cause = cause_of(error)
     reason = str(cause).strip().partition("\n")[0]
     state = getattr(cause, "sqlstate", None) or ""
+    if pooled_by_transaction(cause, reason):
+        return ConfigurationError(
+            f"prepared statements fail at {where} ({reason}): a pooler such as PgBouncer lends a session to many "
+            "clients; add ?prepare=false to the store's URL"
+        )
     if isinstance(cause, psycopg.DataError | UnicodeEncodeError) or state[:2] in _TOO_ODD or _TOO_LARGE in reason:
         return PayloadRejected(f"Postgres can't keep a value that it was given: {reason}")
     if state[:2] in _NEVER or (not state and isinstance(cause, psycopg.IntegrityError)):

@@ -29,7 +29,8 @@ SETTLE_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.03, 0.05)  #: pauses of a reader 
 class PostgresExecutionStore(AcceleratedTransitions):
     """A store in one schema of a Postgres database, version 14 or newer. `spanloom migrate` creates the schema.
 
-    - `url` is libpq's, and may contain the schema: `postgresql://user:password@host/database?namespace=orders`.
+    - `url` is libpq's, and may contain the schema: `postgresql://user:password@host/database?namespace=orders`, and
+      `pool_size` and `prepare` (`?pool_size=5&prepare=false`). All three take precedence over the arguments.
     - At most `pool_size` connections are open in a process, and one more that renews leases.
     - With `prepare=False` no statement is prepared, for a PgBouncer that pools transactions and does not support
       prepared statements. Session state is never set.
@@ -55,8 +56,12 @@ class PostgresExecutionStore(AcceleratedTransitions):
     ) -> None:
         if pool_size < 1:
             raise ConfigurationError(f"pool_size is {pool_size}; a store needs at least one connection")
-        self._location = Location.parse(url, namespace)
-        connections = PostgresConnections(self._location, pool_size=pool_size, prepare=prepare)
+        self._location = location = Location.parse(url, namespace)
+        connections = PostgresConnections(
+            location,
+            pool_size=pool_size if location.pool_size is None else location.pool_size,
+            prepare=prepare if location.prepare is None else location.prepare,
+        )
         super().__init__(connections, accelerated=accelerated)
 
     # Over whole tables, or families of any size: no worker waits for these.
@@ -86,6 +91,7 @@ class PostgresExecutionStore(AcceleratedTransitions):
         """See Lifecycle.open."""
         if not self._connections.opened:
             self.health()
+            self._connections.check_settings()
             self._connections.opened = True
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
 from spanloom.engine.store.states import NodeStatus
@@ -69,7 +70,7 @@ class PostgresTransaction(SqlTransaction):
         self._given = now
         self._began: datetime | None = None
         # Its answer arrives with the first one that is read.
-        self._opening = connection.execute(_BEGIN if own else "SELECT clock_timestamp()", prepare=prepare)
+        self._opening = self._cursor().execute(_BEGIN if own else "SELECT clock_timestamp()", prepare=prepare)
         self._events: list[dict[str, Any]] = []
 
     @property
@@ -230,7 +231,7 @@ class PostgresTransaction(SqlTransaction):
 
     def _all(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
         rendered = for_postgres(statement, self._schema)
-        return self._connection.execute(rendered, parameters, prepare=self._prepare).fetchall()
+        return self._cursor().execute(rendered, parameters, prepare=self._prepare).fetchall()
 
     def _count(self, statement: str, parameters: Mapping[str, Any]) -> int:
         return len(self._all(f"{statement} RETURNING 1", parameters))  # in a pipeline the count is not known yet
@@ -238,9 +239,13 @@ class PostgresTransaction(SqlTransaction):
     def _run(self, statement: str, parameters: Sequence[Mapping[str, Any]]) -> None:
         rendered = for_postgres(statement, self._schema)
         if len(parameters) == 1:
-            self._connection.execute(rendered, parameters[0], prepare=self._prepare)
+            self._cursor().execute(rendered, parameters[0], prepare=self._prepare)
         elif parameters:
-            self._connection.cursor().executemany(rendered, parameters)
+            self._cursor().executemany(rendered, parameters)
+
+    def _cursor(self) -> psycopg.Cursor[Row]:
+        # A caller's connection may read rows in another form.
+        return self._connection.cursor(binary=True, row_factory=tuple_row)
 
     def _id(self, value: Any) -> Any:
         return None if value is None else str(value)
