@@ -117,6 +117,7 @@ $$;
 
 create function spanloom.check_update() returns trigger
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if TG_TABLE_NAME = 'node_runs' and new.status = 'running' and to_json(new) ->> 'worker_id' is null then
@@ -129,6 +130,7 @@ $$;
 
 create function spanloom.note_left_run() returns trigger
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     insert into spanloom.left_runs as l
@@ -140,6 +142,7 @@ $$;
 
 create function spanloom.check_end() returns trigger
 language plpgsql
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_old text;

@@ -4,6 +4,7 @@
 
 create function {schema}.claim_v1(p_keys json, p_worker text, p_token text, p_now timestamptz) returns text
 language plpgsql
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off

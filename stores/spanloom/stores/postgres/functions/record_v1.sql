@@ -6,6 +6,7 @@
 
 create function {schema}.record_v1(p_records json, p_epoch bigint, p_now timestamptz) returns text
 language plpgsql
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off

@@ -6,6 +6,7 @@ create function {schema}.sweep_v1(
     p_heads json, p_epoch bigint, p_limit integer, p_lost_job_after_seconds double precision, p_now timestamptz
 ) returns text
 language plpgsql
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off

@@ -73,6 +73,7 @@ $$;
 -- NodeTransitions.wake_parents. Returns {at, jobs}.
 create function {schema}.wake_parents_v1(p_children json, p_epoch bigint, p_now timestamptz) returns text
 language plpgsql
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_hashjoin = off
