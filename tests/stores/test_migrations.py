@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from spanloom.engine.errors import StoreNotMigrated
+from spanloom.cli.exit_codes import run
+from spanloom.engine.errors import ConfigurationError, StoreNotMigrated
 from spanloom.stores import open_store
 from spanloom.stores.migrations import current, upgrade
 from spanloom.stores.schema import SCHEMA_VERSION, metadata
@@ -109,14 +110,51 @@ def test_upgrades_at_the_same_time_make_one_schema(kind: str, request: pytest.Fi
         assert connection.scalar(sa.select(sa.func.count()).select_from(stores)) == 1
 
 
-def test_a_schema_of_another_version_is_refused_with_both_versions(
-    postgres_url: str, postgres_engine: sa.Engine
+NEWER = f"at schema version 9999, this release needs {SCHEMA_VERSION}; the schema is newer than this release; upgrade"
+OLDER = f"at schema version 0000, this release needs {SCHEMA_VERSION}; run: spanloom migrate --store"
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def test_a_schema_of_a_newer_release_is_refused_by_all_commands_with_one_sentence(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with postgres_engine.begin() as connection:
-        connection.exec_driver_sql("update spanloom.alembic_version set version_num = '9999'")
+    url = request.getfixturevalue("postgres_url") if kind == "postgres" else f"sqlite:///{tmp_path}/newer.db"
+    _set_version(url, "9999")
+    for command in ("migrate", "stats", "list", "workflows", "dead-letters"):
+        assert run([command, "--store", url]) == 2
+        said = capsys.readouterr().err
+        assert NEWER in said
+        assert len(said.splitlines()) == 1
+    store = open_store(url)
+    for use in (store.open, store.migrate, store.health):
+        with pytest.raises(StoreNotMigrated, match="upgrade spanloom"):
+            use()
+    store.close()
+
+
+def test_an_older_schema_is_to_be_migrated(postgres_url: str) -> None:
+    _set_version(postgres_url, "0000")
     store = open_store(postgres_url)
-    with pytest.raises(StoreNotMigrated, match=rf"at schema version 9999, this release needs {SCHEMA_VERSION}"):
+    with pytest.raises(StoreNotMigrated, match=OLDER):
         store.open()
+    store.close()
+
+
+def test_the_schema_of_another_application_is_named_and_left_alone(postgres_url: str) -> None:
+    _set_version(postgres_url, "ae1027a6acf")
+    store = open_store(postgres_url)
+    for use in (store.open, store.migrate):
+        with pytest.raises(ConfigurationError, match=r"'ae1027a6acf', which is another application's; .*namespace"):
+            use()
+    store.close()
+
+
+def _set_version(url: str, version: str) -> None:
+    store = open_store(url)
+    store.migrate()
+    with store._writing() as connection:  # type: ignore[attr-defined]  # of all SQL stores
+        schema = "spanloom." if url.startswith("postgresql") else ""
+        connection.exec_driver_sql(f"update {schema}alembic_version set version_num = '{version}'")
     store.close()
 
 

@@ -306,9 +306,11 @@ class StoreNotMigrated(SpanloomError):
         self.found = found
         self.wanted = wanted
         have = f"is at schema version {found}" if found else "has no Spanloom schema"
-        super().__init__(
-            f"the store {where} {have}, this release needs {wanted}; run: spanloom migrate --store {shlex.quote(where)}"
-        )
+        if found is not None and found > wanted:
+            remedy = "the schema is newer than this release; upgrade spanloom"
+        else:
+            remedy = f"run: spanloom migrate --store {shlex.quote(where)}"
+        super().__init__(f"the store {where} {have}, this release needs {wanted}; {remedy}")
 
 
 class QueueUnavailable(SpanloomError):

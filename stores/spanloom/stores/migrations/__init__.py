@@ -14,6 +14,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
+from spanloom.stores.version import check_not_newer
+
 __all__ = ["PINNED", "create_functions", "current", "upgrade"]
 
 VERSION_TABLE = "alembic_version"
@@ -24,14 +26,16 @@ _LOCK_KEY = 0x7370616E6C6F6F6D  # any number, the same in every process; as text
 _alembic = threading.Lock()  # `alembic.op` is a global of the process
 
 
-def upgrade(connection: sa.Connection, schema: str | None) -> None:
+def upgrade(connection: sa.Connection, schema: str | None, where: str | None = None) -> None:
     """Migrate the tables in `schema` (None: the only one, as on SQLite) to this release's version.
 
     Creates the schema if it is missing. Idempotent, and safe when several processes call it at once: the second waits
     and finds nothing to do. Runs in one transaction: the caller's if one is open, else one that is committed here.
+    Raises StoreNotMigrated, with `where` in it, for tables of a newer release.
     """
     with _alembic, nullcontext() if connection.in_transaction() else connection.begin(), _built_in_names(connection):
         _lock(connection)
+        check_not_newer(where or f"schema {schema}", current(connection, schema))
         if schema is not None and not sa.inspect(connection).has_schema(schema):
             # Without `if not exists`, which needs the right to create a schema even if an operator has created it.
             connection.execute(sa.schema.CreateSchema(schema))

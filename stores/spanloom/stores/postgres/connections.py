@@ -33,7 +33,7 @@ from spanloom.stores.postgres.time_limit import (
     STATEMENT_SECONDS,
 )
 from spanloom.stores.postgres.url import Location
-from spanloom.stores.schema import SCHEMA_VERSION
+from spanloom.stores.version import check_version
 
 __all__ = ["PostgresConnections"]
 
@@ -261,11 +261,9 @@ class PostgresConnections:
             )
         if not self.opened and getattr(cause_of(error), "sqlstate", None) in MISSING:
             try:
-                found = self.found_version()
-            except StoreUnavailable as gone:
-                return gone
-            if found != SCHEMA_VERSION:
-                return StoreNotMigrated(where, found, SCHEMA_VERSION)
+                check_version(where, self.found_version())
+            except (StoreUnavailable, StoreNotMigrated, ConfigurationError) as other:
+                return other
         return sorted_error(error, where, opened=self.opened)
 
     def check_settings(self) -> None:

@@ -17,9 +17,10 @@ from spanloom.stores.postgres.accelerated import AcceleratedTransitions
 from spanloom.stores.postgres.connections import PostgresConnections
 from spanloom.stores.postgres.time_limit import long
 from spanloom.stores.postgres.url import DEFAULT_NAMESPACE, Location
-from spanloom.stores.schema import SCHEMA_VERSION, events
+from spanloom.stores.schema import events
 from spanloom.stores.sql.base import Upsert, canonical_id
 from spanloom.stores.sql.paging import bad_cursor
+from spanloom.stores.version import check_version
 
 __all__ = ["PostgresExecutionStore"]
 
@@ -104,16 +105,16 @@ class PostgresExecutionStore(AcceleratedTransitions):
         from spanloom.stores.migrations import upgrade  # Alembic is slow to import
 
         with long(), self._connections.writing() as connection:
-            upgrade(connection, self._location.namespace)
+            upgrade(connection, self._location.namespace, self.url)
 
     def health(self) -> None:
         """See Lifecycle.health."""
-        found = self._connections.found_version()
-        if found != SCHEMA_VERSION:
-            problem = StoreNotMigrated(self.url, found, SCHEMA_VERSION)
+        try:
+            check_version(self.url, self._connections.found_version())
+        except (StoreNotMigrated, ConfigurationError) as problem:
             if self._connections.opened:  # it was of this release: somebody is restoring it, or it was upgraded
                 raise StoreUnavailable(str(problem), reason=Unavailability.SCHEMA) from problem
-            raise problem
+            raise
 
     @contextmanager
     def transaction(self) -> Generator[None]:

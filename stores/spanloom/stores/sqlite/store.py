@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable
+from spanloom.engine.errors import ConfigurationError, StoreUnavailable
 from spanloom.stores.schema import SCHEMA_VERSION
 from spanloom.stores.sqlite.connections import SqliteConnections
 from spanloom.stores.sqlite.transitions import SqliteTransitions
+from spanloom.stores.version import check_not_newer
 
 __all__ = ["SqliteExecutionStore"]
 
@@ -115,7 +116,7 @@ class SqliteExecutionStore(SqliteTransitions):
             if self._version() != SCHEMA_VERSION:  # no other process was first
                 from spanloom.stores.migrations import upgrade  # Alembic is slow to import
 
-                upgrade(self._connections.writer, None)
+                upgrade(self._connections.writer, None, self.url)
 
     def _version(self) -> str | None:
         """Return the schema's version, None for an empty file. Raises for a newer one or another application's file."""
@@ -128,6 +129,5 @@ class SqliteExecutionStore(SqliteTransitions):
                     f"{self._path} holds tables of another application; give the store a file of its own"
                 )
             found: str | None = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-        if found is not None and found > SCHEMA_VERSION:  # revisions are numbered in order
-            raise StoreNotMigrated(self.url, found, SCHEMA_VERSION)
+        check_not_newer(self.url, found)
         return found
