@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from spanloom.cli.exit_codes import run
 from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable
 from spanloom.engine.store.requests import StartResult
 from spanloom.stores import SqliteExecutionStore
@@ -213,3 +215,69 @@ def test_synchronous_is_what_was_asked_for(path: Path, option: str, level: int) 
     with store._writing() as connection:
         assert connection.exec_driver_sql("pragma synchronous").scalar_one() == level
     store.close()
+
+
+# ---- the file is private, and reads create none ----
+
+
+def _modes(folder: Path) -> dict[str, int]:
+    return {entry.name: entry.stat().st_mode & 0o777 for entry in folder.iterdir()}
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+def test_a_new_file_and_what_sqlite_puts_beside_it_are_private(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        store = opened(tmp_path / "store.db")
+        store.save_workflow(single())
+        assert _modes(tmp_path) == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
+        store.close()
+    finally:
+        os.umask(before)
+
+
+def test_a_file_that_was_there_keeps_its_mode(path: Path) -> None:
+    path.touch()
+    path.chmod(0o664)
+    store = opened(path)
+    store.save_workflow(single())
+    assert set(_modes(path.parent).values()) == {0o664}
+    store.close()
+
+
+def test_a_link_leads_to_a_private_file(tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(tmp_path / "elsewhere.db")
+    opened(link).close()
+    assert (tmp_path / "elsewhere.db").stat().st_mode & 0o777 == 0o600
+    assert link.is_symlink()
+
+
+READING = [
+    ["list"], ["stats"], ["workflows"], ["workflows", "orders"], ["dead-letters"], ["show", "3f9a21c4"],
+    ["logs", "3f9a21c4"], ["logs", "3f9a21c4", "--follow"], ["trace", "3f9a21c4"], ["events", "3f9a21c4"],
+    ["events", "3f9a21c4", "--follow"], ["cancel", "3f9a21c4"], ["retry", "3f9a21c4"],
+    ["pause", "--workflow", "orders", "--yes"], ["replay", "3f9a21c4"], ["purge", "--older-than", "1d", "--yes"],
+    ["node", "skip", "3f9a21c4", "a"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_a_command_that_starts_nothing_creates_no_file_and_no_folder(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{tmp_path}/none/store.db"
+    assert run([*command, "--store", url]) == 2
+    said = capsys.readouterr().err
+    assert f"the store {url} does not exist, this release needs {SCHEMA_VERSION}; run: spanloom migrate" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_that_write_create_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    definition = tmp_path / "single.json"
+    definition.write_text(single().to_json())
+    for number, command in enumerate((["migrate"], ["register", str(definition)])):
+        path = tmp_path / str(number) / "store.db"
+        assert run([*command, "--store", f"sqlite:///{path}"]) == 0
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert capsys.readouterr().err == ""

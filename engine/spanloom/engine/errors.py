@@ -302,10 +302,10 @@ class StoreRefused(SpanloomError):
 class StoreNotMigrated(SpanloomError):
     """Raised when the store's schema is missing or of another version; its message contains the remedy."""
 
-    def __init__(self, where: str, found: str | None, wanted: str) -> None:
+    def __init__(self, where: str, found: str | None, wanted: str, *, exists: bool = True) -> None:
         self.found = found
         self.wanted = wanted
-        have = f"is at schema version {found}" if found else "has no Spanloom schema"
+        have = f"is at schema version {found}" if found else "has no Spanloom schema" if exists else "does not exist"
         if found is not None and found > wanted:
             remedy = "the schema is newer than this release; upgrade spanloom"
         else:

@@ -309,6 +309,10 @@ class Lifecycle(ABC):
     def open(self) -> None:
         """Connect and check the schema. Idempotent. Raises StoreUnavailable, StoreNotMigrated."""
 
+    def open_existing(self) -> None:
+        """Open as `open` does, but create nothing. Raises StoreNotMigrated if there is no store at this address."""
+        self.open()
+
     @abstractmethod
     def close(self) -> None:
         """Close the connections. Idempotent. The store opens again at its next use."""

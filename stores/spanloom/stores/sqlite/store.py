@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from spanloom.engine.errors import ConfigurationError, StoreUnavailable
+from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable
 from spanloom.stores.schema import SCHEMA_VERSION
 from spanloom.stores.sqlite.connections import SqliteConnections
+from spanloom.stores.sqlite.private_file import create_private
 from spanloom.stores.sqlite.transitions import SqliteTransitions
 from spanloom.stores.version import check_not_newer
 
@@ -19,8 +20,8 @@ __all__ = ["SqliteExecutionStore"]
 class SqliteExecutionStore(SqliteTransitions):
     """A store in one SQLite file, in write-ahead mode, for several processes of one machine.
 
-    - The first use opens the store: it creates the file and its parent directories, and migrates the schema to this
-      release's version.
+    - The first use opens the store: it creates the file, which only this user can read, and its parent directories, and
+      migrates the schema to this release's version.
     - With `synchronous="full"` every commit survives a power cut. With `"normal"`, about three times as fast, the last
       commits may be lost by one, but never the file.
     - A process that is stopped inside its write transaction (SIGSTOP, a debugger) stops all other writers.
@@ -77,6 +78,12 @@ class SqliteExecutionStore(SqliteTransitions):
         """See Lifecycle.open. Creates the file, and migrates an older one."""
         self._live()
 
+    def open_existing(self) -> None:
+        """See Lifecycle.open_existing."""
+        if not self._path.exists():
+            raise StoreNotMigrated(self.url, None, SCHEMA_VERSION, exists=False)
+        self._live()
+
     def close(self) -> None:
         """See Lifecycle.close."""
         self._opened = False
@@ -103,6 +110,7 @@ class SqliteExecutionStore(SqliteTransitions):
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreUnavailable(f"SQLite store {self._path}: {error}; choose another path") from error
+        create_private(self._path)
         try:
             if self._version() != SCHEMA_VERSION:
                 self._migrate()

@@ -70,7 +70,7 @@ def register(
     definition = load_workflow(file)
     engine = target.load_app()
     validate(definition, engine.registry if engine else None)
-    with target.store() as store:
+    with target.store(create=True) as store:
         version = store.save_workflow(definition, change_notes=notes, created_by=by, expected_version=expect_version)
     if as_json:
         print_json({"workflow_id": definition.id, "version": version})

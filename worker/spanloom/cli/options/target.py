@@ -55,11 +55,17 @@ class Target:
         return store
 
     @contextmanager
-    def store(self) -> Generator[ExecutionStore]:
-        """Open the store for a block. Raises the errors of find_store, StoreUnavailable and StoreNotMigrated."""
+    def store(self, *, create: bool = False) -> Generator[ExecutionStore]:
+        """Open the store for a block. A command that only reads creates none.
+
+        Raises the errors of find_store, StoreUnavailable and StoreNotMigrated.
+        """
         store = self.find_store()
         try:
-            store.open()
+            if create:
+                store.open()
+            else:
+                store.open_existing()
             yield store
         finally:
             store.close()
@@ -110,6 +116,7 @@ class Target:
         engine = WorkflowEngine(NodeRegistry(), store, redis, settings=settings)
         end_traces = configure_sdk("spanloom", signals=("traces",))
         try:
+            store.open_existing()
             engine.open()
             yield engine
         finally:
@@ -132,7 +139,7 @@ class Target:
         configure_logging(settings.log_format, logging.WARNING)
         listener: Listener | None = Listener(queue)
         try:
-            store.open()
+            store.open_existing()
             try:
                 queue.ping()
             except QueueUnavailable:
