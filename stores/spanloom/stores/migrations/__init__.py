@@ -55,8 +55,9 @@ def create_functions(connection: sa.Connection, schema: str, names: tuple[str, .
     """Create the Postgres functions of these files in `schema`, in this order."""
     folder = resources.files("spanloom.stores.postgres").joinpath("functions")
     driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor:
-        cursor.format = 0  # text: a file has several statements, which a cursor that reads binary values refuses
+    with (
+        driver.cursor() as cursor
+    ):  # its own: a file has several statements, which can't be run if they return binary values
         for name in names:
             text = folder.joinpath(f"{name}.sql").read_text(encoding="utf-8")
             cursor.execute(text.replace("{schema}", schema))

@@ -27,7 +27,7 @@ from spanloom.engine.errors import (
     Unavailability,
 )
 from spanloom.stores.postgres.driver_errors import MISSING, cause_of, sorted_error
-from spanloom.stores.postgres.session import check_settings, open_session
+from spanloom.stores.postgres.session import BinaryResults, check_settings, open_session
 from spanloom.stores.postgres.time_limit import (
     LEASE_SECONDS,
     STATEMENT_SECONDS,
@@ -90,6 +90,7 @@ class PostgresConnections:
         )
         # Text is bound as text: `text = varchar` is no operator of Postgres' own, and could be somebody else's.
         engine.dialect.colspecs = {**engine.dialect.colspecs, sa.String: _BoundText}
+        engine.dialect.execution_ctx_cls = BinaryResults
         event.listen(engine, "checkout", _refuse_dead)
         return engine
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
-from psycopg.pq import Format
+from sqlalchemy.dialects.postgresql.psycopg import PGExecutionContext_psycopg
 
 from spanloom.engine.errors import ConfigurationError
 from spanloom.stores.postgres.time_limit import TimeLimitedConnection
 from spanloom.stores.postgres.url import Location
 
-__all__ = ["BinaryCursor", "check_settings", "open_session", "pooled_by_transaction"]
+__all__ = ["BinaryResults", "check_settings", "open_session", "pooled_by_transaction"]
 
 _SETTINGS = "SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('transaction_isolation')"
 _ISOLATION = "read committed"
@@ -25,12 +25,12 @@ _PREPARED = (errors.DuplicatePreparedStatement, errors.InvalidSqlStatementName)
 _ITS_STATEMENTS = 'prepared statement "_pg3_'  # psycopg's names
 
 
-class BinaryCursor(psycopg.Cursor[Any]):
-    """A cursor that reads binary values, which are the same under any DateStyle, IntervalStyle and number of digits."""
+class BinaryResults(PGExecutionContext_psycopg):
+    """The reading of binary values, which are the same under any DateStyle, IntervalStyle and number of digits."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.format = Format.BINARY
+    def create_default_cursor(self) -> Any:
+        """Return a cursor for a statement of SQLAlchemy's."""
+        return self._dbapi_connection.cursor(binary=True)
 
 
 def open_session(location: Location, *, prepare: bool, limit_seconds: float) -> TimeLimitedConnection:
@@ -41,7 +41,7 @@ def open_session(location: Location, *, prepare: bool, limit_seconds: float) -> 
     prepare_after = 5 if prepare else None
     try:
         connection = TimeLimitedConnection.connect(
-            autocommit=True, prepare_threshold=prepare_after, cursor_factory=BinaryCursor, **location.parameters
+            autocommit=True, prepare_threshold=prepare_after, **location.parameters
         )
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         reason = str(error).strip().partition("\n")[0]
