@@ -186,7 +186,7 @@ def test_odd_lines_neither_fail_a_handler_nor_the_record(run: Run) -> None:
     assert messages(lines)[0] == "%d ('no number',)"
     assert "can't be read" in messages(lines)[1]
     assert messages(lines)[2:4] == ["talkative", "extra"]
-    assert messages(lines)[4] == "zero \ufffd and half a ? pair"
+    assert messages(lines)[4] == "zero \ufffd and half a \ufffd pair"
     assert lines[4].fields == {"value": "\x00\ud800"}
     assert len(lines[5].message) == MAX_CHARACTERS
     assert lines[5].fields["left_out"] == ["big"]
