@@ -23,15 +23,16 @@ _WRITABLE = "-c default_transaction_read_only=off"
 Change = tuple[tuple[str, ...], tuple[str, ...]]  #: what makes the database refuse, and what ends that
 
 
-def _raising(state: str, table: str, when: str = "true") -> Change:
+def _raising(state: str, table: str, when: str = "true", name: str = "refuse_all") -> Change:
     return (
         (
-            "create or replace function spanloom.refuse() returns trigger language plpgsql as "
+            f"create or replace function spanloom.{name}() returns trigger language plpgsql as "
             f"$$ begin raise exception 'refused on purpose' using errcode = '{state}'; end $$",
-            f"create trigger refuse before insert on spanloom.{table} for each row when ({when}) "
-            "execute function spanloom.refuse()",
+            f"create trigger {name} before insert on spanloom.{table} for each row when ({when}) "
+            f"execute function spanloom.{name}()",
         ),
-        (f"drop trigger if exists refuse on spanloom.{table}",),
+        # Not "if exists": another fault may have the schema moved for the moment.
+        (f"drop trigger {name} on spanloom.{table}",),
     )
 
 
@@ -89,7 +90,9 @@ class OneOutOfMemory(Fault):
         if execution_id is None:
             return
         at = time.time()
-        with _changed(environment, _raising("53200", "events", f"new.execution_id = '{execution_id}'")) as done:
+        with _changed(
+            environment, _raising("53200", "events", f"new.execution_id = '{execution_id}'", "refuse_one")
+        ) as done:
             if done:
                 environment.over.wait(chance.uniform(*self.lasts))
         if done:

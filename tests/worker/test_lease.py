@@ -89,3 +89,35 @@ def test_what_is_given_back_is_the_lease_that_it_holds_then(store: Store, lease:
         lease.replace(lease.worker_id)
 
     assert given_back == [store.registered[-1]]
+
+
+def test_a_lease_that_is_given_up_is_given_back_at_once(store: Store, lease: Lease, given_back: list[str]) -> None:
+    first = lease.worker_id
+
+    lease.give_up(first)
+
+    assert given_back == [first]
+    assert lease.is_lost(first)
+    assert lease.worker_id == store.registered[-1] != first
+
+
+def test_a_lease_that_could_not_be_given_back_is_given_back_by_a_later_renewal(store: Store) -> None:
+    answers = [False, False, True]
+    asked: list[str] = []
+
+    def give_back(worker_id: str) -> bool:
+        asked.append(worker_id)
+        return answers.pop(0)
+
+    lease = Lease(store, "w", ("default",), 60.0, give_back=give_back)  # type: ignore[arg-type]
+    lease.open()
+    first = lease.worker_id
+    store.away = True
+    lease.give_up(first)
+    store.away = False
+
+    assert lease.renew()
+    assert lease.renew()
+    assert lease.renew()
+
+    assert asked == [first] * 3

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spanloom.engine.errors import StoreUnavailable
+from spanloom.engine.errors import SpanloomError, StoreUnavailable, Unavailability
 from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.service import Phase, WorkerState
@@ -24,6 +24,7 @@ class Store:
         self.entered = threading.Event()
         self.failures: list[Exception] = []
         self.bad: set[str] = set()
+        self.refused: dict[str, SpanloomError] = {}  # answered in place of their records, by node
 
     def record(self, records: Sequence[RecordRequest], *, epoch: int = 0) -> list[RecordResult]:
         self.entered.set()
@@ -33,7 +34,11 @@ class Store:
             raise self.failures.pop(0)
         if any(record.node_id in self.bad for record in records):
             raise ValueError(f"bad {[record.node_id for record in records]}")
-        return [RecordResult(recorded=record.fence == 1) for record in records]
+        return [
+            RecordResult(recorded=record.fence == 1 and record.node_id not in self.refused, error=error)
+            for record in records
+            for error in [self.refused.get(record.node_id)]
+        ]
 
 
 def record(node_id: str, fence: int = 1) -> RecordRequest:
@@ -133,3 +138,99 @@ def test_more_than_one_batch_of_waiting_records_is_answered() -> None:
     assert len(answers) == 250
     assert all(answer.recorded for answer in answers.values())
     assert max(len(batch) for batch in store.batches) <= 100
+
+
+FULL = StoreUnavailable("the disk is full", reason=Unavailability.RESOURCES)
+
+
+def held_up(store: Store, made: Recorder, *nodes: str) -> dict[str, Any]:
+    """Let records of these nodes wait while another one is committed, so that they are one batch; then go on."""
+    store.open.clear()
+    first = in_threads(made, [record("first")])
+    assert store.entered.wait(30)
+    rest = in_threads(made, [record(node) for node in nodes])
+    while len(made._waiting) < len(nodes):
+        threading.Event().wait(0.001)
+    store.open.set()
+    rest["threads"] += first["threads"]
+    return rest
+
+
+def joined(answers: dict[str, Any], *nodes: str) -> None:
+    """Wait until these records are answered."""
+    while not set(nodes) <= set(answers):
+        threading.Event().wait(0.001)
+
+
+def test_a_record_that_is_refused_for_a_while_waits_alone() -> None:
+    store = Store()
+    made = recorder(store)
+    store.refused = {"bad": FULL}
+
+    answers = held_up(store, made, "good", "bad", "fine")
+    joined(answers, "good", "fine")
+    assert made.record(record("later")).recorded
+    assert "bad" not in answers
+    store.refused = {}
+    for thread in answers.pop("threads"):
+        thread.join(30)
+
+    assert answers["bad"].recorded
+    assert all(batch == ["bad"] for batch in store.batches if "bad" in batch and len(batch) < 3)
+
+
+def test_a_batch_of_which_nothing_is_served_is_tried_one_by_one() -> None:
+    store = Store()
+    made = recorder(store)
+
+    def fail_together(records: Sequence[RecordRequest], *, epoch: int = 0) -> list[RecordResult]:
+        if any(one.node_id == "bad" for one in records):
+            store.batches.append([one.node_id for one in records])
+            raise FULL
+        return Store.record(store, records, epoch=epoch)
+
+    store.record = fail_together  # type: ignore[method-assign]
+    answers = held_up(store, made, "good", "bad", "fine")
+    joined(answers, "good", "fine")
+    del store.record  # type: ignore[method-assign]
+    for thread in answers.pop("threads"):
+        thread.join(30)
+
+    assert answers["bad"].recorded
+    assert answers["good"].recorded
+
+
+def test_a_record_that_makes_no_way_while_others_are_served_is_given_up() -> None:
+    store = Store()
+    store.refused = {"bad": FULL}
+    served = threading.Event()
+    made = Recorder(
+        store,  # type: ignore[arg-type]
+        lambda: 1,
+        WorkerState(),
+        served_at=lambda: float("inf") if served.is_set() else 0.0,
+        patience_seconds=0.0,
+    )
+    answers = in_threads(made, [record("bad")])
+    while len(store.batches) < 3:  # nothing else is served either: it waits
+        threading.Event().wait(0.001)
+    assert "bad" not in answers
+
+    served.set()
+    for thread in answers.pop("threads"):
+        thread.join(30)
+
+    assert answers["bad"] is FULL
+
+
+def test_records_of_a_store_that_is_away_wait_together() -> None:
+    store = Store()
+    made = recorder(store)
+    store.failures = []
+    answers = held_up(store, made, *"abc")
+    for thread in answers.pop("threads"):
+        thread.join(30)
+    store.batches.clear()
+    store.failures = [StoreUnavailable("gone")]
+    assert made.record(record("d")).recorded
+    assert store.batches == [["d"], ["d"]]

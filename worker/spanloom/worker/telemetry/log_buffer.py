@@ -171,6 +171,10 @@ class LogBuffer:
         self._sent = 0
         return more
 
+    def mark_unsent(self) -> None:
+        """Note that nothing of the last batch was stored: it is sent again, or carried by the record."""
+        self._sent = 0
+
     @property
     def uncertain(self) -> bool:
         """Whether lines were sent to the store that it has not confirmed yet."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 import structlog
 
-from spanloom.engine.errors import StoreUnavailable
+from spanloom.engine.errors import StoreUnavailable, Unavailability
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.worker.service import Periodic, Phase, WorkerState
 from spanloom.worker.telemetry.log_buffer import LogBuffer
@@ -16,6 +17,7 @@ __all__ = ["LogFlusher"]
 
 _log = structlog.get_logger("spanloom.worker")
 _PAUSES = (0.05, 1.0)
+_PATIENCE_SECONDS = 60.0
 
 
 class LogFlusher:
@@ -56,16 +58,20 @@ class LogFlusher:
     def settle(self, lines: LogBuffer) -> None:
         """Return once no line of an ended attempt is uncertain. Most attempts have no such line, and cost nothing.
 
-        While the store is away it retries, as the record would, until the worker aborts.
+        While the store is away it retries, as the record would, until the worker aborts, for a minute at most. Then the
+        record carries the lines: they may be stored twice.
         """
         with self._choosing:
             if not lines.close():
                 return
         pause, longest = _PAUSES
+        until = time.monotonic() + _PATIENCE_SECONDS
         while True:
             with self._sending:
                 if lines.uncertain:
                     self._send([lines])
+                if lines.uncertain and time.monotonic() > until:
+                    lines.mark_stored(None)
             if not lines.uncertain or self._state.wait_for(Phase.ABORTING, pause):
                 return
             pause = min(pause * 2, longest)
@@ -89,6 +95,12 @@ class LogFlusher:
             if not self._waiting:
                 _log.warning("lines_wait_for_store", nodes=len(batches), error=str(error))
             self._waiting = True
+            if error.reason in (Unavailability.AWAY, Unavailability.TIME_LIMIT):
+                return []
+            if len(batches) > 1:  # the lines of one attempt may be all that it can't store now
+                return [more for lines, _ in batches for more in self._send([lines])]
+            for lines, _ in batches:
+                lines.mark_unsent()
             return []
         except Exception:
             if len(batches) > 1:  # one bad line fails the lines of its own attempt only
