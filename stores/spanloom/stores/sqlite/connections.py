@@ -51,6 +51,9 @@ _NOT_NOW = {
     sqlite3.SQLITE_SCHEMA: Unavailability.SCHEMA,
 }
 
+#: A connection that was opened while these held keeps them.
+_STICKY = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOTADB})
+
 _ADVICE = {
     sqlite3.SQLITE_BUSY: f"another process has kept it locked for {BUSY_SECONDS:g} s; end or resume that process",
     sqlite3.SQLITE_READONLY: "it can't be written; give this user write access to the file and its directory",
@@ -83,6 +86,7 @@ class SqliteConnections:
         self._raw_writer: sqlite3.Connection | None = None
         self._writing_thread: int | None = None
         self._depth = 0
+        self._stale = False  # the writer may have been opened while the file could not be written
         self._readers_changed = threading.Condition()
         self._readers = 0
         if path != MEMORY:
@@ -156,8 +160,10 @@ class SqliteConnections:
         """
         self._take_turn()
         try:
-            raw = self._open_writer()
             level = self._depth
+            if self._stale and not level:
+                self._drop_writer()
+            raw = self._open_writer()
             if level:
                 if not raw.in_transaction:
                     raise StoreUnavailable(f"SQLite store {self._path}: an earlier error has ended this transaction")
@@ -218,6 +224,7 @@ class SqliteConnections:
             self._writer.invalidate()
             self._writer.close()
             self._writer = self._raw_writer = None
+        self._stale = False
 
     def _open_writer(self) -> sqlite3.Connection:
         if self._raw_writer is None:
@@ -282,6 +289,7 @@ class SqliteConnections:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the other bits hold finer causes
         if code in _NEVER or (not code and _is_of_values(error)):
             return StoreRefused(f"SQLite store {self._path} refused a statement: {error}")
+        self._stale = self._stale or code in _STICKY
         advice = _ADVICE.get(code)
         message = f"SQLite store {self._path}: {error or type(error).__name__}" + (f"; {advice}" if advice else "")
         return StoreUnavailable(message, reason=_NOT_NOW.get(code, Unavailability.OTHER))
