@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from spanloom.cli.exit_codes import DONE, run
 from spanloom.engine.errors import (
     ConfigurationError,
     PayloadRejected,
@@ -24,7 +25,7 @@ from spanloom.stores.postgres import connections, time_limit
 from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import single
-from support.refusing import grant, refusing, revoke, set_for_user, user_url
+from support.refusing import USER, grant, refusing, revoke, set_for_user, user_url
 
 FORMS = [pytest.param(True, id="accelerated"), pytest.param(False, id="python")]
 
@@ -314,3 +315,29 @@ def test_one_row_that_can_not_be_swept_holds_up_no_other(
         with pytest.raises((StoreUnavailable, StoreRefused), match="no such words here"):
             store.sweep(heads={}, epoch=0)  # no other is due
     assert [job.execution_id for job in store.sweep(heads={}, epoch=0).jobs] == [executions[1]]
+
+
+# ---- where it is shown ----
+
+
+def test_what_keeps_a_store_from_writing_is_shown_by_those_that_read_it(
+    user: PostgresExecutionStore, postgres_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execution = StoreDriver(user).start("single")
+    url = postgres_url.replace("://spanloom@", f"://{USER}@")
+    assert user.write_problem() is None
+
+    def shown(*command: str) -> str:
+        assert run([*command, "--store", url]) == DONE
+        return capsys.readouterr().err
+
+    assert shown("stats") == shown("show", execution) == ""
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        set_for_user(other, "default_transaction_read_only", "on")
+        assert "takes no writes now: the database is read-only" in shown("stats")
+        assert "takes no writes now: the database is read-only" in shown("show", execution)
+        set_for_user(other, "default_transaction_read_only", None)
+        other.execute(f"revoke insert on spanloom.events, spanloom.logs from {USER}")
+        assert "its user may not write events, logs" in shown("stats", "--json")
+        grant(other)
+    assert user.write_problem() is None

@@ -13,7 +13,9 @@ from pydantic import BaseModel
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["console", "in_terminal", "print_json", "show"]
+    from spanloom.engine.store.port import ExecutionStore
+
+__all__ = ["console", "in_terminal", "note_write_problem", "print_json", "show"]
 
 
 def in_terminal() -> bool:
@@ -36,6 +38,12 @@ def show(drawn: Callable[[Console], RenderableType], lines: Callable[[], Iterabl
         return
     for line in lines():
         click.echo(line)
+
+
+def note_write_problem(store: ExecutionStore) -> None:
+    """Print on standard error why a store that can be read takes no writes, if that is so."""
+    if (problem := store.write_problem()) is not None:
+        click.echo(f"spanloom: {store.url} takes no writes now: {problem}; workers wait until it does", err=True)
 
 
 def print_json(document: Any) -> None:

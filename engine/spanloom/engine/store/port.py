@@ -325,6 +325,13 @@ class Lifecycle(ABC):
     def health(self) -> None:
         """Return if the store answers, else raise StoreUnavailable or StoreNotMigrated."""
 
+    def write_problem(self) -> str | None:
+        """Return the reason why a store that answers takes no writes now; None if it does, or can't know.
+
+        Nothing is written. A disk that is full shows at a write only.
+        """
+        return None
+
     @abstractmethod
     def transaction(self) -> AbstractContextManager[None]:
         """Make the calls of this thread inside the block one transaction: all commit at its end, or none."""

@@ -17,7 +17,7 @@ from spanloom.stores.postgres.accelerated import AcceleratedTransitions
 from spanloom.stores.postgres.connections import PostgresConnections
 from spanloom.stores.postgres.time_limit import long
 from spanloom.stores.postgres.url import DEFAULT_NAMESPACE, Location
-from spanloom.stores.schema import events
+from spanloom.stores.schema import events, metadata
 from spanloom.stores.sql.base import Upsert, canonical_id
 from spanloom.stores.sql.paging import bad_cursor
 from spanloom.stores.version import check_version
@@ -115,6 +115,21 @@ class PostgresExecutionStore(AcceleratedTransitions):
             if self._connections.opened:  # it was of this release: somebody is restoring it, or it was upgraded
                 raise StoreUnavailable(str(problem), reason=Unavailability.SCHEMA) from problem
             raise
+
+    def write_problem(self) -> str | None:
+        """See Lifecycle.write_problem. It reads the session's settings and the rights of the user."""
+        tables = ", ".join(f"'{table}'" for table in sorted(metadata.tables) if table != "alembic_version")
+        may = " and ".join(f"has_table_privilege(c.oid, '{right}')" for right in ("insert", "update", "delete"))
+        query = (
+            "select current_setting('transaction_read_only'), "  # noqa: S608  names of this module and of the schema
+            f"(select string_agg(c.relname, ', ' order by c.relname) from pg_class c where c.relname in ({tables}) "
+            f"and c.relnamespace = to_regnamespace('\"{self._location.namespace}\"') and not ({may}))"
+        )
+        with self._reading() as connection:
+            read_only, barred = connection.exec_driver_sql(query).one()
+        if read_only == "on":
+            return "the database is read-only"
+        return f"its user may not write {barred}" if barred else None
 
     @contextmanager
     def transaction(self) -> Generator[None]:

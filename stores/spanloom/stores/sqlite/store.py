@@ -99,6 +99,12 @@ class SqliteExecutionStore(SqliteTransitions):
         if not self._path.exists():
             raise StoreUnavailable(f"SQLite store {self._path}: the file was removed while it was open; restart")
 
+    def write_problem(self) -> str | None:
+        """See Lifecycle.write_problem."""
+        if os.access(self._path, os.W_OK) and os.access(self._path.parent, os.W_OK):
+            return None
+        return "this user may not write the file and its directory, or their file system is read-only"
+
     def _live(self) -> SqliteConnections:
         if not self._opened:
             self._open()

@@ -9,7 +9,7 @@ import click
 
 from spanloom.cli.options.parameters import json_option
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import print_json, show
+from spanloom.cli.output import note_write_problem, print_json, show
 from spanloom.cli.rendering import stats_lines, stats_table
 
 __all__ = ["migrate", "stats"]
@@ -46,6 +46,7 @@ def stats(target: Target, as_json: bool) -> None:
     """
     with target.store() as store:
         counts, workers = store.stats(), store.list_workers()
+        note_write_problem(store)
     if as_json:
         leases = [
             asdict(worker)

@@ -10,7 +10,7 @@ import click
 from spanloom.cli.options.filters import Selection, selection_options
 from spanloom.cli.options.parameters import find_execution, json_option, node_and_item, page_options
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import in_terminal, print_json
+from spanloom.cli.output import in_terminal, note_write_problem, print_json
 from spanloom.cli.output import show as show_output
 from spanloom.cli.rendering import (
     Items,
@@ -112,6 +112,8 @@ def show(target: Target, execution: str, items: str | None, attempts: tuple[str,
                 print_json(snapshot.document())
             else:
                 show_output(lambda screen: execution_tree(snapshot), lambda: execution_lines(snapshot))
+        if not found.status.ended:
+            note_write_problem(store)
 
 
 def _show_items(store: ExecutionStore, execution: Execution, node_id: str, *, as_json: bool) -> None:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from spanloom.engine.errors import SpanloomError
+from spanloom.engine.errors import SpanloomError, StoreUnavailable
+from spanloom.engine.store.port import ExecutionStore
 from spanloom.worker.worker import Worker
 
 __all__ = ["Health"]
@@ -25,7 +26,7 @@ class Health:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._store = _Check(worker.engine.store.health)
+        self._store = _Check(lambda: _check_store(worker.engine.store))
         self._queue = _Check(worker.engine.queue.ping)
 
     def liveness(self) -> dict[str, str]:
@@ -58,6 +59,12 @@ class Health:
             if problem is not None:
                 problems[name] = problem
         return problems
+
+
+def _check_store(store: ExecutionStore) -> None:
+    store.health()
+    if (problem := store.write_problem()) is not None:
+        raise StoreUnavailable(f"{store.url} takes no writes now: {problem}")
 
 
 class _Check:
