@@ -278,9 +278,13 @@ def test_a_server_process_that_stands_still_holds_no_call_for_ever(
     limited.close()
 
 
+@pytest.mark.parametrize("limited_by", ["psycopg", "us"])
 def test_a_call_that_waits_for_a_lock_is_cancelled_in_the_server(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, limited_by: str
 ) -> None:
+    if limited_by == "us":  # as with a psycopg whose waits have no limit
+        monkeypatch.setattr(time_limit, "_WAIT_TIMEOUT", None)
+        monkeypatch.setattr(time_limit, "_LATE", time_limit._Late)
     monkeypatch.setattr(connections, "STATEMENT_SECONDS", 0.2)
     store = PostgresExecutionStore(postgres_url)
     driver = StoreDriver(store)

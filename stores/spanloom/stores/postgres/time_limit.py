@@ -16,20 +16,32 @@ STATEMENT_SECONDS = 20.0  #: for a statement of a transition, or a read
 LEASE_SECONDS = 5.0  #: for the renewal of a lease, which is one row
 LONG_SECONDS = 3600.0  #: for migrations, purges, counts and lists over large tables
 _CANCEL_SECONDS = 2.0
+_INTERVAL_SECONDS = 0.1  # between two looks for signals, as psycopg has it
 
 RV = TypeVar("RV")
 
-_thread = threading.local()
+
+class _Late(Exception):
+    """Raised when an exchange took too long, by a psycopg that has no such error."""
+
+
+_WAIT_TIMEOUT: type[Exception] | None = getattr(psycopg.errors, "_WaitTimeout", None)  # since psycopg 3.3, in C
+_LATE = _WAIT_TIMEOUT or _Late
+
+_in_long: set[int] = set()  # the threads that are in a block of `long`
 
 
 @contextmanager
 def long() -> Generator[None]:
     """Give this thread's statements an hour while the block lasts."""
-    before, _thread.long = getattr(_thread, "long", False), True
+    thread = threading.get_ident()
+    outer = thread in _in_long
+    _in_long.add(thread)
     try:
         yield
     finally:
-        _thread.long = before
+        if not outer:
+            _in_long.discard(thread)
 
 
 class TimeLimitPassed(psycopg.OperationalError):
@@ -45,12 +57,16 @@ class TimeLimitedConnection(psycopg.Connection[Any]):
 
     limit_seconds = STATEMENT_SECONDS
 
-    def wait(self, gen: Generator[Any, Any, RV], *args: Any, **kwargs: Any) -> RV:
+    def wait(
+        self, gen: Generator[Any, Any, RV], interval: float = _INTERVAL_SECONDS, timeout: float | None = None
+    ) -> RV:
         """Run one exchange with the server. Raises TimeLimitPassed."""
-        seconds = LONG_SECONDS if getattr(_thread, "long", False) else self.limit_seconds
+        seconds = LONG_SECONDS if _in_long and threading.get_ident() in _in_long else self.limit_seconds
         try:
-            return super().wait(_limited(gen, seconds), *args, **kwargs)
-        except _Late:
+            if _WAIT_TIMEOUT is None:
+                return super().wait(_limited(gen, seconds), interval)
+            return super().wait(gen, interval, seconds)
+        except _LATE:
             self._abandon()
             raise TimeLimitPassed(f"no answer within the time limit of {seconds:g} s") from None
 
@@ -67,12 +83,11 @@ class TimeLimitedConnection(psycopg.Connection[Any]):
         self.pgconn.finish()
 
 
-class _Late(Exception):
-    pass
-
-
 def _limited(gen: Generator[Any, Any, RV], seconds: float) -> Generator[Any, Any, RV]:
-    """Pass an exchange on, which is resumed about ten times a second while nothing comes, until its time is over."""
+    """Pass an exchange on until its time is over, for a psycopg whose `wait` has no limit.
+
+    It is resumed about ten times a second while nothing comes.
+    """
     try:
         state = next(gen)
         until = time.monotonic() + seconds
