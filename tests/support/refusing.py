@@ -61,7 +61,7 @@ def revoke(connection: psycopg.Connection[tuple[object, ...]]) -> None:
 
 def end_sessions(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     """End the user's sessions, as settings of a role are those of new sessions only."""
-    connection.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", [USER])
+    connection.execute("select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = %s", [USER])
 
 
 def set_for_user(connection: psycopg.Connection[tuple[object, ...]], setting: str, value: str | None) -> None:
