@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Hashable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +13,14 @@ __all__ = ["dump_workflow", "load_workflow", "workflow_json_schema"]
 
 _YAML = frozenset({".yaml", ".yml"})
 _KNOWN = _YAML | {".json"}
-_SURPRISING = frozenset({"tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp"})  # of YAML 1.1
 
 
 def load_workflow(path: str | Path) -> Workflow:
     """Read a workflow from a .json, .yaml or .yml file.
 
     YAML is loaded safely, and by the rules of YAML 1.2: only true and false are booleans, so that `on` and `no` are
-    words, and dates stay text. Raises ConfigurationError for a file that can't be read or parsed, and WorkflowInvalid
-    with the place of each problem in it. The graph is checked by `validation.find_problems`.
+    words, and dates and 22:30 stay text. Raises ConfigurationError for a file that can't be read or parsed, with the
+    line, and WorkflowInvalid with the place of each problem in it. The graph is checked by `validation.find_problems`.
     """
     file = Path(path)
     content = _parse(file, _text(file))
@@ -45,9 +41,9 @@ def dump_workflow(workflow: Workflow, path: str | Path) -> None:
         if "inputs" in node:
             node["inputs"] = _short(node["inputs"])
     if file.suffix.lower() in _YAML:
-        import yaml
+        from spanloom.engine.workflow.yaml_text import dump_yaml
 
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        text = dump_yaml(content)
     else:
         text = json.dumps(content, indent=2) + "\n"
     file.write_text(text, encoding="utf-8")
@@ -102,46 +98,14 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_yaml(file: Path, text: str) -> Any:
-    import yaml
+    from spanloom.engine.workflow.yaml_text import YamlProblem, parse_yaml
 
     try:
-        return yaml.load(text, Loader=_yaml_loader())  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        at = f", line {mark.line + 1} column {mark.column + 1}" if mark else ""
-        raise ConfigurationError(f"{file} is not YAML: {error.problem}{at}") from error
+        return parse_yaml(text)
+    except YamlProblem as error:
+        raise ConfigurationError(f"{file} is not YAML: {error}") from error
     except RecursionError as error:
         raise ConfigurationError(f"{file} can't be used: it is nested too deep") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigurationError(f"{file} is not YAML: {error}") from error
-
-
-@cache  # made once a YAML file is read: the package is imported then, not before
-def _yaml_loader() -> Any:
-    import yaml
-
-    class WorkflowLoader(yaml.SafeLoader):
-        """A SafeLoader by the rules of YAML 1.2, which also refuses duplicate keys in a mapping."""
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-            seen: set[Any] = set()
-            for key, _ in node.value:
-                if key.value in seen and isinstance(key, yaml.ScalarNode):
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} stands twice in one mapping", key.start_mark
-                    )
-                if isinstance(key, yaml.ScalarNode):
-                    seen.add(key.value)
-            return super().construct_mapping(node, deep)
-
-    WorkflowLoader.yaml_implicit_resolvers = {
-        first: [(tag, rule) for tag, rule in rules if tag not in _SURPRISING]
-        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    WorkflowLoader.add_implicit_resolver(
-        "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-    )
-    return WorkflowLoader
 
 
 def _short(edges: list[dict[str, Any]]) -> Any:
