@@ -7,6 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
@@ -266,6 +267,40 @@ def test_data_that_does_not_fit_a_child_fails_its_node_for_good(runs: Runs) -> N
     assert run.error is not None
     assert run.error["type"] == "PayloadRejected"
     assert run.error["message"].startswith("the input of workflow 'child' does not fit: Input should be a valid date")
+
+
+@contextmanager
+def clients(url: str = "default", *, size: int = 1) -> Iterator[dict[str, Any]]:
+    yield {"value": (url, size)}
+
+
+@contextmanager
+def clients_of(engine: WorkflowEngine | None = None, size: int = 1) -> Iterator[dict[str, Any]]:
+    yield {"value": (engine is not None, size)}
+
+
+@pytest.mark.parametrize(
+    ("lifespan", "value"),
+    [
+        (clients, ("default", 1)),
+        (functools.partial(clients, size=2), ("default", 2)),
+        (functools.partial(clients, url="other"), ("other", 1)),
+        (functools.partial(clients, "other"), ("other", 1)),
+        (clients_of, (True, 1)),
+        (functools.partial(clients_of, size=2), (True, 2)),
+        (plainly(clients_of), (True, 1)),
+    ],
+)
+def test_a_lifespan_gets_the_engine_only_where_it_has_a_place_for_it(runs: Runs, lifespan: Any, value: Any) -> None:
+    builder = WorkflowBuilder("w")
+
+    @builder.node
+    def state(ctx: NodeContext) -> Any:
+        return ctx.state.value
+
+    engine = WorkflowEngine(builder, InMemoryExecutionStore(), runs.redis, lifespan=lifespan)
+    with engine, engine.start_workers(1):
+        assert engine.run(builder, timeout=30) == list(value)
 
 
 def test_a_replay_starts_with_what_was_stored(runs: Runs) -> None:

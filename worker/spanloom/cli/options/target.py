@@ -42,7 +42,7 @@ class Target:
         if self.app and urls:
             raise ConfigurationError("--app brings its own store and Redis; give either --app or --store and --redis")
         name = self.app or (None if urls else os.environ.get("SPANLOOM_APP"))
-        return load_engine(name) if name else None
+        return load_engine(name, prints=False) if name else None
 
     def find_store(self) -> ExecutionStore:
         """Return the store, not yet opened.

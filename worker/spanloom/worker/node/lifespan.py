@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +35,7 @@ class Lifespan:
             return SimpleNamespace()
         manager = self._factory
         if callable(manager):
-            manager = manager(self._engine) if inspect.signature(manager).parameters else manager()
+            manager = manager(self._engine) if _takes_engine(manager) else manager()
         if isinstance(manager, AbstractAsyncContextManager):
             state = self._event_loop.run(_await(manager.__aenter__()))
         elif isinstance(manager, AbstractContextManager):
@@ -55,6 +55,15 @@ class Lifespan:
             self._event_loop.run(_await(manager.__aexit__(None, None, None)), patience=_LEAVE_SECONDS)
         elif manager is not None:
             manager.__exit__(None, None, None)
+
+
+def _takes_engine(factory: Callable[..., Any]) -> bool:
+    """Return whether a function has a place for the engine: one that must be filled, or that has its name."""
+    for parameter in inspect.signature(factory).parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            return parameter.default is parameter.empty or parameter.name == "engine"
+        return parameter.kind is parameter.VAR_POSITIONAL
+    return False
 
 
 async def _await(awaitable: Any) -> Any:
