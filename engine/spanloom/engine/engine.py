@@ -76,7 +76,7 @@ class WorkflowEngine:
         # Resolved at each call: the store's methods may be instrumented later.
         self.definitions = DefinitionCache(cache or CacheOptions(), lambda *key: self.store.get_workflow(*key))
         self.epoch = Epoch(self.store, self.queue)
-        self._registrations = Registrations(self.store, self.registry)
+        self._registrations = Registrations(self.store, self.registry, self.builders)
         limit = self.settings.payload_limit_bytes
         self._starter = ExecutionStarter(self.open, self.store, self.queue, self.epoch, self.push, self.builders, limit)
         self._parts = EngineParts(self.open, self.store, self.epoch, self.definitions, self.push, limit)
@@ -105,7 +105,7 @@ class WorkflowEngine:
                 self.epoch.check()
             except QueueUnavailable as error:
                 _log.warning("queue_unavailable", error=str(error))
-            self._registrations.register_builders(self.builders.values())
+            self._registrations.register_builders()
             self._opened = True
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from pydantic.errors import PydanticUserError
 from spanloom.engine.errors import ConfigurationError, PayloadRejected, WorkflowInvalid
 from spanloom.engine.handlers.builtin import DELAY, WORKFLOW
 from spanloom.engine.handlers.json_type import JsonType
+from spanloom.engine.handlers.redefinition import is_redefinition, is_typed_in
 from spanloom.engine.handlers.registry import NodeRegistry
 from spanloom.engine.payload import encode
 from spanloom.engine.wording import did_you_mean, problem_sentences
@@ -116,6 +117,7 @@ class WorkflowBuilder(Generic[InputT]):
         self.input = Source(self, INITIAL)  #: stands for the execution's initial data among named inputs
         self._input_type = None if input is None else _input_type(id, input)
         self._nodes: dict[str, Node] = {}
+        self.revision = 0  #: how often a node was added or replaced
 
     @overload
     def node(self, function: Callable[P, R], /) -> NodeRef[P, R]: ...
@@ -145,6 +147,8 @@ class WorkflowBuilder(Generic[InputT]):
         - `config`: a dict or a model instance, passed to the function as `ctx.config`.
         - See NodeOptions for the others.
 
+        A function that is defined again at the same place, as by a notebook cell that runs again, replaces its node.
+
         Raises WorkflowInvalid for an id that is taken, another builder's node or a wrong option, and
         ConfigurationError for a signature that a node can't have.
         """
@@ -154,9 +158,9 @@ class WorkflowBuilder(Generic[InputT]):
             node_id = id if id is not None else getattr(plain, "__name__", type(plain).__name__)
             model = config if isinstance(config, BaseModel) else None
             values = config.model_dump(mode="json", by_alias=True) if isinstance(config, BaseModel) else config
-            node = self._new_node(node_id, f"{self.id}.{node_id}", values, options)
+            node = self._new_node(node_id, f"{self.id}.{node_id}", values, options, plain)
             self.registry.register(node.type, plain, type(model) if model else None)
-            self._nodes[node_id] = node
+            self._keep(node)
             return NodeRef(self, node_id, plain)
 
         return decorate if function is None else decorate(function)
@@ -168,7 +172,7 @@ class WorkflowBuilder(Generic[InputT]):
 
         Raises WorkflowInvalid as `node` does.
         """
-        self._nodes[id] = self._new_node(id, type, config, options)
+        self._keep(self._new_node(id, type, config, options))
         return Source(self, id)
 
     def delay(
@@ -241,9 +245,38 @@ class WorkflowBuilder(Generic[InputT]):
             misfits = f"its type can't be used ({str(error).partition(chr(10))[0]})"
         raise PayloadRejected(f"the input of workflow {self.id!r} does not fit: {misfits}")  # shows no data
 
-    def _new_node(self, id: str, type: str, config: Mapping[str, Any] | None, options: NodeOptions) -> Node:
-        if id in self._nodes:
+    def replaces(self, older: WorkflowBuilder[Any]) -> bool:
+        """Return whether this is an older builder made again, as by a notebook cell that runs again."""
+        ours, theirs = self.registry, older.registry
+        shared = ours.types & theirs.types
+        if not shared:
+            return not ours.types and not theirs.types and self.workflow == older.workflow
+        return all(is_redefinition(theirs.handler(kind).function, ours.handler(kind).function) for kind in shared)
+
+    def _keep(self, node: Node) -> None:
+        self._nodes[node.id] = node
+        self.revision += 1
+
+    def _new_node(
+        self, id: str, type: str, config: Mapping[str, Any] | None, options: NodeOptions, function: Any = None
+    ) -> Node:
+        node, known = self._made(id, type, config, options), self._nodes.get(id)
+        if known is not None and not self._is_again(known, node, function):
             self._refuse(id, "another node has that id; give one of them another by id=")
+        return node
+
+    def _is_again(self, known: Node, node: Node, function: Any) -> bool:
+        """Return whether a node is made again: in a notebook, or by the same definition with the same inputs.
+
+        In a file, a definition with other inputs is one of a loop.
+        """
+        typed = is_typed_in()
+        older = self.registry.handler(known.type).function if known.type in self.registry else None
+        if function is None or older is None or older is function:
+            return typed
+        return is_redefinition(older, function) and (typed or (known.inputs, known.map) == (node.inputs, node.map))
+
+    def _made(self, id: str, type: str, config: Mapping[str, Any] | None, options: NodeOptions) -> Node:
         for option in options.keys() - NodeOptions.__annotations__.keys():
             self._refuse(id, f"there is no option {option!r}{did_you_mean(option, NodeOptions.__annotations__)}")
         retry = options.get("retry") or RetryPolicy()
@@ -327,5 +360,5 @@ def registry_of(
         if builder.id in by_id:
             raise ConfigurationError(f"two builders make workflow {builder.id!r}; give one of them another id")
         by_id[builder.id] = builder
-        registry.merge(builder.registry)
+        registry.include(builder.registry)
     return registry, by_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,8 +11,12 @@ from pydantic import BaseModel
 from spanloom.engine.errors import ConfigurationError, UnknownNodeType
 from spanloom.engine.handlers.builtin import BUILT_IN
 from spanloom.engine.handlers.handler import Handler
+from spanloom.engine.handlers.redefinition import is_redefinition, is_typed_in
+from spanloom.engine.logs import Logger
 
 __all__ = ["NodeRegistry"]
+
+_log = Logger("spanloom.engine")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,6 +36,7 @@ class NodeRegistry:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
+        self._included_in: weakref.WeakSet[NodeRegistry] = weakref.WeakSet()
 
     def node(self, type: str, *, config: type[BaseModel] | None = None) -> Callable[[F], F]:
         """Register the decorated function under a node type and return it unchanged; see `register`."""
@@ -43,6 +49,8 @@ class NodeRegistry:
 
     def register(self, type: str, function: Callable[..., Any], config: type[BaseModel] | None = None) -> None:
         """Register a function, sync or async, for a node type; `config` is the pydantic model of its nodes' config.
+
+        A function that is defined again at the same place, as by a notebook cell that runs again, replaces the older.
 
         Raises ConfigurationError if the type has another handler, or for a signature that a node can't have.
         """
@@ -69,19 +77,37 @@ class NodeRegistry:
 
     def merge(self, other: NodeRegistry) -> None:
         """Add the handlers of another registry. Raises ConfigurationError, and adds none, if a type has two."""
-        for handler in other._handlers.values():
-            self._check(handler)
-        self._handlers = {**other._handlers, **self._handlers}
+        added = {handler.node_type: handler for handler in other._handlers.values() if self._is_new(handler)}
+        self._handlers = {**self._handlers, **added}
+
+    def include(self, other: NodeRegistry) -> None:
+        """Merge another registry, and take over each handler that is registered there later."""
+        self.merge(other)
+        other._included_in.add(self)
 
     def _add(self, handler: Handler) -> None:
-        self._check(handler)
-        self._handlers.setdefault(handler.node_type, handler)
+        for registry in (self, *self._included_in):
+            if registry._is_new(handler):
+                registry._handlers[handler.node_type] = handler
 
-    def _check(self, handler: Handler) -> None:
-        known = self._handlers.get(handler.node_type, handler)
-        if known.function != handler.function or known.config_model is not handler.config_model:
-            both = f"{_description(known)} and {_description(handler)}"
-            raise ConfigurationError(f"node type {handler.node_type!r} has two handlers, {both}; rename one type")
+    def _is_new(self, handler: Handler) -> bool:
+        """Return whether a handler is to be added, or replaces an older one.
+
+        Raises ConfigurationError if its type has another.
+        """
+        known = self._handlers.get(handler.node_type)
+        if known is None:
+            return True
+        if known.function == handler.function and known.config_model is handler.config_model:
+            return False
+        if is_redefinition(known.function, handler.function) and (
+            known.function is not handler.function or is_redefinition(known.config_model, handler.config_model)
+        ):
+            if not is_typed_in():
+                _log.warning("handler_replaced", node_type=handler.node_type, handler=handler.name)
+            return True
+        both = f"{_description(known)} and {_description(handler)}"
+        raise ConfigurationError(f"node type {handler.node_type!r} has two handlers, {both}; rename one type")
 
 
 def _description(handler: Handler) -> str:
