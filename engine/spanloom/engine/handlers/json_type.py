@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -159,11 +159,15 @@ def _differences(one: Any, other: Any, path: str) -> Iterator[str]:
     elif isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         for key, value in one.items():
             yield from _differences(value, other[key], f"{path}.{key}")
-    elif isinstance(one, list | tuple) and type(one) is type(other) and len(one) == len(other):
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and _alike(one, other):
         for index, (left, right) in enumerate(zip(one, other, strict=True)):
             yield from _differences(left, right, f"{path}[{index}]")
     elif not _equal(one, other):
         yield path
+
+
+def _alike(one: Sequence[Any], other: Sequence[Any]) -> bool:
+    return type(one) is type(other) and len(one) == len(other)
 
 
 def _equal(one: Any, other: Any) -> bool:

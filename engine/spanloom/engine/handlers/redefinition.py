@@ -6,7 +6,6 @@ import functools
 import inspect
 import linecache
 import os
-import sys
 from types import CodeType, FrameType
 from typing import Any
 
@@ -39,7 +38,7 @@ def is_redefinition(old: Any, new: Any) -> bool:
 
 def is_typed_in() -> bool:
     """Return whether the code that called Spanloom was typed into a notebook or a prompt: it is in no file."""
-    frame: FrameType | None = sys._getframe(1)
+    frame: FrameType | None = inspect.currentframe()
     while frame is not None and str(frame.f_globals.get("__name__")).startswith("spanloom."):
         frame = frame.f_back
     return frame is not None and not os.path.exists(frame.f_code.co_filename)

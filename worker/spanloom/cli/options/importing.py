@@ -37,8 +37,9 @@ def import_module(name: str, *, prints: bool) -> ModuleType:
     if directory not in sys.path:
         sys.path.insert(0, directory)
     pid = os.getpid()
+    pressed: list[int] = []
     try:
-        with nullcontext() if prints else redirect_stdout(sys.stderr), _noting_time(name), _noting_ctrl_c() as pressed:
+        with nullcontext() if prints else redirect_stdout(sys.stderr), _noting_time(name), _noting_ctrl_c(pressed):
             module = importlib.import_module(name)
     except BaseException as error:
         if os.getpid() != pid:
@@ -95,7 +96,7 @@ def _noting_time(name: str) -> Generator[None]:
     importing = threading.get_ident()
 
     def mention() -> None:
-        frame = sys._current_frames().get(importing)
+        frame = sys._current_frames().get(importing)  # pyright: ignore[reportPrivateUsage]  # documented by Python
         at = "" if frame is None else _at(traceback.extract_stack(frame))
         click.echo(f"spanloom: importing {name!r} has not ended after {_PATIENCE_SECONDS:g} s{at}; {_GUARD}", err=True)
 
@@ -109,9 +110,8 @@ def _noting_time(name: str) -> Generator[None]:
 
 
 @contextmanager
-def _noting_ctrl_c() -> Generator[list[int]]:
-    """Yield a list that is not empty once Ctrl-C was pressed: a module may raise KeyboardInterrupt by itself."""
-    pressed: list[int] = []
+def _noting_ctrl_c(pressed: list[int]) -> Generator[None]:
+    """Add to a list when Ctrl-C is pressed: a module may raise KeyboardInterrupt by itself."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         pressed.append(number)
@@ -119,11 +119,11 @@ def _noting_ctrl_c() -> Generator[list[int]]:
 
     plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not plain or threading.current_thread() is not threading.main_thread():
-        yield pressed
+        yield
         return
     signal.signal(signal.SIGINT, on_signal)
     try:
-        yield pressed
+        yield
     finally:
         if signal.getsignal(signal.SIGINT) is on_signal:  # the module may have set its own
             signal.signal(signal.SIGINT, signal.default_int_handler)
