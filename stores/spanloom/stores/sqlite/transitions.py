@@ -7,17 +7,18 @@ from abc import abstractmethod
 from collections import ChainMap
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from cachetools import LRUCache
 from sqlalchemy.dialects import sqlite
 
-from spanloom.stores.schema import events, logs, to_micros
+from spanloom.stores.schema import events, from_micros, logs, to_micros
 from spanloom.stores.sql.base import Upsert
 from spanloom.stores.sql.paging import bad_cursor
 from spanloom.stores.sql.reads import SqlStore
+from spanloom.stores.sqlite.clock_steps import ClockSteps
 from spanloom.stores.sqlite.connections import DRIVER_ERRORS, SqliteConnections
 from spanloom.stores.sqlite.transaction import SqliteTransaction
 from spanloom.stores.transitions.port import Transitions
@@ -37,6 +38,7 @@ class SqliteTransitions(Transitions, SqlStore):
     def __init__(self) -> None:
         # Used inside write transactions only, of which there is one at a time: it needs no lock of its own.
         self._graphs: LRUCache[tuple[str, int], Graph] = LRUCache(GRAPHS_KEPT)
+        self._clock_steps = ClockSteps()
 
     @abstractmethod
     def _live(self) -> SqliteConnections:
@@ -49,7 +51,7 @@ class SqliteTransitions(Transitions, SqlStore):
     @contextmanager
     def transaction(self) -> Generator[None]:
         """See Lifecycle.transaction. A transaction inside another joins it. Other readers see all of it or none."""
-        with self._live().writing():
+        with self._begun():
             yield
 
     def _reading(self) -> AbstractContextManager[sa.Connection]:
@@ -57,12 +59,19 @@ class SqliteTransitions(Transitions, SqlStore):
 
     @contextmanager
     def _writing(self) -> Generator[sa.Connection]:
-        connections = self._live()
-        with connections.translated(), connections.writing():
+        with self._live().translated(), self._begun() as connections:
             yield connections.writer
 
+    @contextmanager
+    def _begun(self) -> Generator[SqliteConnections]:
+        connections = self._live()
+        with connections.writing():
+            if not connections.nested:
+                self._clock_steps.settle(connections.raw_writer)
+            yield connections
+
     def _clock(self, connection: sa.Connection) -> datetime:
-        return datetime.now(UTC)
+        return from_micros(time.time_ns() // 1000)
 
     def _insert(self, table: sa.Table) -> Upsert:
         return sqlite.insert(table)
@@ -85,6 +94,8 @@ class SqliteTransitions(Transitions, SqlStore):
     ) -> Answer:
         connections = self._live()
         with connections.writing():
+            if not connections.nested:
+                self._clock_steps.settle(connections.raw_writer)
             at = time.time_ns() // 1000 if now is None else to_micros(now)
             # Edges read inside a caller's transaction may be rolled back with it, so they are not cached.
             graphs = ChainMap({}, self._graphs) if connections.nested else self._graphs
