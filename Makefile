@@ -3,10 +3,11 @@
 
 VENV := .venv
 BACKEND := .venv-backend
+SBOM := .venv-sbom
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test check coverage bench chaos soak e2e mutants torture pictures lock clean
+.PHONY: help demo test check coverage bench chaos soak e2e mutants torture pictures lock sbom clean
 
 help:
 	@echo "make demo     run a workflow over two worker processes, with a Redis of its own"
@@ -22,6 +23,7 @@ help:
 	@echo "              drawn workflows and random commands, every crash point; takes hours"
 	@echo "make pictures draw the terminal pictures of docs/ again, from a record of the demo"
 	@echo "make lock     bring uv.lock up to date with pyproject.toml; make lock ARGS=--upgrade: with PyPI, too"
+	@echo "make sbom     write sbom.cdx.json: what an installation with all extras consists of, with licences (CycloneDX)"
 	@echo "make clean    remove .venv, the demo's data and what the tools left"
 
 demo: $(VENV)/has-demo
@@ -71,6 +73,14 @@ pictures: $(VENV)/has-dev
 lock: $(BIN)/uv
 	@env -u PIP_FIND_LINKS -u UV_FIND_LINKS $(BIN)/uv lock --no-config --default-index https://pypi.org/simple $(ARGS)
 
+# An installation by uv.lock of its own, without what tests and checks need.
+sbom: $(BIN)/uv
+	@UV_PROJECT_ENVIRONMENT=$(SBOM) $(BIN)/uv sync --quiet --locked --no-config --no-editable --extra postgres --extra otlp \
+	    --extra otlp-grpc --extra prometheus
+	@$(BIN)/uv tool run --quiet --no-config --from 'cyclonedx-bom>=7,<8' cyclonedx-py environment --pyproject pyproject.toml \
+	    --output-reproducible --output-file sbom.cdx.json $(SBOM)/bin/python
+	@echo "sbom.cdx.json has what spanloom consists of"
+
 $(BIN)/uv: | $(BIN)/python
 	@$(PIP) install uv
 
@@ -80,7 +90,7 @@ $(BACKEND)/bin/phoenix: | $(BIN)/python
 	@$(BACKEND)/bin/python -m pip --quiet --disable-pip-version-check install "arize-phoenix>=20"
 
 clean:
-	@rm -rf $(VENV) $(BACKEND) .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	@rm -rf $(VENV) $(BACKEND) $(SBOM) sbom.cdx.json .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
 	@find engine stores worker tests bench docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/has-demo: EXTRAS := embedded,postgres,otlp
