@@ -85,8 +85,16 @@ MISTAKES = [
     Mistake("no URL", "list --store here.db", ("has no scheme", "sqlite:///")),
     Mistake("malformed Postgres URL", "list --store postgresql://[::1/app", ("malformed",)),
     Mistake("malformed Postgres port", "list --store postgresql://localhost:port/app", ("malformed", "postgresql://")),
-    Mistake("no Redis URL", f"run etl {STORE} --redis localhost:6379", ("'localhost:6379' is not a Redis URL", "redis://")),
+    Mistake("no Redis URL", f"run etl {STORE} --redis localhost:6379", ("is not a Redis URL", "redis://")),
     Mistake("malformed Redis URL", f"run etl {STORE} --redis redis://localhost:port", ("redis://host:6379/0",)),
+    Mistake("Redis URL with a secret", f"run etl {STORE} --redis redis://:secret/x@localhost", ("not a Redis URL",)),
+    Mistake(
+        "Redis URL of the environment with a secret", f"run etl {STORE}", ("not a Redis URL",),
+        {"SPANLOOM_REDIS_URL": "redis://:secret#x@localhost"},
+    ),
+    Mistake("Redis URL with an unknown option", f"run etl {STORE} --redis redis://u:secret@h?foo=1", ("option 'foo'",)),
+    Mistake("store URL with a secret", "list --store postgresql://me:12/secret@localhost/app", ("malformed",)),
+    Mistake("store URL of another kind with a secret", "list --store sqlite://me:secret@localhost/x.db", ("no file",)),
     Mistake("app and store", f"list --app app:engine {STORE}", ("either --app or --store",)),
     Mistake("wrong namespace", f"list {STORE}", ("SPANLOOM_NAMESPACE", "'Not so'"), {"SPANLOOM_NAMESPACE": "Not so"}),
     # services that are not there

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.urls import shown_url
 
 __all__ = ["Settings"]
 
@@ -26,8 +28,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SPANLOOM_", env_ignore_empty=True, frozen=True, extra="ignore")
 
-    store_url: str | None = None
-    redis_url: str = "redis://localhost:6379/0"
+    store_url: str | None = Field(default=None, repr=False)  # a URL may hold a password
+    redis_url: str = Field(default="redis://localhost:6379/0", repr=False)
     namespace: str = Field(default="spanloom", pattern=r"^[a-z][a-z0-9_]{0,40}$")
     payload_limit_bytes: int = Field(default=1024 * 1024, ge=1024)
     join_limit_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
@@ -41,7 +43,12 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as error:
             wrong = [
-                f"SPANLOOM_{str(problem['loc'][0]).upper()}={problem['input']!r}: {problem['msg']}"
+                f"SPANLOOM_{str(problem['loc'][0]).upper()}={_shown(problem)!r}: {problem['msg']}"
                 for problem in error.errors()
             ]
             raise ConfigurationError(f"the environment is wrong: {'; '.join(wrong)}") from error
+
+
+def _shown(problem: Mapping[str, Any]) -> Any:
+    """Return the value of a variable, without the password if it is a URL."""
+    return shown_url(str(problem["input"])) if str(problem["loc"][0]).endswith("_url") else problem["input"]

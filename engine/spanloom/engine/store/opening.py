@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from spanloom.engine.errors import ConfigurationError
 from spanloom.engine.plugins import STORES, plugins
 from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.urls import shown_url
 
 __all__ = ["open_store", "store_of"]
 
@@ -59,9 +60,9 @@ def store_of(given: ExecutionStore | str | None, namespace: str) -> ExecutionSto
 def _scheme(url: str) -> str:
     try:
         scheme = urlsplit(url).scheme
-    except ValueError as error:
-        # Not the URL itself, which may hold a password.
-        raise ConfigurationError(f"the store's URL is malformed: {error}") from error
+    except ValueError:
+        # Neither the URL nor the error, which may hold a password.
+        raise ConfigurationError(f"the store's URL {shown_url(url)!r} is malformed") from None
     if not scheme or "://" not in url:
         raise ConfigurationError(
             "the store's URL has no scheme; write memory://, sqlite:///path.db or postgresql://host/database"

@@ -12,6 +12,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.urls import shown_url
 
 __all__ = ["DEFAULT_NAMESPACE", "OPTIONS", "Location"]
 
@@ -118,7 +119,8 @@ def _parameters(url: str) -> dict[str, str] | None:
     except psycopg.Error:
         return None
     # The text after an odd character of a password would be taken for a host or a port, and be shown.
-    odd = "@" in given.get("host", "") or not re.fullmatch(r"[0-9,]*", given.get("port", ""))
+    path = url.partition("://")[2].partition("?")[0].partition("/")[2]  # of a password with a / in it, the rest
+    odd = "@" in given.get("host", "") or "@" in path or not re.fullmatch(r"[0-9,]*", given.get("port", ""))
     return None if odd else given
 
 
@@ -135,4 +137,5 @@ def _shown(known: dict[str, str], namespace: str, prepare: bool | None) -> str:
     user = f"{quote(known['user'])}@" if "user" in known else ""
     address = f"{host}:{port}" if port else host
     options = urlencode({key: value for key, value in query.items() if value}, safe="/,")
-    return f"postgresql://{user}{address}/{quote(known.get('dbname', ''))}{'?' if options else ''}{options}"
+    url = f"postgresql://{user}{address}/{quote(known.get('dbname', ''))}{'?' if options else ''}{options}"
+    return shown_url(url, with_user=True)

@@ -13,6 +13,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.schema import DDLElement
 
 from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.urls import shown_url
 from spanloom.stores.schema import metadata, store_state
 from spanloom.stores.sqlite.connections import MEMORY, SqliteConnections
 from spanloom.stores.sqlite.transitions import SqliteTransitions
@@ -46,7 +47,9 @@ class InMemoryExecutionStore(SqliteTransitions):
     def from_url(cls, url: str, namespace: str = "") -> InMemoryExecutionStore:
         """Return a new store for `memory://`, whatever the namespace. Raises ConfigurationError for any other URL."""
         if url != "memory://":
-            raise ConfigurationError(f"{url!r}: a store in memory has no name and no options; write memory://")
+            raise ConfigurationError(
+                f"{shown_url(url)!r}: a store in memory has no name and no options; write memory://"
+            )
         return cls()
 
     @property

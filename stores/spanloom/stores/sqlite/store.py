@@ -8,6 +8,7 @@ from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable
+from spanloom.engine.urls import shown_url
 from spanloom.stores.schema import SCHEMA_VERSION
 from spanloom.stores.sqlite.connections import SqliteConnections
 from spanloom.stores.sqlite.private_file import create_private
@@ -52,16 +53,16 @@ class SqliteExecutionStore(SqliteTransitions):
         path = unquote(parts.path[1:])
         if parts.netloc or not path:
             raise ConfigurationError(
-                f"{url!r} names no file; write sqlite:///relative/path.db or, with four slashes, sqlite:////absolute/path.db"
+                f"{shown_url(url)!r} names no file; write sqlite:///relative/path.db or, with four slashes, sqlite:////absolute/path.db"
             )
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         synchronous = options.pop("synchronous", "full")
         if options or parts.fragment:
             raise ConfigurationError(
-                f"{url!r} has more than a path; the only option of sqlite URLs is ?synchronous=normal"
+                f"{shown_url(url)!r} has more than a path; the only option of sqlite URLs is ?synchronous=normal"
             )
         if synchronous not in ("full", "normal"):
-            raise ConfigurationError(f"{url!r} sets synchronous to {synchronous!r}; it is full or normal")
+            raise ConfigurationError(f"{shown_url(url)!r} sets synchronous to {synchronous!r}; it is full or normal")
         return cls(path, synchronous=synchronous)  # type: ignore[arg-type]  # checked above
 
     @property

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 
@@ -30,8 +30,8 @@ class Target:
     """The engine or the URLs that the user gave; nothing is imported or connected before it is opened."""
 
     app: str | None = None
-    store_url: str | None = None
-    redis_url: str | None = None
+    store_url: str | None = field(default=None, repr=False)  # a URL may hold a password
+    redis_url: str | None = field(default=None, repr=False)
 
     def load_app(self) -> WorkflowEngine | None:
         """Import the engine of --app or SPANLOOM_APP; return None if URLs are used instead.
