@@ -46,6 +46,7 @@ NOT_PASSED = {
     "it reads": methods(ExecutionStore) - writes(ExecutionStore),
     "only an operator calls it, as in test_operator_crashes.py": OPERATED,
     "it is done before any process starts": {"migrate"},
+    "only a push that failed calls it, as in test_redis_that_refuses.py": {"forget_pushes"},
     "it is for callers of the store alone": writes(Lifecycle) - {"open", "close", "migrate"},
 }
 #: The roles by which a play must come to each durable step; without them the other tests would prove nothing.
@@ -53,5 +54,5 @@ PASSED = {
     "engine": writes(NodeTransitions) - {"claim", "record"} | _CONTROLLED | {"save_workflow"},
     "worker": writes(NodeTransitions, WorkerLeases) - {"create_executions", "renew_lease"} | {"get_workflow"},
     "lease": {"renew_lease"},
-    "sweep": writes(Recovery) - {"raise_epoch"},
+    "sweep": writes(Recovery) - {"raise_epoch", "forget_pushes"},
 }

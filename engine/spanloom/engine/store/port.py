@@ -233,6 +233,13 @@ class Recovery(ABC):
         """
 
     @abstractmethod
+    def forget_pushes(self, jobs: Sequence[NodeJob], *, now: datetime | None = None) -> None:
+        """Let the runs of jobs that were not pushed belong to no epoch, so that any later epoch pushes them again.
+
+        A run that was claimed, pushed again or ended since then is left as it is.
+        """
+
+    @abstractmethod
     def sweep(
         self,
         *,
@@ -254,8 +261,9 @@ class Recovery(ABC):
         - A due queued row whose job seems lost is pushed again. It seems lost if the head of its list was pushed more
           than `lost_job_after_seconds` after it, or if the list is empty (None) and it was pushed that long ago.
           `heads` maps `queue_key(queue, priority)` to the head's `pushed_at`. Rows of a list that is absent from it
-          are not checked. Each row that is checked gets a later due_at, so that none starves another. The distance
-          starts at `lost_job_after_seconds` and doubles with each suspicion, whatever else pushed the row.
+          are not checked. If it maps `{queue_key}@{node type}` as well, that is the head for rows of this type.
+        - Each row that is checked gets a later due_at, so that none starves another. The distance starts at
+          `lost_job_after_seconds` and doubles with each suspicion, whatever else pushed the row.
 
         Every push raises the push number and takes `epoch`. Commits before returning. `more` is True if the limit was
         reached and the pass moved at least one row, or deferred its next check: more rows may be due then. Calling

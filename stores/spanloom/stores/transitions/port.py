@@ -48,7 +48,14 @@ from spanloom.stores.transitions.purge import purge
 from spanloom.stores.transitions.record import prepare, record
 from spanloom.stores.transitions.retry_execution import retry
 from spanloom.stores.transitions.start import create
-from spanloom.stores.transitions.sweep import LostJobCheck, find_due, sweep, sweep_rows, unregister_worker
+from spanloom.stores.transitions.sweep import (
+    LostJobCheck,
+    find_due,
+    forget_pushes,
+    sweep,
+    sweep_rows,
+    unregister_worker,
+)
 from spanloom.stores.transitions.transaction import Transaction
 from spanloom.stores.transitions.waits.children import wake_parents
 
@@ -193,6 +200,11 @@ class Transitions(ExecutionStore):
     def unregister_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
         """See WorkerLeases.unregister_worker."""
         return self._transact(lambda tx: unregister_worker(tx, worker_id), epoch=epoch, now=now)
+
+    def forget_pushes(self, jobs: Sequence[NodeJob], *, now: datetime | None = None) -> None:
+        """See Recovery.forget_pushes."""
+        if jobs:
+            self._transact(lambda tx: forget_pushes(tx, jobs), now=now)
 
     def sweep(
         self,

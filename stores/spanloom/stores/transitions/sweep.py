@@ -17,7 +17,7 @@ from spanloom.stores.transitions.transaction import Transaction, always
 from spanloom.stores.transitions.waits.children import wake_parents
 from spanloom.stores.transitions.waits.rules import WAITS
 
-__all__ = ["LostJobCheck", "find_due", "sweep", "sweep_rows", "unregister_worker"]
+__all__ = ["LostJobCheck", "find_due", "forget_pushes", "sweep", "sweep_rows", "unregister_worker"]
 
 LONGEST_CHECK = timedelta(minutes=1)  # between checks of a queued run, however old it is
 LONGEST_BACKOFF = timedelta(minutes=5)  # between pushes of a queued run, however often it was pushed
@@ -32,6 +32,8 @@ class LostJobCheck(NamedTuple):
     def is_lost(self, tx: Transaction, run: RunRow) -> bool:
         """Return whether a run's list has been past it, or empty, for long enough."""
         key = queue_key(run.queue, run.priority)
+        if (of_type := f"{key}@{run.node_type}") in self.heads:  # such jobs were put beside the others
+            key = of_type
         if key not in self.heads or run.pushed_at is None:
             return False
         head = self.heads[key]
@@ -93,6 +95,15 @@ def unregister_worker(tx: Transaction, worker_id: str) -> list[NodeJob]:
         if new.status == NodeStatus.QUEUED:
             jobs.append(tx.job(new))
     return jobs
+
+
+def forget_pushes(tx: Transaction, jobs: Sequence[NodeJob]) -> None:
+    """Mark the runs of jobs that were not pushed as of no epoch, unless they have moved on since then."""
+    pushes = {NodeKey(job.execution_id, job.node_id, job.item): job.push for job in jobs}
+    runs = tx.lock_runs(pushes, status=NodeStatus.QUEUED)
+    tx.update_runs(
+        [(run, run._replace(pushed_epoch=0)) for key, run in sorted(runs.items()) if run.push == pushes[key]]
+    )
 
 
 class _Sweep:

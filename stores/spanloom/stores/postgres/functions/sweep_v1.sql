@@ -182,9 +182,9 @@ begin
                 when n.push = 0 and n.due_at <= v_now then 'start'
                 when n.pushed_epoch < p_epoch then 'lost_redis'
                 when n.due_at > v_now then null
-                when h.key is null then 'check'
-                when h.value is null and v_now - n.pushed_at >= v_lost_job_after then 'lost_job'
-                when h.value::timestamptz - n.pushed_at > v_lost_job_after then 'lost_job'
+                when coalesce(t.key, h.key) is null then 'check'
+                when coalesce(t.value, h.value) is null and v_now - n.pushed_at >= v_lost_job_after then 'lost_job'
+                when coalesce(t.value, h.value)::timestamptz - n.pushed_at > v_lost_job_after then 'lost_job'
                 else 'check'
             end as cause
         from unnest(v_keys) k
@@ -193,6 +193,8 @@ begin
         left join {schema}.workers w on w.id = n.worker_id
         left join json_each_text(p_heads) h
             on h.key = n.queue || case n.priority when 'normal' then '' else '.' || n.priority end
+        left join json_each_text(p_heads) t  -- of the type's own list beside that one
+            on t.key = n.queue || case n.priority when 'normal' then '@' else '.' || n.priority || '@' end || n.node_type
     ), moved as (
         update {schema}.node_runs n
         set status = case when j.live then 'queued' else 'held' end,

@@ -46,6 +46,21 @@ class Suspects:
         clock.advance(3600)
         assert self._pushes(store, clock, {"default": head}) == []
 
+    def test_a_type_with_a_list_of_its_own_is_judged_by_the_head_of_that(
+        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
+    ) -> None:
+        head = clock()
+        clock.advance(1)
+        execution = driver.start(single())
+        node_type = driver.jobs[-1].node_type
+        clock.advance(60)
+        assert self._pushes(store, clock, {"default": None, f"default@{node_type}": head}) == []
+        clock.advance(300)
+        later: dict[str, datetime | None] = {"default": head, f"default@{node_type}": clock()}
+        assert self._pushes(store, clock, {"default": head, "default@another": clock()}) == []
+        clock.advance(300)
+        assert self._pushes(store, clock, later) == [(execution, 2)]
+
     def test_a_head_within_the_slack_is_no_loss(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
     ) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+from uuid import uuid4
 
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import Outcome, Refusal
+from spanloom.engine.store.requests import NodeJob, Outcome, Refusal, StartResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
@@ -261,6 +263,30 @@ class Epochs:
         assert [(job.execution_id, job.push) for job in swept.jobs] == [(queued, 2)]
         assert swept.moved["lost_redis"] == 1
         assert list(store.sweep(heads={"default": clock()}, epoch=1, now=clock()).jobs) == []
+
+    def test_runs_whose_push_failed_are_pushed_by_the_next_sweep_of_their_epoch(
+        self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
+    ) -> None:
+        store.save_workflow(single())
+        store.raise_epoch(0, "new")
+        jobs: dict[str, NodeJob] = {}
+        for _ in range(4):
+            answer = store.create_execution(request("single"), epoch=1, now=clock())
+            assert isinstance(answer, StartResult)
+            jobs[answer.execution_id] = answer.jobs[0]
+        pushed, failed, claimed, ended = jobs
+        driver.claim(claimed, "only")
+        driver.run(ended, "only")
+        for one in (failed, claimed, ended):
+            store.forget_pushes([jobs[one]], now=clock())
+        store.forget_pushes([replace(jobs[pushed], push=7), replace(jobs[pushed], execution_id=str(uuid4()))])
+        store.forget_pushes([])
+        assert list(store.sweep(heads={}, epoch=0, now=clock()).jobs) == []
+        swept = store.sweep(heads={}, epoch=1, now=clock())
+        assert [(job.execution_id, job.push) for job in swept.jobs] == [(failed, 2)]
+        assert list(store.sweep(heads={}, epoch=1, now=clock()).jobs) == []
+        store.forget_pushes([jobs[failed]], now=clock())  # late: it was pushed again
+        assert list(store.sweep(heads={}, epoch=1, now=clock()).jobs) == []
 
     def test_a_lost_redis_is_made_good_in_batches(
         self, store: ExecutionStore, driver: StoreDriver, clock: ManualClock
