@@ -16,7 +16,7 @@ import pytest
 
 from e2e.support.harness import APP, TESTS, System, WorkerProcess
 from spanloom.engine import ExecutionStatus
-from spanloom.engine.queue.node_queue import JOB_FUNCTION
+from spanloom.engine.queue.message import JOB_FUNCTION
 
 
 @pytest.mark.parametrize(

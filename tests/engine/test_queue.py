@@ -12,7 +12,8 @@ from rq.job import Job
 from rq.queue import Queue
 
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable
-from spanloom.engine.queue.node_queue import JOB_FORMAT, JOB_FUNCTION, NodeMessage, NodeQueue
+from spanloom.engine.queue.message import JOB_FORMAT, JOB_FUNCTION, NodeMessage
+from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.store.requests import NodeJob
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

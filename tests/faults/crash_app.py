@@ -21,7 +21,8 @@ import structlog
 
 from faults.crash_workflows import LONG_SECONDS, RUNS, WORKFLOWS, is_broken, is_met, registry, world
 from spanloom.engine import ExecutionStatus, InvalidTransition, NodeStatus, WorkflowEngine
-from spanloom.engine.queue.node_queue import NodeMessage, NodeQueue
+from spanloom.engine.queue.message import NodeMessage
+from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.settings import Settings
 from spanloom.engine.store.requests import LogLine, SpanLine
 from spanloom.stores import open_store

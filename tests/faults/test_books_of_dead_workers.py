@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 
-from spanloom.engine.queue.node_queue import NodeMessage, NodeQueue
+from spanloom.engine.queue.message import NodeMessage
+from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.queue.redis_epoch import Epoch
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import Claim

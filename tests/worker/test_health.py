@@ -25,7 +25,13 @@ class Gated(InMemoryExecutionStore):
         self.claims.set()
         self.answers.set()
         self.broken: Exception | None = None
+        self.swept_badly: Exception | None = None
         self.asked = 0
+
+    def sweep(self, **options: Any) -> Any:
+        if self.swept_badly is not None:
+            raise self.swept_badly
+        return super().sweep(**options)
 
     def claim(self, *args: Any, **kwargs: Any) -> Any:
         self.claims.wait(30)
@@ -116,4 +122,15 @@ def test_what_is_wrong_is_told_and_a_drivers_own_words_are_not(health: Health, s
     store.broken = RuntimeError("password=secret")
     until(lambda: health.readiness() == {"store": "it fails with RuntimeError"})
     store.broken = None
+    until(lambda: health.readiness() == {})
+
+
+def test_sweeps_that_fail_are_a_reason_not_to_be_ready(
+    health: Health, store: Gated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spanloom.worker.sweeper._PATIENCE_SECONDS", 0.2)
+    store.swept_badly = RuntimeError("password=secret")
+    until(lambda: "it fails with RuntimeError" in health.readiness().get("sweep", ""))
+    assert "secret" not in str(health.readiness())
+    store.swept_badly = None
     until(lambda: health.readiness() == {})

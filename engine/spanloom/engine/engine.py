@@ -23,6 +23,7 @@ from spanloom.engine.operations.replay import FromNode, Replays, ReplayVersion
 from spanloom.engine.operations.start import ExecutionStarter
 from spanloom.engine.operations.start_options import Duration, start_options
 from spanloom.engine.plugins import load_threads
+from spanloom.engine.queue.job_pusher import JobPusher
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.queue.redis_epoch import Epoch
 from spanloom.engine.settings import Settings
@@ -77,6 +78,7 @@ class WorkflowEngine:
         self.definitions = DefinitionCache(cache or CacheOptions(), lambda *key: self.store.get_workflow(*key))
         self.epoch = Epoch(self.store, self.queue)
         self._registrations = Registrations(self.store, self.registry, self.builders)
+        self.pusher = JobPusher(self.store, self.queue)
         limit = self.settings.payload_limit_bytes
         self._starter = ExecutionStarter(self.open, self.store, self.queue, self.epoch, self.push, self.builders, limit)
         self._parts = EngineParts(self.open, self.store, self.epoch, self.definitions, self.push, limit)
@@ -383,7 +385,7 @@ class WorkflowEngine:
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
         """Push jobs, and publish ends and changes. An outage is logged once; the sweep pushes the jobs after it."""
         try:
-            self.queue.push(jobs, ended=ended, changed=changed)
+            self.pusher.push(jobs, ended=ended, changed=changed)
         except QueueUnavailable as error:
             # A watcher that is not notified of a change polls the store anyway.
             say = _log.warning if jobs and not error.known else _log.debug

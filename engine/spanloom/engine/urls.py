@@ -17,7 +17,7 @@ _HOST = re.compile(r"[A-Za-z0-9_.,:\[\]%/-]*").fullmatch
 def split_url(url: str) -> SplitResult | None:
     """Return the parts of a URL; None if it is malformed, or if a password in it may end elsewhere than it seems.
 
-    A `/`, `?` or `#` that is not percent-encoded ends the part that holds user and password, so what follows an `@`
+    A `/`, `?` or `#` that is not percent-encoded ends the part that holds user and password, so the text after it
     would be read as something else, and shown.
     """
     if any(not character.isprintable() or character.isspace() for character in url):

@@ -121,3 +121,4 @@ class WorkerEvents:
     executions_changed: Callable[[Iterable[str]], object] = _nothing  #: a change of these was committed
     executions_ended: Callable[[Sequence[str]], object] = _nothing  #: these ended without a record
     delayed: Callable[[float], object] = _nothing  #: a node run becomes due in so many seconds
+    lists_seen: Callable[[Sequence[str]], object] = _nothing  #: these lists exist in Redis; may raise QueueUnavailable

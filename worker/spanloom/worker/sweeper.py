@@ -12,6 +12,7 @@ from datetime import datetime
 import structlog
 
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
+from spanloom.engine.queue.job_pusher import JobPusher
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.queue.redis_epoch import NO_EPOCH, Epoch
 from spanloom.engine.store.port import ExecutionStore
@@ -28,6 +29,7 @@ __all__ = ["Sweeper"]
 
 _log = structlog.get_logger("spanloom.worker")
 _CLEAN_SECONDS = 30.0  #: between checks for jobs of workers that died before they claimed them
+_PATIENCE_SECONDS = 5.0  #: how long passes may fail before the worker is not ready
 _MAX_PAUSE = 1.0  #: short: jobs that were lost with a server are to run again soon after it is back
 _RENEWAL_SECONDS = 2.0  #: longer than any worker waits between renewals that failed
 
@@ -52,6 +54,7 @@ class Sweeper:
         self._list_names = list_names
         self._options = options
         self._events = events
+        self._pusher = JobPusher(store, queue)
         self.queue_depths = QueueDepths(queue)
         self._changed = threading.Condition()
         self._wake_at = float("inf")
@@ -59,6 +62,8 @@ class Sweeper:
         self.started_jobs = StartedJobCleaner(store, queue, list_names)
         self._clean_at = time.monotonic() + random.uniform(0.5, 1.0) * _CLEAN_SECONDS  # noqa: S311  as below
         self._redis_away = False  # and that was logged
+        self._well_at = time.monotonic()  # the end of the latest pass that did all of its work
+        self._problem: str | None = None  # of the passes since then
         self._thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
 
     def start(self) -> None:
@@ -75,6 +80,13 @@ class Sweeper:
         """End the thread after the pass that runs now."""
         self.finish()
         self._thread.join(JOIN_SECONDS)
+
+    @property
+    def problem(self) -> str | None:
+        """Why no pass has done all of its work for some seconds; None if one has."""
+        if self._problem is None or time.monotonic() - self._well_at < _PATIENCE_SECONDS:
+            return None
+        return f"no pass has ended well for {time.monotonic() - self._well_at:.0f} s: {self._problem}"
 
     def due_in(self, seconds: float) -> None:
         """Make a pass in `seconds`, when a row becomes due, so that it need not wait for the next regular pass."""
@@ -102,7 +114,7 @@ class Sweeper:
             heads: Mapping[str, datetime | None] = {}  # an unknown list is not used to find lost jobs
             if away is None:
                 try:
-                    heads = self._queue.heads(self._list_names)
+                    heads = self._heads()
                 except QueueUnavailable as error:
                     epoch, away = NO_EPOCH, error
             swept = self._store.sweep(
@@ -113,7 +125,7 @@ class Sweeper:
             self._report(swept, heads)
             if away is None and (swept.jobs or swept.ended):
                 try:
-                    self._queue.push(swept.jobs, ended=swept.ended, changed={job.execution_id for job in swept.jobs})
+                    self._pusher.push(swept.jobs, ended=swept.ended, changed={job.execution_id for job in swept.jobs})
                 except QueueUnavailable as error:
                     epoch, away = NO_EPOCH, error
         if lost := {cause: count for cause, count in moved.items() if count and cause.startswith("lost")}:
@@ -124,8 +136,14 @@ class Sweeper:
             raise away
         if time.monotonic() >= self._clean_at:
             self.started_jobs.clean()
+            self._queue.drop_empty_side_lists()
             self._clean_at = time.monotonic() + _CLEAN_SECONDS
         return moved.total()
+
+    def _heads(self) -> Mapping[str, datetime | None]:
+        lists = self._queue.known_lists(self._list_names)
+        self._events.lists_seen(lists)
+        return self._queue.heads_of(lists)
 
     def _report(self, swept: SweepResult, heads: Mapping[str, datetime | None]) -> None:
         """Report the result of a sweep to the callbacks and to the metrics."""
@@ -155,18 +173,24 @@ class Sweeper:
                 return
             except StoreUnavailable as error:
                 self._troubles.met("sweep", error, "sweep_failed")
+                self._problem = str(error)
                 if (measured := instruments()) is not None:
                     measured.swept({}, error)
                 pause = min(pause * 2, _MAX_PAUSE)
-            except Exception:
+            except Exception as error:
                 _log.exception("sweep_failed")  # a bug of ours must not end the recovery of everything else
+                self._problem = f"it fails with {type(error).__name__}"  # its text may hold secrets
+                if (measured := instruments()) is not None:
+                    measured.swept({}, error)
                 pause = min(pause * 2, _MAX_PAUSE)
 
     def _sweep_without_redis_too(self) -> None:
         try:
             self.sweep()
             self._redis_away = False
+            self._well_at, self._problem = time.monotonic(), None
         except QueueUnavailable as error:
+            self._problem = str(error)
             if not self._redis_away:
                 _log.warning("sweep_without_redis", error=str(error))
             self._redis_away = True

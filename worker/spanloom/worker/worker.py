@@ -14,7 +14,9 @@ import structlog
 
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
-from spanloom.engine.queue.node_queue import NodeMessage
+from spanloom.engine.handlers.builtin import BUILT_IN
+from spanloom.engine.queue.message import NodeMessage
+from spanloom.engine.queue.redis_refusals import WrongKeyType
 from spanloom.engine.telemetry.call_metrics import instrument, instrument_calls
 from spanloom.worker.dispatcher import Dispatcher
 from spanloom.worker.held_claims import HeldClaims
@@ -32,7 +34,7 @@ from spanloom.worker.queue.notifier import Notifier
 from spanloom.worker.queue.poison_jobs import Isolation
 from spanloom.worker.queue.rq_heartbeat import Heartbeat
 from spanloom.worker.queue.rq_registration import RqRegistration
-from spanloom.worker.queue.unknown_types import UnknownTypeFilter
+from spanloom.worker.queue.unknown_types import SideListFollower, UnknownTypeFilter
 from spanloom.worker.service import Phase, Service, WorkerEvents, WorkerState, running
 from spanloom.worker.slots import Slots
 from spanloom.worker.store_troubles import StoreTroubles
@@ -75,7 +77,8 @@ class Worker:
         self._consumer = JobConsumer(engine.queue, options.queues, name, renew_seconds=self._lease.renew_seconds)
         lists = self._consumer.list_names
         self._slots = Slots(options.concurrency, f"spanloom-{name}")
-        self._unknown_types = UnknownTypeFilter(self._consumer, engine.registry, state, keep=not options.burst)
+        self._unknown_types = UnknownTypeFilter(self._consumer, engine.registry)
+        side_lists = SideListFollower(self._consumer, lambda: {*engine.registry.types, *BUILT_IN})
         self._isolation = Isolation(self._slots, options)
         self._event_loop = EventLoopThread(f"spanloom-loop-{name}")
         self._time_limit = TimeLimit()
@@ -89,6 +92,7 @@ class Worker:
             executions_changed=notifier.changed,
             executions_ended=span_exporter.ended,
             delayed=lambda seconds: self._sweeper.due_in(seconds),
+            lists_seen=side_lists.follow,
         )
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, lists, options, self._events, troubles)
         self._held = HeldClaims(engine)
@@ -134,6 +138,11 @@ class Worker:
         """How long ago its loop went round, which blocks for seconds at most; 0 while it starts or drains."""
         return time.monotonic() - self._last_loop_at if self.state.phase is Phase.WORKING else 0.0
 
+    @property
+    def sweep_problem(self) -> str | None:
+        """Why its sweeps have failed for some seconds; None if they do not."""
+        return self._sweeper.problem
+
     def stop(self) -> None:
         """Begin to stop: nothing new is claimed, running nodes have their grace. A second call ends the grace.
 
@@ -151,7 +160,7 @@ class Worker:
         try:
             instrument(self.engine.store, self.engine.queue)
             instrument_calls(self._consumer, {"_pop": "fetch", "flush": "flush", "requeue": "requeue"})
-            self.engine.queue.ping()
+            self.engine.queue.check_for_worker()
             self.engine.open()
             self.engine.epoch.check()
             with closing(self._time_limit), closing(self._event_loop), self._lifespan as app_state:
@@ -224,7 +233,7 @@ class Worker:
                     found, token = self._consumer.fetch(free, self._block_seconds()), secrets.token_hex(8)
                     if self.options.burst and idle and not found and not self._sweeper.sweep():
                         break  # nothing waits on a list, and nothing is due
-                    fetched = self._isolation.admit(self._unknown_types.return_unknown(found))
+                    fetched = self._isolation.admit(self._unknown_types.put_aside(found))
                 if self.state.draining:
                     break
                 self._dispatcher.dispatch(runner.run, fetched, token)
@@ -235,14 +244,14 @@ class Worker:
                     if self._put_off(error, fetched):
                         fetched = []
                 elif isinstance(error, QueueUnavailable):
-                    say = _log.debug if error.known else _log.warning
+                    say = _log.debug if error.known or isinstance(error, WrongKeyType) else _log.warning
                     say("worker_waits", worker=self.name, error=str(error))
                 else:  # one odd job must not end a worker; what was fetched with it is pushed again by the sweep
                     _log.exception("jobs_dropped", worker=self.name, jobs=len(fetched))
                     fetched = []
                 self.state.wait_for(Phase.DRAINING, pause)
                 pause = min(pause * 2, longest)
-        if fetched := [*fetched, *self._isolation.leave()]:
+        if fetched := [*fetched, *self._isolation.leave(), *self._unknown_types.leave()]:
             self._put_back(fetched)
 
     def _block_seconds(self) -> float:

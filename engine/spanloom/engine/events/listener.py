@@ -99,7 +99,7 @@ class Listener:
 
     def _send(self, command: str, *channels: str) -> None:
         try:
-            with self._queue.breaker.guard():
+            with self._queue.breaker.guard(needed=False):  # watchers poll the store as well
                 getattr(self._pubsub, command)(*channels)
         except QueueUnavailable as error:
             _log.debug("listener_unavailable", error=str(error))
@@ -114,7 +114,7 @@ class Listener:
             if not wanted:
                 continue
             try:
-                with self._queue.breaker.guard(anyway=True):
+                with self._queue.breaker.guard(anyway=True, needed=False):
                     message = pubsub.get_message(timeout=_LISTEN_SECONDS)
                 pause = 0.0
             except QueueUnavailable as error:

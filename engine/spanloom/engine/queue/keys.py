@@ -80,6 +80,10 @@ class RedisKeys:
         """The key that is missing when Redis lost its data."""
         return f"{self.own}:epoch"
 
+    def displaced(self, key: str) -> str:
+        """The key to which a key of ours is moved if it is of another type than ours."""
+        return f"{self.own}:displaced:{key}"
+
     def wake(self, worker_name: str) -> str:
         """The list that ends a worker's blocking read."""
         return f"{self.own}:wake:{worker_name}"

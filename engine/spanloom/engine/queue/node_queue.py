@@ -1,115 +1,64 @@
-"""The queue: node jobs as RQ jobs on Redis, the form of their messages, and the signals sent with them.
+"""The queue: node jobs as RQ jobs on Redis, and the signals sent with them.
 
-Pushing never depends on the data in Redis: the store decides the push, and duplicates end at the claim.
+Pushing never depends on the data in Redis: the store decides the push, and duplicates end at the claim. A key that
+holds something else than Spanloom keeps there costs itself: it is moved aside where it is in the way, and passed over
+elsewhere.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from redis.exceptions import ResponseError
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
+from spanloom.engine.logs import Logger
 from spanloom.engine.queue.circuit_breaker import CircuitBreaker
 from spanloom.engine.queue.keys import RedisKeys
+from spanloom.engine.queue.message import JOB_FUNCTION, MOST_ID_BYTES, MOST_JOB_BYTES, NodeMessage
 from spanloom.engine.queue.redis_client import BLOCKING_SECONDS, redis_client, redis_location
+from spanloom.engine.queue.redis_probe import RedisProbe
+from spanloom.engine.queue.redis_refusals import WrongKeyType, bounded_text, is_of_one_key
+from spanloom.engine.queue.side_lists import base_list
 from spanloom.engine.store.port import queue_key
-from spanloom.engine.store.requests import NodeJob, NodeKey
+from spanloom.engine.store.requests import NodeJob
 
-__all__ = ["JOB_FORMAT", "JOB_FUNCTION", "NodeMessage", "NodeQueue", "rq_timestamp"]
+__all__ = ["NodeQueue", "rq_timestamp"]
 
-JOB_FORMAT = 1
-JOB_FUNCTION = "spanloom.worker.job.run_node_job"  #: wire format: shown by RQ's tools, never imported by a worker
+_log = Logger("spanloom.engine")
 FAILURE_TTL_SECONDS = 7 * 24 * 3600  #: how long RQ's tools show a failed node job
 _PUSH_BATCH = 1000
-_LATEST = 253402300800.0  # the year 10000, in Unix seconds: the bound of datetime
-_ID = re.compile(r"[A-Za-z0-9_$-]{1,200}").fullmatch
+_MOST_NAMED = 100  # odd keys that are named in the log
 
+# The heads of the lists in KEYS: 0 for an empty one, 1 for one whose head is no node job, -1 for what is no list, else
+# the id and the data of its first job. ARGV: what the keys of jobs begin with; the most bytes of an id and of data.
+_HEADS = """
+local heads = {}
+for number, key in ipairs(KEYS) do
+  local id = redis.pcall('LINDEX', key, 0)
+  if type(id) == 'table' then
+    heads[number] = -1
+  elseif not id then
+    heads[number] = 0
+  else
+    heads[number] = 1
+    local data = #id <= tonumber(ARGV[2]) and redis.pcall('HGET', ARGV[1] .. id, 'data')
+    if type(data) == 'string' and #data <= tonumber(ARGV[3]) then heads[number] = {id, data} end
+  end
+end
+return heads
+"""
 
-@dataclass(frozen=True, slots=True)
-class NodeMessage:
-    """The content of a node job: execution, node, item, node type, push number, and the time of its push."""
-
-    job_id: str
-    execution_id: str
-    node_id: str
-    item: int
-    node_type: str
-    push: int
-    pushed_at: float  # the store's clock, Unix seconds
-    list_name: str  # the RQ queue it was on
-    recovery_attempts: int = 0  # how often the run was lost with its worker, when it was pushed
-
-    @property
-    def key(self) -> NodeKey:
-        """The key of the node run to run."""
-        return NodeKey(self.execution_id, self.node_id, self.item)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the argument of the RQ job, as it is stored in Redis."""
-        lost = {"recovery_attempts": self.recovery_attempts} if self.recovery_attempts else {}
-        return {
-            "format": JOB_FORMAT,
-            "execution": self.execution_id,
-            "node": self.node_id,
-            "item": self.item,
-            "type": self.node_type,
-            "push": self.push,
-            "at": self.pushed_at,
-            **lost,
-        }
-
-    @classmethod
-    def of(cls, job: NodeJob, list_name: str) -> NodeMessage:
-        """Return the message of a push."""
-        return cls(
-            job_id=f"{job.execution_id}-{job.node_id}-{job.item}-{job.push}",
-            execution_id=job.execution_id,
-            node_id=job.node_id,
-            item=job.item,
-            node_type=job.node_type,
-            push=job.push,
-            pushed_at=job.pushed_at.timestamp(),
-            list_name=list_name,
-            recovery_attempts=job.recovery_attempts,
-        )
-
-    @classmethod
-    def parse(cls, job_id: str, data: bytes, list_name: str) -> NodeMessage:
-        """Read an RQ job's data. Raises ValueError, with the reason, for data that is no node job of our format."""
-        try:
-            function, instance, args, kwargs = json.loads(data)
-            (message,) = args
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"its data is not a JSON call with one argument ({error})") from error
-        if function != JOB_FUNCTION or instance is not None or kwargs or not isinstance(message, dict):
-            raise ValueError(f"it calls {function!r}; this worker runs node jobs only")
-        if message.get("format") != JOB_FORMAT:
-            raise ValueError(f"its format is {message.get('format')!r}, this worker knows {JOB_FORMAT}")
-        try:
-            made = cls(
-                job_id=job_id,
-                execution_id=str(message["execution"]),
-                node_id=str(message["node"]),
-                item=int(message["item"]),
-                node_type=str(message["type"]),
-                push=int(message["push"]),
-                pushed_at=float(message["at"]),
-                list_name=list_name,
-                recovery_attempts=int(message.get("recovery_attempts", 0)),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"its message lacks or mistypes a field ({error!r})") from error
-        if not (0 <= made.item < 2**31 and 0 <= made.push < 2**31 and 0 <= made.pushed_at < _LATEST):
-            raise ValueError("a number in its message is out of range")
-        if not (_ID(made.execution_id) and _ID(made.node_id)):
-            raise ValueError("an id in its message has odd characters")
-        return made
+_DROP_EMPTY = """
+for number = 2, #KEYS do
+  if redis.call('EXISTS', KEYS[number]) == 0 then redis.call('SREM', KEYS[1], KEYS[number]) end
+end
+"""
 
 
 class NodeQueue:
@@ -119,9 +68,14 @@ class NodeQueue:
         """Take a URL or a client; connects at first use. Raises ConfigurationError."""
         self.redis: Any = redis_client(redis)  # Any: redis-py types answers as bytes | str; ours are bytes
         self.blocking: Any = redis_client(redis, answer_seconds=BLOCKING_SECONDS)  # for reads that wait for jobs
-        self.breaker = CircuitBreaker(self.redis)
         self.namespace = namespace
         self.keys = RedisKeys.of(namespace)
+        self._probe = RedisProbe(self.redis, self.keys, namespace)
+        self.breaker = CircuitBreaker(self.redis, self._probe.check)
+        self._is_list = re.compile(
+            rf"{namespace}\.[A-Za-z0-9_-]{{1,100}}(\.high|\.low)?(@[A-Za-z0-9%._~-]+)?"
+        ).fullmatch
+        self._named: set[str | bytes] = set()
 
     @property
     def location(self) -> str:
@@ -141,6 +95,14 @@ class NodeQueue:
         with self.breaker.guard():
             self.redis.ping()
 
+    def check_for_worker(self) -> None:
+        """Return if Redis does all that a worker needs, from now on also after an outage; else raise QueueUnavailable.
+
+        The error names the commands that it refuses.
+        """
+        self._probe.of_worker = True
+        self.breaker.check()
+
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
         """Push node jobs, and publish ended and changed executions, in one round trip per thousand jobs.
 
@@ -148,60 +110,125 @@ class NodeQueue:
         """
         with self.breaker.guard():
             for start in range(0, max(len(jobs), 1), _PUSH_BATCH):
+                batch = jobs[start : start + _PUSH_BATCH]
                 pipeline = self.redis.pipeline(transaction=False)
-                self._add_pushes(pipeline, jobs[start : start + _PUSH_BATCH])
+                self._add_pushes(pipeline, batch)
                 if start == 0:
                     for execution_id in ended:
                         pipeline.publish(self.keys.ended_channel(execution_id), "ended")
                     for execution_id in changed:
                         pipeline.publish(self.keys.changed_channel(execution_id), "changed")
                 if len(pipeline):
-                    pipeline.execute()
+                    self._push_batch(pipeline, batch)
+
+    def _push_batch(self, pipeline: Any, batch: Sequence[NodeJob]) -> None:
+        try:
+            pipeline.execute()
+        except ResponseError as error:
+            if not is_of_one_key(error):
+                raise
+            expected = {self.keys.queues: "set"}
+            for job in batch:
+                message = NodeMessage.of(job, self.list_name(job.queue, job.priority))
+                expected |= {self.keys.queue(message.list_name): "list", self.keys.job(message.job_id): "hash"}
+            self.displace(expected)
+            again = self.redis.pipeline(transaction=False)  # all of them: a job that comes twice ends at the claim
+            self._add_pushes(again, batch)
+            if len(again):
+                again.execute()
+
+    def displace(self, expected: Mapping[str, str]) -> None:
+        """Move the keys that are of another type than expected aside, for RQ's tools do not repair them.
+
+        They are kept for a week. Raises QueueUnavailable.
+        """
+        with self.breaker.guard():
+            pipeline = self.redis.pipeline(transaction=False)
+            for key in expected:
+                pipeline.type(key)
+            for (key, wanted), found in zip(expected.items(), pipeline.execute(), strict=True):
+                if found not in (b"none", wanted.encode()):
+                    aside = self.keys.displaced(key)
+                    _log.error(
+                        "key_displaced", key=bounded_text(key), found=found.decode(), expected=wanted,
+                        moved_to=bounded_text(aside),
+                    )  # fmt: skip
+                    self.redis.rename(key, aside)
+                    self.redis.expire(aside, FAILURE_TTL_SECONDS)
 
     def known_lists(self, named: Iterable[str]) -> list[str]:
         """Return the lists in `named` and every other list of the namespace in RQ's set, in order.
 
-        Raises QueueUnavailable.
+        A member of the set that is the name of no list is passed over. Raises QueueUnavailable.
         """
-        with self.breaker.guard():
-            known = {key.decode().removeprefix(self.keys.queue("")) for key in self.redis.smembers(self.keys.queues)}
-        return sorted({name for name in known if name.startswith(f"{self.namespace}.")} | set(named))
+        try:
+            with self.breaker.guard():
+                members = self.redis.smembers(self.keys.queues)
+        except WrongKeyType:
+            self._name_once(self.keys.queues, "no set")
+            members = set()
+        start = self.keys.queue("").encode()
+        known = set(named)
+        for member in members:
+            name = member.removeprefix(start).decode(errors="replace") if member.startswith(start) else ""
+            if self._is_list(name):
+                known.add(name)
+            elif name.startswith(f"{self.namespace}.") or not member.isascii():
+                self._name_once(member, "no name of a list")
+        return sorted(known)
 
     def heads(self, list_names: Iterable[str]) -> dict[str, datetime | None]:
+        """Return heads_of the lists in `list_names` and of every other list of the namespace in RQ's set."""
+        return self.heads_of(self.known_lists(list_names))
+
+    def heads_of(self, names: Sequence[str]) -> dict[str, datetime | None]:
         """Return, by `queue_key`, the time at which the first job of each list was pushed; None for an empty list.
 
-        Covers the lists in `list_names` and every other list of the namespace in RQ's set. Raises QueueUnavailable.
+        The first job of a side list stands under `{queue_key}@{node type}`; an empty side list is left out. So is a
+        key that is no list, and a list whose first job is none of ours: the next call will find another one. Raises
+        QueueUnavailable.
         """
-        prefix = f"{self.namespace}."
+        if not names:
+            return {}
+        keys = [self.keys.queue(name) for name in names]
         with self.breaker.guard():
-            names = self.known_lists(list_names)
-            pipeline = self.redis.pipeline(transaction=False)
-            for name in names:
-                pipeline.lindex(self.keys.queue(name), 0)
-            first = pipeline.execute()
-            pipeline = self.redis.pipeline(transaction=False)
-            waiting = [(name, job_id) for name, job_id in zip(names, first, strict=True) if job_id is not None]
-            for _, job_id in waiting:
-                pipeline.hget(self.keys.job("").encode() + job_id, "data")
-            datas = pipeline.execute() if waiting else []
-        heads: dict[str, datetime | None] = {
-            name.removeprefix(prefix): None for name, job_id in zip(names, first, strict=True) if job_id is None
-        }
-        for (name, job_id), data in zip(waiting, datas, strict=True):
-            try:
-                message = NodeMessage.parse(job_id.decode(), data or b"", name)
-            except ValueError:
-                continue  # a foreign or vanished job at the head has no such time; the next call will find one
-            heads[name.removeprefix(prefix)] = datetime.fromtimestamp(message.pushed_at, UTC)
+            answers = self.redis.eval(_HEADS, len(keys), *keys, self.keys.job(""), MOST_ID_BYTES, MOST_JOB_BYTES)
+        heads: dict[str, datetime | None] = {}
+        for name, key, answer in zip(names, keys, answers, strict=True):
+            base, tag = base_list(name)
+            heads_key = base.removeprefix(f"{self.namespace}.")
+            if isinstance(answer, list):
+                try:
+                    message = NodeMessage.parse(answer[0].decode(errors="replace"), answer[1], name)
+                except ValueError:
+                    continue
+                heads_key = f"{heads_key}@{message.node_type}" if tag else heads_key
+                heads[heads_key] = datetime.fromtimestamp(message.pushed_at, UTC)
+            elif answer == 0 and not tag:
+                heads[heads_key] = None
+            elif answer < 0:
+                self._name_once(key, "no list")
         return heads
 
+    def drop_empty_side_lists(self) -> None:
+        """Remove the empty side lists of the namespace from RQ's set. Raises QueueUnavailable."""
+        if side := [self.keys.queue(name) for name in self.known_lists(()) if base_list(name)[1]]:
+            with self.breaker.guard():
+                self.redis.eval(_DROP_EMPTY, len(side) + 1, self.keys.queues, *side)
+
+    def _name_once(self, key: str | bytes, what: str) -> None:
+        if key not in self._named and len(self._named) < _MOST_NAMED:
+            self._named.add(key)
+            _log.warning("odd_key_in_redis", key=bounded_text(key), it_is=what)
+
     def depths(self, list_names: Sequence[str]) -> dict[str, int]:
-        """Return the number of jobs that wait on each of these lists. Raises QueueUnavailable."""
+        """Return the number of jobs that wait on each of these lists that is one. Raises QueueUnavailable."""
         with self.breaker.guard():
             pipeline = self.redis.pipeline(transaction=False)
             for name in list_names:
                 pipeline.llen(self.keys.queue(name))
-            return dict(zip(list_names, pipeline.execute(), strict=True))
+            answers = pipeline.execute(raise_on_error=False)
+        return {name: depth for name, depth in zip(list_names, answers, strict=True) if isinstance(depth, int)}
 
     def close(self) -> None:
         """Close the connections; the queue opens others at its next use."""
@@ -232,7 +259,7 @@ def _job_hash(message: NodeMessage, now: str) -> dict[str, Any]:
         "enqueued_at": now,
         "data": json.dumps([JOB_FUNCTION, None, [message.as_dict()], {}]),
         "origin": message.list_name,
-        "description": f"{message.node_type} for node {message.node_id} of execution {message.execution_id}",
+        "description": message.description,
         "timeout": -1,
         "result_ttl": 0,
         "failure_ttl": FAILURE_TTL_SECONDS,

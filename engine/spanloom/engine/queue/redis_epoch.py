@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 
 from redis.exceptions import ResponseError
 
 from spanloom.engine.errors import ConfigurationError, QueueUnavailable
+from spanloom.engine.logs import Logger
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.queue.redis_client import check_version
+from spanloom.engine.queue.redis_refusals import WrongKeyType, bounded_text
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import EpochState
 
 __all__ = ["NO_EPOCH", "Epoch"]
 
+_log = Logger("spanloom.engine")
 NO_EPOCH = 0  #: of runs queued while Redis is away: every epoch is later, so the next sweep with Redis pushes them
 RECENT_SECONDS = 5.0
 PRIVATE_SECONDS = 60  #: how long Redis keeps the mark of a store that lived in one process, after the last check
+_MARK = re.compile(rb"([!-~]{1,200}) ([0-9]{1,15})").fullmatch
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 _PAUSES = (0.1, 0.1, 0.2, 0.4, 0.0)  #: between reads while other processes raise the epoch; none after the last read
 
 
@@ -83,24 +89,33 @@ class Epoch:
             return
         with self._queue.breaker.guard():
             mark = self._queue.redis.get(self._queue.keys.epoch)
-            if mark is not None and mark.decode().startswith(state.store_id):
+            if mark is not None and mark.startswith(state.store_id.encode()):
                 self._queue.redis.delete(self._queue.keys.epoch)
 
     def _read(self, store_id: str) -> tuple[int | None, str | None]:
         """Return the epoch in Redis, None if it is missing, and the run id of the server."""
+        try:
+            with self._queue.breaker.guard():
+                mark = self._queue.redis.get(self._queue.keys.epoch)
+        except WrongKeyType:
+            mark = b""
         with self._queue.breaker.guard():
-            mark = self._queue.redis.get(self._queue.keys.epoch)
             run_id = self._run_id()
         if mark is None:
             return None, run_id
-        owner, _, number = mark.decode().partition(" ")
+        found = _MARK(mark)
+        owner, number = (found[1].decode(), int(found[2])) if found is not None else ("", None)
+        if number is None or (_UUID(store_id) and not _UUID(owner)):
+            # The store is the truth: the mark is written anew, and what is open is pushed again.
+            _log.error("epoch_replaced", key=self._queue.keys.epoch, found=bounded_text(mark))
+            return None, run_id
         if owner != store_id:
             raise ConfigurationError(
                 f"namespace {self._queue.namespace!r} in {self._queue.location} belongs to another store than "
                 f"{self._store.url}; use one store for all its engines and workers, or another SPANLOOM_NAMESPACE, "
                 f"or, if that store is gone for good, delete the key {self._queue.keys.epoch!r} from Redis"
             )
-        return int(number), run_id
+        return number, run_id
 
     def _write(self, state: EpochState) -> None:
         lasts = None if self._store.shared else PRIVATE_SECONDS

@@ -83,7 +83,8 @@ def bounded_text(given: str | bytes, limit: int = _MOST_CHARACTERS) -> str:
 
 
 def _without(text: str, secrets: tuple[Any, ...]) -> str:
-    """Return the text of an error without the arguments that Redis repeats, which may be those of AUTH."""
+    """Return the text of an error without the arguments that it repeats, which may be data, or those of AUTH."""
+    text = re.sub(r"^Command # \d+ \(.*\) of pipeline caused error: ", "", text, flags=re.DOTALL)
     text = re.split(r",? with args beginning with", text, maxsplit=1)[0]
     for secret in secrets:
         if isinstance(secret, str) and secret:

@@ -80,7 +80,7 @@ def _check(engine: WorkflowEngine) -> None:
     """Raise once, in this process, the errors that would keep every worker process from starting."""
     check_shared(engine.store)
     try:
-        engine.queue.ping()
+        engine.queue.check_for_worker()
         engine.open()
     finally:
         engine.close()

@@ -15,7 +15,7 @@ import structlog
 
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import LeaseLost, PermanentError, QueueUnavailable, StoreUnavailable
-from spanloom.engine.queue.node_queue import NodeMessage
+from spanloom.engine.queue.message import NodeMessage
 from spanloom.engine.store.requests import Claim, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.engine.telemetry.instruments import Instruments, instruments

@@ -45,6 +45,8 @@ class Health:
         problems = ({} if phase == "working" else {"worker": f"it is {phase}"}) | self._services()
         if "store" not in problems and (unserved := self._worker.store_problems):
             problems["store"] = "; ".join(unserved)  # it answers, and does not do all that this worker needs
+        if (sweeps := self._worker.sweep_problem) is not None:
+            problems["sweep"] = sweeps
         return problems
 
     def _services(self) -> dict[str, str]:

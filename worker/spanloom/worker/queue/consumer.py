@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import resources
 from typing import Any
 
 import structlog
 from redis.exceptions import NoScriptError
-from rq.job import Job, JobStatus
-from rq.registry import FailedJobRegistry
-from rq.results import Result
-from rq.serializers import JSONSerializer
 
-from spanloom.engine.queue.node_queue import FAILURE_TTL_SECONDS, JOB_FUNCTION, NodeMessage, NodeQueue, rq_timestamp
+from spanloom.engine.errors import QueueUnavailable
+from spanloom.engine.queue.keys import RedisKeys
+from spanloom.engine.queue.message import MOST_ID_BYTES, MOST_JOB_BYTES, NodeMessage
+from spanloom.engine.queue.node_queue import NodeQueue, rq_timestamp
+from spanloom.engine.queue.redis_refusals import WrongKeyType, bounded_text
+from spanloom.engine.queue.side_lists import base_list, side_list
 from spanloom.engine.store.port import queue_key
+from spanloom.worker.queue.failed_jobs import FailedJobs
 
 __all__ = ["JobConsumer"]
 
@@ -30,13 +33,33 @@ _HASH_SECONDS = 10  #: so long before that the job's hash expires, so that they 
 _MOST_OWED = 10_000
 _PUBLISH_SECONDS = 0.01  #: between publications of changes: an execution's nodes that end together are one change
 
-_FETCH = resources.files("spanloom.worker.queue").joinpath("fetch.lua").read_text("utf-8")
-
-_RENEW = resources.files("spanloom.worker.queue").joinpath("renew.lua").read_text("utf-8")
+_FOLDER = resources.files("spanloom.worker.queue")
+_FETCH = _FOLDER.joinpath("fetch.lua").read_text("utf-8")
+_FETCH_SHA = hashlib.sha1(_FETCH.encode(), usedforsecurity=False).hexdigest()  # as Redis names scripts
+_RENEW = _FOLDER.joinpath("renew.lua").read_text("utf-8")
 _RENEW_BATCH = 500
+_SET_ASIDE = _FOLDER.joinpath("set_aside.lua").read_text("utf-8")
+_ASIDE_BATCH = 500  #: how many jobs behind one of an unknown type are looked through at once
 
 # One command for all channels: redis-py takes longer to send a command than Redis to publish.
 _PUBLISH = "for number = 2, #ARGV do redis.call('publish', ARGV[number], ARGV[1]) end"
+
+
+_ODD = {-1: "its id is longer than any", -2: "what is kept under its id is no job"}
+
+
+class _Served:
+    """The lists that are fetched from, the most urgent first, and the arguments of the script that does it."""
+
+    def __init__(self, keys: RedisKeys, list_names: Sequence[str], side_lists: Sequence[str]) -> None:
+        beside: dict[str, list[str]] = {}
+        for name in side_lists:
+            beside.setdefault(base_list(name)[0], []).append(name)
+        popped = [(name, base) for base in list_names for name in (*beside.get(base, ()), base)]
+        self.side_lists = frozenset(side_lists)
+        self.list_names = [base for _, base in popped]
+        self.keys = [keys.queue(name) for name, _ in popped]
+        self.script_keys = [*self.keys, *map(keys.started, self.list_names)]
 
 
 class JobConsumer:
@@ -51,10 +74,11 @@ class JobConsumer:
         self._worker_name = worker_name
         self.list_names = [queue.list_name(name, level) for name in queues for level in ("high", "normal", "low")]
         self._lists = [self._keys.queue(name) for name in self.list_names]
-        self._script_keys = [*self._lists, *map(self._keys.started, self.list_names)]
+        self._served = _Served(self._keys, self.list_names, ())
         self._wake_key = self._keys.wake(worker_name)
-        self._script: str | None = None
+        self._in_hand: tuple[str, bytes] | None = None  # a list and the job that was popped from it, but not started
         self._wip_seconds = max(_WIP_SECONDS, int(3 * renew_seconds))
+        self._failed_jobs = FailedJobs(queue, worker_name)
         self._lock = threading.Lock()
         # Sent with the next round trip to Redis: jobs that are over, by list; the number of nodes that ran; the
         # executions that changed; the rest.
@@ -70,28 +94,70 @@ class JobConsumer:
     def fetch(self, count: int, block_seconds: float) -> list[NodeMessage]:
         """Take up to `count` node jobs, most urgent first; wait for the first one up to `block_seconds`.
 
-        A job that is no valid node job is refused: RQ's tools show it as failed. Raises QueueUnavailable.
+        A job that is no valid node job is refused: RQ's tools show it as failed, unless it is too large to be kept.
+        Raises QueueUnavailable; a job that was popped meanwhile is kept for the next call.
         """
         self._forget_much()
-        with self._queue.breaker.guard():
-            fetched = self._pop(count, 0, "")
+        served = self._served
+        with self._guard():
+            fetched = self._pop(count, served)
             if not fetched and block_seconds > 0 and self._may_block():
                 try:
-                    popped = self._queue.blocking.blpop([self._wake_key, *self._lists], timeout=block_seconds)
+                    popped = self._queue.blocking.blpop([self._wake_key, *served.keys], timeout=block_seconds)
                 finally:
                     self._blocked = False
                 if popped is not None and (key := popped[0].decode()) != self._wake_key:
-                    fetched = self._pop(count, self._lists.index(key) + 1, popped[1].decode(errors="replace"))
+                    self._in_hand = (key, popped[1])
+                    fetched = self._pop(count, served)
         messages: list[NodeMessage] = []
-        for list_number, raw_id, data in fetched:
-            list_name, job_id = self.list_names[list_number - 1], raw_id.decode(errors="replace")
-            try:
-                messages.append(NodeMessage.parse(job_id, data, list_name))
-                self._started[job_id] = list_name
-            except ValueError as error:
-                _log.warning("job_refused", job_id=job_id, queue=list_name, reason=str(error))
-                self._defer_cleanup(partial(self._refuse, job_id=job_id, list_name=list_name, reason=str(error)))
+        for number, *found in fetched:
+            if number == 0:
+                self._displace()  # what was fetched comes before it
+            elif (message := self._message(served.list_names[number - 1], *found)) is not None:
+                messages.append(message)
         return messages
+
+    def _message(self, list_name: str, raw_id: bytes, data: bytes | int) -> NodeMessage | None:
+        job_id = raw_id.decode(errors="backslashreplace")
+        if isinstance(data, int):
+            reason = _ODD.get(data, f"its data has {data:,} bytes, which no node job has")
+        else:
+            try:
+                message = NodeMessage.parse(job_id, data, list_name)
+            except ValueError as error:
+                reason = bounded_text(str(error))
+                refuse = partial(self._failed_jobs.refuse, job_id=raw_id, list_name=list_name, reason=reason)
+                self._defer_cleanup(refuse)
+            else:
+                self._started[job_id] = list_name
+                return message
+        _log.warning("job_refused", job_id=bounded_text(job_id), queue=list_name, reason=reason)
+        return None
+
+    def serve_side_lists(self, names: Iterable[str]) -> bool:
+        """Serve these side lists as well from the next fetch on, each before its list; return whether any is new."""
+        wanted = sorted(names)
+        new = not self._served.side_lists.issuperset(wanted)
+        if new or len(wanted) < len(self._served.side_lists):
+            self._served = _Served(self._keys, self.list_names, wanted)
+        return new
+
+    def set_aside(self, messages: Sequence[NodeMessage], types: Sequence[str]) -> None:
+        """Move fetched jobs to the side lists of their types, which are among `types`.
+
+        Of the jobs behind them, up to some hundred, those of these types are moved as well. Raises QueueUnavailable.
+        """
+        for list_name in dict.fromkeys(message.list_name for message in messages):
+            own = [message for message in messages if message.list_name == list_name]
+            sides = [self._keys.queue(side_list(list_name, one)) for one in types]
+            keys = [self._keys.queue(list_name), self._keys.started(list_name), self._keys.queues, *sides]
+            pairs = [part for one in own for part in (types.index(one.node_type) + 1, one.job_id)]
+            bounds = (_ASIDE_BATCH, MOST_ID_BYTES, MOST_JOB_BYTES)
+            arguments = (self._keys.job(""), self._worker_name, *bounds, self._keys.queue(""), *types, *pairs)
+            with self._guard():
+                self._redis.eval(_SET_ASIDE, len(keys), *keys, *arguments)
+            for message in own:
+                self._started.pop(message.job_id, None)
 
     def done(self, message: NodeMessage | None) -> None:
         """Count a recorded node run, and remove its job from RQ; None if it ran without a job."""
@@ -109,27 +175,23 @@ class JobConsumer:
     def failed(self, message: NodeMessage, reason: str) -> None:
         """List a node that failed for good among RQ's failed jobs; everything else is driven by the store."""
         self._started.pop(message.job_id, None)
-        self._defer_cleanup(lambda pipe: self._show_failed(pipe, message, reason))
+        self._defer_cleanup(lambda pipe: self._failed_jobs.show(pipe, message, reason))
 
     def requeue(self, messages: Sequence[NodeMessage]) -> None:
         """Return fetched jobs to the front of their lists, in order. Raises QueueUnavailable."""
-        self._return("lpush", messages[::-1])
-
-    def requeue_last(self, messages: Sequence[NodeMessage]) -> None:
-        """Return fetched jobs to the ends of their lists, for other workers. Raises QueueUnavailable."""
-        self._return("rpush", messages)
-
-    def _return(self, push: str, messages: Sequence[NodeMessage]) -> None:
-        with self._queue.breaker.guard():
+        with self._guard():
             pipeline = self._redis.pipeline(transaction=False)
-            for message in messages:
+            if self._in_hand is not None:
+                pipeline.lpush(*self._in_hand)
+            for message in messages[::-1]:
                 self._started.pop(message.job_id, None)
                 key = self._keys.job(message.job_id)
                 pipeline.zrem(self._keys.started(message.list_name), f"{message.job_id}:{self._worker_name}")
-                pipeline.hset(key, "status", "queued")
+                pipeline.hset(key, mapping={"status": "queued", "origin": message.list_name})
                 pipeline.persist(key)
-                getattr(pipeline, push)(self._keys.queue(message.list_name), message.job_id)
+                pipeline.lpush(self._keys.queue(message.list_name), message.job_id)
             pipeline.execute()
+            self._in_hand = None
 
     def announce(self, execution_id: str) -> None:
         """Publish the end of an execution, with the next round trip."""
@@ -146,7 +208,7 @@ class JobConsumer:
 
     def flush(self) -> None:
         """Send the deferred commands to Redis. Raises QueueUnavailable; the store holds the state that is not sent."""
-        with self._queue.breaker.guard():
+        with self._guard():
             pipeline = self._redis.pipeline(transaction=False)
             self._flush_deferred(pipeline, all_changes=True)
             if len(pipeline):
@@ -159,7 +221,7 @@ class JobConsumer:
 
     def wake(self) -> None:
         """End a blocked fetch. Raises QueueUnavailable."""
-        with self._queue.breaker.guard():
+        with self._guard():
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.rpush(self._wake_key, "wake")
             pipeline.expire(self._wake_key, 10)
@@ -173,7 +235,7 @@ class JobConsumer:
             batch = running[first : first + _RENEW_BATCH]
             keys = [key for job_id, name in batch for key in (self._keys.started(name), self._keys.job(job_id))]
             arguments = (self._worker_name, until, self._wip_seconds - _HASH_SECONDS, *(job_id for job_id, _ in batch))
-            with self._queue.breaker.guard():
+            with self._guard():
                 self._redis.eval(_RENEW, len(keys), *keys, *arguments)
 
     def urgent_waits(self, queue: str, priority: str) -> bool:
@@ -189,7 +251,7 @@ class JobConsumer:
         now = time.monotonic()
         if now - looked > _URGENT_SECONDS:
             self._urgent[name] = (now, answer)  # other slots go by the last answer meanwhile, instead of asking as well
-            with self._queue.breaker.guard():
+            with self._guard():
                 pipeline = self._redis.pipeline(transaction=False)
                 self._flush_deferred(pipeline)
                 for key in before:
@@ -198,7 +260,14 @@ class JobConsumer:
             self._urgent[name] = (time.monotonic(), answer)
         return answer
 
-    def _pop(self, count: int, list_number: int, job_id: str) -> list[Any]:
+    def _pop(self, count: int, served: _Served) -> list[Any]:
+        list_number, job_id = 0, b""
+        pipeline = self._redis.pipeline(transaction=False)
+        if self._in_hand is not None:
+            key, job_id = self._in_hand
+            list_number = served.keys.index(key) + 1 if key in served.keys else 0
+            if not list_number:  # a side list that is served no more
+                pipeline.lpush(key, job_id)
         arguments = (
             count,
             self._worker_name,
@@ -208,18 +277,17 @@ class JobConsumer:
             job_id,
             self._wip_seconds - _HASH_SECONDS,
             self._keys.job(""),
+            MOST_ID_BYTES,
+            MOST_JOB_BYTES,
         )
-        pipeline = self._redis.pipeline(transaction=False)
         self._flush_deferred(pipeline)
-        if self._script is None:
-            self._script = self._redis.script_load(_FETCH)
-        pipeline.evalsha(self._script, len(self._script_keys), *self._script_keys, *arguments)
+        pipeline.evalsha(_FETCH_SHA, len(served.script_keys), *served.script_keys, *arguments)
         answer = pipeline.execute(raise_on_error=False)[-1]
-        if isinstance(answer, NoScriptError):
-            self._script = self._redis.script_load(_FETCH)
-            answer = self._redis.evalsha(self._script, len(self._script_keys), *self._script_keys, *arguments)
+        if isinstance(answer, NoScriptError):  # eval keeps the script, and needs no other right
+            answer = self._redis.eval(_FETCH, len(served.script_keys), *served.script_keys, *arguments)
         if isinstance(answer, Exception):
             raise answer
+        self._in_hand = None
         return answer  # type: ignore[no-any-return]  # as the script returns it
 
     def _forget_much(self) -> None:
@@ -260,32 +328,26 @@ class JobConsumer:
         self._published = now
         return {self._changed.popleft() for _ in range(len(self._changed))}
 
-    def _refuse(self, pipe: Any, job_id: str, list_name: str, reason: str) -> None:
-        now = datetime.now(UTC)
-        key = self._keys.job(job_id)
-        pipe.zrem(self._keys.started(list_name), f"{job_id}:{self._worker_name}")
-        pipe.hset(key, mapping={"status": "failed", "ended_at": rq_timestamp(), "exc_info": reason})
-        pipe.expire(key, FAILURE_TTL_SECONDS)
-        pipe.zadd(self._keys.failed(list_name), {job_id: now.timestamp() + FAILURE_TTL_SECONDS})
+    @contextmanager
+    def _guard(self) -> Generator[None]:
+        """Guard a block. A key of another type than ours is moved aside, so that the next call meets it no more."""
+        try:
+            with self._queue.breaker.guard():
+                yield
+        except WrongKeyType:
+            self._displace()
+            raise
 
-    def _show_failed(self, pipe: Any, message: NodeMessage, reason: str) -> None:
-        job = Job.create(
-            JOB_FUNCTION,
-            args=[message.as_dict()],
-            id=message.job_id,
-            connection=self._redis,
-            serializer=JSONSerializer,
-            origin=message.list_name,
-            description=f"{message.node_type} for node {message.node_id} of execution {message.execution_id}",
-            status=JobStatus.FAILED,
-            result_ttl=0,
-            failure_ttl=FAILURE_TTL_SECONDS,
+    def _displace(self) -> None:
+        expected = (
+            dict.fromkeys(self._served.keys, "list")
+            | dict.fromkeys((key for name in self.list_names for key in self._registries(name)), "zset")
+            | {self._wake_key: "list", self._keys.worker(self._worker_name): "hash", self._keys.queues: "set"}
         )
-        job.worker_name = self._worker_name
-        job.ended_at = datetime.now(UTC)
-        FailedJobRegistry(message.list_name, connection=self._redis, serializer=JSONSerializer).add(
-            job, ttl=FAILURE_TTL_SECONDS, exc_string=reason, pipeline=pipe
-        )
-        Result.create_failure(job, FAILURE_TTL_SECONDS, exc_string=reason, worker_name=self._worker_name, pipeline=pipe)
-        pipe.zrem(self._keys.started(message.list_name), f"{message.job_id}:{self._worker_name}")
-        pipe.hincrby(self._keys.worker(self._worker_name), "failed_job_count", 1)
+        try:
+            self._queue.displace(expected)
+        except QueueUnavailable as error:
+            _log.warning("keys_not_displaced", error=str(error))
+
+    def _registries(self, list_name: str) -> tuple[str, str]:
+        return self._keys.started(list_name), self._keys.failed(list_name)

@@ -3,32 +3,58 @@
 -- and a job that a blocking pop took from it. A started job expires ARGV[7] seconds after its worker renewed it last;
 -- one that waits never does. Returns the number of its list, its id and its data for each job. The keys of the jobs'
 -- hashes can't be among KEYS: which jobs they are is known once they are popped. ARGV[8] is what these keys begin with;
--- a hash tag in RQ's prefix keeps them in the slot of the lists.
+-- a hash tag in RQ's prefix keeps them in the slot of the lists. ARGV[9] and ARGV[10]: the most bytes of an id and of
+-- data. In place of data there is the number of its bytes if they are more (the job is deleted), -1 if the id is too long,
+-- and -2 if what has the job's key is no job. A last {0} means that one of KEYS is of another type. Any other error is
+-- returned, unless jobs were fetched before it; then the next call returns it.
 local lists = #KEYS / 2
 local fetched = {}
-local function start(number, id)
+local damaged = false
+local failure = nil
+local function is_wrong(answer)
+  return string.find(answer.err, 'WRONGTYPE', 1, true)
+end
+local function start(number, id, popped)
+  if #id > tonumber(ARGV[9]) then
+    fetched[#fetched + 1] = {number, string.sub(id, 1, 200), -1}
+    return
+  end
   local key = ARGV[8] .. id
-  local data = redis.call('HGET', key, 'data')
-  if data then
+  local data = redis.pcall('HGET', key, 'data')
+  if not data then
+    redis.call('DEL', key)
+  elseif type(data) == 'table' and not is_wrong(data) then
+    failure = data
+    if popped then redis.call('LPUSH', KEYS[number], id) end
+  elseif type(data) == 'table' then
+    fetched[#fetched + 1] = {number, id, -2}
+  elseif #data > tonumber(ARGV[10]) then
+    redis.call('DEL', key)
+    fetched[#fetched + 1] = {number, id, #data}
+  else
     redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[3], 'worker_name', ARGV[2])
     redis.call('EXPIRE', key, ARGV[7])
-    redis.call('ZADD', KEYS[lists + number], ARGV[4], id .. ':' .. ARGV[2])
+    local listed = redis.pcall('ZADD', KEYS[lists + number], ARGV[4], id .. ':' .. ARGV[2])
+    damaged = damaged or (type(listed) == 'table' and is_wrong(listed))
     fetched[#fetched + 1] = {number, id, data}
-  else
-    redis.call('DEL', key)
   end
 end
 local want = tonumber(ARGV[1])
 if tonumber(ARGV[5]) > 0 then
-  start(tonumber(ARGV[5]), ARGV[6])
+  start(tonumber(ARGV[5]), ARGV[6], false)
   want = want - 1
 end
 for number = 1, lists do
-  while want > 0 do
-    local id = redis.call('LPOP', KEYS[number])
-    if not id then break end
-    start(number, id)
+  while want > 0 and not failure do
+    local id = redis.pcall('LPOP', KEYS[number])
+    if type(id) == 'table' then
+      if is_wrong(id) then damaged = true else failure = id end
+    end
+    if type(id) ~= 'string' then break end
+    start(number, id, true)
     want = want - 1
   end
 end
+if failure and #fetched == 0 then return failure end
+if damaged then fetched[#fetched + 1] = {0} end
 return fetched

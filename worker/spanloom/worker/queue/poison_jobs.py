@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from spanloom.engine.queue.node_queue import NodeMessage
+from spanloom.engine.queue.message import NodeMessage
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.slots import Slots
 

@@ -10,8 +10,10 @@ from rq.serializers import JSONSerializer
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import WorkerStatus
 from rq.worker.base import BaseWorker
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.queue.redis_refusals import WrongKeyType
 
 __all__ = ["RqRegistration"]
 
@@ -28,6 +30,7 @@ class RqRegistration(BaseWorker):
             worker_ttl=int(ttl_seconds) + 60,
             prepare_for_work=False,  # it would list all clients of Redis, only to find our address
         )
+        self._queue = queue
         self._breaker = queue.breaker
         self.hostname, self.pid = socket.gethostname(), os.getpid()
 
@@ -42,6 +45,14 @@ class RqRegistration(BaseWorker):
 
     def register(self) -> None:
         """Register the worker, in place of a namesake that was killed."""
+        try:
+            self._register()
+        except WrongKeyType:
+            sets = [self.redis_workers_keys, *(WORKERS_BY_QUEUE_KEY % name for name in self.queue_names())]
+            self._queue.displace(dict.fromkeys(sets, "set"))
+            self._register()
+
+    def _register(self) -> None:
         with self._breaker.guard():
             self.connection.delete(self.key)  # a namesake that was killed would keep us out; leases have their own ids
             self.register_birth()  # type: ignore[no-untyped-call]

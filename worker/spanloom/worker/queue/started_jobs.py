@@ -19,7 +19,7 @@ _STRIKE_OFF = """
 for number = 2, #KEYS do
   local id, worker = ARGV[2 * number - 3], ARGV[2 * number - 2]
   redis.call('ZREM', KEYS[1], id .. ':' .. worker)
-  local job = redis.call('HMGET', KEYS[number], 'status', 'worker_name')
+  local job = redis.pcall('HMGET', KEYS[number], 'status', 'worker_name')
   if job[1] == 'started' and job[2] == worker then
     redis.call('DEL', KEYS[number])
   end
@@ -70,10 +70,11 @@ class StartedJobCleaner:
             pipeline = self._queue.redis.pipeline(transaction=False)
             for name in names:
                 pipeline.zrange(self._queue.keys.started(name), 0, -1, withscores=True)
-            answers = pipeline.execute()
+            answers = pipeline.execute(raise_on_error=False)
         return {
             name: [_Started(*_names(member), until) for member, until in answer]
             for name, answer in zip(names, answers, strict=True)
+            if isinstance(answer, list)  # else the key is of another type
         }
 
 

@@ -1,62 +1,92 @@
-"""Fetched jobs of node types that this worker lacks, as during the rollout of a new version."""
+"""Node types that some workers lack, as during the rollout of a new version: their jobs wait on side lists."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 
 import structlog
 
-from spanloom.engine.queue.node_queue import NodeMessage
+from spanloom.engine.errors import QueueUnavailable
+from spanloom.engine.queue.message import NodeMessage
+from spanloom.engine.queue.redis_refusals import bounded_text
+from spanloom.engine.queue.side_lists import base_list, type_tag
 from spanloom.worker.queue.consumer import JobConsumer
-from spanloom.worker.service import Phase, WorkerState
 
-__all__ = ["UnknownTypeFilter"]
+__all__ = ["SideListFollower", "UnknownTypeFilter"]
 
 _log = structlog.get_logger("spanloom.worker")
-_PAUSES = (0.02, 0.25)  #: first and longest, while only unknown types are fetched
-_LEFT_TO_THE_SWEEP = 600.0  #: seconds after its push: no worker has run it for long, and each fetch makes another push
+_MOST_TYPES = 200  # that a worker puts aside; jobs of further ones are forged, or pushed again by the sweep
+_FOLLOW_SECONDS = 60.0  #: how long a side list is served after it was seen last
 
 
 class UnknownTypeFilter:
-    """The filter that returns jobs of unknown types to the ends of their lists, without spinning on them."""
+    """The filter that puts fetched jobs of unknown types aside, with those that wait behind them.
 
-    def __init__(self, consumer: JobConsumer, types: Container[str], state: WorkerState, *, keep: bool) -> None:
-        """Drop the jobs instead if not `keep`, for the sweep to push again: a worker in burst mode must end."""
+    A worker meets each such job once at most. Workers that know the type serve its side list. Not thread-safe.
+    """
+
+    def __init__(self, consumer: JobConsumer, types: Container[str]) -> None:
         self._consumer = consumer
         self._types = types
-        self._state = state
-        self._keep = keep
-        self._pause = _PAUSES[0]
-        self._named: set[str] = set()
+        self._met: dict[str, None] = {}
+        self._held: list[NodeMessage] = []  # could not be put aside yet
 
-    def return_unknown(self, fetched: Sequence[NodeMessage]) -> list[NodeMessage]:
-        """Return the jobs that this worker can run, and give the others back. Waits a moment if it can run none.
+    def put_aside(self, fetched: Sequence[NodeMessage]) -> list[NodeMessage]:
+        """Return the jobs that this worker can run; the others go to side lists. Raises QueueUnavailable.
 
-        Raises QueueUnavailable; jobs that could not be given back are pushed again by the sweep.
+        Jobs that could not be put aside are kept for the next call; it raises only if there are no others.
         """
         known = [message for message in fetched if message.node_type in self._types]
-        if len(known) == len(fetched):
-            self._pause = _PAUSES[0]
+        if len(known) == len(fetched) and not self._held:
             return known
-        strange = [message for message in fetched if message.node_type not in self._types]
-        for message in strange:
+        self._held.extend(message for message in fetched if message.node_type not in self._types)
+        for message in self._held:
             self._log_once(message)
-        now = time.time()
-        returned = [message for message in strange if self._keep and now - message.pushed_at < _LEFT_TO_THE_SWEEP]
-        for message in strange:
-            if message not in returned:
+        aside = [message for message in self._held if message.node_type in self._met]
+        for message in self._held:
+            if message.node_type not in self._met:
                 self._consumer.discard(message)
-        if returned:
-            self._consumer.requeue_last(returned)
-        if known or not self._keep:
-            self._pause = _PAUSES[0]
-        else:
-            self._state.wait_for(Phase.DRAINING, self._pause)
-            self._pause = min(self._pause * 2, _PAUSES[1])
+        self._held = aside
+        try:
+            self._consumer.set_aside(aside, list(self._met))
+            self._held = []
+        except QueueUnavailable as error:
+            if not known:
+                raise
+            _log.warning("jobs_not_put_aside", jobs=len(aside), error=str(error))  # with the next fetch
         return known
 
+    def leave(self) -> list[NodeMessage]:
+        """Return the jobs that could not be put aside, and drop them."""
+        left, self._held = self._held, []
+        return left
+
     def _log_once(self, message: NodeMessage) -> None:
-        say = _log.debug if message.node_type in self._named else _log.warning
-        self._named.add(message.node_type)
-        say("node_type_unknown", node_type=message.node_type, execution_id=message.execution_id)
+        if message.node_type in self._met or len(self._met) >= _MOST_TYPES:
+            return
+        self._met[message.node_type] = None
+        _log.warning("node_type_unknown", node_type=bounded_text(message.node_type), execution_id=message.execution_id)
+
+
+class SideListFollower:
+    """The choice of the side lists that a worker serves: those of its lists, of types that it knows."""
+
+    def __init__(self, consumer: JobConsumer, types: Callable[[], Collection[str]]) -> None:
+        """`types` returns the node types that the worker knows."""
+        self._consumer = consumer
+        self._types = types
+        self._seen: dict[str, float] = {}
+
+    def follow(self, list_names: Iterable[str]) -> None:
+        """Serve those of the lists, which exist now, that are side lists for this worker. Raises QueueUnavailable."""
+        named = [(name, *base_list(name)) for name in list_names]
+        now = time.monotonic()
+        if side := [name for name, base, tag in named if tag and base in self._consumer.list_names]:
+            tags = {type_tag(node_type) for node_type in self._types()}
+            self._seen |= {name: now for name in side if base_list(name)[1] in tags}
+        elif not self._seen:
+            return
+        self._seen = {name: seen for name, seen in self._seen.items() if now - seen < _FOLLOW_SECONDS}
+        if self._consumer.serve_side_lists(self._seen):
+            self._consumer.wake()
