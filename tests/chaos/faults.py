@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,13 +24,16 @@ __all__ = [
     "FAULTS",
     "Fault",
     "FlushRedis",
+    "ForbidScripts",
     "KillEngines",
     "KillRedis",
     "KillWorkers",
     "OneOutOfMemory",
     "PushAgain",
+    "RefuseRedis",
     "RefuseWrites",
     "RestartPostgres",
+    "SpoilKeys",
     "StopWorkers",
     "TerminateBackends",
 ]
@@ -132,6 +136,103 @@ class KillRedis(Fault):
         environment.record(self.name, at)
 
 
+class RefuseRedis(Fault):
+    """Let Redis answer with errors for a while: it is out of memory, or a replica of a primary that is not there."""
+
+    name = "refuse-redis"
+    every = (2.0, 4.0)
+
+    def __init__(self, *, pace: float = 1.0, lasts: tuple[float, float] = (0.5, 5.0)) -> None:
+        super().__init__(pace=pace)
+        self.lasts = lasts
+        self._times = 0
+
+    def inject(self, environment: Environment, chance: random.Random) -> None:
+        begin, end = self.refusals[self._times % len(self.refusals)]
+        self._times += 1
+        _once_jobs_wait(environment, _LOOK)
+        at = time.time()
+        with Redis.from_url(environment.redis.url) as client:
+            try:
+                for command in begin:
+                    client.execute_command(*command)
+                environment.over.wait(chance.uniform(*self.lasts))
+            except RedisError:
+                return  # another fault has it down, and it comes back as new
+            finally:
+                _undo(client, end)
+        environment.record(self.name, at)
+
+    refusals: tuple[tuple[Sequence[tuple[str, ...]], tuple[str, ...]], ...] = (
+        (
+            [("CONFIG", "SET", "maxmemory-policy", "noeviction"), ("CONFIG", "SET", "maxmemory", "1")],
+            ("CONFIG", "SET", "maxmemory", "0"),
+        ),
+        ([("REPLICAOF", "127.0.0.1", "1")], ("REPLICAOF", "NO", "ONE")),
+    )
+
+
+class ForbidScripts(RefuseRedis):
+    """Take the right to run scripts from everyone for a while."""
+
+    name = "forbid-scripts"
+    refusals = (
+        ([("ACL", "SETUSER", "default", "-@scripting")], ("ACL", "SETUSER", "default", "+@scripting")),
+        ([("ACL", "SETUSER", "default", "-evalsha", "-blpop")], ("ACL", "SETUSER", "default", "+@all")),
+    )
+
+
+class SpoilKeys(Fault):
+    """Write garbage to keys, lists and jobs of the namespace, in turn."""
+
+    name = "spoil-keys"
+    every = (0.3, 0.8)
+
+    def __init__(self, *, pace: float = 1.0) -> None:
+        super().__init__(pace=pace)
+        self._times = 0
+
+    def inject(self, environment: Environment, chance: random.Random) -> None:
+        spoil = _SPOILS[self._times % len(_SPOILS)]
+        self._times += 1
+        at = time.time()
+        with Redis.from_url(environment.redis.url) as client:
+            try:
+                spoil(client)
+            except RedisError:
+                return  # another fault has it down
+        environment.record(self.name, at)
+
+
+def _undo(client: Redis, command: tuple[str, ...]) -> None:
+    with contextlib.suppress(RedisError):  # it was killed, and comes back as new
+        client.execute_command(*command)
+
+
+def _push_garbage(client: Redis, job_id: bytes, data: bytes) -> None:
+    client.hset(b"rq:job:" + job_id, mapping={"data": data})
+    client.lpush(_LIST, job_id)
+
+
+def _replace_key(client: Redis, key: str) -> None:
+    client.delete(key)
+    client.hset(key, "a", "b")
+
+
+_SPOILS: tuple[Callable[[Redis], object], ...] = (
+    lambda client: client.set("spanloom:epoch", b"\xff garbage"),
+    lambda client: client.sadd("rq:queues", b"rq:queue:spanloom.\xff", b"rq:queue:spanloom.a[/]b"),
+    lambda client: _replace_key(client, _LIST),
+    lambda client: _push_garbage(client, b"\x1b]0;title\x07", b"{"),
+    lambda client: _push_garbage(client, b"huge", b"x" * 5_000_000),
+    lambda client: client.lpush(_LIST, "nothing", b"\xff" * 10_000),
+    lambda client: _replace_key(client, "rq:wip:spanloom.default"),
+    lambda client: _replace_key(client, "spanloom:epoch"),
+    lambda client: client.set(f"{_LIST}.high", "a"),
+    lambda client: _replace_key(client, "rq:failed:spanloom.default"),
+)
+
+
 class RestartPostgres(Fault):
     """Stop Postgres in good order, or kill it, in turn, and start it again up to nine seconds later."""
 
@@ -230,6 +331,9 @@ FAULTS: tuple[type[Fault], ...] = (
     KillEngines,
     FlushRedis,
     KillRedis,
+    RefuseRedis,
+    ForbidScripts,
+    SpoilKeys,
     RestartPostgres,
     TerminateBackends,
     RefuseWrites,

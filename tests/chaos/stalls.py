@@ -17,9 +17,9 @@ from spanloom.engine.store.models import Event
 
 __all__ = ["harmed_stalls", "longest_stalls"]
 
-_REDIS = frozenset({"flush-redis", "kill-redis"})
+_REDIS = frozenset({"flush-redis", "kill-redis", "refuse-redis", "forbid-scripts", "spoil-keys"})
 _STORE = frozenset({"restart-postgres", "terminate-backends", "refuse-writes"})
-_SERVERS = frozenset({"kill-redis", "restart-postgres", "refuse-writes"})
+_SERVERS = frozenset({"kill-redis", "refuse-redis", "forbid-scripts", "restart-postgres", "refuse-writes"})
 _STARTED = "node.started"
 _QUEUED = "node.queued"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chaos.environment import Environment
-from chaos.faults import Fault, FlushRedis, KillRedis, StopWorkers
+from chaos.faults import Fault, FlushRedis, ForbidScripts, KillRedis, RefuseRedis, SpoilKeys, StopWorkers
 from chaos.history import History, read_history
 from chaos.load import acknowledged
 from chaos.processes import GroupProcess
@@ -22,7 +22,7 @@ _RECORDED = ("node.completed", "node.failed", "node.skipped")
 _ENDED = ("execution.completed", "execution.failed", "execution.cancelled")
 _SECONDS_AFTER_LEASE = 5.0
 _SECONDS_AFTER_REDIS = 3.0
-_REDIS = (FlushRedis.name, KillRedis.name)
+_REDIS = tuple(fault.name for fault in (FlushRedis, KillRedis, RefuseRedis, ForbidScripts, SpoilKeys))
 _DETAILS = 10
 
 

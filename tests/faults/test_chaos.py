@@ -17,13 +17,16 @@ from chaos.faults import (
     FAULTS,
     Fault,
     FlushRedis,
+    ForbidScripts,
     KillEngines,
     KillRedis,
     KillWorkers,
     OneOutOfMemory,
     PushAgain,
+    RefuseRedis,
     RefuseWrites,
     RestartPostgres,
+    SpoilKeys,
     StopWorkers,
     TerminateBackends,
 )
@@ -36,6 +39,7 @@ EXECUTIONS = {StopWorkers: 120, KillEngines: 80, FlushRedis: 60}
 SHORT_LEASE_SECONDS = 1.5  #: where each fault waits for a lapse
 LONG_LEASE_SECONDS = 15.0  #: where no fault explains one: on a busy machine renewals come late
 DOWN = (0.0, 1.0)
+LASTS = (0.2, 1.0)
 
 
 def _load(faults: Sequence[Fault]) -> Load:
@@ -73,6 +77,7 @@ def endure(
         pytest.param([FlushRedis(pace=0.3), KillRedis(pace=0.3)], marks=pytest.mark.torture),
         [RestartPostgres(pace=0.3, down=DOWN), TerminateBackends()],
         pytest.param([RefuseWrites(pace=0.3, lasts=(0.2, 1.0)), OneOutOfMemory()], marks=pytest.mark.torture),
+        [RefuseRedis(pace=0.3, lasts=LASTS), ForbidScripts(pace=0.3, lasts=LASTS), SpoilKeys()],
         pytest.param([KillEngines(pace=0.7), PushAgain()], marks=pytest.mark.torture),
     ],
     ids=lambda faults: " and ".join(fault.name for fault in faults),
@@ -84,7 +89,10 @@ def test_nothing_is_lost_under_one_kind_of_fault(
 
 
 def test_nothing_is_lost_under_all_of_them_over_sqlite(tmp_path: Path, sqlite_url: str, own_redis: RedisServer) -> None:
-    faults = [KillWorkers(pace=1.2), KillEngines(pace=1.5), FlushRedis(pace=0.4), KillRedis(pace=0.5), PushAgain()]
+    faults = [
+        KillWorkers(pace=1.2), KillEngines(pace=1.5), FlushRedis(pace=0.4), KillRedis(pace=0.5), PushAgain(),
+        RefuseRedis(pace=0.6, lasts=LASTS), ForbidScripts(pace=0.6, lasts=LASTS), SpoilKeys(),
+    ]  # fmt: skip
 
     assert {type(fault) for fault in faults} == {kind for kind in FAULTS if not kind.needs_postgres}
     endure("together", faults, tmp_path, sqlite_url, own_redis)

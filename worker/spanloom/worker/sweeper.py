@@ -114,7 +114,7 @@ class Sweeper:
             heads: Mapping[str, datetime | None] = {}  # an unknown list is not used to find lost jobs
             if away is None:
                 try:
-                    heads = self._heads()
+                    heads = self._queue.heads(self._list_names, seen=self._events.lists_seen)
                 except QueueUnavailable as error:
                     epoch, away = NO_EPOCH, error
             swept = self._store.sweep(
@@ -139,11 +139,6 @@ class Sweeper:
             self._queue.drop_empty_side_lists()
             self._clean_at = time.monotonic() + _CLEAN_SECONDS
         return moved.total()
-
-    def _heads(self) -> Mapping[str, datetime | None]:
-        lists = self._queue.known_lists(self._list_names)
-        self._events.lists_seen(lists)
-        return self._queue.heads_of(lists)
 
     def _report(self, swept: SweepResult, heads: Mapping[str, datetime | None]) -> None:
         """Report the result of a sweep to the callbacks and to the metrics."""

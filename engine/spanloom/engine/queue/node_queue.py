@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -138,9 +138,9 @@ class NodeQueue:
                 again.execute()
 
     def displace(self, expected: Mapping[str, str]) -> None:
-        """Move the keys that are of another type than expected aside, for RQ's tools do not repair them.
+        """Move the keys that are of another type than expected aside, where they are kept for a week.
 
-        They are kept for a week. Raises QueueUnavailable.
+        If a list is among them, its jobs are lost: the next sweep starts a new epoch. Raises QueueUnavailable.
         """
         with self.breaker.guard():
             pipeline = self.redis.pipeline(transaction=False)
@@ -149,12 +149,14 @@ class NodeQueue:
             for (key, wanted), found in zip(expected.items(), pipeline.execute(), strict=True):
                 if found not in (b"none", wanted.encode()):
                     aside = self.keys.displaced(key)
-                    _log.error(
+                    _log.warning(
                         "key_displaced", key=bounded_text(key), found=found.decode(), expected=wanted,
                         moved_to=bounded_text(aside),
                     )  # fmt: skip
                     self.redis.rename(key, aside)
                     self.redis.expire(aside, FAILURE_TTL_SECONDS)
+                    if wanted == "list":
+                        self.redis.delete(self.keys.epoch)
 
     def known_lists(self, named: Iterable[str]) -> list[str]:
         """Return the lists in `named` and every other list of the namespace in RQ's set, in order.
@@ -177,17 +179,18 @@ class NodeQueue:
                 self._name_once(member, "no name of a list")
         return sorted(known)
 
-    def heads(self, list_names: Iterable[str]) -> dict[str, datetime | None]:
-        """Return heads_of the lists in `list_names` and of every other list of the namespace in RQ's set."""
-        return self.heads_of(self.known_lists(list_names))
-
-    def heads_of(self, names: Sequence[str]) -> dict[str, datetime | None]:
+    def heads(
+        self, list_names: Iterable[str], *, seen: Callable[[Sequence[str]], object] = lambda names: None
+    ) -> dict[str, datetime | None]:
         """Return, by `queue_key`, the time at which the first job of each list was pushed; None for an empty list.
 
-        The first job of a side list stands under `{queue_key}@{node type}`; an empty side list is left out. So is a
-        key that is no list, and a list whose first job is none of ours: the next call will find another one. Raises
+        Covers the lists in `list_names` and every other list of the namespace in RQ's set, and calls `seen` with all of
+        them. The first job of a side list stands under `{queue_key}@{node type}`; an empty side list is left out. So is
+        a key that is no list, and a list whose first job is none of ours: the next call will find another one. Raises
         QueueUnavailable.
         """
+        names = self.known_lists(list_names)
+        seen(names)
         if not names:
             return {}
         keys = [self.keys.queue(name) for name in names]

@@ -107,7 +107,7 @@ class Epoch:
         owner, number = (found[1].decode(), int(found[2])) if found is not None else ("", None)
         if number is None or (_UUID(store_id) and not _UUID(owner)):
             # The store is the truth: the mark is written anew, and what is open is pushed again.
-            _log.error("epoch_replaced", key=self._queue.keys.epoch, found=bounded_text(mark))
+            _log.warning("epoch_replaced", key=self._queue.keys.epoch, found=bounded_text(mark))
             return None, run_id
         if owner != store_id:
             raise ConfigurationError(

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from spanloom.engine.errors import QueueUnavailable
 from spanloom.engine.queue.node_queue import NodeQueue
+from spanloom.engine.queue.side_lists import side_list
 from spanloom.engine.telemetry.instruments import Reading
 from spanloom.engine.telemetry.metrics import LIST, SYSTEM
 
@@ -34,12 +35,14 @@ class QueueDepths:
             return
         prefix, now = f"{self._queue.namespace}.", time.time()
         try:
-            depths = self._queue.depths([prefix + name for name in heads])
+            named = {name: prefix + _list_name(name) for name in heads}
+            depths = self._queue.depths(list(named.values()))
         except QueueUnavailable:
             return  # the next pass meets it too, and logs it
         self._lists = {
-            prefix + name: (depths[prefix + name], 0.0 if head is None else max(0.0, now - head.timestamp()))
+            named[name]: (depths[named[name]], 0.0 if head is None else max(0.0, now - head.timestamp()))
             for name, head in heads.items()
+            if named[name] in depths  # else it is no list
         }
         self._refreshed_at = time.monotonic()
 
@@ -53,3 +56,8 @@ class QueueDepths:
 
     def _fresh(self) -> Mapping[str, tuple[int, float]]:
         return self._lists if time.monotonic() - self._refreshed_at < _STALE_SECONDS else {}
+
+
+def _list_name(name: str) -> str:
+    base, _, node_type = name.partition("@")
+    return side_list(base, node_type) if node_type else base
