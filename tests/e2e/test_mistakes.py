@@ -121,6 +121,8 @@ MISTAKES = [
     Mistake("memory store to run on", "run etl --app app:in_memory", ("memory://", "sqlite:///")),
     Mistake("no concurrency", "worker app:engine --concurrency 0", ("concurrency", "greater than or equal to 1")),
     Mistake("no queue", "worker app:engine --queues ,", ("queues",)),
+    Mistake("a queue with markup", "worker app:engine --queues a[/]b", ("queues.0", "pattern")),
+    Mistake("a queue with a dot", "worker app:engine --queues default,a.high", ("queues.1", "pattern")),
     Mistake("one name for two", "worker app:engine --processes 2 --name w", ("--name is for one worker",)),
     # workflow files
     Mistake(

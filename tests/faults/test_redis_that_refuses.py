@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 from redis import Redis
 from structlog.testing import capture_logs
 
-from spanloom.engine import Node, NodeRegistry, QueueUnavailable, Workflow, WorkflowEngine
+from spanloom.engine import ExecutionFailed, Node, NodeRegistry, QueueUnavailable, Workflow, WorkflowEngine
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.testing.servers import RedisServer
 from spanloom.testing.servers import redis_server as new_redis_server
@@ -19,6 +21,7 @@ from spanloom.worker import WorkerOptions
 from spanloom.worker.worker import Worker
 
 Refusal = Callable[[Redis], Callable[[], object]]
+DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
 FORBIDDEN = ("-@scripting", "-rpush -lpush", "-hset", "-publish", "-@all")
 
 
@@ -83,6 +86,11 @@ def engine(server: RedisServer, admin: Redis, store_url: str) -> Iterator[Workfl
 def registry() -> NodeRegistry:
     made = NodeRegistry()
     made.register("pass", lambda: 1)
+
+    @made.node("fail")
+    def fail() -> None:
+        raise ValueError("no")
+
     return made
 
 
@@ -151,6 +159,30 @@ def without_(admin: Redis, rules: str) -> Iterator[None]:
 def test_a_worker_needs_no_info_and_no_script_commands(engine: WorkflowEngine, admin: Redis) -> None:
     with without_(admin, "-info -script -subscribe"), engine.start_workers(1):
         assert engine.run("flow", timeout=20) == 1
+
+
+@pytest.mark.one_store
+@pytest.mark.parametrize("optional", ["", "+info"])
+def test_the_documented_rights_are_all_that_is_needed(
+    optional: str, engine: WorkflowEngine, server: RedisServer, admin: Redis
+) -> None:
+    block = re.search(r"ACL SETUSER spanloom on >password (.*?)```", DOCS.read_text(), re.DOTALL)
+    assert block is not None
+    admin.execute_command(
+        "ACL", "SETUSER", "worker", "resetkeys", "resetchannels", *block[1].split(), *optional.split()
+    )
+    admin.config_set("acllog-max-len", 128)
+    engine.register_workflow(Workflow(id="fails", nodes=[Node(id="a", type="fail")]))
+    engine.store.save_workflow(Workflow(id="strange", nodes=[Node(id="a", type="nobody has it")]))
+    with engine.start_workers(1):
+        strange = engine.enqueue_workflow("strange")
+        with pytest.raises(ExecutionFailed):
+            engine.run("fails", timeout=20)
+        assert engine.run("flow", timeout=20) == 1
+        engine.cancel_execution(strange)
+        until(lambda: admin.exists("rq:queue:spanloom.default@nobody%20has%20it"))
+    refused = {str(entry["object"]) for entry in admin.acl_log()}
+    assert refused <= {"info", "client|setinfo", "client|maint_notifications"}
 
 
 def test_no_error_of_redis_repeats_the_password(server: RedisServer, admin: Redis) -> None:

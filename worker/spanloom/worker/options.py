@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from spanloom.engine.workflow.definitions import QUEUE_NAME
 
 __all__ = ["WorkerOptions"]
 
@@ -25,7 +27,7 @@ class WorkerOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    queues: tuple[str, ...] = Field(
+    queues: tuple[Annotated[str, Field(pattern=f"^{QUEUE_NAME}$")], ...] = Field(
         default=("default",),
         min_length=1,
         description="Which queues to serve, each with its high, normal and low list; an earlier one goes first.",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from spanloom.engine.queue.keys import RedisKeys
 from spanloom.engine.queue.redis_refusals import is_of_one_key
@@ -23,17 +24,28 @@ local function try(...)
 end
 try('RPUSH', KEYS[1], 'a')
 try('LINDEX', KEYS[1], 0)
+try('LRANGE', KEYS[1], 0, 0)
+try('LTRIM', KEYS[1], 0, 0)
 try('LPOP', KEYS[1])
+try('LPUSH', KEYS[1], 'a')
 try('HSET', KEYS[2], 'b', 'c')
 try('HGET', KEYS[2], 'b')
 try('HMGET', KEYS[2], 'b')
 try('EXPIRE', KEYS[2], 60)
 try('ZADD', KEYS[3], 1, 'd')
+try('ZCARD', KEYS[3])
+try('ZRANGE', KEYS[3], 0, 0)
+try('ZREMRANGEBYRANK', KEYS[3], 0, 0)
 try('ZREM', KEYS[3], 'd')
+try('PERSIST', KEYS[2])
+try('SADD', KEYS[5], 'a')
+try('SREM', KEYS[5], 'a')
+try('EXISTS', KEYS[5])
 try('DEL', KEYS[1], KEYS[2], KEYS[3])
 try('PUBLISH', KEYS[4], 'e')
 return found
 """
+_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # as Redis names scripts
 
 
 class RedisProbe:
@@ -69,9 +81,10 @@ class RedisProbe:
             ("PUBLISH", channel, "probe"),
         ]
         if self.of_worker:
-            keys = (f"{waiting}-2", f"{job}-2", f"{ordered}-2", channel)
+            keys = (f"{waiting}-2", f"{job}-2", f"{ordered}-2", channel, f"{own}-2")
             commands += [
                 ("EVAL", _SCRIPT, len(keys), *keys, "EVAL"),
+                ("EVALSHA", _SHA, len(keys), *keys, "EVAL"),
                 ("BLPOP", waiting, "0.01"),
                 ("LPUSH", waiting, "a"),
                 ("ZADD", ordered, 1, "a"),
@@ -105,7 +118,7 @@ class RedisProbe:
 
 
 def _failed(answer: object) -> bool:
-    return isinstance(answer, Exception) and not is_of_one_key(answer)
+    return isinstance(answer, Exception) and not (is_of_one_key(answer) or isinstance(answer, NoScriptError))
 
 
 def _like(error: Exception, text: str) -> Exception:
