@@ -122,6 +122,18 @@ def test_what_was_started_while_redis_refused_runs_once_it_does_not(
 
 
 @pytest.mark.one_store
+def test_jobs_that_fill_redis_are_run_though_it_is_out_of_memory(engine: WorkflowEngine, admin: Redis) -> None:
+    started = [engine.enqueue_workflow("flow") for _ in range(30)]
+    with refusing(admin, "out of memory"), engine.start_workers(1, concurrency=2, sweep_seconds=0.05):
+        ended = [engine.wait(one, timeout=30) for one in started]
+        assert {one.status.value for one in ended} == {"completed"}
+        until(lambda: admin.llen("rq:queue:spanloom.default") == 0)
+        later = engine.enqueue_workflow("flow")
+        until(lambda: engine.queue.breaker.is_refusing)
+        assert engine.store.get_execution(later).status == "running"  # type: ignore[union-attr]
+
+
+@pytest.mark.one_store
 def test_a_push_that_fails_alone_counts_as_not_made(engine: WorkflowEngine, admin: Redis) -> None:
     engine.open()
     with refusing(admin, "-hset"):  # nobody knows of it yet

@@ -170,7 +170,7 @@ def test_a_running_worker_stops_when_its_redis_is_given_to_another_store(redis_u
         pytest.raises(ConfigurationError, match="another store"),
         first.start_workers(1, sweep_seconds=0.05) as (worker,),
     ):
-        redis.set(first.queue.keys.epoch, "another-store 1")
+        redis.set(first.queue.keys.epoch, f"{second.store.get_epoch().store_id} 1")
 
         assert worker.state.wait_for(Phase.DRAINING, 30)
     second.close()

@@ -7,7 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import structlog
@@ -162,7 +162,7 @@ class Worker:
             instrument_calls(self._consumer, {"_pop": "fetch", "flush": "flush", "requeue": "requeue"})
             self.engine.queue.check_for_worker()
             self.engine.open()
-            self.engine.epoch.check()
+            self.engine.epoch.recent()
             with closing(self._time_limit), closing(self._event_loop), self._lifespan as app_state:
                 ended = self._serve(self._runner(app_state))
         finally:
@@ -178,7 +178,8 @@ class Worker:
             try:
                 for service in self._services:
                     stack.enter_context(running(service))
-                self._sweeper.started_jobs.clean(self.name)  # what a namesake left that was killed
+                with suppress(QueueUnavailable):  # the sweeper cleans, too
+                    self._sweeper.started_jobs.clean(self.name)  # what a namesake left that was killed
                 options = self.options
                 _log.info("worker_ready", worker=self.name, queues=options.queues, concurrency=options.concurrency)
                 self._last_loop_at = time.monotonic()

@@ -39,6 +39,7 @@ class CircuitBreaker:
         self._check = check
         self._lock = threading.Lock()
         self._why: str | None = None
+        self._answers = False  # with errors
         self._since = 0.0
         self._closed_at = float("-inf")
         self._checking: threading.Thread | None = None
@@ -49,6 +50,11 @@ class CircuitBreaker:
     def is_open(self) -> bool:
         """Whether Redis counts as unavailable."""
         return self._why is not None
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether Redis counts as unavailable although it answers, with errors."""
+        return self._why is not None and self._answers
 
     @contextmanager
     def guard(self, *, anyway: bool = False, needed: bool = True) -> Generator[None]:
@@ -84,6 +90,7 @@ class CircuitBreaker:
                     self._pause = _PAUSES[0]
                 self._check_at = self._since + self._pause
             self._why = why
+            self._answers = is_refusal(error)
         return QueueUnavailable(why)
 
     def _refuse_if_away(self) -> None:
@@ -105,6 +112,7 @@ class CircuitBreaker:
         except (RedisError, OSError) as error:
             with self._lock:
                 self._why = sentence(redis_location(self._client), error, redis_secrets(self._client))
+                self._answers = is_refusal(error)
                 self._check_at = time.monotonic() + self._pause
                 self._pause = min(self._pause * 2, _PAUSES[1])
             return

@@ -17,13 +17,14 @@ from redis.exceptions import ResponseError
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
+from spanloom.engine.errors import QueueUnavailable
 from spanloom.engine.logs import Logger
 from spanloom.engine.queue.circuit_breaker import CircuitBreaker
 from spanloom.engine.queue.keys import RedisKeys
 from spanloom.engine.queue.message import JOB_FUNCTION, MOST_ID_BYTES, MOST_JOB_BYTES, NodeMessage
 from spanloom.engine.queue.redis_client import BLOCKING_SECONDS, redis_client, redis_location
 from spanloom.engine.queue.redis_probe import RedisProbe
-from spanloom.engine.queue.redis_refusals import WrongKeyType, bounded_text, is_of_one_key
+from spanloom.engine.queue.redis_refusals import WrongKeyType, bounded_text, is_of_one_key, is_passing
 from spanloom.engine.queue.side_lists import base_list
 from spanloom.engine.store.port import queue_key
 from spanloom.engine.store.requests import NodeJob
@@ -98,10 +99,16 @@ class NodeQueue:
     def check_for_worker(self) -> None:
         """Return if Redis does all that a worker needs, from now on also after an outage; else raise QueueUnavailable.
 
-        The error names the commands that it refuses.
+        The error names the commands that it refuses. A refusal that passes, such as that of a Redis that is out of
+        memory, is logged only: a worker that runs jobs may be all that it needs.
         """
         self._probe.of_worker = True
-        self.breaker.check()
+        try:
+            self.breaker.check()
+        except QueueUnavailable as error:
+            if not is_passing(error.__cause__):
+                raise
+            _log.warning("queue_unavailable", error=str(error))
 
     def push(self, jobs: Sequence[NodeJob], *, ended: Iterable[str] = (), changed: Iterable[str] = ()) -> None:
         """Push node jobs, and publish ended and changed executions, in one round trip per thousand jobs.

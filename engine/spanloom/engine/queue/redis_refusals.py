@@ -10,16 +10,18 @@ from redis.exceptions import (
     BusyLoadingError,
     DataError,
     MaxConnectionsError,
+    NoPermissionError,
     RedisError,
     ResponseError,
 )
 
 from spanloom.engine.errors import QueueUnavailable
 
-__all__ = ["WrongKeyType", "bounded_text", "is_of_one_key", "is_refusal", "sentence"]
+__all__ = ["WrongKeyType", "bounded_text", "is_of_one_key", "is_passing", "is_refusal", "sentence"]
 
 _MOST_CHARACTERS = 200
 _ONE_KEY = ("WRONGTYPE", "is not an integer", "is not a valid float")
+_PERMANENT = ("NOPERM", "NOAUTH", "WRONGPASS", "unknown command", "no permissions")
 _REMEDIES = (
     ("OOM", "raise its maxmemory, or free some of its memory"),
     ("maxmemory", "raise its maxmemory, or free some of its memory"),
@@ -57,6 +59,16 @@ def is_refusal(error: Exception) -> bool:
     """Return whether Redis did answer, with an error."""
     return isinstance(error, ResponseError | AuthenticationError | BusyLoadingError | MaxConnectionsError) or (
         isinstance(error, RedisError) and "max number of clients" in str(error)
+    )
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Return whether an error of Redis is a refusal that ends by itself: none of rights, passwords and commands."""
+    return (
+        isinstance(error, Exception)
+        and is_refusal(error)
+        and not isinstance(error, AuthenticationError | NoPermissionError)
+        and not any(mark in str(error) for mark in _PERMANENT)
     )
 
 

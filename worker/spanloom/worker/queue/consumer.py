@@ -99,7 +99,8 @@ class JobConsumer:
         """
         self._forget_much()
         served = self._served
-        with self._guard():
+        # From a Redis that is out of memory jobs can still be taken: maybe it is they that fill it.
+        with self._guard(anyway=self._queue.breaker.is_refusing):
             fetched = self._pop(count, served)
             if not fetched and block_seconds > 0 and self._may_block():
                 try:
@@ -329,10 +330,10 @@ class JobConsumer:
         return {self._changed.popleft() for _ in range(len(self._changed))}
 
     @contextmanager
-    def _guard(self) -> Generator[None]:
+    def _guard(self, *, anyway: bool = False) -> Generator[None]:
         """Guard a block. A key of another type than ours is moved aside, so that the next call meets it no more."""
         try:
-            with self._queue.breaker.guard():
+            with self._queue.breaker.guard(anyway=anyway):
                 yield
         except WrongKeyType:
             self._displace()

@@ -32,8 +32,8 @@ local function start(number, id, popped)
     redis.call('DEL', key)
     fetched[#fetched + 1] = {number, id, #data}
   else
+    redis.call('EXPIRE', key, ARGV[7])  -- first: a Redis that is out of memory lets a script go on that has written
     redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[3], 'worker_name', ARGV[2])
-    redis.call('EXPIRE', key, ARGV[7])
     local listed = redis.pcall('ZADD', KEYS[lists + number], ARGV[4], id .. ':' .. ARGV[2])
     damaged = damaged or (type(listed) == 'table' and is_wrong(listed))
     fetched[#fetched + 1] = {number, id, data}

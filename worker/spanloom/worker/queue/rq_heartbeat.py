@@ -39,8 +39,11 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name=f"spanloom-heartbeat-{self._name}", daemon=True)
 
     def start(self) -> None:
-        """Register, and renew the registration from now on. Raises QueueUnavailable."""
-        self._registration.register()
+        """Register, and renew the registration from now on; the next heartbeat registers if this can't be done now."""
+        try:
+            self._registration.register()
+        except QueueUnavailable as error:
+            _log.warning("heartbeat_failed", worker=self._name, error=str(error))
         self._thread.start()
 
     def stop(self) -> None:

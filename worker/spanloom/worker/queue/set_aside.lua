@@ -13,10 +13,10 @@ local function append(number, id)
 end
 for place = 7 + types, #ARGV, 2 do
   local id = ARGV[place + 1]
-  append(tonumber(ARGV[place]), id)
   redis.pcall('ZREM', KEYS[2], id .. ':' .. ARGV[2])
+  redis.call('PERSIST', ARGV[1] .. id)  -- first: a Redis that is out of memory lets a script go on that has written
+  append(tonumber(ARGV[place]), id)
   redis.call('HSET', ARGV[1] .. id, 'status', 'queued')
-  redis.call('PERSIST', ARGV[1] .. id)
 end
 local function number_of(id)
   if #id > tonumber(ARGV[4]) then return nil end
