@@ -16,7 +16,7 @@ from spanloom.engine.errors import (
     Unavailability,
     UserError,
 )
-from spanloom.engine.queue.node_queue import NodeMessage
+from spanloom.engine.queue.message import NodeMessage
 from spanloom.engine.store.requests import Claim, ClaimAnswer, NodeKey, RecordRequest, Refusal
 from spanloom.engine.telemetry.instruments import instruments
 from spanloom.worker.held_claims import HeldClaims

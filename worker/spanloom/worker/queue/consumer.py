@@ -180,17 +180,24 @@ class JobConsumer:
 
     def requeue(self, messages: Sequence[NodeMessage]) -> None:
         """Return fetched jobs to the front of their lists, in order. Raises QueueUnavailable."""
+        self._return("lpush", messages[::-1])
+
+    def requeue_last(self, messages: Sequence[NodeMessage]) -> None:
+        """Return fetched jobs to the ends of their lists, for other workers. Raises QueueUnavailable."""
+        self._return("rpush", messages)
+
+    def _return(self, push: str, messages: Sequence[NodeMessage]) -> None:
         with self._guard():
             pipeline = self._redis.pipeline(transaction=False)
             if self._in_hand is not None:
                 pipeline.lpush(*self._in_hand)
-            for message in messages[::-1]:
+            for message in messages:
                 self._started.pop(message.job_id, None)
                 key = self._keys.job(message.job_id)
                 pipeline.zrem(self._keys.started(message.list_name), f"{message.job_id}:{self._worker_name}")
                 pipeline.hset(key, mapping={"status": "queued", "origin": message.list_name})
                 pipeline.persist(key)
-                pipeline.lpush(self._keys.queue(message.list_name), message.job_id)
+                getattr(pipeline, push)(self._keys.queue(message.list_name), message.job_id)
             pipeline.execute()
             self._in_hand = None
 
