@@ -36,6 +36,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
+from spanloom.engine.limits import MAX_NAME, MAX_NOTES, MAX_PROBLEMS_SHOWN, shortened
+
 __all__ = [
     "ChildFailed",
     "ConfigurationError",
@@ -100,10 +102,11 @@ class WorkflowInvalid(UserError):
     def __init__(self, workflow_id: str, problems: Sequence[str]) -> None:
         self.workflow_id = workflow_id
         self.problems = tuple(problems)
-        listed = (
-            self.problems[0] if len(self.problems) == 1 else "".join(f"\n  - {problem}" for problem in self.problems)
-        )
-        super().__init__(f"workflow {workflow_id!r} is not valid: {listed}")
+        shown = [shortened(problem, MAX_NOTES) for problem in self.problems[:MAX_PROBLEMS_SHOWN]]
+        if len(self.problems) > len(shown):
+            shown.append(f"and {len(self.problems) - len(shown):,} more problems")
+        listed = shown[0] if len(shown) == 1 else "".join(f"\n  - {problem}" for problem in shown)
+        super().__init__(f"workflow {shortened(workflow_id, MAX_NAME)!r} is not valid: {listed}")
 
 
 class UnknownWorkflow(UserError):

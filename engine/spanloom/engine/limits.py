@@ -8,11 +8,12 @@ from __future__ import annotations
 
 __all__ = [
     "MAX_CLAIM_BYTES",
+    "MAX_CONFIG_DEPTH",
     "MAX_CONTROL_CHARACTERS",
     "MAX_DEFINITION_BYTES",
-    "MAX_DEFINITION_DEPTH",
     "MAX_DEFINITION_VALUES",
     "MAX_DEPTH",
+    "MAX_EDGES",
     "MAX_ERROR_CHARACTERS",
     "MAX_EXPRESSIONS_SECONDS",
     "MAX_EXPRESSIONS_STEPS",
@@ -29,7 +30,9 @@ __all__ = [
     "MAX_METADATA_PAIRS",
     "MAX_METADATA_VALUE",
     "MAX_NAME",
+    "MAX_NODES",
     "MAX_NOTES",
+    "MAX_PROBLEMS_SHOWN",
     "MAX_SHOWN_BYTES",
     "MAX_SPAN_NAME",
     "MAX_STATUS_CHARACTERS",
@@ -39,9 +42,12 @@ __all__ = [
 
 # ---- definitions ----
 
-MAX_DEFINITION_BYTES = 16 * 1024 * 1024  #: of a definition as JSON or YAML
-MAX_DEFINITION_VALUES = 1_000_000  #: in a definition: keys, lists, objects and scalars, aliases as often as they stand
-MAX_DEFINITION_DEPTH = 100  #: levels of lists and objects in a definition
+MAX_DEFINITION_BYTES = 8 * 1024 * 1024  #: of a definition as JSON or YAML
+MAX_DEFINITION_VALUES = 300_000  #: keys, lists, objects and scalars of a definition, a YAML alias as all it stands for
+MAX_CONFIG_DEPTH = 100  #: levels of lists and objects in a node's config
+MAX_NODES = 25_000
+MAX_EDGES = 100_000
+MAX_PROBLEMS_SHOWN = 100  #: of a definition's problems in one message
 MAX_ITEMS = 10_000  #: elements that a node can be mapped over
 
 # ---- expressions ----

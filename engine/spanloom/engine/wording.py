@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 __all__ = ["did_you_mean", "problem_sentences", "quoted_list", "size_text"]
 
+_LONGEST_COMPARED = 200  # comparing takes time by the product of two lengths
+
 
 def problem_sentences(error: ValidationError) -> list[str]:
     """Return each of pydantic's errors as `location: message`, without the input value."""
@@ -34,6 +36,8 @@ def location(parts: Iterable[int | str]) -> str:
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """Return ` (did you mean 'x'?)` with the closest known word, or an empty text."""
+    if len(word) > _LONGEST_COMPARED:
+        return ""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spanloom.engine.errors import WorkflowInvalid
+from spanloom.engine.limits import MAX_ITEMS
 from spanloom.engine.payload import copied, decode
 from spanloom.engine.wording import problem_sentences
+from spanloom.engine.workflow.definition_bounds import check_config, check_content, check_json
 from spanloom.engine.workflow.exception_names import name_of
 
 __all__ = [
@@ -29,8 +31,6 @@ __all__ = [
 ]
 
 DEFINITION_FORMAT = 1  #: the format number that stored definitions and files carry
-
-MAX_ITEMS = 10_000  #: the most elements that a node can be mapped over
 
 #: After which end of its source an edge is taken.
 On = Literal["success", "failure", "always"]
@@ -160,10 +160,8 @@ def _as_map(given: Any) -> Any:
 
 
 def _own_copy(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    try:
-        return {name: copied(value) for name, value in config.items()}
-    except RecursionError:
-        raise ValueError("is nested too deep, or holds itself") from None
+    check_config(config)
+    return {name: copied(value) for name, value in config.items()}
 
 
 class Node(_Definition):
@@ -233,7 +231,8 @@ class Workflow(_Definition):
     @model_validator(mode="before")
     @classmethod
     def _known_format(cls, values: Any) -> Any:
-        # First of all checks: a newer format has other keys, and errors about them would mislead.
+        check_content(values)
+        # Before all other checks: a newer format has other keys, and errors about them would mislead.
         found = values.get("format") if isinstance(values, Mapping) else None
         if isinstance(found, int) and found > DEFINITION_FORMAT:
             raise ValueError(
@@ -254,6 +253,7 @@ class Workflow(_Definition):
     def from_json(cls, text: str) -> Workflow:
         """Read the text of `to_json`. Raises WorkflowInvalid, also for a format newer than this release reads."""
         try:
+            check_json(text)
             content = decode(text)
         except (ValueError, RecursionError) as error:
             raise WorkflowInvalid("?", [f"its definition is not JSON ({error})"]) from error

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from spanloom.engine.errors import ConfigurationError, WorkflowInvalid
+from spanloom.engine.limits import MAX_DEFINITION_BYTES, MAX_NAME, shortened
+from spanloom.engine.workflow.definition_bounds import check_json, check_yaml
 from spanloom.engine.workflow.definitions import Workflow
 
 __all__ = ["dump_workflow", "load_workflow", "workflow_json_schema"]
@@ -62,7 +64,8 @@ def _check_suffix(file: Path) -> None:
 def _text(file: Path) -> str:
     _check_suffix(file)
     try:
-        return file.read_text(encoding="utf-8-sig")
+        with file.open(encoding="utf-8-sig") as opened:
+            return opened.read(MAX_DEFINITION_BYTES + 1)  # of more than that, as much as is needed to refuse it
     except FileNotFoundError:
         raise ConfigurationError(f"there is no workflow file {file}") from None
     except OSError as error:
@@ -77,6 +80,7 @@ def _parse(file: Path, text: str) -> Any:
 
 def _parse_json(file: Path, text: str) -> Any:
     try:
+        check_json(text)
         return json.loads(text, object_pairs_hook=_each_key_once)
     except json.JSONDecodeError as error:
         raise ConfigurationError(
@@ -91,15 +95,21 @@ def _parse_json(file: Path, text: str) -> Any:
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {shortened(key, MAX_NAME)!r} stands twice in one object")
+            seen.add(key)
     return content
 
 
 def _parse_yaml(file: Path, text: str) -> Any:
     from spanloom.engine.workflow.yaml_text import YamlProblem, parse_yaml
 
+    try:
+        check_yaml(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{file} can't be used: {error}") from None
     try:
         return parse_yaml(text)
     except YamlProblem as error:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spanloom.engine.errors import WorkflowInvalid
+from spanloom.engine.limits import MAX_NAME, shortened
 from spanloom.engine.payload import find_faults
 from spanloom.engine.wording import did_you_mean, quoted_list
 from spanloom.engine.workflow.compiled import expression_problems
+from spanloom.engine.workflow.definition_bounds import check_content, check_nodes
 from spanloom.engine.workflow.definitions import INITIAL, NODE_ID, QUEUE_NAME, WORKFLOW_ID, Node, Workflow
 from spanloom.engine.workflow.exception_names import NameChecks
 
@@ -71,9 +73,16 @@ def find_problems(workflow: Workflow, registry: NodeRegistry | None = None) -> l
     >>> find_problems(Workflow(id="orders", nodes=[Node(id="ship", type="ship", inputs=["charge"])]))
     ["node 'ship': its input 'charge' is not a node of this workflow"]
     """
+    try:
+        check_nodes(len(workflow.nodes), sum(len(node.inputs) for node in workflow.nodes))
+        check_content({node.id: node.config for node in workflow.nodes})  # each was checked alone
+    except ValueError as error:
+        return [str(error)]
     found: list[str] = []
     if not re.fullmatch(WORKFLOW_ID, workflow.id):
         found.append(f"the workflow id {workflow.id[:250]!r} must be 1 to 200 of the characters A-Z a-z 0-9 _ - .")
+    if len(workflow.name) > MAX_NAME:
+        found.append(f"its name has {len(workflow.name):,} characters, more than {MAX_NAME:,}")
     if _UNPRINTABLE(workflow.name):
         found.append("the workflow name holds a control character")
     if not workflow.nodes:
@@ -98,11 +107,25 @@ def _own_problems(node: Node) -> Iterator[str]:
     if not _NODE_ID(node.id):
         yield "its id must be 1 to 200 of the characters A-Z a-z 0-9 _ -"
     if not _QUEUE_NAME(node.queue):
-        yield f"its queue {node.queue!r} must be 1 to 100 of the characters A-Z a-z 0-9 _ -"
+        yield f"its queue {shortened(node.queue, MAX_NAME)!r} must be 1 to 100 of the characters A-Z a-z 0-9 _ -"
     for path, what in find_faults(node.config) if node.config else ():
         yield f"its config can't be kept as JSON: {path} is {what}"
+    for what, name in _names(node):
+        if len(name) > MAX_NAME:
+            yield f"{what} has {len(name):,} characters, more than {MAX_NAME:,}"
     if not node.type or _UNPRINTABLE(node.type):
-        yield f"its type {node.type!r} {'holds a control character' if node.type else 'is empty'}"
+        yield f"its type {shortened(node.type, MAX_NAME)!r} {'holds a control character' if node.type else 'is empty'}"
+
+
+def _names(node: Node) -> Iterator[tuple[str, str]]:
+    yield "its type", node.type
+    for edge in node.inputs:
+        if edge.name is not None:
+            yield "the name of a parameter", edge.name
+    for name in node.mapping if isinstance(node.mapping, dict) else ():
+        yield "a name in its mapping", name
+    for name in (*node.retry.retry_on, *node.retry.no_retry_on):
+        yield "a name in its retry policy", name
 
 
 def _policy_problems(node: Node, names: NameChecks, *, runs_here: bool) -> Iterator[str]:
@@ -118,7 +141,8 @@ def _unknown_types(workflow: Workflow, registry: NodeRegistry, suggest: _Suggest
     used = dict.fromkeys(node.type for node in workflow.nodes)
     unknown = [node_type for node_type in used if node_type not in registry]
     return {
-        node_type: f"no handler is registered for its type {node_type!r}{suggest.like(node_type, known) or registered}"
+        node_type: f"no handler is registered for its type {shortened(node_type, MAX_NAME)!r}"
+        f"{suggest.like(node_type, known) or registered}"
         for node_type in unknown
         if node_type
     }
@@ -143,7 +167,7 @@ def _input_problems(node: Node, ids: Counter[str], suggest: _Suggestions) -> Ite
             if not named:
                 yield f"its input {INITIAL!r} needs a parameter name; a node without inputs gets it anyway"
         elif source not in ids:
-            yield f"its input {source!r} is not a node of this workflow{suggest.like(source, ids)}"
+            yield f"its input {shortened(source, MAX_NAME)!r} is not a node of this workflow{suggest.like(source, ids)}"
         if count > 1 and not named:
             yield f"its input {source!r} is listed {count} times"
         if len(conditions[source]) > 1:
