@@ -11,12 +11,13 @@ from opentelemetry.context import Context
 
 from spanloom.engine import ExecutionStore, StoreUnavailable
 from spanloom.engine.errors import StoreRefused
+from spanloom.engine.limits import MAX_LINES
 from spanloom.engine.store.requests import Claim, NodeKey, NodeLines
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import fan
 from spanloom.worker.service import Phase, WorkerState
-from spanloom.worker.telemetry.log_buffer import MAX_LINES, LogBuffer
+from spanloom.worker.telemetry.log_buffer import LogBuffer
 from spanloom.worker.telemetry.log_flusher import LogFlusher
 
 

@@ -21,10 +21,10 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 
 from spanloom.engine import Node, NodeContext, NodeRegistry, Workflow, WorkflowEngine
+from spanloom.engine.limits import MAX_LINE_CHARACTERS
 from spanloom.engine.store.models import LogRecord
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.worker.process.log_setup import configure_logging
-from spanloom.worker.telemetry.log_buffer import MAX_CHARACTERS
 
 library = logging.getLogger("some.library")
 Run = Callable[..., list[LogRecord]]
@@ -188,7 +188,7 @@ def test_odd_lines_neither_fail_a_handler_nor_the_record(run: Run) -> None:
     assert messages(lines)[2:4] == ["talkative", "extra"]
     assert messages(lines)[4] == "zero \ufffd and half a \ufffd pair"
     assert lines[4].fields == {"value": "\x00\ud800"}
-    assert len(lines[5].message) == MAX_CHARACTERS
+    assert len(lines[5].message) == MAX_LINE_CHARACTERS
     assert lines[5].fields["left_out"] == ["big"]
     assert messages(lines)[6:] == ["unspeakable", "endless", "error"]
     assert "ValueError: handed over" in lines[8].fields["exception"]

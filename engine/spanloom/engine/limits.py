@@ -7,9 +7,9 @@ to a person is shortened, with a mark that states how much was left out.
 from __future__ import annotations
 
 __all__ = [
+    "MAX_ATTEMPT_CHARACTERS",
     "MAX_CLAIM_BYTES",
     "MAX_CONFIG_DEPTH",
-    "MAX_CONTROL_CHARACTERS",
     "MAX_DEFINITION_BYTES",
     "MAX_DEFINITION_VALUES",
     "MAX_DEPTH",
@@ -22,10 +22,10 @@ __all__ = [
     "MAX_EXPRESSION_DEPTH",
     "MAX_EXPRESSION_SECONDS",
     "MAX_EXPRESSION_STEPS",
+    "MAX_IDEMPOTENCY_KEY",
     "MAX_ITEMS",
     "MAX_LINES",
     "MAX_LINE_CHARACTERS",
-    "MAX_METADATA_CHARACTERS",
     "MAX_METADATA_KEY",
     "MAX_METADATA_PAIRS",
     "MAX_METADATA_VALUE",
@@ -37,6 +37,7 @@ __all__ = [
     "MAX_SPAN_NAME",
     "MAX_STATUS_CHARACTERS",
     "MAX_TRACEBACK_CHARACTERS",
+    "end_of",
     "shortened",
 ]
 
@@ -70,20 +71,20 @@ MAX_CLAIM_BYTES = 4 * 1024 * 1024
 
 MAX_DEPTH = 500  #: levels; more could be written on a shallow stack and then not be read on a deep one
 
-# ---- identifying texts ----
+# ---- texts that identify, or that a program reads: refused above the bound ----
 
-MAX_NAME = 1_000  #: characters of a name, an actor, and of other one-line texts
-MAX_NOTES = 10_000  #: characters of change notes, and of the reason of a control call
-MAX_METADATA_PAIRS = 100
-MAX_METADATA_KEY = 200  #: characters
-MAX_METADATA_VALUE = 2_000  #: characters
-MAX_METADATA_CHARACTERS = 50_000  #: of all keys and values together
-MAX_CONTROL_CHARACTERS = MAX_NOTES
+MAX_NAME = 1_000  #: characters of a name, a node type, a parameter, an author
+MAX_NOTES = 10_000  #: characters of change notes
+MAX_IDEMPOTENCY_KEY = 500  #: characters
+MAX_METADATA_PAIRS = 64  #: of one execution
+MAX_METADATA_KEY = 100  #: characters
+MAX_METADATA_VALUE = 500  #: characters
 
-# ---- describing texts ----
+# ---- texts that describe: shortened to the bound ----
 
 MAX_LINES = 5_000  #: log lines of one attempt; the same number of its spans is kept
 MAX_LINE_CHARACTERS = 10_000  #: of a line's message, of its fields as JSON, and of a span's attributes as JSON
+MAX_ATTEMPT_CHARACTERS = 16 * 1024 * 1024  #: of the lines of one attempt together, and of its spans together
 MAX_SPAN_NAME = 500  #: characters
 MAX_ERROR_CHARACTERS = 4_000  #: of an error's message
 MAX_TRACEBACK_CHARACTERS = 16_000
@@ -94,12 +95,21 @@ def shortened(text: str, limit: int) -> str:
     """Return a text of at most `limit` characters; a longer one ends with the number of those that were left out.
 
     >>> shortened("a" * 1000, 50)
-    'aaaaaaaaaaaaaaaaaaaaa… (979 characters left out)'
+    'aaaaaaaaaaaaaaaaaaaaaaa… (977 characters left out)'
     """
     if len(text) <= limit:
         return text
     kept = max(limit - len(_mark(len(text))), 0)
+    longer = max(limit - len(_mark(len(text) - kept)), 0)  # as its number may have fewer digits
+    kept = longer if longer + len(_mark(len(text) - longer)) <= limit else kept
     return text[:kept] + _mark(len(text) - kept)
+
+
+def end_of(text: str, limit: int) -> str:
+    """Return the end of a text, of about `limit` characters; before it stands the number of those left out."""
+    if len(text) <= limit:
+        return text
+    return f"({len(text) - limit:,} characters left out) …{text[-limit:]}"
 
 
 def _mark(left_out: int) -> str:

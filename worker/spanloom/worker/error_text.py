@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from spanloom.engine.errors import NodeTimeout, SpanloomError
+from spanloom.engine.limits import MAX_ERROR_CHARACTERS, MAX_NAME, end_of, shortened
 
 __all__ = [
     "exception_text",
@@ -21,7 +22,7 @@ __all__ = [
     "type_of",
 ]
 
-_MAX_TRACEBACK = 8_000
+_OF_A_LINE = 8_000  #: characters of a traceback among the fields of a log line
 _MAX_MEMBERS = 10_000
 _MAX_LEAVES, _MAX_LEAF = 10, 1_000  # of a group's message
 
@@ -46,21 +47,22 @@ def main_error(error: BaseException) -> BaseException:
 
 
 def message_of(error: BaseException) -> str:
-    """Return the message of an exception, or of the exceptions in a group.
+    """Return the message of an exception, or of the exceptions in a group, shortened.
 
     It is a placeholder if its own `__str__` fails, which must not fail its node.
     """
     error = main_error(error)
     if issubclass(type(error), BaseExceptionGroup):
         leaves = (one for one in members_of(error) if not issubclass(type(one), BaseExceptionGroup))
-        shown = [f"{full_name(type(leaf))}: {_text_of(leaf)}"[:_MAX_LEAF] for leaf in islice(leaves, _MAX_LEAVES)]
-        return "; ".join((_text_of(error), *shown))
+        shown = [f"{full_name(type(leaf))}: {_text_of(leaf)}" for leaf in islice(leaves, _MAX_LEAVES)]
+        texts = (_text_of(error), *(shortened(text, _MAX_LEAF) for text in shown))
+        return shortened("; ".join(texts), MAX_ERROR_CHARACTERS)
     return _text_of(error)
 
 
 def _text_of(error: BaseException) -> str:
     try:
-        return str(error)
+        return shortened(str(error), MAX_ERROR_CHARACTERS)
     except BaseException as failed:  # it may raise SystemExit as well, which would end the slot
         return f"(its message can't be read: {type(failed).__name__})"
 
@@ -76,7 +78,7 @@ def type_of(error: BaseException) -> str:
 def full_name(kind: type) -> str:
     """Return the name of a class, with its module unless that is `builtins` or Spanloom's own."""
     plain = kind.__module__ in ("builtins", SpanloomError.__module__)
-    return kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}"
+    return shortened(kind.__qualname__ if plain else f"{kind.__module__}.{kind.__qualname__}", MAX_NAME)
 
 
 def text_of(value: Any) -> str:
@@ -97,13 +99,15 @@ def exception_text(
         return traceback_of(raised)
     if isinstance(raised, tuple):
         return "" if raised[1] is None else traceback_of(raised[1])
-    return text_of(traceback.format_exc(limit=-50))[-_MAX_TRACEBACK:]
+    return end_of(text_of(traceback.format_exc(limit=-50)), _OF_A_LINE)
 
 
-def traceback_of(error: BaseException, *, limit: int = 50, size: int = _MAX_TRACEBACK) -> str:
-    """Return an exception's traceback of at most `size` characters, cut at its older end."""
+def traceback_of(error: BaseException, *, limit: int = 50, size: int = _OF_A_LINE) -> str:
+    """Return an exception's traceback of `limit` frames; one that is too long is cut at its older end."""
     try:
-        return "".join(traceback.format_exception(error, limit=-limit))[-size:]
+        # Part by part, as a message may be longer than all the rest.
+        parts = [shortened(part, MAX_ERROR_CHARACTERS) for part in traceback.format_exception(error, limit=-limit)]
+        return end_of("".join(part if part.endswith("\n") else f"{part}\n" for part in parts), size)
     except NodeTimeout:
         raise
     except Exception as failed:

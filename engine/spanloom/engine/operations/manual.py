@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spanloom.engine.errors import ConfigurationError, UserError
+from spanloom.engine.limits import MAX_ERROR_CHARACTERS, shortened
 from spanloom.engine.payload import decode, encode
 from spanloom.engine.store.requests import NodeKey, Outcome, RecordRequest
 from spanloom.engine.store.states import NodeStatus
@@ -53,6 +54,7 @@ def manual_result(
     taken: tuple[str, ...] | None = None
     handled, failure = False, None
     if outcome is Outcome.FAILED:
+        error = shortened(error or "", MAX_ERROR_CHARACTERS)
         failure = json.dumps({"type": "EndedByHand", "message": error, "permanent": True})
         payload = {"error": {"type": "EndedByHand", "message": error, "node_id": key.node_id}}
         departure = route_failure(plan, key.node_id, payload)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from spanloom.engine.errors import ConfigurationError
 from spanloom.engine.handlers.builder import WorkflowBuilder
 from spanloom.engine.handlers.registry import NodeRegistry
+from spanloom.engine.limits import MAX_NAME, MAX_NOTES
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.workflow.definitions import Workflow
 from spanloom.engine.workflow.validation import validate
@@ -43,6 +44,9 @@ class Registrations:
         expected_version: int | None = None,
     ) -> int:
         """Check a workflow and save it, unless its newest version is the same; return its version."""
+        for name, text, limit in (("change_notes", change_notes, MAX_NOTES), ("created_by", created_by, MAX_NAME)):
+            if text is not None and len(text) > limit:
+                raise ConfigurationError(f"{name} has {len(text):,} characters, more than {limit:,}")
         validate(workflow, self._registry)
         return self._store.save_workflow(
             workflow, change_notes=change_notes, created_by=created_by, expected_version=expected_version

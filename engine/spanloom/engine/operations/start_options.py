@@ -7,6 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.limits import (
+    MAX_IDEMPOTENCY_KEY,
+    MAX_METADATA_KEY,
+    MAX_METADATA_PAIRS,
+    MAX_METADATA_VALUE,
+    MAX_NAME,
+    shortened,
+)
 from spanloom.engine.store.requests import Priority
 from spanloom.engine.store.texts import fault_of
 
@@ -26,15 +34,26 @@ def start_options(
 ) -> dict[str, Any]:
     """Check the options of a start and return them as StartRequest's fields. Raises ConfigurationError."""
     if priority not in list(Priority):
-        raise ConfigurationError(f"priority must be one of {', '.join(Priority)}, not {priority!r}")
+        given = shortened(str(priority), MAX_NAME)
+        raise ConfigurationError(f"priority must be one of {', '.join(Priority)}, not {given!r}")
     if version is not None and (not isinstance(version, int) or isinstance(version, bool) or version < 1):
         raise ConfigurationError(f"version must be a whole number from 1, not {version!r}")
-    if idempotency_key is not None and not (isinstance(idempotency_key, str) and 0 < len(idempotency_key) <= 500):
-        raise ConfigurationError("idempotency_key must be a text of 1 to 500 characters")
+    if idempotency_key is not None and not (
+        isinstance(idempotency_key, str) and 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY
+    ):
+        raise ConfigurationError(f"idempotency_key must be a text of 1 to {MAX_IDEMPOTENCY_KEY} characters")
     labels = dict(metadata or {})
-    if not all(_is_label(key, 100) and _is_label(value, 500) for key, value in labels.items()):
+    if len(labels) > MAX_METADATA_PAIRS:
         raise ConfigurationError(
-            "metadata must be texts by text, such as {'customer': '17'}; keys of at most 100 characters, values of 500"
+            f"metadata has {len(labels):,} pairs, more than {MAX_METADATA_PAIRS}; it is there to find executions by, "
+            "and data belongs into their input"
+        )
+    if not all(
+        _is_label(key, MAX_METADATA_KEY) and _is_label(value, MAX_METADATA_VALUE) for key, value in labels.items()
+    ):
+        raise ConfigurationError(
+            "metadata must be texts by text, such as {'customer': '17'}; "
+            f"keys of at most {MAX_METADATA_KEY} characters, values of {MAX_METADATA_VALUE}"
         )
     _check_exact("idempotency_key", idempotency_key or "")
     for key, value in labels.items():

@@ -14,12 +14,13 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
 
 from spanloom.engine.errors import LeaseLost, NodeTimeout
+from spanloom.engine.limits import MAX_ATTEMPT_CHARACTERS, MAX_LINES, MAX_SPAN_NAME, shortened
 from spanloom.engine.store.requests import Claim, Outcome, SpanLine
 from spanloom.engine.telemetry.tracing import SCOPE, new_span_id
 from spanloom.engine.workflow.definitions import Node
 from spanloom.engine.workflow.evaluation import EvaluationBudget
 from spanloom.worker.error_text import text_of
-from spanloom.worker.telemetry.log_buffer import MAX_LINES, LogBuffer, as_json
+from spanloom.worker.telemetry.log_buffer import LogBuffer, as_json
 from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.node_span import NodeSpan, record_error
 
@@ -41,6 +42,7 @@ class RunningAttempt:
     ) -> None:
         self.claim = claim
         self.spans: list[SpanLine] = []
+        self._span_characters = 0
         self.reference: str | None = None  #: its span, as the store keeps it; set by close()
         self._is_lost = is_lost
         self._is_stopping = is_stopping
@@ -60,7 +62,7 @@ class RunningAttempt:
     @contextmanager
     def span(self, name: str, attributes: Mapping[str, Any]) -> Generator[Span]:
         """Open a span below the innermost open one, in OTel and in the store."""
-        opened = _OpenSpan(text_of(name), trace.get_current_span(), dict(attributes))
+        opened = _OpenSpan(shortened(text_of(name), MAX_SPAN_NAME), trace.get_current_span(), dict(attributes))
         token = otel_context.attach(opened.context)
         error: BaseException | None = None
         try:
@@ -128,9 +130,11 @@ class RunningAttempt:
         self.log_buffer.end(error, final=outcome is Outcome.FAILED)
 
     def _keep_span(self, line: SpanLine) -> None:
-        if len(self.spans) >= MAX_LINES and line.span_id != self.own.span_id:
+        full = len(self.spans) >= MAX_LINES or self._span_characters >= MAX_ATTEMPT_CHARACTERS
+        if full and line.span_id != self.own.span_id:
             self.log_buffer.exclude()
             return
+        self._span_characters += len(line.name) + len(line.attributes)
         self.spans.append(line)
 
 

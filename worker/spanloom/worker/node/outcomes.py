@@ -14,6 +14,7 @@ from spanloom.engine.errors import (
 )
 from spanloom.engine.handlers.builtin import LONGEST_SECONDS
 from spanloom.engine.handlers.results import NodeResult
+from spanloom.engine.limits import MAX_ERROR_CHARACTERS, MAX_NAME, MAX_TRACEBACK_CHARACTERS, shortened
 from spanloom.engine.payload import decode, encode
 from spanloom.engine.store.requests import Claim, FanOut, Outcome, RecordRequest, StartRequest
 from spanloom.engine.store.states import WaitKind
@@ -33,8 +34,6 @@ __all__ = [
     "of_result",
 ]
 
-_MAX_MESSAGE = 4_000
-_MAX_TRACEBACK = 16_000
 _LOAD_AGAIN_SECONDS = 5.0
 
 
@@ -83,7 +82,10 @@ def of_result(
     if not isinstance(result, NodeResult):
         return AttemptResult(Outcome.COMPLETED, data=text)
     if result.outcome is Outcome.FAILED:
-        failed = {"type": result.error_type, "message": (result.error_message or "")[:_MAX_MESSAGE]}
+        failed = {
+            "type": shortened(result.error_type or "", MAX_NAME),
+            "message": shortened(result.error_message or "", MAX_ERROR_CHARACTERS),
+        }
         failure = {**failed, "permanent": True}
         return AttemptResult(Outcome.FAILED, error=json.dumps(failure))
     if result.outcome is Outcome.RETRY:
@@ -159,8 +161,8 @@ def _describe(error: BaseException, *, permanent: bool) -> str:
     return json.dumps(
         {
             "type": type_of(error),
-            "message": message_of(error)[:_MAX_MESSAGE],
-            "traceback": traceback_of(error, size=_MAX_TRACEBACK),
+            "message": message_of(error),
+            "traceback": traceback_of(error, size=MAX_TRACEBACK_CHARACTERS),
             "permanent": permanent,
         }
     )

@@ -15,15 +15,15 @@ from opentelemetry.context import Context
 from structlog.contextvars import bind_contextvars
 
 from spanloom.engine.errors import NodeTimeout
+from spanloom.engine.limits import MAX_ATTEMPT_CHARACTERS, MAX_LINE_CHARACTERS, MAX_LINES, shortened
 from spanloom.engine.store.requests import Claim, LogLine, NodeLines
 from spanloom.engine.store.texts import storable
 from spanloom.worker.error_text import exception_text, main_error, message_of, text_of, traceback_of
 from spanloom.worker.telemetry.log_export import LogExport
 
-__all__ = ["CURRENT", "MAX_CHARACTERS", "MAX_LINES", "LogBuffer", "as_json"]
+__all__ = ["CURRENT", "LogBuffer", "as_json"]
 
-MAX_LINES = 5_000  #: of one attempt; the same number of its spans is kept
-MAX_CHARACTERS = 10_000  #: of one line's message, and of its fields as JSON
+_NEVER_WRITTEN = 20 * MAX_LINE_CHARACTERS  #: characters of fields that are left out without writing them as JSON
 _BATCH = 500  #: lines that are sent at once
 
 #: The lines of the attempt that runs in this context; None outside of handlers.
@@ -63,6 +63,7 @@ class LogBuffer:
         self._lines: list[LogLine] = []  # not confirmed as stored
         self._stored = 0
         self._left_out = 0
+        self._characters = 0  # of all lines, also of those that are stored
         self._ended = False
         self._sent = 0  # how many of the first were sent to the store without a response yet
         self._last_id = 0  # of those that are stored
@@ -110,7 +111,7 @@ class LogBuffer:
         """Keep one line, and export it unless it is `exported` already. Does nothing once the attempt has ended."""
         if self._ended:
             return
-        if self._stored + len(self._lines) >= MAX_LINES:
+        if self._stored + len(self._lines) >= MAX_LINES or self._characters >= MAX_ATTEMPT_CHARACTERS:
             self._left_out += 1
             return
         self._append(level, message, fields, exported=exported)
@@ -190,6 +191,7 @@ class LogBuffer:
     def _append(self, level: str, message: str, fields: Mapping[str, Any] | None, *, exported: bool = False) -> None:
         line = self._line(level, message, fields)
         self._lines.append(line)
+        self._characters += len(line.message) + len(line.fields)
         if self._export is None or exported:
             return
         previous = CURRENT.set(None)  # lines that the exporter writes are not the handler's
@@ -207,7 +209,7 @@ class LogBuffer:
     def _line(self, level: str, message: str, fields: Mapping[str, Any] | None) -> LogLine:
         return LogLine(
             level=level,
-            message=storable(message[:MAX_CHARACTERS]),
+            message=storable(shortened(message, MAX_LINE_CHARACTERS)),
             at=datetime.now(UTC),
             fields=as_json(fields) if fields else "{}",
             attempt=self._claim.node.attempt,
@@ -240,12 +242,60 @@ _LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": 
 
 def as_json(fields: Mapping[str, Any]) -> str:
     """Return a handler's fields as JSON, bounded; values that JSON can't carry become text."""
+    least = _least_size(fields)
+    if least > _NEVER_WRITTEN and not _holds_itself(fields):
+        return _summary(fields, least)
     try:
         text = json.dumps(fields, default=text_of)
     except (TypeError, ValueError, RecursionError):  # keys that are no text, a value that holds itself
         text = json.dumps({text_of(key): text_of(value) for key, value in fields.items()})
-    if len(text) <= MAX_CHARACTERS:
-        return text
-    summary = {"left_out": [text_of(name)[:100] for name in list(fields)[:50]], "bytes": len(text)}
-    with_trace = json.dumps({**summary, "exception": fields.get("exception")}, default=text_of)
-    return with_trace if "exception" in fields and len(with_trace) <= MAX_CHARACTERS else json.dumps(summary)
+    return text if len(text) <= MAX_LINE_CHARACTERS else _summary(fields, len(text))
+
+
+def _summary(fields: Mapping[str, Any], size: int) -> str:
+    summary = {"left_out": [text_of(name)[:100] for name in list(fields)[:50]], "bytes": size}
+    if "exception" in fields:
+        with_trace = json.dumps({**summary, "exception": fields.get("exception")}, default=text_of)
+        if len(with_trace) <= MAX_LINE_CHARACTERS:
+            return with_trace
+    return json.dumps(summary)
+
+
+def _least_size(fields: Mapping[str, Any]) -> int:
+    """Return the number of characters that fields take at least as JSON, as far as it is of interest."""
+    size = 0
+    pending: list[Any] = [fields]
+    while pending and size <= _NEVER_WRITTEN:
+        value = pending.pop()
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, Mapping):
+            size += 4 * len(value)
+            if size <= _NEVER_WRITTEN:
+                pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            size += 2 * len(value)
+            if size <= _NEVER_WRITTEN:
+                pending.extend(value)
+        else:
+            size += 1
+    return size
+
+
+def _holds_itself(value: Any) -> bool:
+    """Return whether a container stands in itself, which JSON refuses at once. Visits each one once."""
+    around: set[int] = set()
+    done: set[int] = set()
+    pending: list[tuple[Any, bool]] = [(value, False)]
+    while pending:
+        current, left = pending.pop()
+        if left:
+            around.discard(id(current))
+            done.add(id(current))
+        elif id(current) in around:
+            return True
+        elif isinstance(current, Mapping | list | tuple) and id(current) not in done:
+            around.add(id(current))
+            pending.append((current, True))
+            pending.extend((child, False) for child in (current.values() if isinstance(current, Mapping) else current))
+    return False

@@ -10,6 +10,7 @@ from opentelemetry import _logs as otel_logs
 from opentelemetry._logs import Logger, SeverityNumber
 from opentelemetry.context import Context
 
+from spanloom.engine.limits import shortened
 from spanloom.engine.store.requests import Claim, LogLine
 from spanloom.engine.telemetry.tracing import SCOPE
 
@@ -67,4 +68,4 @@ def _value(name: str, value: Any) -> str | bool | int | float:
     if isinstance(value, bool | int | float):
         return value
     text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if name == "exception" else text[:_MAX_VALUE]
+    return text if name == "exception" else shortened(text, _MAX_VALUE)

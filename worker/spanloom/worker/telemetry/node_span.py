@@ -14,6 +14,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
 
+from spanloom.engine.limits import MAX_STATUS_CHARACTERS, shortened
 from spanloom.engine.store.requests import Claim, Outcome, SpanLine
 from spanloom.engine.telemetry.spans import PROCESSING, links_to
 from spanloom.engine.telemetry.tracing import below, execution_span, new_span_id, sdk
@@ -21,8 +22,6 @@ from spanloom.worker.error_text import main_error, message_of, traceback_of, typ
 
 __all__ = ["NodeSpan", "record_error"]
 
-_MAX_STATUS = 500
-_MAX_MESSAGE = 4_000
 _encoded = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -156,10 +155,11 @@ class NodeSpan:
 
 def record_error(span: Span, error: BaseException) -> None:
     """Mark a recording span as failed, with the bounded text of the exception."""
-    message = message_of(error)[:_MAX_MESSAGE]
+    message = message_of(error)
     attributes = {"exception.message": message, "exception.stacktrace": traceback_of(error)}
     span.record_exception(error, attributes)
-    span.set_status(Status(StatusCode.ERROR, f"{type(main_error(error)).__name__}: {message}"[:_MAX_STATUS]))
+    status = shortened(f"{type(main_error(error)).__name__}: {message}", MAX_STATUS_CHARACTERS)
+    span.set_status(Status(StatusCode.ERROR, status))
 
 
 class _Constant(NamedTuple):

@@ -7,7 +7,8 @@ import sys
 import threading
 from typing import Any, TextIO
 
-from spanloom.worker.telemetry.log_buffer import CURRENT, MAX_CHARACTERS, LogBuffer
+from spanloom.engine.limits import MAX_LINE_CHARACTERS
+from spanloom.worker.telemetry.log_buffer import CURRENT, LogBuffer
 
 __all__ = ["StdoutCapture", "unwrapped"]
 
@@ -68,9 +69,9 @@ class _Tee:
         *whole, rest = (lines.unended.pop(key, "") + text).split("\n")
         for line in whole:
             self._add(lines, line)
-        while len(rest) >= MAX_CHARACTERS:
-            self._add(lines, rest[:MAX_CHARACTERS])
-            rest = rest[MAX_CHARACTERS:]
+        *full, rest = (rest[at : at + MAX_LINE_CHARACTERS] for at in range(0, len(rest) + 1, MAX_LINE_CHARACTERS))
+        for line in full:
+            self._add(lines, line)
         if rest:
             lines.unended[key] = rest
 
