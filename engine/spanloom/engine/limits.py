@@ -14,6 +14,9 @@ __all__ = [
     "MAX_DEFINITION_VALUES",
     "MAX_DEPTH",
     "MAX_EDGES",
+    "MAX_ENDPOINT_CONNECTIONS",
+    "MAX_ENDPOINT_REQUEST_BYTES",
+    "MAX_ENDPOINT_SECONDS",
     "MAX_ERROR_CHARACTERS",
     "MAX_EXPRESSIONS_SECONDS",
     "MAX_EXPRESSIONS_STEPS",
@@ -89,6 +92,13 @@ MAX_SPAN_NAME = 500  #: characters
 MAX_ERROR_CHARACTERS = 4_000  #: of an error's message
 MAX_TRACEBACK_CHARACTERS = 16_000
 MAX_STATUS_CHARACTERS = 500  #: of a span's status
+
+
+# ---- the endpoints of worker processes ----
+
+MAX_ENDPOINT_CONNECTIONS = 16  #: at the same time
+MAX_ENDPOINT_REQUEST_BYTES = 16 * 1024  #: of a request's head
+MAX_ENDPOINT_SECONDS = 5.0  #: of a connection
 
 
 def shortened(text: str, limit: int) -> str:
