@@ -234,6 +234,37 @@ def test_a_handler_that_says_something_all_the_time_is_still_timed_out(
     assert {"on and on", "and on"} < set(messages(lines))
 
 
+@pytest.mark.parametrize("change", ["basicConfig", "removed", "replaced", "factory"])
+def test_lines_are_kept_whatever_a_handler_does_to_the_root_logger(run: Run, change: str) -> None:
+    root = logging.getLogger()
+    before, level, factory = list(root.handlers), root.level, logging.getLogRecordFactory()
+
+    def changes() -> None:
+        if change == "basicConfig":
+            logging.basicConfig(force=True, handlers=[logging.NullHandler()])
+        elif change == "removed":
+            for handler in list(root.handlers):
+                root.removeHandler(handler)
+        elif change == "replaced":
+            root.handlers = [logging.NullHandler()]
+        else:
+            logging.setLogRecordFactory(logging.LogRecord)
+            logging.basicConfig(force=True)
+        library.warning("in this node" if change != "factory" else "")
+
+    def later() -> None:
+        library.warning("in a later node")
+
+    try:
+        kept = {*messages(run(changes, later, concurrency=1))}
+    finally:
+        root.handlers, root.level = before, level
+        made = logging.getLogRecordFactory()
+        logging.setLogRecordFactory(factory)
+    assert kept - {""} == {"in a later node"} | ({"in this node"} if change != "factory" else set())
+    assert made is logging.LogRecord
+
+
 def test_what_a_handler_leaves_in_its_context_does_not_reach_the_next_node(run: Run) -> None:
     seen = []
 

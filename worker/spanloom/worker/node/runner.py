@@ -142,6 +142,7 @@ class NodeRunner:
             self._telemetry.log_capture,
         )
         attempt.log_buffer.bind()
+        self._telemetry.log_capture.ensure()
         error: BaseException | None = None
         loaded: Loaded | None = None
         try:

@@ -22,11 +22,16 @@ __all__ = ["LogCapture", "keep_event"]
 
 _NOT_OF_HANDLERS = ("spanloom", "rq", "opentelemetry")  #: loggers, with all below them
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_captures: set[LogCapture] = set()
 _installing = threading.Lock()  # the root logger and the streams belong to the whole process
 
 
 class LogCapture:
-    """The service that captures lines while one worker works, from the handlers of that worker only."""
+    """The service that captures lines while one worker works, from the handlers of that worker only.
+
+    The root logger belongs to the application, which may replace its handlers at any time, even within a node. So each
+    record that is made adds ours again, before it is handled, if it is gone.
+    """
 
     def __init__(self, level: str, *, capture_output: bool) -> None:
         self.export: LogExport | None = None
@@ -38,15 +43,50 @@ class LogCapture:
         self.export = LogExport.configured()
         with _installing:
             logging.getLogger().addHandler(self._handler)
+            _captures.add(self)
+            _watch_root()
             if self._output is not None:
                 self._output.open()
+
+    def ensure(self) -> None:
+        """Add the handler to the root logger again, if the application has removed it."""
+        root = logging.getLogger()
+        if self._handler not in root.handlers:
+            root.handlers = [*root.handlers, self._handler]  # without logging's lock, which a time limit may interrupt
+        if not isinstance(logging.getLogRecordFactory(), _RecordFactory):
+            _watch_root()
 
     def stop(self) -> None:
         """Stop capturing; a second call does nothing."""
         with _installing:
+            _captures.discard(self)
             logging.getLogger().removeHandler(self._handler)
+            _watch_root()
             if self._output is not None:
                 self._output.close()
+
+
+class _RecordFactory:
+    """The maker of records, over the one that was set before: each record of a node finds its handler in place."""
+
+    def __init__(self, beneath: Any) -> None:
+        self.beneath = beneath
+
+    def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
+        lines = CURRENT.get()
+        if lines is not None and isinstance(lines.owner, LogCapture) and lines.owner in _captures:
+            lines.owner.ensure()
+        made: logging.LogRecord = self.beneath(*args, **kwargs)
+        return made
+
+
+def _watch_root() -> None:
+    """Have records made by our factory while a worker captures, unless it is beneath another one already."""
+    current = logging.getLogRecordFactory()
+    if _captures and not isinstance(current, _RecordFactory):
+        logging.setLogRecordFactory(_RecordFactory(current))
+    elif not _captures and isinstance(current, _RecordFactory):
+        logging.setLogRecordFactory(current.beneath)
 
 
 class _NodeHandler(logging.Handler):
