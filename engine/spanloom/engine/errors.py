@@ -15,6 +15,7 @@ SpanloomError
 ├── WaitTimeout                  it has not ended yet; it goes on
 ├── NodeFailure                  a node failed by a rule of Spanloom; handlers may raise these, too
 │   ├── PermanentError           fail the node now, without a retry
+│   │   ├── WaitRefused          its handler waits for an execution that no worker is left for
 │   │   ├── RoutingFailed        it named a successor it does not have, or a `when` can't be evaluated
 │   │   ├── DepthExceeded        its child would be nested too deep
 │   │   ├── ItemsFailed          more of the items it was mapped over failed than it tolerates
@@ -64,6 +65,7 @@ __all__ = [
     "UnknownNodeType",
     "UnknownWorkflow",
     "UserError",
+    "WaitRefused",
     "WaitTimeout",
     "WorkerLost",
     "WorkflowInvalid",
@@ -211,6 +213,19 @@ class NodeFailure(SpanloomError):
 
 class PermanentError(NodeFailure):
     """Raised when a node is to fail at once, regardless of its retry policy."""
+
+
+class WaitRefused(PermanentError):
+    """Raised when a handler waits for an execution, and no worker is left that could run it."""
+
+    def __init__(self, node_id: str, execution_id: str) -> None:
+        self.node_id = node_id
+        self.execution_id = execution_id
+        super().__init__(
+            f"node {node_id!r} waits for execution {execution_id} in its handler, and so does every slot of the only "
+            f"live worker: no slot is left to run it; start it with a node of type 'workflow' (child() of a builder), "
+            f"which holds no slot while it waits"
+        )
 
 
 class RoutingFailed(PermanentError):

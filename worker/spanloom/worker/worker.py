@@ -24,6 +24,7 @@ from spanloom.worker.lease import Lease
 from spanloom.worker.node.caller import Caller
 from spanloom.worker.node.claim_monitor import ClaimMonitor
 from spanloom.worker.node.event_loop import EventLoopThread
+from spanloom.worker.node.handler_waits import HandlerWaits
 from spanloom.worker.node.lifespan import Lifespan
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.node.runner import NodeRunner, NodeTelemetry, WorkerIdentity
@@ -197,7 +198,15 @@ class Worker:
             self.engine,
             WorkerIdentity(self.options, self._lease),
             self._consumer,
-            Caller(self.engine, self._event_loop, self._time_limit, self._claims, app_state, self.options),
+            Caller(
+                self.engine,
+                self._event_loop,
+                self._time_limit,
+                self._claims,
+                app_state,
+                self.options,
+                HandlerWaits(self.engine.store, self._slots, self.name),
+            ),
             Recorder(
                 self.engine.store,
                 lambda: self.engine.epoch.number,

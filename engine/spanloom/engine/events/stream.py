@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, null
 
 from spanloom.engine.errors import StoreUnavailable, UnknownExecution, WaitTimeout
 from spanloom.engine.events.listener import Listener, waker
+from spanloom.engine.events.wait_guard import check_wait
 from spanloom.engine.events.waiter import read_first
 from spanloom.engine.logs import Logger
 from spanloom.engine.store.models import Event, Execution
@@ -192,8 +193,10 @@ class _Reading:
     def poll(self) -> list[Event]:
         """Return the next page, empty if there is none yet or the store does not answer.
 
-        Raises UnknownExecution if the execution was purged, WaitTimeout once the time is over.
+        Raises UnknownExecution if the execution was purged, WaitTimeout once the time is over, and in a handler
+        WaitRefused if no worker is left to run the execution.
         """
+        check_wait(self.execution_id)
         if self._last_look and not self._more:
             raise WaitTimeout(self.execution_id, self._timeout or 0.0, self._status)
         self._last_look = time.monotonic() >= self._deadline

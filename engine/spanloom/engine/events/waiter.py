@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from spanloom.engine.errors import StoreUnavailable, UnknownExecution, WaitTimeout
 from spanloom.engine.events.listener import Listener, waker
+from spanloom.engine.events.wait_guard import check_wait
 from spanloom.engine.logs import Logger
 from spanloom.engine.store.models import Execution
 from spanloom.engine.store.port import ExecutionStore
@@ -42,7 +43,7 @@ class Waiter:
         """Return the ended execution. Raises WaitTimeout after `timeout` seconds (None: never), UnknownExecution.
 
         Raises StoreUnavailable if the store does not answer within about a second at first. Later outages are waited
-        out.
+        out. In a handler it raises WaitRefused if no worker is left to run the execution.
         """
         if (execution := self._read_first(execution_id)).status.ended:
             return execution
@@ -85,6 +86,7 @@ class Waiter:
         return read_first(lambda: self._read(execution_id))
 
     def _read_again(self, seen: Execution) -> Execution:
+        check_wait(seen.id)
         try:
             return self._read(seen.id)
         except StoreUnavailable as error:

@@ -13,6 +13,7 @@ from opentelemetry import context as otel_context
 
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import NodeTimeout, PermanentError, StoreUnavailable, WorkerLost
+from spanloom.engine.events.wait_guard import WAIT_GUARD
 from spanloom.engine.handlers.context import NodeContext
 from spanloom.engine.handlers.handler import Handler
 from spanloom.engine.payload import encode
@@ -23,6 +24,7 @@ from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.builtin import BUILT_IN, evaluated, scope_of
 from spanloom.worker.node.claim_monitor import ClaimMonitor
 from spanloom.worker.node.event_loop import EventLoopThread
+from spanloom.worker.node.handler_waits import HandlerWaits
 from spanloom.worker.node.mapped import run_mapped
 from spanloom.worker.node.outcomes import AttemptResult, of_load_error, of_result
 from spanloom.worker.node.timeouts import TimeLimit
@@ -52,8 +54,10 @@ class Caller:
         claims: ClaimMonitor,
         state: Any,
         options: WorkerOptions,
+        waits: HandlerWaits,
     ) -> None:
         """Take `state` as the `ctx.state` of all handlers."""
+        self._waits = waits
         self._engine = engine
         self._event_loop = event_loop
         self._time_limit = time_limit
@@ -136,6 +140,7 @@ class Caller:
     def _call(self, handler: Handler, node: Node, context: NodeContext, attempt: RunningAttempt) -> Any:
         args, kwargs = handler.arguments(node, context)
         token, previous = otel_context.attach(attempt.own.begin()), CURRENT.set(attempt.log_buffer)
+        WAIT_GUARD.set(self._waits)  # in the context of this node alone
         began = time.monotonic()
         try:
             if handler.is_async or node.timeout is None:

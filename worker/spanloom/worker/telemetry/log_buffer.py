@@ -83,6 +83,11 @@ class LogBuffer:
             )
         return self._logger
 
+    @property
+    def workflow_id(self) -> str:
+        """The workflow of its execution."""
+        return self._claim.header.workflow_id
+
     def ids(self) -> dict[str, Any]:
         """Return the ids that every line of this attempt carries, except the span id."""
         node = self._claim.node
