@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import traceback
 from collections.abc import Generator
@@ -35,7 +36,7 @@ def import_module(name: str, *, prints: bool) -> ModuleType:
     """
     directory = os.getcwd()
     if directory not in sys.path:
-        sys.path.insert(0, directory)
+        sys.path.insert(_place_after_standard_library(), directory)
     pid = os.getpid()
     pressed: list[int] = []
     try:
@@ -51,6 +52,15 @@ def import_module(name: str, *, prints: bool) -> ModuleType:
         click.echo(f"spanloom: importing {name!r} forked this process, which ends here; {_GUARD}", err=True)
         _leave(SystemExit(_MISTAKE))
     return module
+
+
+def _place_after_standard_library() -> int:
+    """Return the place in sys.path from which a module hides installed packages, but none of Python's own."""
+    paths = sysconfig.get_paths()
+    standard = {os.path.realpath(paths[name]) for name in ("stdlib", "platstdlib")}
+    standard |= {os.path.join(path, "lib-dynload") for path in standard}
+    places = [place for place, path in enumerate(sys.path, 1) if os.path.realpath(path) in standard]
+    return max(places, default=0)
 
 
 def _refusal(name: str, error: BaseException) -> ConfigurationError:

@@ -25,7 +25,7 @@ def configure_logging(log_format: str, level: int = logging.INFO) -> None:
     except those that write to standard output or standard error. The root level is set if the application has added no
     handler.
     """
-    as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
+    as_json = log_format == "json" or (log_format == "auto" and not (sys.stderr and sys.stderr.isatty()))
     renderer = _Renderer(structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer())
     exceptions: list[Any] = [structlog.processors.format_exc_info] if as_json else []
     shared: list[Any] = [
@@ -74,6 +74,8 @@ def _is_replaced(handler: logging.Handler) -> bool:
 
 def _write(text: str) -> None:
     """Write a line in one piece, without a lock: a time limit may interrupt a thread that holds one."""
+    if sys.stderr is None:  # it was closed before the process started
+        return
     try:
         stream = unwrapped(sys.stderr)
         stream.write(text + "\n")

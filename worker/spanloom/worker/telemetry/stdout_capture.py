@@ -26,6 +26,8 @@ class StdoutCapture:
     def open(self) -> None:
         """Start capturing."""
         for name in _LEVELS:
+            if getattr(sys, name) is None:  # it was closed before the process started
+                continue
             tee = _Tee(self._owner, name, getattr(sys, name))
             self._tees.append(tee)
             setattr(sys, name, tee)
