@@ -100,7 +100,7 @@ def set_up(
 
 def worker_command(load: Load, name: str) -> list[str]:
     """Return the command of one worker."""
-    options = ["--lease", f"{load.lease_seconds}s", "--concurrency", str(load.slots), "--name", name]
+    options = ["--lease", f"{load.lease_seconds}s", "--concurrency", str(load.slots), "--name", name, "--stall", "0"]
     return ["spanloom.cli", "worker", "chaos.app:engine", *options]
 
 

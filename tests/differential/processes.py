@@ -84,7 +84,8 @@ def process_runner(store_url: str, redis_url: str, folder: Path) -> Iterator[Run
 
     def command(place: int, name: str) -> list[str]:
         queues = ",".join(CREWS[place:] + CREWS[:place])
-        return ["spanloom.cli", "worker", "differential.processes:engine", "--queues", queues, "--concurrency", "3"]
+        options = ["--queues", queues, "--concurrency", "3", "--stall", "0"]
+        return ["spanloom.cli", "worker", "differential.processes:engine", *options]
 
     board = SharedBoard(redis_url)
     group = ProcessGroup("worker", WORKERS, command, environment, folder)

@@ -49,7 +49,7 @@ def workers(tmp_path: Path, postgres_url: str, redis_url: str) -> Iterator[Proce
         "SPANLOOM_LOG_FORMAT": "json",
         GO: str(tmp_path / "go"),
     }
-    options = ["--lease", f"{LEASE_SECONDS}s", "--concurrency", str(EXECUTIONS // WORKERS)]
+    options = ["--lease", f"{LEASE_SECONDS}s", "--concurrency", str(EXECUTIONS // WORKERS), "--stall", "0"]
 
     def command(place: int, name: str) -> list[str]:
         return ["spanloom.cli", "worker", "faults.recovery_app:engine", *options]

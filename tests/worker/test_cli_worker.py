@@ -9,13 +9,13 @@ import pytest
 from spanloom.cli.exit_codes import DONE, MISTAKE, run
 from spanloom.engine import NodeRegistry, WorkflowEngine
 from spanloom.worker import Listen, WorkerOptions
-from spanloom.worker.process.supervisor import SupervisedProcess
+from spanloom.worker.process.supervised import SupervisedProcess
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
 TOLD = [
     "--concurrency", "2", "--queues", "high,default", "--grace", "5s", "--lease", "3s", "--max-recovery-attempts", "5",
-    "--isolation", "2m", "--log-level", "warning", "--capture-output", "--burst",
+    "--isolation", "2m", "--stall", "0", "--log-level", "warning", "--capture-output", "--burst",
 ]  # fmt: skip
 
 
@@ -43,6 +43,19 @@ def served(
     return found
 
 
+@pytest.fixture
+def supervised(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, WorkerOptions]]:
+    """How many processes a supervisor was to start, and with which options."""
+    found: list[tuple[int, WorkerOptions]] = []
+
+    def become(_app: str, processes: int, options: WorkerOptions, **_: object) -> int:
+        found.append((processes, options))
+        return DONE
+
+    monkeypatch.setattr("spanloom.cli.commands.worker.become_supervisor", become)
+    return found
+
+
 def test_what_was_told_is_what_it_works_by(served: list[WorkerOptions]) -> None:
     assert run(["worker", "shop:engine", *TOLD]) == DONE
     assert served == [
@@ -53,6 +66,7 @@ def test_what_was_told_is_what_it_works_by(served: list[WorkerOptions]) -> None:
             lease_seconds=3,
             max_recovery_attempts=5,
             isolation_seconds=120,
+            stall_seconds=0,
             log_level="warning",
             capture_output=True,
             burst=True,
@@ -60,9 +74,11 @@ def test_what_was_told_is_what_it_works_by(served: list[WorkerOptions]) -> None:
     ]
 
 
-def test_without_being_told_it_has_the_options_own_defaults(served: list[WorkerOptions]) -> None:
+def test_without_being_told_it_has_the_options_own_defaults_and_a_supervisor(
+    served: list[WorkerOptions], supervised: list[tuple[int, WorkerOptions]]
+) -> None:
     assert run(["worker", "shop:engine"]) == DONE
-    assert served == [WorkerOptions()]
+    assert (served, supervised) == ([], [(1, WorkerOptions())])
 
 
 def test_each_of_several_processes_works_by_the_same_options(
@@ -70,12 +86,11 @@ def test_each_of_several_processes_works_by_the_same_options(
 ) -> None:
     started: list[tuple[str, dict[str, str]]] = []
 
-    def supervise(app: str, processes: int, options: WorkerOptions, *, listen: Listen | None) -> int:
+    def supervise(app: str, processes: int, options: WorkerOptions, *, listen: Listen | None, **_: str) -> int:
         started.extend([(app, SupervisedProcess(options=options, listen=listen).environment())] * processes)
         return DONE
 
-    monkeypatch.setattr("spanloom.cli.commands.worker.supervise", supervise)
-    monkeypatch.setattr("spanloom.cli.commands.worker.configure_logging", lambda _format: None)
+    monkeypatch.setattr("spanloom.cli.commands.worker.become_supervisor", supervise)
     monkeypatch.setattr("spanloom.cli.commands.worker.check_free", lambda _listen, _processes: None)
     told = [*TOLD, "--metrics-port", "9470"]
     assert run(["worker", "shop:engine", "--processes", "2", *told]) == DONE
@@ -131,12 +146,13 @@ def test_a_number_of_recovery_attempts_that_makes_no_sense_is_refused(
 def test_it_serves_its_endpoints_where_it_is_told(
     served: list[WorkerOptions], listening: list[Listen | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(["worker", "shop:engine"]) == DONE
-    assert run(["worker", "shop:engine", "--metrics-port", "9464"]) == DONE
+    alone = ["worker", "shop:engine", "--stall", "0"]
+    assert run(alone) == DONE
+    assert run([*alone, "--metrics-port", "9464"]) == DONE
     monkeypatch.setenv("SPANLOOM_METRICS_PORT", "9470")
     monkeypatch.setenv("SPANLOOM_METRICS_HOST", "0.0.0.0")
-    assert run(["worker", "shop:engine"]) == DONE
-    assert run(["worker", "shop:engine", "--metrics-port", "9471", "--metrics-host", "::1"]) == DONE
+    assert run(alone) == DONE
+    assert run([*alone, "--metrics-port", "9471", "--metrics-host", "::1"]) == DONE
 
     assert listening == [None, Listen(9464, "127.0.0.1"), Listen(9470, "0.0.0.0"), Listen(9471, "::1")]
 

@@ -15,7 +15,7 @@ def stop():
     print("heard", flush=True)
     os._exit(0)
 
-signals.install_signal_handlers(stop)
+signals.install_signal_handlers(stop, stop)
 number = signal.Signals[sys.argv[1]]
 # A thread that gets the signal leaves the main thread in its wait, as one that comes just before the wait does.
 threading.Thread(target=lambda: signal.pthread_kill(threading.get_ident(), number)).start()
@@ -26,7 +26,7 @@ FORKED = """
 import os, signal, sys
 from spanloom.worker.process import signals
 
-signals.install_signal_handlers(lambda: os._exit(3))
+signals.install_signal_handlers(lambda: os._exit(3), lambda: os._exit(3))
 number = signal.Signals[sys.argv[1]]
 for _ in range(20):
     child = os.fork()

@@ -30,6 +30,7 @@ from spanloom.engine.errors import (
     WaitRefused,
     WaitTimeout,
     WorkerLost,
+    WorkerStalled,
     WorkflowInvalid,
 )
 from spanloom.engine.events.handle import ExecutionHandle
@@ -99,6 +100,7 @@ __all__ = [
     "WaitRefused",
     "WaitTimeout",
     "WorkerLost",
+    "WorkerStalled",
     "Workflow",
     "WorkflowBuilder",
     "WorkflowEngine",

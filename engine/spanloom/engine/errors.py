@@ -24,6 +24,7 @@ SpanloomError
 │   └── NodeTimeout              the handler ran past its node's timeout
 ├── ExpressionFailed             a JMESPath expression is wrong, or can't be evaluated on this data
 ├── LeaseLost                    this worker no longer holds the claim
+├── WorkerStalled                a part of a worker stood still, and it gave up
 ├── StoreUnavailable             the store can't serve a call now; .reason; the write may or may not have happened
 ├── StoreRefused                 the database will never keep this; nothing was written
 ├── StoreNotMigrated             the store's schema is missing or of another version
@@ -68,6 +69,7 @@ __all__ = [
     "WaitRefused",
     "WaitTimeout",
     "WorkerLost",
+    "WorkerStalled",
     "WorkflowInvalid",
 ]
 
@@ -300,6 +302,15 @@ class LeaseLost(SpanloomError):
         super().__init__(
             f"the claim {fence} on node {node_id!r} of execution {execution_id} was lost; nothing was recorded"
         )
+
+
+class WorkerStalled(SpanloomError):
+    """Raised when a worker gave up because a part of it, or a handler past its timeout, stood still."""
+
+    def __init__(self, worker: str, reason: str) -> None:
+        self.worker = worker
+        self.reason = reason
+        super().__init__(f"worker {worker} gave up: {reason}")
 
 
 class StoreUnavailable(SpanloomError):

@@ -25,8 +25,12 @@ APP = "e2e.support.behaviour_app:engine"  #: what a worker runs, from the folder
 READY_SECONDS = 30
 
 
+#: A worker process that is the command itself, forked in no time; a supervisor would start an interpreter for it.
+ALONE = ("--stall", "0")
+
+
 class WorkerProcess:
-    """One `spanloom worker` process, and what it logged."""
+    """One `spanloom worker` process, and what it logged. It is supervised if it is one of several, or given a stall."""
 
     def __init__(
         self,
@@ -43,6 +47,8 @@ class WorkerProcess:
             "SPANLOOM_LOG_FORMAT": "json",
             "BEHAVIOUR_REDIS_URL": handlers_redis_url or redis_url,
         }
+        if not {"--processes", "--stall"} & {*options}:
+            options = (*options, *ALONE)
         self.process = ForkedProcess(["worker", APP, *options], TESTS, environment, new_session=new_session)
         self.lines: list[str] = []
         self.waited = False  # somebody has looked at its exit code

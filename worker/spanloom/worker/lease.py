@@ -49,7 +49,13 @@ class Lease:
         self._renewal = Periodic(f"spanloom-lease-{name}", self._turn, first_pause=0.0)
         self._owed: set[str] = set()  # given up, and not given back yet
         self.worker_id = ""
+        self.turns = 0  #: rises while it is renewed, or waits for the store
         self.renewed_at = 0.0  #: when the store last renewed it, by the monotonic clock
+
+    @property
+    def died(self) -> bool:
+        """Whether the thread that renews it has ended without stop()."""
+        return self._renewal.died
 
     @property
     def renew_seconds(self) -> float:
@@ -127,6 +133,7 @@ class Lease:
         renewed = False
         try:
             renewed = self.renew()
+            self.turns += 1
         except Exception:
             _log.exception("lease_not_renewed", worker=self.name)  # the next renewal must still come
         # After an outage of nearly a lease there is no time for the regular pause.

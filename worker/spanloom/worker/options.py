@@ -50,6 +50,13 @@ class WorkerOptions(BaseModel):
         le=86_400,  # no thread can wait for any time
         description="How long after its last heartbeat, of three a lease, a worker's nodes go to another one.",
     )
+    stall_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        le=86_400,
+        description="How long a process may stand still, or a handler go on after its timeout, before the process is "
+        "replaced; two leases at least. 0: for ever.",
+    )
     sweep_seconds: float = Field(default=0.5, gt=0, description="How often to look for what is due.")
     lost_job_after_seconds: float = Field(
         default=2.0, gt=0, description="How long after its list has gone past it a job counts as lost."
@@ -75,3 +82,8 @@ class WorkerOptions(BaseModel):
         default=False, description="Keep what handlers print as log lines of their nodes, too."
     )
     burst: bool = Field(default=False, description="End when nothing is left to do.")
+
+    @property
+    def stalled_after(self) -> float:
+        """The seconds after which a part that has not moved stands still; 0: none ever does."""
+        return self.stall_seconds and max(self.stall_seconds, 2 * self.lease_seconds)

@@ -46,6 +46,11 @@ class Periodic:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
+    @property
+    def died(self) -> bool:
+        """Whether the thread has ended without stop()."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._stopped.is_set()
+
     def start(self) -> None:
         """Start the thread, which pauses first."""
         self._thread.start()

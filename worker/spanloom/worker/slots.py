@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -29,6 +30,7 @@ class Slots:
         self._brief = False  # the work that ended last took next to no time
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
+        self.failure: str | None = None  #: why the end of a node that ran here may be unknown
 
     @property
     def busy(self) -> int:
@@ -85,10 +87,16 @@ class Slots:
             started = time.monotonic()
             try:
                 work()
-            except BaseException:
-                _log.exception("slot_failed")  # a bug of ours must not end the slot's thread
+            except BaseException as error:
+                self.failure = f"its own code failed after a handler, with {type(error).__name__}"
+                _log_failure()
             finally:
                 with self._changed:
                     self._brief = time.monotonic() - started < _BRIEF_SECONDS
                     self._free += 1
                     self._changed.notify_all()
+
+
+def _log_failure() -> None:
+    with suppress(BaseException):  # what made it fail may make this fail: a recursion limit that a handler left
+        _log.exception("slot_failed")  # a bug of ours must not end the slot's thread

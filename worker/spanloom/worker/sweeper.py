@@ -64,7 +64,18 @@ class Sweeper:
         self._redis_away = False  # and that was logged
         self._well_at = time.monotonic()  # the end of the latest pass that did all of its work
         self._problem: str | None = None  # of the passes since then
+        self.turns = 0  #: rises with each pass, also with one that found a server away
         self._thread = threading.Thread(target=self._run, name="spanloom-sweep", daemon=True)
+
+    @property
+    def died(self) -> bool:
+        """Whether the thread has ended without stop()."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._stopped
+
+    @property
+    def longest_pause(self) -> float:
+        """Seconds that may pass between two passes if no server is slow."""
+        return max(1.2 * self._options.sweep_seconds, 1.2 * _MAX_PAUSE) + _RENEWAL_SECONDS
 
     def start(self) -> None:
         """Start the thread."""
@@ -161,14 +172,17 @@ class Sweeper:
                     return
                 self._sweep_without_redis_too()
                 self._troubles.over("sweep")
+                self.turns += 1
                 pause, swept = self._options.sweep_seconds, time.monotonic()
             except ConfigurationError as error:
                 _log.error("sweep_ends", error=str(error))
+                self._stopped = True
                 self._events.incompatible(error)
                 return
             except StoreUnavailable as error:
                 self._troubles.met("sweep", error, "sweep_failed")
                 self._problem = str(error)
+                self.turns += 1
                 if (measured := instruments()) is not None:
                     measured.swept({}, error)
                 pause = min(pause * 2, _MAX_PAUSE)

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from spanloom.engine.engine import WorkflowEngine
-from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable
+from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUnavailable, WorkerStalled
 from spanloom.engine.handlers.builtin import BUILT_IN
 from spanloom.engine.queue.message import NodeMessage
 from spanloom.engine.queue.redis_refusals import WrongKeyType
@@ -28,6 +28,7 @@ from spanloom.worker.node.handler_waits import HandlerWaits
 from spanloom.worker.node.lifespan import Lifespan
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.node.runner import NodeRunner, NodeTelemetry, WorkerIdentity
+from spanloom.worker.node.shortages import Shortages
 from spanloom.worker.node.timeouts import TimeLimit
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.queue.consumer import JobConsumer
@@ -44,6 +45,10 @@ from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.log_flusher import LogFlusher
 from spanloom.worker.telemetry.span_exporter import SpanExporter
 from spanloom.worker.telemetry.worker_metrics import WorkerGauges
+from spanloom.worker.watch.pulse import Pulse, Turning
+from spanloom.worker.watch.servers import Servers, check_store
+from spanloom.worker.watch.surrender import Surrender
+from spanloom.worker.watch.threads import check_threads
 
 __all__ = ["Worker"]
 
@@ -62,14 +67,23 @@ class Worker:
         options: WorkerOptions | None = None,
         *,
         ready: Callable[[], object] = lambda: None,
+        beat: Callable[[], object] = lambda: None,
+        given_up: Callable[[], object] = lambda: None,
+        failure: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`ready` is called once node jobs are fetched."""
+        """`ready` is called once node jobs are fetched, then `beat` several times a second while all parts move.
+
+        `given_up` is called when one of them stands still, once its claims have an end; it may end the process.
+        `failure` returns why this process can't be trusted any more; None if it can.
+        """
         self.engine = engine
         self.options = options = options or WorkerOptions()
         self.name = name = options.name or f"{socket.gethostname().split('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
         self.state = state = WorkerState()
         self._incompatible: ConfigurationError | None = None  # why no worker may run on this Redis and store
         self._last_loop_at = 0.0  # when the loop last went round
+        self._turns = 0  # of the loop, without those that failed by a bug
+        self.servers = Servers(lambda: check_store(engine.store), engine.queue.ping)
 
         self._troubles = troubles = StoreTroubles()
         self._lease = Lease(
@@ -81,6 +95,7 @@ class Worker:
         self._unknown_types = UnknownTypeFilter(self._consumer, engine.registry)
         side_lists = SideListFollower(self._consumer, lambda: {*engine.registry.types, *BUILT_IN})
         self._isolation = Isolation(self._slots, options)
+        self._shortages = Shortages(2 * options.stalled_after)
         self._event_loop = EventLoopThread(f"spanloom-loop-{name}")
         self._time_limit = TimeLimit()
         self._lifespan = Lifespan(engine.lifespan, engine, self._event_loop)
@@ -110,6 +125,43 @@ class Worker:
         self._heartbeat = Heartbeat(
             registration, self._consumer, lambda: self._slots.busy, state, self._lease.renew_seconds
         )
+        self._recorder = Recorder(
+            engine.store,
+            lambda: engine.epoch.number,
+            state,
+            before=span_exporter.begin,
+            troubles=troubles,
+            served_at=lambda: self._lease.renewed_at,
+            patience_seconds=max(_PATIENCE_SECONDS, 2 * options.lease_seconds),
+        )
+        self._surrender = Surrender(engine, self._lease, self._claims, state, given_up)
+        pulse = Pulse(
+            {
+                "lease": self._lease,
+                "sweeper": self._sweeper,
+                "heartbeat": self._heartbeat,
+                "claim monitor": self._claims,
+                "event loop": self._event_loop,
+            },
+            (
+                Turning("loop", lambda: self._turns if state.phase is Phase.WORKING else None, 2 * _BLOCK_SECONDS),
+                Turning("lease", lambda: self._lease.turns, self._lease.renew_seconds),
+                Turning(
+                    "sweeper", lambda: None if state.draining else self._sweeper.turns, self._sweeper.longest_pause
+                ),
+                Turning("recorder", lambda: self._recorder.turns if self._recorder.calls else None),
+            ),
+            self._claims,
+            self._event_loop,
+            self.servers,
+            seconds=options.stalled_after,
+            grace_seconds=options.grace_seconds,
+            own_failure=lambda: self._slots.failure or failure(),
+            shortage=self._shortages.problem,
+            beat=beat,
+            state=state,
+            surrender=self._surrender,
+        )
         # In the order in which they start; they stop in reverse. The lease is renewed until whatever claims, or waits
         # for a server, has ended. Redis is brought up to date once the lease was given back.
         self._services: tuple[Service, ...] = (
@@ -122,7 +174,13 @@ class Worker:
             notifier,
             self._telemetry.log_flusher,
             self._claims,
+            pulse,
         )
+
+    @property
+    def stalled(self) -> str | None:
+        """Why it gives up; None if it does not."""
+        return self._surrender.reason
 
     @property
     def phase(self) -> str:
@@ -155,9 +213,10 @@ class Worker:
     def run(self) -> bool:
         """Work until stop(), or in burst mode until nothing is left. Returns whether every slot ended in its grace.
 
-        Raises StoreUnavailable, StoreNotMigrated, QueueUnavailable or ConfigurationError if it can't start, and
-        ConfigurationError if the Redis namespace turns out to belong to another store.
+        Raises StoreUnavailable, StoreNotMigrated, QueueUnavailable or ConfigurationError if it can't start,
+        ConfigurationError if the Redis namespace turns out to belong to another store, and WorkerStalled if it gave up.
         """
+        check_threads()
         try:
             instrument(self.engine.store, self.engine.queue)
             instrument_calls(self._consumer, {"_pop": "fetch", "flush": "flush", "requeue": "requeue"})
@@ -168,6 +227,8 @@ class Worker:
                 ended = self._serve(self._runner(app_state))
         finally:
             self.state.advance(Phase.STOPPED)
+        if self.stalled is not None:
+            raise WorkerStalled(self.name, self.stalled)
         if self._incompatible is not None:
             raise self._incompatible
         return ended and self._event_loop.closed
@@ -196,7 +257,7 @@ class Worker:
     def _runner(self, app_state: Any) -> NodeRunner:
         return NodeRunner(
             self.engine,
-            WorkerIdentity(self.options, self._lease),
+            WorkerIdentity(self.options, self._lease, self._shortages),
             self._consumer,
             Caller(
                 self.engine,
@@ -207,15 +268,7 @@ class Worker:
                 self.options,
                 HandlerWaits(self.engine.store, self._slots, self.name),
             ),
-            Recorder(
-                self.engine.store,
-                lambda: self.engine.epoch.number,
-                self.state,
-                before=self._telemetry.span_exporter.begin,
-                troubles=self._troubles,
-                served_at=lambda: self._lease.renewed_at,
-                patience_seconds=max(_PATIENCE_SECONDS, 2 * self.options.lease_seconds),
-            ),
+            self._recorder,
             self._telemetry,
             self.state,
             self._events,
@@ -231,7 +284,8 @@ class Worker:
         while not self.state.draining:
             self._last_loop_at = time.monotonic()
             free = self._slots.wait_free(timeout=0.5)
-            if not free or self._heartbeat.suspended:
+            if not free or self._heartbeat.suspended or self._shortages.pause:
+                self._turns += 1
                 self.state.wait_for(Phase.DRAINING, 0.5 if free else 0.0)
                 continue
             try:
@@ -248,6 +302,7 @@ class Worker:
                     break
                 self._dispatcher.dispatch(runner.run, fetched, token)
                 fetched, pause = [], _PAUSES[0]
+                self._turns += 1
             except Exception as error:
                 if isinstance(error, StoreUnavailable):
                     self._troubles.met("claim", error, "worker_waits", worker=self.name)
@@ -259,6 +314,7 @@ class Worker:
                 else:  # one odd job must not end a worker; what was fetched with it is pushed again by the sweep
                     _log.exception("jobs_dropped", worker=self.name, jobs=len(fetched))
                     fetched = []
+                self._turns += isinstance(error, QueueUnavailable | StoreUnavailable)
                 self.state.wait_for(Phase.DRAINING, pause)
                 pause = min(pause * 2, longest)
         if fetched := [*fetched, *self._isolation.leave(), *self._unknown_types.leave()]:
@@ -287,6 +343,8 @@ class Worker:
         return ended
 
     def _give_back(self, worker_id: str) -> bool:
+        if self.stalled is not None:
+            return True  # the surrender gives back what is to be given back
         try:
             given_back = self.engine.store.unregister_worker(worker_id, epoch=self.engine.epoch.number)
         except StoreUnavailable as error:  # its lease will lapse

@@ -1,4 +1,4 @@
-"""`spanloom worker`: runs node jobs, in this process or in several supervised ones."""
+"""`spanloom worker`: runs node jobs, in supervised processes or in this one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import click
 
 from spanloom.cli.options.loading import load_engine
 from spanloom.cli.options.model_fields import model_options
-from spanloom.cli.options.target import check_shared
-from spanloom.engine import WorkflowEngine
 from spanloom.engine.errors import ConfigurationError
-from spanloom.worker import Listen, WorkerOptions, serve, supervise, worker_options
+from spanloom.engine.settings import Settings
+from spanloom.worker import Listen, WorkerOptions, serve, worker_options
 from spanloom.worker.process.endpoints import check_free
-from spanloom.worker.process.log_setup import configure_logging
-from spanloom.worker.process.supervisor import SupervisedProcess
+from spanloom.worker.process.supervised import SupervisedProcess, become_supervisor
 
 __all__ = ["worker"]
 
@@ -46,7 +44,8 @@ def worker(app: str, processes: int, metrics_port: int | None, metrics_host: str
 
     MODULE:ENGINE names a WorkflowEngine, which brings its handlers, store and Redis; SPANLOOM_APP names it, too.
     SIGTERM or Ctrl-C: nothing new is started, running nodes have their grace, the rest goes back to the queue; then it
-    exits with 0. With several processes, one that dies is replaced.
+    exits with 0. A second signal ends the grace. A supervisor replaces a process that dies, or that stands still
+    (--stall). With one process and --stall 0 there is none.
 
     With --metrics-port it serves /metrics for Prometheus; /healthz, which is 200 while its loop runs; and /readyz,
     which is 503, with the reason, while it does not work: its store or Redis does not answer, the store's schema is
@@ -59,11 +58,10 @@ def worker(app: str, processes: int, metrics_port: int | None, metrics_host: str
         return serve(load_engine(app), supervised.options, listen=supervised.listen)
     if fields["name"] is not None and processes > 1:
         raise ConfigurationError("--name is for one worker; leave it out with --processes")
-    engine = load_engine(app)
     options = worker_options(**fields)
     listen = Listen(metrics_port, metrics_host) if metrics_port else None
-    if processes == 1:
-        return serve(engine, options, listen=listen)
+    if processes == 1 and not options.stall_seconds:
+        return serve(load_engine(app), options, listen=listen)
     if metrics_port is not None and metrics_port + processes > 65536:
         raise ConfigurationError(
             f"--metrics-port {metrics_port} leaves no ports for {processes} processes; give one of at most "
@@ -71,16 +69,4 @@ def worker(app: str, processes: int, metrics_port: int | None, metrics_host: str
         )
     if listen is not None:
         check_free(listen, processes)
-    _check(engine)
-    configure_logging(engine.settings.log_format)
-    return supervise(app, processes, options, listen=listen)
-
-
-def _check(engine: WorkflowEngine) -> None:
-    """Raise once, in this process, the errors that would keep every worker process from starting."""
-    check_shared(engine.store)
-    try:
-        engine.queue.check_for_worker()
-        engine.open()
-    finally:
-        engine.close()
+    return become_supervisor(app, processes, options, listen=listen, log_format=Settings.from_environment().log_format)

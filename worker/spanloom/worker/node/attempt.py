@@ -44,6 +44,7 @@ class RunningAttempt:
         self.spans: list[SpanLine] = []
         self._span_characters = 0
         self.reference: str | None = None  #: its span, as the store keeps it; set by close()
+        self.entered = False  #: its handler was called
         self._is_lost = is_lost
         self._is_stopping = is_stopping
         self._revoking = threading.Lock()
@@ -102,6 +103,7 @@ class RunningAttempt:
 
     def on_revoke(self, interrupt: Callable[[], object]) -> None:
         """Call `interrupt` once when the claim is revoked, at once if it was revoked before."""
+        self.entered = True
         with self._revoking:
             self._interrupt = interrupt
             revoked = self._revoked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Caller:
         self._claims = claims
         self._state = state
         self._max_losses = options.max_recovery_attempts
+        self._recursion_limit = sys.getrecursionlimit()
 
     def load(self, claim: Claim) -> Loaded:
         """Return the claimed node's definition and handler. Raises if this worker can't run it, with the reason."""
@@ -73,7 +75,7 @@ class Caller:
 
     def call(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt, worker_id: str) -> AttemptResult:
         """Run a claimed node and classify its result. Raises the exceptions of its handler."""
-        self._claims.begin(attempt, worker_id)
+        self._claims.begin(attempt, worker_id, loaded.plan, loaded.node)
         try:
             return self._run(loaded, claim, attempt)
         finally:
@@ -141,8 +143,10 @@ class Caller:
         args, kwargs = handler.arguments(node, context)
         token, previous = otel_context.attach(attempt.own.begin()), CURRENT.set(attempt.log_buffer)
         WAIT_GUARD.set(self._waits)  # in the context of this node alone
+        traced = sys.gettrace()
         began = time.monotonic()
         try:
+            attempt.entered = not handler.is_async  # else once the event loop has begun it
             if handler.is_async or node.timeout is None:
                 result = handler.function(*args, **kwargs)
             else:
@@ -151,6 +155,11 @@ class Caller:
                 result = self._await(result, node, attempt, began)
             return result
         finally:
+            # What a handler leaves behind must not break what follows it, nor the nodes beside it.
+            if sys.gettrace() is not traced:
+                sys.settrace(traced)
+            if sys.getrecursionlimit() < self._recursion_limit:
+                sys.setrecursionlimit(self._recursion_limit)
             CURRENT.reset(previous)
             otel_context.detach(token)
 
@@ -158,7 +167,7 @@ class Caller:
         clock, context = time.monotonic(), contextvars.copy_context()
         left = None if node.timeout is None else max(0.0, node.timeout - (clock - began))
         try:
-            return self._event_loop.run(awaitable, context, left, begun=attempt.on_revoke)
+            return self._event_loop.run(awaitable, context, left, begun=attempt.on_revoke, owner=attempt)
         except TimeoutError as error:
             if node.timeout is not None and left is not None and time.monotonic() - clock >= left:
                 raise NodeTimeout(node.id, node.timeout) from error

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 
 from spanloom.engine.errors import StoreUnavailable
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import NodeKey
+from spanloom.engine.workflow.compiled import CompiledWorkflow
+from spanloom.engine.workflow.definitions import Node
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.service import Periodic
 from spanloom.worker.telemetry.log_buffer import LogBuffer
 
-__all__ = ["ClaimMonitor"]
+__all__ = ["ClaimMonitor", "RunningNode"]
 
 _log = structlog.get_logger("spanloom.worker")
+
+
+class RunningNode(NamedTuple):
+    """A node that runs here: its attempt, the worker id of its claim, and its definition."""
+
+    attempt: RunningAttempt
+    worker_id: str
+    since: float
+    plan: CompiledWorkflow
+    node: Node
 
 
 class ClaimMonitor:
@@ -36,13 +49,11 @@ class ClaimMonitor:
         self._find_orphans = find_orphans
         self._orphans_at = time.monotonic() + self.orphan_seconds
         self._checks = Periodic("spanloom-claims", self._turn, first_pause=self.check_seconds)
-        self._running: dict[
-            RunningAttempt, tuple[str, float]
-        ] = {}  # by attempt: the worker id it was claimed under, since
+        self._running: dict[RunningAttempt, RunningNode] = {}
 
-    def begin(self, attempt: RunningAttempt, worker_id: str) -> None:
+    def begin(self, attempt: RunningAttempt, worker_id: str, plan: CompiledWorkflow, node: Node) -> None:
         """Monitor an attempt from now on."""
-        self._running[attempt] = (worker_id, time.monotonic())
+        self._running[attempt] = RunningNode(attempt, worker_id, time.monotonic(), plan, node)
 
     def end(self, attempt: RunningAttempt) -> None:
         """Monitor the attempt no longer."""
@@ -56,12 +67,19 @@ class ClaimMonitor:
         """Stop checking."""
         self._checks.stop()
 
+    def running(self) -> list[RunningNode]:
+        """Return the nodes that run now."""
+        return list(self._running.values())
+
+    @property
+    def died(self) -> bool:
+        """Whether the thread that checks has ended without stop()."""
+        return self._checks.died
+
     def long_running(self) -> list[tuple[RunningAttempt, str]]:
         """Return the attempts that have run for longer than `check_seconds`, each with the worker id of its claim."""
         long_ago = time.monotonic() - self.check_seconds
-        return [
-            (attempt, worker_id) for attempt, (worker_id, since) in tuple(self._running.items()) if since <= long_ago
-        ]
+        return [(one.attempt, one.worker_id) for one in self.running() if one.since <= long_ago]
 
     def long_running_logs(self) -> list[LogBuffer]:
         """Return the log buffers of the long-running attempts."""

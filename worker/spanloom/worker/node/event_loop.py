@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
+import sys
 import threading
+import traceback
 from collections.abc import Awaitable, Callable
+from types import FrameType
 from typing import Any
 
 import structlog
@@ -14,6 +17,8 @@ import structlog
 __all__ = ["EventLoopThread"]
 
 _log = structlog.get_logger("spanloom.worker")
+_MAX_STACK = 4_000
+_OWNER: contextvars.ContextVar[object] = contextvars.ContextVar("spanloom_owner", default=None)
 
 
 class EventLoopThread:
@@ -24,9 +29,11 @@ class EventLoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], object] = {}  # with their owners
         self._closing = threading.Event()
         self.closed = True  # no coroutine keeps its thread
+        self.turns = 0  #: rises after each poke() that the loop has answered
+        self.poked = False  #: whether a poke() awaits its answer
 
     def run(
         self,
@@ -36,20 +43,25 @@ class EventLoopThread:
         *,
         patience: float | None = None,
         begun: Callable[[Callable[[], object]], object] = lambda cancel: None,
+        owner: object = None,
     ) -> Any:
         """Run a coroutine, or await another awaitable, in `context`, and return its result or raise its error.
 
-        `begun` is called with a function that cancels the coroutine. Raises concurrent.futures.CancelledError if that
-        function or cancel_all() ended it. Raises TimeoutError if it was cancelled after `seconds`, or if the loop
-        returns nothing for `patience` seconds.
+        `begun` is called with a function that cancels the coroutine; `owner` is what blocker() returns for it. Raises
+        concurrent.futures.CancelledError if that function or cancel_all() ended it. Raises TimeoutError if it was
+        cancelled after `seconds`, or has blocked the loop for so long, or if the loop returns nothing for `patience`
+        seconds.
         """
         loop = self._start()
         answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
+        if context is not None:
+            context.run(_OWNER.set, owner)
+
         def begin() -> None:
             task = loop.create_task(_limited(coroutine, seconds), context=context)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks[task] = owner
+            task.add_done_callback(self._tasks.pop)
             task.add_done_callback(lambda done: _transfer(done, answer))
             begun(lambda: loop.call_soon_threadsafe(task.cancel))
 
@@ -60,6 +72,40 @@ class EventLoopThread:
         """Cancel all running coroutines; they may still clean up."""
         if self._loop is not None and self._loop.is_running():
             self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tuple(self._tasks)])
+
+    @property
+    def died(self) -> bool:
+        """Whether its thread has ended without close()."""
+        thread = self._thread
+        return thread is not None and not thread.is_alive()
+
+    def poke(self) -> None:
+        """Have the loop count a turn as soon as it can, if it has anything to run."""
+        loop = self._loop
+        if loop is not None and self._tasks and not self.poked and loop.is_running():
+            self.poked = True
+            loop.call_soon_threadsafe(self._answer)
+
+    def blocker(self) -> tuple[object, str]:
+        """Return the owner of the coroutine that runs at this moment, None if it is not known, and its stack."""
+        loop, thread = self._loop, self._thread
+        if loop is None or thread is None or thread.ident is None:
+            return None, ""
+        frames: dict[int, FrameType] = sys._current_frames()  # pyright: ignore[reportPrivateUsage]  documented
+        stack = "".join(traceback.format_stack(frames.get(thread.ident)))[-_MAX_STACK:]
+        task = asyncio.current_task(loop)
+        if task is None or task in self._tasks:
+            return (None if task is None else self._tasks[task]), stack
+        context = getattr(task, "get_context", None)  # of a task that the handler has made; from Python 3.12 on
+        return (None if context is None else context().get(_OWNER)), stack
+
+    def owners(self) -> list[object]:
+        """Return the owners of all that runs or waits on the loop."""
+        return list(self._tasks.values())
+
+    def _answer(self) -> None:
+        self.turns += 1
+        self.poked = False
 
     def close(self, patience: float = 5.0) -> None:
         """Stop the loop and wait up to `patience` seconds for its thread; `closed` is False if a coroutine keeps it."""
@@ -91,15 +137,15 @@ class _Exit:
 
 
 async def _limited(coroutine: Awaitable[Any], seconds: float | None) -> Any:
+    began = asyncio.get_running_loop().time()
     try:
-        return await (coroutine if seconds is None else asyncio.wait_for(_contained(coroutine), seconds))
-    except (SystemExit, KeyboardInterrupt) as error:
-        return _Exit(error)
-
-
-async def _contained(coroutine: Awaitable[Any]) -> Any:
-    try:
-        return await coroutine
+        if seconds is None:
+            return await coroutine
+        async with asyncio.timeout(seconds):
+            result = await coroutine
+        if asyncio.get_running_loop().time() - began < seconds:
+            return result
+        raise TimeoutError  # it blocked the loop, so that nothing could end it in time
     except (SystemExit, KeyboardInterrupt) as error:
         return _Exit(error)
 

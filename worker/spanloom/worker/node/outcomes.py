@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -27,6 +28,7 @@ from spanloom.worker.node.retries import is_retried, retry_delay
 __all__ = [
     "AttemptResult",
     "as_data",
+    "is_own_failure",
     "left",
     "of_error",
     "of_load_error",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 _LOAD_AGAIN_SECONDS = 5.0
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
 
 
 class AttemptResult(NamedTuple):
@@ -150,6 +153,14 @@ def of_load_error(error: BaseException) -> AttemptResult:
         return AttemptResult(Outcome.RELEASED)
     described = _describe(error, permanent=False)
     return AttemptResult(Outcome.RETRY, error=described, delay_seconds=_LOAD_AGAIN_SECONDS, spends_attempt=False)
+
+
+def is_own_failure(error: BaseException) -> bool:
+    """Return whether an error means that this process is short of descriptors, memory, threads or modules."""
+    if isinstance(error, OSError):
+        return error.errno in _SCARCE
+    threads = isinstance(error, RuntimeError) and "start new thread" in message_of(error)
+    return threads or isinstance(error, MemoryError | ImportError)
 
 
 def of_refusal(error: BaseException) -> AttemptResult:

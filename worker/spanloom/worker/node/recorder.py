@@ -64,6 +64,12 @@ class Recorder:
         self._waiting: deque[_Entry] = deque()
         self._commit = threading.Lock()
         self._alone = threading.Lock()
+        self.turns = 0  #: rises with each call of the store that comes to an end
+
+    @property
+    def calls(self) -> bool:
+        """Whether a record waits for the store to end a call."""
+        return self._commit.locked() or self._alone.locked()
 
     def record(self, record: RecordRequest) -> RecordResult:
         """Record one outcome and return its consequences.
@@ -113,6 +119,7 @@ class Recorder:
             self._before()
             answers = self._store.record([entry.record for entry in batch], epoch=self._epoch())
         except Exception as error:
+            self.turns += 1
             away = isinstance(error, StoreUnavailable)
             if isinstance(error, StoreUnavailable):
                 self._troubles.met("record", error, "record_waits_for_store", records=len(batch))
@@ -123,6 +130,7 @@ class Recorder:
             else:
                 self._record_singly(batch)  # one bad record fails itself, not its neighbours
             return
+        self.turns += 1
         self._troubles.over("record")
         for entry, answer in zip(batch, answers, strict=True):
             entry.alone = isinstance(answer.error, StoreUnavailable)
@@ -149,3 +157,4 @@ class Recorder:
             entry.answer = answer if answer.error is None else answer.error
         except Exception as error:
             entry.answer = error
+        self.turns += 1

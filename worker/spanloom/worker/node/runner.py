@@ -29,6 +29,7 @@ from spanloom.worker.node.caller import Caller, Loaded
 from spanloom.worker.node.keepable import lesser_records
 from spanloom.worker.node.outcomes import AttemptResult, left, of_error, of_load_error, of_refusal
 from spanloom.worker.node.recorder import Recorder
+from spanloom.worker.node.shortages import Shortages
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.queue.consumer import JobConsumer
 from spanloom.worker.queue.poison_jobs import is_poison_candidate
@@ -51,6 +52,7 @@ class WorkerIdentity:
 
     options: WorkerOptions
     lease: Lease
+    shortages: Shortages
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class NodeRunner:
         self._engine = engine
         self._lease = identity.lease
         self._options = identity.options
+        self._shortages = identity.shortages
         self._consumer = consumer
         self._caller = caller
         self._recorder = recorder
@@ -116,9 +119,9 @@ class NodeRunner:
             if not self._state.aborting:
                 self._lease.give_up(worker_id)
         except BaseException as error:  # whatever it is, the slot goes on, and nothing stays claimed that nobody runs
-            _log.exception("node_not_recorded", **_ids(following or claim))
             if following is not None:
                 self._fail(following, worker_id, error)
+            _log.exception("node_not_recorded", **_ids(following or claim))
         finally:
             self._held.drop(following or claim)
         try:
@@ -152,6 +155,8 @@ class NodeRunner:
             error = raised
             if attempt.cancelled and any(isinstance(one, _INTERRUPTIONS) for one in members_of(raised)):
                 ending = AttemptResult(Outcome.RELEASED)  # the worker stops and the grace is over, or the claim is gone
+            elif not attempt.entered and self._shortages.gives_back(raised, claim):
+                ending = AttemptResult(Outcome.RELEASED)
             else:
                 ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)
                 _warn_of_names(loaded, claim, ending)
@@ -202,13 +207,15 @@ class NodeRunner:
 
     def _fail(self, claim: Claim, worker_id: str, error: BaseException) -> None:
         """End a claim that our own code could not: nothing may stay running that nobody runs."""
+        gives_back = self._shortages.gives_back(error, claim)
+        ending = AttemptResult(Outcome.RELEASED) if gives_back else of_refusal(error)
         try:
-            answer = self._recorder.record(of_refusal(error).request(claim, worker_id))
+            answer = self._recorder.record(ending.request(claim, worker_id))
             execution_id = claim.header.execution_id
             self._engine.push(answer.jobs, ended=[execution_id] if answer.ended else [], changed=[execution_id])
         except Exception:
-            _log.exception("claim_given_up", **_ids(claim))
             self._lease.give_up(worker_id)  # with its lease go all claims of this worker: others run them
+            _log.exception("claim_given_up", **_ids(claim))
 
     def _successors(self, loaded: Loaded | None, claim: Claim, ending: AttemptResult) -> tuple[str, ...]:
         """Work first: name what this worker may run next, if nothing more urgent waits and it is not told to stop."""

@@ -1,35 +1,50 @@
-"""A worker as a process of its own: signals, logging, telemetry, health, exit code."""
+"""A worker as a process of its own: signals, logging, telemetry, health, pulse, exit code."""
 
 from __future__ import annotations
 
+import atexit
+import faulthandler
+import mmap
 import os
 import signal
+import struct
 import sys
 import threading
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 from logging import getLevelNamesMapping
+from typing import NoReturn
+
+import structlog
 
 from spanloom.engine.engine import WorkflowEngine
-from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.errors import ConfigurationError, WorkerStalled
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.process import signals
+from spanloom.worker.process.descriptors import descriptor_failure, watch_descriptor
 from spanloom.worker.process.endpoints import Endpoints, Listen
 from spanloom.worker.process.health import Health
 from spanloom.worker.process.log_setup import configure_logging
 from spanloom.worker.process.otel_sdk import configure_sdk
+from spanloom.worker.process.supervisor import DUMP_SIGNAL, PARENT_PIPE, PULSE, PULSE_BYTES, READY_AT
+from spanloom.worker.service import Phase
 from spanloom.worker.worker import Worker
 
-__all__ = ["serve"]
+__all__ = ["GAVE_UP", "serve"]
 
-PARENT_PIPE = "SPANLOOM_PARENT_PIPE"  #: a file descriptor; its end of file means that the supervisor is gone
+_log = structlog.get_logger("spanloom.worker")
+GAVE_UP = 75  #: the exit code of a process that is to be replaced: part of it stood still (EX_TEMPFAIL)
+_CLEAN_UP_SECONDS = 8.0  #: how long the end of services, lifespan and telemetry may take after the grace
 
 
 def serve(engine: WorkflowEngine, options: WorkerOptions | None = None, *, listen: Listen | None = None) -> int:
     """Run one worker in this process until SIGTERM, SIGINT or, in burst mode, until nothing is left. Returns 0.
 
     After the signal nothing new is claimed, running nodes have their grace, and the other claims are given back. A
-    second signal ends the grace. If a handler does not end within its grace, the process exits here, with 0. Call it in
-    the main thread. With `listen`, metrics and health are served at that address until the worker has drained.
+    second signal ends the grace. SIGHUP is like a first SIGTERM. If a handler, or a thread that it has started, does
+    not end within the grace, the process exits here, or when the interpreter waits for it, with 0. If a part of the
+    worker stands still, the process exits with 75, to be replaced. Call it in the main thread. With `listen`, metrics
+    and health are served at that address until the worker has drained.
 
     Raises ConfigurationError for a store that other processes can't open, a port that is taken or an exporter that is
     missing, and the errors of Worker.run().
@@ -41,36 +56,146 @@ def serve(engine: WorkflowEngine, options: WorkerOptions | None = None, *, liste
         )
     options = options or WorkerOptions()
     configure_logging(engine.settings.log_format, getLevelNamesMapping()[options.log_level.upper()])
-    worker = Worker(engine, options)
+    page = _PulsePage()
+
+    def ready() -> None:
+        signals.reinstall_signal_handlers()  # the lifespan may have run a loop of its own in this thread
+        page.begin()
+
+    worker = Worker(
+        engine,
+        options,
+        ready=ready,
+        beat=page.count,
+        given_up=lambda: _leave(GAVE_UP),
+        failure=descriptor_failure,
+    )
+    exit_in_time = _TimelyExit(worker, options.grace_seconds)
     with ExitStack() as after:
         endpoints = None if listen is None else Endpoints(listen, Health(worker))
         if endpoints is not None:
             after.callback(endpoints.stop)
         after.callback(configure_sdk("spanloom-worker", instance_id=worker.name, prometheus=endpoints is not None))
-        signals.install_signal_handlers(worker.stop)
-        _stop_with_parent()
+        signals.install_signal_handlers(exit_in_time.stop, exit_in_time.hang_up)
+        _stop_with_parent(exit_in_time)
+        exit_in_time.start()
         if endpoints is not None:
             endpoints.start()
         try:
             ended = worker.run()
+        except WorkerStalled:
+            _leave(GAVE_UP)
         finally:
-            signals.ignore_signals()  # the worker has stopped: a late signal must not change the exit code
+            page.end()
     engine.close()
     if not ended:  # a handler that does not end must not keep the process; its node run was given back
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        _leave(0)
+    exit_in_time.worker_has_ended()
     return 0
 
 
-def _stop_with_parent() -> None:
+class _PulsePage:
+    """The memory that this process shares with its supervisor, if it has one. It counts without a descriptor."""
+
+    def __init__(self) -> None:
+        self._page: mmap.mmap | None = None
+        self._count = 0
+        if (number := os.environ.pop(PULSE, None)) is not None:
+            self._page = mmap.mmap(int(number), PULSE_BYTES)
+            os.set_inheritable(int(number), False)
+            os.lseek(int(number), PULSE_BYTES, os.SEEK_SET)
+            if signal.getsignal(DUMP_SIGNAL) is signal.SIG_DFL:
+                faulthandler.register(DUMP_SIGNAL, file=int(number), all_threads=True)
+
+    def begin(self) -> None:
+        """Have the supervisor watch from now on."""
+        self.count()
+        self._write(READY_AT, b"\x01")
+
+    def count(self) -> None:
+        """Count once more: this process moves."""
+        self._count += 1
+        self._write(0, struct.pack("=Q", self._count))
+
+    def end(self) -> None:
+        """Have the supervisor watch no longer: the rest has a time limit here."""
+        self._write(READY_AT, b"\x00")
+
+    def _write(self, at: int, data: bytes) -> None:
+        if self._page is not None:
+            self._page[at : at + len(data)] = data
+
+
+class _TimelyExit:
+    """The bound on the time that a process takes to end, whatever a lifespan or a handler's threads wait for."""
+
+    def __init__(self, worker: Worker, grace_seconds: float) -> None:
+        self._worker = worker
+        self._grace_seconds = grace_seconds
+        self._clock = time.monotonic
+        self._hurry = threading.Event()  # a signal has come after the grace had ended
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Count from the time on at which the worker is to stop."""
+        threading.Thread(target=self._run, name="spanloom-exit", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop the worker; end its grace if it stops already, and the process if the grace has ended."""
+        if self._worker.state.aborting:
+            self._hurry.set()
+        self._worker.stop()
+
+    def hang_up(self) -> None:
+        """Stop the worker, unless it stops already."""
+        self._worker.state.advance(Phase.DRAINING)
+
+    def worker_has_ended(self) -> None:
+        """Give the rest of the grace to the threads that handlers have started."""
+        atexit.register(signals.ignore_signals)  # a late signal must not change the exit code
+        threads = [
+            thread.name
+            for thread in threading.enumerate()
+            if not thread.daemon and thread is not threading.current_thread()
+        ]
+        if threads:
+            _log.warning("threads_go_on", worker=self._worker.name, threads=threads[:10])
+        self._ended.set()
+
+    def _run(self) -> None:
+        state = self._worker.state
+        state.wait_for(Phase.DRAINING)
+        until = self._clock() + self._grace_seconds
+        state.wait_for(Phase.ABORTING)
+        second = self._hurry
+        clean_until = max(until, self._clock() + _CLEAN_UP_SECONDS)
+        while not second.is_set() and self._clock() < (until if self._ended.is_set() else clean_until):
+            second.wait(0.05)
+        if not self._ended.is_set():
+            _log.warning("exit_without_clean_up", worker=self._worker.name)
+        _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now, without waiting for any thread."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+def _stop_with_parent(exit_in_time: _TimelyExit) -> None:
+    """Take the supervisor's requests: they need no signal. Its end is one as well."""
     pipe = os.environ.pop(PARENT_PIPE, None)
     if pipe is None:
         return
+    os.set_inheritable(int(pipe), False)
+    watch_descriptor("the pipe of its supervisor", int(pipe))
 
     def watch() -> None:
-        while os.read(int(pipe), 1):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        with suppress(OSError):
+            while os.read(int(pipe), 1):
+                exit_in_time.stop()
+        exit_in_time.hang_up()
 
     threading.Thread(target=watch, name="spanloom-parent", daemon=True).start()

@@ -38,6 +38,11 @@ class Heartbeat:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"spanloom-heartbeat-{self._name}", daemon=True)
 
+    @property
+    def died(self) -> bool:
+        """Whether the thread has ended without stop()."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._stopped.is_set()
+
     def start(self) -> None:
         """Register, and renew the registration from now on; the next heartbeat registers if this can't be done now."""
         try:

@@ -1,0 +1,1 @@
+"""The watch over a worker: its parts and servers, and the end of one in which something stands still."""
