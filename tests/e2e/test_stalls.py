@@ -117,6 +117,35 @@ def test_slots_that_are_all_past_their_timeouts_are_given_up_with_their_process(
     assert '"exit_code": 75' in system.log
 
 
+def test_a_handler_in_a_process_of_its_own_is_killed_by_its_timeout_and_by_a_cancel(system: Supervised) -> None:
+    retry = {"max_attempts": 2, "delay": 0.01, "retry_on": ["e2e.support.stalling_app.Refused"]}
+    system.start("isolated", timeout=3.0, retry=retry)  # the timeout begins once its process has started
+    store = system.engine.store
+    with system.worker("--stall", "0", "--grace", "1") as process:
+        executions = [system.wait(system.engine.enqueue_workflow("isolated", data)) for data in (1, 2, "fails", "dies")]
+        held = system.engine.enqueue_workflow("isolated", "holds")
+        beside = system.wait(system.start("pause"))
+        errors = [(one.error or {}).get("type") for one in [*executions, system.wait(held)]]
+        waits = system.start("aisolated")
+        system_wide = {worker.pid for worker in store.list_workers()}
+        until(lambda: any(run.status == "running" for run in store.get_node_results(waits)))
+        system.engine.cancel_execution(waits)
+        last = system.start("aisolated")
+        until(lambda: any(run.status == "running" for run in store.get_node_results(last)))
+        process.terminate()
+        assert process.wait(15) == 0
+
+    first, second, failed, *_ = executions
+    assert first.output == second.output  # the same process runs one after the other
+    assert system_wide == {process.pid, beside.output}
+    assert errors == [None, None, "e2e.support.stalling_app.Refused", "HandlerDied", "NodeTimeout"]
+    assert [run.attempt for run in store.get_node_results(failed.id)] == [2]
+    lines = [(line.level, line.message) for line in store.get_logs(failed.id)]
+    assert lines[:3] == [("info", "by ctx.log"), ("warning", "by logging"), ("warning", "Refused: 1 and 2")]
+    assert [span.name for span in store.get_trace(first.id)] == ["run a", "inside"]
+    assert store.get_node_results(last)[0].status == "queued"  # given back
+
+
 @pytest.mark.one_in(7)
 @pytest.mark.parametrize("kind", ["shuts", "leaks", "shallow", "freezes", "breaks_clock", "traces", "stops"])
 def test_what_a_handler_does_to_its_process_costs_a_process_at_most(system: Supervised, kind: str) -> None:

@@ -32,7 +32,8 @@ def served(
     """With which options a worker was started."""
     found: list[WorkerOptions] = []
 
-    def serve(_engine: WorkflowEngine, options: WorkerOptions, *, listen: Listen | None) -> int:
+    def serve(_engine: WorkflowEngine, options: WorkerOptions, *, listen: Listen | None, app: str) -> int:
+        assert app == "shop:engine"
         found.append(options)
         listening.append(listen)
         return DONE

@@ -21,6 +21,7 @@ SpanloomError
 │   │   ├── ItemsFailed          more of the items it was mapped over failed than it tolerates
 │   │   └── WorkerLost           it was lost with its worker too often
 │   ├── ChildFailed              the execution that it started failed, or was cancelled
+│   ├── HandlerDied              the process that ran its handler has died
 │   └── NodeTimeout              the handler ran past its node's timeout
 ├── ExpressionFailed             a JMESPath expression is wrong, or can't be evaluated on this data
 ├── LeaseLost                    this worker no longer holds the claim
@@ -46,6 +47,7 @@ __all__ = [
     "DepthExceeded",
     "ExecutionFailed",
     "ExpressionFailed",
+    "HandlerDied",
     "IdempotencyConflict",
     "InvalidTransition",
     "ItemsFailed",
@@ -277,6 +279,15 @@ class ChildFailed(NodeFailure):
         self.status = status
         ended = "was cancelled" if status == "cancelled" else "failed"
         super().__init__(f"child execution {execution_id} of workflow {workflow_id!r} {ended}{because}")
+
+
+class HandlerDied(NodeFailure):
+    """Raised when the process that ran a handler has died, by a signal (`code` is negative) or with an exit code."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        super().__init__(f"the process that ran the handler has died, {how}")
 
 
 class NodeTimeout(NodeFailure):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import resource
@@ -145,6 +146,35 @@ def flaky(ctx: NodeContext) -> None:
 def optimized() -> list[Any]:
     """Return two of the options that the interpreter was started with."""
     return [sys.flags.optimize, sys._xoptions.get("shop")]
+
+
+class Refused(ValueError):
+    """An error that can't be pickled: it is made of other arguments than it keeps."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+@registry.node("isolated", executor="process")
+def isolated(data: Any, ctx: NodeContext) -> Any:
+    """Return this process' id, and leave a line and a span; or fail, die or hold the interpreter."""
+    ctx.log.info("by ctx.log", number=1)
+    logging.getLogger("library").warning("by logging")
+    with ctx.span("inside"):
+        pass
+    if data == "fails":
+        raise Refused(ctx.attempt, 2)
+    if data == "dies":
+        os._exit(3)
+    if data == "holds":
+        re.match(r"(a+)+$", "a" * 64 + "b")
+    return os.getpid()
+
+
+@registry.node("aisolated", executor="process")
+async def aisolated() -> None:
+    """Wait in a process of its own, for an hour."""
+    await asyncio.sleep(3600)
 
 
 @registry.node("waits")

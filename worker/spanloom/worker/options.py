@@ -75,6 +75,14 @@ class WorkerOptions(BaseModel):
         ge=0,
         description="How long the other nodes of a worker wait while one runs alone that one more loss would fail.",
     )
+    executor: Literal["thread", "process"] = Field(
+        default="thread",
+        description="Where handlers run that do not choose: in threads of the worker's process, or each in a process "
+        "that its timeout can kill.",
+    )
+    tasks_per_process: int = Field(
+        default=100, ge=1, description="How many nodes a handler process runs before another one takes its place."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe lines that are written, and kept with nodes."
     )

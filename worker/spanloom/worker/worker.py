@@ -20,6 +20,7 @@ from spanloom.engine.queue.redis_refusals import WrongKeyType
 from spanloom.engine.telemetry.call_metrics import instrument, instrument_calls
 from spanloom.worker.dispatcher import Dispatcher
 from spanloom.worker.held_claims import HeldClaims
+from spanloom.worker.isolated.pool import HandlerProcesses
 from spanloom.worker.lease import Lease
 from spanloom.worker.node.caller import Caller
 from spanloom.worker.node.claim_monitor import ClaimMonitor
@@ -70,11 +71,13 @@ class Worker:
         beat: Callable[[], object] = lambda: None,
         given_up: Callable[[], object] = lambda: None,
         failure: Callable[[], str | None] = lambda: None,
+        app: str | None = None,
     ) -> None:
         """`ready` is called once node jobs are fetched, then `beat` several times a second while all parts move.
 
         `given_up` is called when one of them stands still, once its claims have an end; it may end the process.
-        `failure` returns why this process can't be trusted any more; None if it can.
+        `failure` returns why this process can't be trusted any more; None if it can. `app` is the engine's name, as
+        `module:name`, for handler processes.
         """
         self.engine = engine
         self.options = options = options or WorkerOptions()
@@ -98,6 +101,7 @@ class Worker:
         self._shortages = Shortages(2 * options.stalled_after)
         self._event_loop = EventLoopThread(f"spanloom-loop-{name}")
         self._time_limit = TimeLimit()
+        self._processes = HandlerProcesses(engine, options, app)
         self._lifespan = Lifespan(engine.lifespan, engine, self._event_loop)
 
         span_exporter = SpanExporter(engine.store, engine.queue, lambda: self._lease.worker_id)
@@ -223,7 +227,8 @@ class Worker:
             self.engine.queue.check_for_worker()
             self.engine.open()
             self.engine.epoch.recent()
-            with closing(self._time_limit), closing(self._event_loop), self._lifespan as app_state:
+            processes = closing(self._processes)
+            with closing(self._time_limit), closing(self._event_loop), self._lifespan as app_state, processes:
                 ended = self._serve(self._runner(app_state))
         finally:
             self.state.advance(Phase.STOPPED)
@@ -267,6 +272,7 @@ class Worker:
                 app_state,
                 self.options,
                 HandlerWaits(self.engine.store, self._slots, self.name),
+                self._processes,
             ),
             self._recorder,
             self._telemetry,

@@ -12,6 +12,7 @@ from pydantic.errors import PydanticUserError
 
 from spanloom.engine.errors import ConfigurationError, PayloadRejected, WorkflowInvalid
 from spanloom.engine.handlers.builtin import DELAY, WORKFLOW
+from spanloom.engine.handlers.handler import Executor
 from spanloom.engine.handlers.json_type import JsonType
 from spanloom.engine.handlers.redefinition import is_redefinition, is_typed_in
 from spanloom.engine.handlers.registry import NodeRegistry
@@ -128,6 +129,7 @@ class WorkflowBuilder(Generic[InputT]):
         *,
         id: str | None = None,
         config: Mapping[str, Any] | BaseModel | None = None,
+        executor: Executor | None = None,
         **options: Unpack[NodeOptions],
     ) -> Callable[[Callable[P, R]], NodeRef[P, R]]: ...
     def node(
@@ -137,6 +139,7 @@ class WorkflowBuilder(Generic[InputT]):
         *,
         id: str | None = None,
         config: Mapping[str, Any] | BaseModel | None = None,
+        executor: Executor | None = None,
         **options: Unpack[NodeOptions],
     ) -> Any:
         """Make the decorated function a node, with or without options.
@@ -145,6 +148,7 @@ class WorkflowBuilder(Generic[InputT]):
         - `inputs`: another node, a list of nodes, or `{parameter: node or builder.input}`. Without inputs the node gets
           the execution's initial data.
         - `config`: a dict or a model instance, passed to the function as `ctx.config`.
+        - `executor`: "process" runs the function in a process of its own, which the timeout can kill.
         - See NodeOptions for the others.
 
         A function that is defined again at the same place, as by a notebook cell that runs again, replaces its node.
@@ -159,7 +163,7 @@ class WorkflowBuilder(Generic[InputT]):
             model = config if isinstance(config, BaseModel) else None
             values = config.model_dump(mode="json", by_alias=True) if isinstance(config, BaseModel) else config
             node = self._new_node(node_id, f"{self.id}.{node_id}", values, options, plain)
-            self.registry.register(node.type, plain, type(model) if model else None)
+            self.registry.register(node.type, plain, type(model) if model else None, executor)
             self._keep(node)
             return NodeRef(self, node_id, plain)
 

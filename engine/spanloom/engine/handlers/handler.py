@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
@@ -20,8 +20,9 @@ from spanloom.engine.payload import copied, decode, encode, find_faults
 from spanloom.engine.wording import did_you_mean, problem_sentences, quoted_list
 from spanloom.engine.workflow.definitions import INITIAL, Node
 
-__all__ = ["Handler", "data_text"]
+__all__ = ["Executor", "Handler", "data_text"]
 
+Executor = Literal["thread", "process"]
 _AWAITABLE = (Awaitable, Coroutine)
 
 
@@ -58,6 +59,7 @@ class Handler:
         "_required",
         "_scopes",
         "config_model",
+        "executor",
         "function",
         "is_async",
         "name",
@@ -65,7 +67,11 @@ class Handler:
     )
 
     def __init__(
-        self, node_type: str, function: Callable[..., Any], config_model: type[BaseModel] | None = None
+        self,
+        node_type: str,
+        function: Callable[..., Any],
+        config_model: type[BaseModel] | None = None,
+        executor: Executor | None = None,
     ) -> None:
         """Read the signature. Raises ConfigurationError for one that a node can't have."""
         if not callable(function):
@@ -73,6 +79,11 @@ class Handler:
         self.node_type = node_type
         self.function = function
         self.config_model = config_model
+        if executor not in (None, "thread", "process"):
+            raise ConfigurationError(
+                f"the executor of node type {node_type!r} is 'thread' or 'process', not {executor!r}"
+            )
+        self.executor = executor  #: where it runs; None: as the worker has it
         self.name = describe(function)
         self.is_async = is_async(function)
         signature = read_signature(function)

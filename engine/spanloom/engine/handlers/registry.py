@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from spanloom.engine.errors import ConfigurationError, UnknownNodeType
 from spanloom.engine.handlers.builtin import BUILT_IN
-from spanloom.engine.handlers.handler import Handler
+from spanloom.engine.handlers.handler import Executor, Handler
 from spanloom.engine.handlers.redefinition import is_redefinition, is_typed_in
 from spanloom.engine.logs import Logger
 
@@ -38,16 +38,24 @@ class NodeRegistry:
         self._handlers: dict[str, Handler] = {}
         self._included_in: weakref.WeakSet[NodeRegistry] = weakref.WeakSet()
 
-    def node(self, type: str, *, config: type[BaseModel] | None = None) -> Callable[[F], F]:
+    def node(
+        self, type: str, *, config: type[BaseModel] | None = None, executor: Executor | None = None
+    ) -> Callable[[F], F]:
         """Register the decorated function under a node type and return it unchanged; see `register`."""
 
         def decorate(function: F) -> F:
-            self.register(type, function, config)
+            self.register(type, function, config, executor)
             return function
 
         return decorate
 
-    def register(self, type: str, function: Callable[..., Any], config: type[BaseModel] | None = None) -> None:
+    def register(
+        self,
+        type: str,
+        function: Callable[..., Any],
+        config: type[BaseModel] | None = None,
+        executor: Executor | None = None,
+    ) -> None:
         """Register a function, sync or async, for a node type; `config` is the pydantic model of its nodes' config.
 
         A function that is defined again at the same place, as by a notebook cell that runs again, replaces the older.
@@ -58,7 +66,7 @@ class NodeRegistry:
             raise ConfigurationError("a node type needs a name")
         if type in BUILT_IN:
             raise ConfigurationError(f"node type {type!r} is built in; give yours another name")
-        self._add(Handler(type, function, config))
+        self._add(Handler(type, function, config, executor))
 
     def handler(self, type: str) -> Handler:
         """Return the handler of a node type, also of a built-in one. Raises UnknownNodeType."""

@@ -55,13 +55,13 @@ def worker(app: str, processes: int, metrics_port: int | None, metrics_host: str
       spanloom worker orders:engine --processes 4 --concurrency 8 --queues high,default
     """
     if (supervised := SupervisedProcess.from_environment()) is not None:
-        return serve(load_engine(app), supervised.options, listen=supervised.listen)
+        return serve(load_engine(app), supervised.options, listen=supervised.listen, app=app)
     if fields["name"] is not None and processes > 1:
         raise ConfigurationError("--name is for one worker; leave it out with --processes")
     options = worker_options(**fields)
     listen = Listen(metrics_port, metrics_host) if metrics_port else None
     if processes == 1 and not options.stall_seconds:
-        return serve(load_engine(app), options, listen=listen)
+        return serve(load_engine(app), options, listen=listen, app=app)
     if metrics_port is not None and metrics_port + processes > 65536:
         raise ConfigurationError(
             f"--metrics-port {metrics_port} leaves no ports for {processes} processes; give one of at most "

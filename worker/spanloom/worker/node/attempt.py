@@ -24,7 +24,7 @@ from spanloom.worker.telemetry.log_buffer import LogBuffer, as_json
 from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.node_span import NodeSpan, record_error
 
-__all__ = ["RunningAttempt"]
+__all__ = ["OpenSpan", "RunningAttempt"]
 
 
 class RunningAttempt:
@@ -63,7 +63,7 @@ class RunningAttempt:
     @contextmanager
     def span(self, name: str, attributes: Mapping[str, Any]) -> Generator[Span]:
         """Open a span below the innermost open one, in OTel and in the store."""
-        opened = _OpenSpan(shortened(text_of(name), MAX_SPAN_NAME), trace.get_current_span(), dict(attributes))
+        opened = OpenSpan(shortened(text_of(name), MAX_SPAN_NAME), trace.get_current_span(), dict(attributes))
         token = otel_context.attach(opened.context)
         error: BaseException | None = None
         try:
@@ -73,9 +73,12 @@ class RunningAttempt:
             raise
         finally:
             otel_context.detach(token)
-            node = self.claim.node
-            line = opened.close(error)
-            self._keep_span(line._replace(node_id=node.node_id, item=node.item, attempt=node.attempt))
+            self.keep_span(opened.close(error))
+
+    def keep_span(self, line: SpanLine) -> None:
+        """Keep a span that the handler has closed."""
+        node = self.claim.node
+        self._keep_span(line._replace(node_id=node.node_id, item=node.item, attempt=node.attempt))
 
     def heartbeat(self) -> None:
         """Raise LeaseLost if this worker no longer holds the claim, or if it stops and its grace is over."""
@@ -140,7 +143,7 @@ class RunningAttempt:
         self.spans.append(line)
 
 
-class _OpenSpan:
+class OpenSpan:
     """A span that a handler opened: OTel's where an SDK is set up, otherwise one with ids of its own."""
 
     __slots__ = ("_attributes", "_name", "_parent_id", "_start_ns", "context", "span", "span_id", "trace_id")

@@ -21,6 +21,7 @@ from spanloom.engine.payload import encode
 from spanloom.engine.store.requests import LEFT_OUT, Claim
 from spanloom.engine.workflow.compiled import CompiledWorkflow
 from spanloom.engine.workflow.definitions import Node
+from spanloom.worker.isolated.pool import HandlerProcesses
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.builtin import BUILT_IN, evaluated, scope_of
 from spanloom.worker.node.claim_monitor import ClaimMonitor
@@ -56,9 +57,11 @@ class Caller:
         state: Any,
         options: WorkerOptions,
         waits: HandlerWaits,
+        processes: HandlerProcesses,
     ) -> None:
         """Take `state` as the `ctx.state` of all handlers."""
         self._waits = waits
+        self._processes = processes
         self._engine = engine
         self._event_loop = event_loop
         self._time_limit = time_limit
@@ -94,6 +97,8 @@ class Caller:
             return run_mapped(self._engine, loaded.plan, node, node.map, claim, context, attempt)
         if node.type in BUILT_IN:
             return BUILT_IN[node.type](self._engine, node, claim, context, attempt)
+        if self._processes.takes(loaded.handler):
+            return self._processes.run(node, context, attempt)
         result = self._call(loaded.handler, node, context, attempt)
         limit = self._engine.settings.payload_limit_bytes
         return of_result(result, node, claim.header.execution_id, limit, loaded.handler.encode_result)

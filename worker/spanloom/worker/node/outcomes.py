@@ -27,6 +27,7 @@ from spanloom.worker.node.retries import is_retried, retry_delay
 
 __all__ = [
     "AttemptResult",
+    "IsolatedFailure",
     "as_data",
     "is_own_failure",
     "left",
@@ -127,6 +128,15 @@ def left(
     departure = route_failure(plan, node.id, failure, check)
     data = json.dumps(failure) if departure.handled else None
     return ending._replace(data=data, taken=departure.taken, handled=departure.handled)
+
+
+class IsolatedFailure(Exception):
+    """Raised when a handler in a process of its own has raised: its exception, classified there."""
+
+    def __init__(self, ending: AttemptResult, error: BaseException) -> None:
+        self.ending = ending
+        self.error = error
+        super().__init__(message_of(error))
 
 
 def as_data(error: Mapping[str, Any], node_id: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from spanloom.worker.lease import Lease
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.caller import Caller, Loaded
 from spanloom.worker.node.keepable import lesser_records
-from spanloom.worker.node.outcomes import AttemptResult, left, of_error, of_load_error, of_refusal
+from spanloom.worker.node.outcomes import AttemptResult, IsolatedFailure, left, of_error, of_load_error, of_refusal
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.node.shortages import Shortages
 from spanloom.worker.options import WorkerOptions
@@ -152,9 +152,11 @@ class NodeRunner:
             loaded = self._caller.load(claim)
             ending = self._caller.call(loaded, claim, attempt, worker_id)
         except BaseException as raised:  # whatever a handler raises, SystemExit too, is its node's failure and no more
-            error = raised
-            if attempt.cancelled and any(isinstance(one, _INTERRUPTIONS) for one in members_of(raised)):
+            error = raised.error if isinstance(raised, IsolatedFailure) else raised
+            if attempt.cancelled and any(isinstance(one, _INTERRUPTIONS) for one in members_of(error)):
                 ending = AttemptResult(Outcome.RELEASED)  # the worker stops and the grace is over, or the claim is gone
+            elif isinstance(raised, IsolatedFailure):
+                ending = raised.ending
             elif not attempt.entered and self._shortages.gives_back(raised, claim):
                 ending = AttemptResult(Outcome.RELEASED)
             else:

@@ -37,14 +37,20 @@ GAVE_UP = 75  #: the exit code of a process that is to be replaced: part of it s
 _CLEAN_UP_SECONDS = 8.0  #: how long the end of services, lifespan and telemetry may take after the grace
 
 
-def serve(engine: WorkflowEngine, options: WorkerOptions | None = None, *, listen: Listen | None = None) -> int:
+def serve(
+    engine: WorkflowEngine,
+    options: WorkerOptions | None = None,
+    *,
+    listen: Listen | None = None,
+    app: str | None = None,
+) -> int:
     """Run one worker in this process until SIGTERM, SIGINT or, in burst mode, until nothing is left. Returns 0.
 
     After the signal nothing new is claimed, running nodes have their grace, and the other claims are given back. A
     second signal ends the grace. SIGHUP is like a first SIGTERM. If a handler, or a thread that it has started, does
     not end within the grace, the process exits here, or when the interpreter waits for it, with 0. If a part of the
     worker stands still, the process exits with 75, to be replaced. Call it in the main thread. With `listen`, metrics
-    and health are served at that address until the worker has drained.
+    and health are served at that address until the worker has drained. `app` is the engine's name, as `module:name`.
 
     Raises ConfigurationError for a store that other processes can't open, a port that is taken or an exporter that is
     missing, and the errors of Worker.run().
@@ -69,6 +75,7 @@ def serve(engine: WorkflowEngine, options: WorkerOptions | None = None, *, liste
         beat=page.count,
         given_up=lambda: _leave(GAVE_UP),
         failure=descriptor_failure,
+        app=app,
     )
     exit_in_time = _TimelyExit(worker, options.grace_seconds)
     with ExitStack() as after:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
+from spanloom.worker.isolated.pool import interpreter
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.process import supervisor
 from spanloom.worker.process.endpoints import Listen
@@ -65,19 +65,10 @@ def become_supervisor(
 def _plan(app: str, processes: int, options: WorkerOptions, listen: Listen | None, log_format: str) -> dict[str, Any]:
     listens = [listen and listen._replace(port=listen.port + number) for number in range(processes)]
     return {
-        "command": [*_interpreter(), "-m", "spanloom.cli", "worker", app],
+        "command": [*interpreter(), "-m", "spanloom.cli", "worker", app],
         "environments": [SupervisedProcess(options=options, listen=own).environment() for own in listens],
         "grace_seconds": options.grace_seconds,
         "stall_seconds": options.stalled_after,
         "burst": options.burst,
         "json_log": log_format == "json" or (log_format == "auto" and not (sys.stderr and sys.stderr.isatty())),
     }
-
-
-def _interpreter() -> list[str]:
-    """Return this interpreter with its own flags. With -P, no module of the working directory hides Python's own."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # pyright: ignore  as multiprocessing does
-    if "-X" in flags:  # the last ones, and not all of them
-        flags = flags[: flags.index("-X")]
-    options = [f"-X{name}" if value is True else f"-X{name}={value}" for name, value in sys._xoptions.items()]
-    return [sys.executable, *(flag for flag in flags if flag != "-P"), *options, "-P"]

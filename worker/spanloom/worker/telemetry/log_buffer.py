@@ -121,6 +121,13 @@ class LogBuffer:
             return
         self._append(level, message, fields, exported=exported)
 
+    def take_line(self, line: LogLine) -> None:
+        """Keep a line that another process has made for this attempt."""
+        if not self._ended and self._stored + len(self._lines) < MAX_LINES:
+            self._keep(line, json.loads(line.fields))
+        else:
+            self._left_out += 1
+
     def add_event(self, method: str, event: Mapping[str, Any]) -> None:
         """Keep a line in structlog's form: the name of the method that was called, and the event's fields."""
         own = self.ids()  # the handler's fields may have such names, too: an order's item
@@ -194,7 +201,9 @@ class LogBuffer:
     # ---- one line ----
 
     def _append(self, level: str, message: str, fields: Mapping[str, Any] | None, *, exported: bool = False) -> None:
-        line = self._line(level, message, fields)
+        self._keep(self._line(level, message, fields), fields, exported=exported)
+
+    def _keep(self, line: LogLine, fields: Mapping[str, Any] | None, *, exported: bool = False) -> None:
         self._lines.append(line)
         self._characters += len(line.message) + len(line.fields)
         if self._export is None or exported:
