@@ -185,3 +185,8 @@ def test_the_lock_file_names_nothing_but_the_public_index() -> None:
     assert [one for one in sources if one not in ({"registry": "https://pypi.org/simple"}, {"editable": "."})] == []
     assert len(files) > len(sources)
     assert [file for file in files if not file["url"].startswith("https://files.pythonhosted.org/packages/")] == []
+
+
+def test_other_threads_are_looked_at_in_one_module() -> None:
+    looking = [path.name for path in MODULES if re.search(r"sys\._current_(frames|exceptions)", path.read_text())]
+    assert looking == ["thread_stacks.py"]  # whose calls can't deadlock

@@ -189,7 +189,7 @@ class Interpreter(visitor.TreeInterpreter):
             self._budget.create(len(separator) * len(texts) + sum(map(_size_of_scalar, texts)))
 
     def spend_on_search(self, subject: Any, sought: Any) -> None:
-        """Take the steps of a search: it compares each element, and each of their parts, with what is sought."""
+        """Take the steps of a search: it compares each element, and each of their parts, with the sought value."""
         if isinstance(subject, list):
             self._budget.pass_through(_VALUE * len(subject))
             if (each := self.size(sought)) > _VALUE:

@@ -30,7 +30,7 @@ _VALUES = "text, numbers, true, false, null, lists and mappings"
 
 
 class YamlProblem(Exception):
-    """Raised when text is not YAML, or holds what JSON has no form for; its message has line and column."""
+    """Raised when text is not YAML, or holds a value without a form in JSON; its message has line and column."""
 
     def __init__(self, problem: str, line: int, column: int) -> None:
         super().__init__(f"{problem}, line {line} column {column}")

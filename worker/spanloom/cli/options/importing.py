@@ -17,6 +17,7 @@ from typing import NoReturn
 import click
 
 from spanloom.engine.errors import ConfigurationError, SpanloomError
+from spanloom.engine.thread_stacks import frame_of
 
 __all__ = ["import_module"]
 
@@ -106,7 +107,7 @@ def _noting_time(name: str) -> Generator[None]:
     importing = threading.get_ident()
 
     def mention() -> None:
-        frame = sys._current_frames().get(importing)  # pyright: ignore[reportPrivateUsage]  # documented by Python
+        frame = frame_of(importing)
         at = "" if frame is None else _at(traceback.extract_stack(frame))
         click.echo(f"spanloom: importing {name!r} has not ended after {_PATIENCE_SECONDS:g} s{at}; {_GUARD}", err=True)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextvars
-import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
-from types import FrameType
 from typing import Any
 
 import structlog
+
+from spanloom.engine.thread_stacks import frame_of
 
 __all__ = ["EventLoopThread"]
 
@@ -91,8 +91,8 @@ class EventLoopThread:
         loop, thread = self._loop, self._thread
         if loop is None or thread is None or thread.ident is None:
             return None, ""
-        frames: dict[int, FrameType] = sys._current_frames()  # pyright: ignore[reportPrivateUsage]  documented
-        stack = "".join(traceback.format_stack(frames.get(thread.ident)))[-_MAX_STACK:]
+        frame = frame_of(thread.ident)
+        stack = "" if frame is None else "".join(traceback.format_stack(frame))[-_MAX_STACK:]
         task = asyncio.current_task(loop)
         if task is None or task in self._tasks:
             return (None if task is None else self._tasks[task]), stack

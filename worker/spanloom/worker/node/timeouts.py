@@ -8,23 +8,21 @@ second, except while the handler is cleaning up after it. The slot stays occupie
 from __future__ import annotations
 
 import ctypes
-import gc
 import heapq
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Literal
 
 from spanloom.engine.errors import NodeTimeout
+from spanloom.engine.thread_stacks import handled_exception_of
 
 __all__ = ["TimeLimit"]
 
 _MANY = 1_000  #: pending calls after which those that ended are removed
 _AGAIN_SECONDS = 1.0
 _DELIVERY_TICKS = 100  #: how often a thread yields to others, which is when Python delivers a pending exception
-_listing = threading.Lock()  # several workers of one process switch the collection off and on
 
 
 class _TimedCall:
@@ -126,8 +124,7 @@ class TimeLimit:
 
 def _cleans_up(thread_id: int) -> bool:
     """Return whether the thread is in an except or a finally clause, or in an __exit__, because of NodeTimeout."""
-    handled = _current_exceptions().get(thread_id)  # an exception; a triple in Python 3.11
-    error: BaseException | None = handled[1] if isinstance(handled, tuple) else handled
+    error = handled_exception_of(thread_id)
     seen: set[int] = set()  # the chain of exceptions may be cyclic
     while error is not None and id(error) not in seen:
         if isinstance(error, NodeTimeout):
@@ -135,22 +132,6 @@ def _cleans_up(thread_id: int) -> bool:
         seen.add(id(error))
         error = error.__context__
     return False
-
-
-def _current_exceptions() -> dict[int, Any]:
-    """Return the exceptions being handled, by thread id, and collect no garbage meanwhile.
-
-    Before Python 3.12 a collection may begin inside this call, under the interpreter's lock of its list of threads. If
-    it frees a `threading.local`, that takes the same lock again, and the whole process stands still for ever.
-    """
-    with _listing:
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            return sys._current_exceptions()  # pyright: ignore[reportPrivateUsage]  documented for debuggers
-        finally:
-            if collects:
-                gc.enable()
 
 
 def _ended_in_time(watch: _TimedCall) -> bool:
