@@ -72,7 +72,7 @@ class Worker:
         self.lost_acks = 0
         noting: Any = SimpleNamespace(
             ack_exports=self._ack, record=self._record, claim_exports=store.claim_exports,
-            release_exports=store.release_exports, get_execution=store.get_execution, get_trace=store.get_trace,
+            release_exports=store.release_exports, get_execution=store.get_execution, iter_trace=store.iter_trace,
         )  # fmt: skip
         queue: Any = None
         self.exporter = SpanExporter(noting, queue, lambda: self.driver.worker_id)

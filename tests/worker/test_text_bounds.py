@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from fakeredis import FakeRedis, FakeServer
 
+from spanloom.cli.rendering import family
+from spanloom.cli.rendering.family import Family
 from spanloom.engine import (
     ConfigurationError,
     Execution,
@@ -34,7 +36,10 @@ from spanloom.engine.limits import (
     end_of,
     shortened,
 )
+from spanloom.engine.store.requests import SpanLine
 from spanloom.stores import InMemoryExecutionStore
+from spanloom.testing.driver import StoreDriver
+from spanloom.testing.workflows import single
 from spanloom.worker.error_text import message_of, traceback_of
 from spanloom.worker.telemetry.log_buffer import as_json
 
@@ -226,3 +231,19 @@ def test_notes_and_authors_have_bounds(engine: WorkflowEngine) -> None:
     with pytest.raises(ConfigurationError) as caught:
         engine.enqueue_workflow("w", None, priority=LARGE)
     assert len(str(caught.value)) < 2 * MAX_NAME
+
+
+def test_the_spans_that_a_trace_draws_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "SPANS", 5)
+    store = InMemoryExecutionStore()
+    driver = StoreDriver(store)
+    found: list[Family] = []
+    for count in (5, 6):
+        execution_id = driver.start(single())
+        lines = [SpanLine("a" * 32, f"{n:016x}", None, "s", "internal", "ok", n, n) for n in range(count)]
+        driver.run(execution_id, "only", spans=lines)
+        execution = store.get_execution(execution_id)
+        assert execution is not None
+        found.append(family.read_family(store, execution))
+
+    assert [(len(one.spans), one.whole) for one in found] == [(5, True), (5, False)]

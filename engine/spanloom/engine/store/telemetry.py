@@ -6,7 +6,7 @@ As in the whole port (port.py), each method is one transition and one transactio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from spanloom.engine.store.models import LogRecord, SpanRecord
@@ -45,8 +45,19 @@ class Telemetry(ABC):
         """End a stored span; False if it is not there."""
 
     @abstractmethod
-    def get_trace(self, execution_id: str) -> list[SpanRecord]:
-        """Return its spans by (start_ns, span_id)."""
+    def get_trace(
+        self, execution_id: str, *, after: SpanRecord | None = None, limit: int | None = None
+    ) -> list[SpanRecord]:
+        """Return its spans by (start_ns, span_id): all, or up to `limit` of those that come after one of them."""
+
+    def iter_trace(self, execution_id: str, *, page: int = 1000) -> Iterator[SpanRecord]:
+        """Yield its spans by (start_ns, span_id), of which one page is in memory."""
+        after: SpanRecord | None = None
+        while found := self.get_trace(execution_id, after=after, limit=page):
+            yield from found
+            after = found[-1]
+            if len(found) < page:
+                return
 
 
 class SpanExports(ABC):

@@ -142,7 +142,7 @@ def export_ended(store: ExecutionStore, execution_ids: Iterable[str], *, own: bo
         ended = None if execution is None else EndedExecution.of(execution)
         if execution is None or ended is None or _sampled(ended.trace_parent, ended.trace_state)[0] is None:
             continue
-        for span in store.get_trace(execution_id):
+        for span in store.iter_trace(execution_id):
             if span.end_ns is None:
                 export_span(span, execution, end_ns=max(nanoseconds(ended.ended_at), span.start_ns))
         if own:

@@ -136,12 +136,19 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
             )
             return changed.rowcount == 1
 
-    def get_trace(self, execution_id: str) -> list[SpanRecord]:
+    def get_trace(
+        self, execution_id: str, *, after: SpanRecord | None = None, limit: int | None = None
+    ) -> list[SpanRecord]:
         """See Telemetry.get_trace."""
         spelled = canonical_id(execution_id)
         if spelled is None:
             return []
         query = sa.select(spans).where(spans.c.execution_id == spelled).order_by(spans.c.start_ns, spans.c.span_id)
+        if after is not None:
+            last = sa.literal(after.start_ns, sa.BigInteger), sa.literal(after.span_id)
+            query = query.where(sa.tuple_(spans.c.start_ns, spans.c.span_id) > sa.tuple_(*last))
+        if limit is not None:
+            query = query.limit(limit)
         with self._reading() as connection:
             rows = connection.execute(query).mappings().all()
         return [

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from spanloom.engine.store.models import Execution, SpanRecord
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.telemetry.spans import nanoseconds
 from spanloom.engine.telemetry.tracing import parse_trace_parent
 
-__all__ = ["EXECUTIONS", "Family", "read_family", "rooted"]
+__all__ = ["EXECUTIONS", "SPANS", "Family", "read_family", "rooted"]
 
 EXECUTIONS = 500  #: the most executions of which spans are read
+SPANS = 20_000  #: the most spans that are read
 
 _STATUSES = {"completed": "ok", "failed": "error"}
 
@@ -27,12 +29,14 @@ class Family:
 
 
 def read_family(store: ExecutionStore, execution: Execution) -> Family:
-    """Read the spans of an execution and of its descendants, level by level, of EXECUTIONS at most."""
+    """Read the spans of an execution and of its descendants, level by level, of EXECUTIONS and SPANS at most."""
     executions = [execution]
     spans: list[SpanRecord] = []
     whole = True
     for member in executions:  # grows while it is walked
-        spans += store.get_trace(member.id)
+        found = list(islice(store.iter_trace(member.id), SPANS - len(spans) + 1))
+        whole = whole and len(spans) + len(found) <= SPANS
+        spans += found[: SPANS - len(spans)]
         children = store.get_child_executions(member.id, data_limit=0)
         room = EXECUTIONS - len(executions)
         whole = whole and len(children) <= room

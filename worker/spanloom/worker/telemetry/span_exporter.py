@@ -189,24 +189,25 @@ class SpanExporter:
         execution = self._store.get_execution(execution_id, data_limit=0)
         if execution is None:
             return
-        spans = _of_worker(self._store.get_trace(execution_id), worker_id.rpartition(":")[0])
-        _log.info("spans_taken_over", execution_id=execution_id, worker_id=worker_id, spans=len(spans))
-        for span in spans:
+        count = 0
+        for span in _of_worker(self._store.iter_trace(execution_id), worker_id.rpartition(":")[0]):
             yield partial(export_span, span, execution)
+            count += 1
+        _log.info("spans_taken_over", execution_id=execution_id, worker_id=worker_id, spans=count)
         if (ended := EndedExecution.of(execution)) is not None:
             yield partial(export_execution, ended)
 
 
-def _of_worker(spans: Iterable[SpanRecord], name: str) -> list[SpanRecord]:
-    """Return those that a worker has ended, with all that its handlers opened below them, parents first."""
-    found: dict[str, SpanRecord] = {}
+def _of_worker(spans: Iterable[SpanRecord], name: str) -> Iterator[SpanRecord]:
+    """Yield those that a worker has ended, with all that its handlers opened below them, parents first."""
+    found: set[str] = set()
     for span in spans:  # by their beginning: a parent comes before its children
         if span.end_ns is None:
             continue
         own = span.kind == "consumer" and span.attributes.get("spanloom.worker") == name
         if own or (span.kind != "consumer" and span.parent_span_id in found):
-            found[span.span_id] = span
-    return list(found.values())
+            found.add(span.span_id)
+            yield span
 
 
 #: By thread: the latest time of the store before its record was sent. None: the store had not returned any.

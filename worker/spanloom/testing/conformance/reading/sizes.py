@@ -10,7 +10,7 @@ import pytest
 from spanloom.engine.limits import MAX_CLAIM_BYTES
 from spanloom.engine.store.models import ExecutionFilter
 from spanloom.engine.store.port import ExecutionStore
-from spanloom.engine.store.requests import LEFT_OUT, NodeClaim, Outcome
+from spanloom.engine.store.requests import LEFT_OUT, NodeClaim, Outcome, SpanLine
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import fan, graph, single
 
@@ -145,3 +145,22 @@ class Sizes:
 
         assert sorted(child.input_size or 0 for child in children) == [1, 6]
         assert sum(child.input is not None for child in children) == known
+
+    @pytest.mark.parametrize("page", [1, 2, 3, 7, 100])
+    def test_spans_are_read_in_pages(self, store: ExecutionStore, driver: StoreDriver, page: int) -> None:
+        execution = driver.start(single())
+        times = [5, 5, 5, 1, 9, 5, 3]
+        spans = [
+            SpanLine("a" * 32, f"{number:016x}", None, "s", "internal", "ok", start, start + 1)
+            for number, start in enumerate(times)
+        ]
+        driver.run(execution, "only", spans=spans)
+
+        whole = store.get_trace(execution)
+
+        assert [(span.start_ns, int(span.span_id, 16)) for span in whole] == sorted(
+            (start, number) for number, start in enumerate(times)
+        )
+        assert list(store.iter_trace(execution, page=page)) == whole
+        assert store.get_trace(execution, limit=page) == whole[:page]
+        assert store.get_trace(execution, after=whole[2], limit=page) == whole[3 : 3 + page]
