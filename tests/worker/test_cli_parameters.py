@@ -49,6 +49,20 @@ def test_a_time_is_iso_or_a_while_ago() -> None:
         moment("yesterday")
 
 
+def test_no_more_of_a_file_or_of_standard_input_is_read_than_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spanloom.cli.options.parameters.MAX_GIVEN_CHARACTERS", 1024)
+    file, stdin = tmp_path / "input.json", io.StringIO("1" * 5_000)
+    file.write_text("1" * 5_000)
+    monkeypatch.setattr(sys, "stdin", stdin)
+
+    for given in ("-", f"@{file}", "1" * 5_000):
+        with pytest.raises(click.BadParameter, match="is larger than 1 KiB"):
+            json_value(given)
+    assert stdin.tell() < 1_100
+
+
 def test_json_is_given_as_text_in_a_file_or_on_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "input.json"
     file.write_text('{"name": "Jürgen"}', encoding="utf-8")

@@ -25,6 +25,7 @@ __all__ = [
     "MAX_EXPRESSION_DEPTH",
     "MAX_EXPRESSION_SECONDS",
     "MAX_EXPRESSION_STEPS",
+    "MAX_GIVEN_CHARACTERS",
     "MAX_IDEMPOTENCY_KEY",
     "MAX_ITEMS",
     "MAX_LINES",
@@ -66,6 +67,7 @@ MAX_EXPRESSIONS_SECONDS = 30.0  #: of all evaluations for one node together
 
 # ---- payloads ----
 
+MAX_GIVEN_CHARACTERS = 64 * 1024 * 1024  #: of an option of a command, from a file or from standard input
 MAX_SHOWN_BYTES = 16 * 1024 * 1024  #: of the payloads in one document that a command prints
 
 #: Of the inputs that come with a claim. A node's larger inputs are read later, in a call of their own, after their size

@@ -44,19 +44,12 @@ class Expression:
             if part["type"] == "function_expression":
                 _check_call(text, part)
 
-    def evaluate(self, data: Any, budget: EvaluationBudget | None = None) -> Any:
+    def evaluate(self, data: Any, budget: EvaluationBudget | None = None, *, written: bool = True) -> Any:
         """Return its value for JSON-like data. Raises ExpressionFailed, which does not show the data.
 
-        With a budget its bounds, and the error of its `check`, apply to all evaluations that share it.
+        With a budget its bounds, and the error of its `check`, apply to all evaluations that share it. The size of a
+        value that is going to be `written` as JSON is bounded.
         """
-        return self._evaluate(data, budget, written=True)
-
-    def holds(self, data: Any, budget: EvaluationBudget | None = None) -> bool:
-        """Return whether its value is true in JMESPath's sense: false, null, "", [] and {} are not, but 0 is."""
-        value = self._evaluate(data, budget, written=False)
-        return not (value is False or value is None or value == "" or value == [] or value == {})
-
-    def _evaluate(self, data: Any, budget: EvaluationBudget | None, *, written: bool) -> Any:
         jmespath = _jmespath()
         budget = EvaluationBudget() if budget is None else budget
         budget.begin()
@@ -75,6 +68,11 @@ class Expression:
             raise ExpressionFailed(f"the expression {_shown(self.text)} can't be evaluated ({why})") from None
         return value
 
+    def holds(self, data: Any, budget: EvaluationBudget | None = None) -> bool:
+        """Return whether its value is true in JMESPath's sense: false, null, "", [] and {} are not, but 0 is."""
+        value = self.evaluate(data, budget, written=False)
+        return not (value is False or value is None or value == "" or value == [] or value == {})
+
     def roots(self) -> Iterator[tuple[str, str | None]]:
         """Yield the top-level names that it reads, each with the name that it reads below, if any."""
         yield from _roots(self._tree)
@@ -88,7 +86,7 @@ def evaluate_each(
 ) -> dict[str, Any]:
     """Return an object of the values of expressions, within the bound of one value. Raises ExpressionFailed."""
     budget = EvaluationBudget() if budget is None else budget
-    found = {name: expression._evaluate(data, budget, written=False) for name, expression in expressions.items()}
+    found = {name: expression.evaluate(data, budget, written=False) for name, expression in expressions.items()}
     try:
         _jmespath().interpreter(budget).check_size(found)
     except ExpressionFailed as error:

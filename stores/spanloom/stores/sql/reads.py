@@ -249,7 +249,7 @@ def _node_query(*, some: bool, data: bool) -> sa.Select[Any]:
 
 
 @cache
-def _sink_query() -> sa.Select[Any]:
+def _sink_query() -> sa.Select[Any, Any, Any, int]:
     edges, results = workflow_edges.c, node_results.c
     handled = sa.and_(results.status == NodeStatus.FAILED.value, results.arrived, results.data.is_not(None))
     ended = sa.and_(

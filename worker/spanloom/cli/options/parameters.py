@@ -13,8 +13,10 @@ from typing import Any
 import click
 
 from spanloom.engine.errors import UnknownExecution, UserError
+from spanloom.engine.limits import MAX_GIVEN_CHARACTERS
 from spanloom.engine.store.models import Execution
 from spanloom.engine.store.port import ExecutionStore
+from spanloom.engine.wording import size_text
 
 __all__ = [
     "duration",
@@ -58,9 +60,12 @@ def json_value(text: str) -> Any:
     content, source = text, ""
     try:
         if text == "-":
-            content, source = sys.stdin.read(), " from standard input"
+            content, source = sys.stdin.read(MAX_GIVEN_CHARACTERS + 1), " from standard input"
         elif text.startswith("@"):
-            content, source = Path(text[1:]).read_text(encoding="utf-8"), f" in {text[1:]}"
+            with Path(text[1:]).open(encoding="utf-8") as file:
+                content, source = file.read(MAX_GIVEN_CHARACTERS + 1), f" in {text[1:]}"
+        if len(content) > MAX_GIVEN_CHARACTERS:
+            raise click.BadParameter(f"the JSON{source} is larger than {size_text(MAX_GIVEN_CHARACTERS)}")
         return json.loads(content, parse_constant=_refuse)
     except OSError as error:
         raise click.BadParameter(f"can't read {text[1:]}: {error.strerror}") from error
