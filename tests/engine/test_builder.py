@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from spanloom.engine.errors import ConfigurationError, PayloadRejected, WorkflowInvalid
 from spanloom.engine.handlers.builder import NodeRef, WorkflowBuilder
@@ -185,6 +185,18 @@ def refused(builder: WorkflowBuilder[Any], **options: Any) -> str:
     assert builder.workflow == before
     assert "w.late" not in builder.registry
     return str(caught.value)
+
+
+def test_a_config_with_a_secret_is_refused_and_not_kept_as_asterisks() -> None:
+    class Access(BaseModel):
+        token: SecretStr
+
+    builder = WorkflowBuilder("w")
+    with pytest.raises(
+        WorkflowInvalid, match=r"node 'n': its config can't be kept as JSON: \$\.token is a secret, which"
+    ):
+        builder.node(id="n", config=Access(token=SecretStr("xyzzy")))(lambda ctx: None)
+    assert builder.workflow.nodes == ()
 
 
 def test_an_id_that_is_taken_is_refused() -> None:

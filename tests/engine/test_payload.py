@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, Secret, SecretBytes, SecretStr, field_serializer
 
 from spanloom.engine.errors import PayloadRejected
 from spanloom.engine.payload import MAX_DEPTH, copied, decode, encode, find_faults
@@ -115,6 +116,34 @@ def test_a_model_that_pydantic_cannot_write_is_refused_with_its_place() -> None:
 
     assert "$.a is a " in refusal({"a": Holder(held=object())})
     assert "Holder that pydantic can't write" in refusal({"a": Holder(held=object())})
+
+
+def test_a_secret_is_refused_and_not_written_as_asterisks() -> None:
+    class Login(BaseModel):
+        user: str = "a"
+        password: SecretStr = SecretStr("xyzzy")
+        codes: dict[str, list[Secret[int]]] = {}
+
+    @dataclass
+    class Account:
+        key: SecretBytes
+
+    class Shown(Login):
+        @field_serializer("password")
+        def _show(self, password: SecretStr) -> str:
+            return password.get_secret_value()
+
+    for value, path in (
+        (Login(), "$.password"),
+        ([{"a b": Login()}], "$[0]['a b'].password"),
+        (Account(SecretBytes(b"xyzzy")), "$.key"),
+        (Login(password=SecretStr(""), codes={"a": [Secret(7)]}), "$.password"),
+    ):
+        message = refusal(value)
+        assert f"can't be written as JSON: {path} is a secret, which pydantic writes as asterisks; " in message
+        assert "xyzzy" not in message
+    assert decode(encode(Shown(), "it", LIMIT)) == {"user": "a", "password": "xyzzy", "codes": {}}
+    assert decode(encode("**********", "it", LIMIT)) == "**********"
 
 
 def test_a_container_that_holds_itself_is_refused() -> None:

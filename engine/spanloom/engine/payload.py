@@ -10,18 +10,21 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr, TypeAdapter
 from pydantic.errors import PydanticUserError
 
 from spanloom.engine.errors import PayloadRejected
 
-__all__ = ["MAX_DEPTH", "copied", "decode", "encode", "find_faults", "plain_text"]
+__all__ = ["MASKED", "MAX_DEPTH", "copied", "decode", "encode", "find_faults", "masked_secret", "plain_text"]
 
 MAX_DEPTH = (
     500  #: levels of lists and dicts; more could be written on a shallow stack and then not be read on a deep one
 )
 
 _CAN_CARRY = "dicts with string keys, lists, strings, finite numbers, booleans, None, models and dataclasses"
+_MASK = '"**********"'
+#: Why a secret is refused, and the remedy.
+MASKED = "which pydantic writes as asterisks; write its get_secret_value(), or a reference to it"
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _PLAIN_KEY = re.compile(r"[A-Za-z_]\w{0,99}")
 
@@ -33,8 +36,8 @@ def encode(value: Any, where: str, limit: int) -> str:
     written in pydantic's JSON mode, with their aliases, so that the same class reads them back. `decode` returns the
     value unchanged: key order, -0.0, 1e16, big integers, lone surrogates.
 
-    Raises PayloadRejected for anything else (with the path to it), and for text of more than `limit` bytes. Its message
-    starts with `where`, and never shows the data.
+    Raises PayloadRejected for anything else (with the path to it), for a pydantic secret, which would be written as
+    asterisks, and for text of more than `limit` bytes. Its message starts with `where`, and never shows the data.
     """
     try:
         text = _encode(value)
@@ -43,12 +46,36 @@ def encode(value: Any, where: str, limit: int) -> str:
         raise PayloadRejected(_refusal(where, value, error)) from error
     if faulty:
         raise PayloadRejected(_refusal(where, value))
+    if _MASK in text and (path := masked_secret(value, text)) is not None:
+        raise PayloadRejected(f"{where} can't be written as JSON: {path} is a secret, {MASKED}")
     if len(text) > limit:
         raise PayloadRejected(
             f"{where} takes {len(text):,} bytes as JSON, more than the limit of {limit:,}; "
             f"keep large data elsewhere and pass a reference to it"
         )
     return text
+
+
+def masked_secret(value: Any, text: str) -> str | None:
+    """Return the path of the first pydantic secret in `value` if its JSON `text` has asterisks in place of one."""
+    return next(_secrets(value, "$"), None) if _MASK in text else None
+
+
+def _secrets(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, SecretStr | SecretBytes | Secret):
+        yield path
+    elif isinstance(value, BaseModel):
+        for name, element in value:
+            yield from _secrets(element, f"{path}.{name}")
+    elif _is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _secrets(getattr(value, field.name, None), f"{path}.{field.name}")
+    elif isinstance(value, dict):
+        for key, element in value.items():
+            yield from _secrets(element, path + _step(key))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, element in enumerate(value):
+            yield from _secrets(element, f"{path}[{index}]")
 
 
 def _write_model(value: Any) -> Any:

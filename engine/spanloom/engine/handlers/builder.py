@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack, overload
@@ -16,7 +17,7 @@ from spanloom.engine.handlers.handler import Executor
 from spanloom.engine.handlers.json_type import JsonType
 from spanloom.engine.handlers.redefinition import is_redefinition, is_typed_in
 from spanloom.engine.handlers.registry import NodeRegistry
-from spanloom.engine.payload import encode
+from spanloom.engine.payload import MASKED, encode, masked_secret
 from spanloom.engine.wording import did_you_mean, problem_sentences
 from spanloom.engine.workflow.definitions import INITIAL, Input, MapOver, Node, On, RetryPolicy, Workflow
 
@@ -161,7 +162,7 @@ class WorkflowBuilder(Generic[InputT]):
             plain = decorated.function if isinstance(decorated, NodeRef) else decorated
             node_id = id if id is not None else getattr(plain, "__name__", type(plain).__name__)
             model = config if isinstance(config, BaseModel) else None
-            values = config.model_dump(mode="json", by_alias=True) if isinstance(config, BaseModel) else config
+            values = self._written(node_id, config) if isinstance(config, BaseModel) else config
             node = self._new_node(node_id, f"{self.id}.{node_id}", values, options, plain)
             self.registry.register(node.type, plain, type(model) if model else None, executor)
             self._keep(node)
@@ -256,6 +257,12 @@ class WorkflowBuilder(Generic[InputT]):
         if not shared:
             return not ours.types and not theirs.types and self.workflow == older.workflow
         return all(is_redefinition(theirs.handler(kind).function, ours.handler(kind).function) for kind in shared)
+
+    def _written(self, id: str, config: BaseModel) -> dict[str, Any]:
+        values = config.model_dump(mode="json", by_alias=True)
+        if (path := masked_secret(config, json.dumps(values))) is not None:
+            self._refuse(id, f"its config can't be kept as JSON: {path} is a secret, {MASKED}")
+        return values
 
     def _keep(self, node: Node) -> None:
         self._nodes[node.id] = node
