@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
 import redis
 from fakeredis import FakeRedis, FakeServer
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from spanloom.engine import (
     ExecutionFailed,
@@ -24,6 +28,8 @@ from spanloom.engine.store.requests import Outcome
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.worker.error_text import main_error, members_of, message_of, type_of
 from spanloom.worker.node.outcomes import of_error
+from spanloom.worker.slots import Slots
+from spanloom.worker.telemetry.node_span import record_error
 
 
 class CardDeclined(PermanentError): ...
@@ -162,6 +168,72 @@ def test_an_exception_that_denies_its_class_is_recorded() -> None:
 
     found = record(Liar("x"))
     assert (found["type"], found["message"]) == (f"{__name__}.{Liar.__qualname__}", "x")
+
+
+class Sealed(ExceptionGroup[Exception]):
+    """A group whose own attribute can't be read, so that no traceback of it can be written either."""
+
+    @property
+    def exceptions(self) -> Any:  # type: ignore[override]  # wrong on purpose
+        raise RuntimeError("sealed")
+
+
+class Mute(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def hostile() -> list[BaseException]:
+    return [Sealed("two", [KeyError("a"), ValueError("b")]), Mute("mute"), Unreadable(), nested(ValueError(), 3_000)]
+
+
+def test_a_worker_goes_on_after_exceptions_whose_own_methods_fail() -> None:
+    errors = hostile()
+    builder = WorkflowBuilder("w", input=int)
+
+    @builder.node(max_attempts=2, retry=RetryPolicy(delay=0.01, retry_on=("KeyError", "ValueError", "Mute")))
+    def fails(number: int) -> None:
+        raise errors[number]
+
+    found: list[str] = []
+    engine = WorkflowEngine(builder, InMemoryExecutionStore(), FakeRedis(server=FakeServer()))
+    with engine, engine.start_workers(1, concurrency=1):
+        for number in range(len(errors)):
+            with pytest.raises(ExecutionFailed) as caught:
+                engine.run(builder, number, timeout=30)
+            found.append(str(caught.value.execution.error["type"]).rpartition(".")[2])
+    assert found == ["Sealed", "Mute", "Unreadable", "ValueError"]
+
+
+def test_a_slot_outlives_an_exception_that_cannot_be_logged() -> None:
+    slots = Slots(1, "test")
+    done = threading.Event()
+
+    def fails() -> None:
+        raise Sealed("one", [ValueError("b")])
+
+    try:
+        slots.submit(fails)
+        slots.submit(done.set)
+        assert done.wait(30)
+    finally:
+        slots.close()
+
+
+def test_a_span_of_an_exception_whose_own_methods_fail_is_exported() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    for error in [*hostile(), group(CardDeclined("no funds"))]:
+        span = provider.get_tracer("test").start_span("run")
+        record_error(span, error)
+        span.end()
+    types = [span.events[0].attributes["exception.type"] for span in exporter.get_finished_spans()]  # type: ignore[index]
+    assert types == [
+        *(f"{__name__}.{name}" for name in ("Sealed", "Mute", "Unreadable")),
+        "ValueError",
+        f"{__name__}.CardDeclined",
+    ]
 
 
 def test_a_group_of_one_counts_as_that_one() -> None:

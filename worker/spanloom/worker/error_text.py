@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import Any
@@ -13,7 +15,9 @@ from spanloom.engine.limits import MAX_ERROR_CHARACTERS, MAX_NAME, end_of, short
 
 __all__ = [
     "exception_text",
+    "exceptions_of",
     "full_name",
+    "log_failure",
     "main_error",
     "members_of",
     "message_of",
@@ -23,8 +27,17 @@ __all__ = [
 ]
 
 _OF_A_LINE = 8_000  #: characters of a traceback among the fields of a log line
+_EXCEPTIONS: Any = vars(BaseExceptionGroup)["exceptions"]
 _MAX_MEMBERS = 10_000
 _MAX_LEAVES, _MAX_LEAF = 10, 1_000  # of a group's message
+
+
+def exceptions_of(error: BaseException) -> tuple[BaseException, ...]:
+    """Return the exceptions in a group, whatever its class makes of the attribute; none of another exception."""
+    if not issubclass(type(error), BaseExceptionGroup):
+        return ()
+    found: tuple[BaseException, ...] = _EXCEPTIONS.__get__(error)
+    return found
 
 
 def members_of(error: BaseException) -> Iterator[BaseException]:
@@ -35,14 +48,13 @@ def members_of(error: BaseException) -> Iterator[BaseException]:
             return
         found = pending.pop()
         yield found
-        if issubclass(type(found), BaseExceptionGroup):
-            pending.extend(reversed(found.exceptions))  # type: ignore[attr-defined]  # of a group
+        pending.extend(reversed(exceptions_of(found)))
 
 
 def main_error(error: BaseException) -> BaseException:
     """Return the only exception in a group, such as that of a TaskGroup; the group itself if it holds several."""
-    while issubclass(type(error), BaseExceptionGroup) and len(error.exceptions) == 1:  # type: ignore[attr-defined]
-        error = error.exceptions[0]  # type: ignore[attr-defined]
+    while len(within := exceptions_of(error)) == 1:
+        (error,) = within
     return error
 
 
@@ -112,3 +124,15 @@ def traceback_of(error: BaseException, *, limit: int = 50, size: int = _OF_A_LIN
         raise
     except Exception as failed:
         return f"{type(error).__name__} (its traceback can't be read: {type(failed).__name__})"
+
+
+def log_failure(log: Any, event: str, **fields: Any) -> None:
+    """Log the exception that is being handled; without its traceback if that can't be written."""
+    error = sys.exc_info()[1]
+    try:
+        log.exception(event, **fields)
+    except NodeTimeout:
+        raise
+    except BaseException:  # of the exception's own methods: whoever logs it must go on
+        with suppress(Exception):
+            log.error(event, **fields, error=None if error is None else type_of(error))  # noqa: TRY400 - without it

@@ -10,6 +10,8 @@ from contextlib import suppress
 
 import structlog
 
+from spanloom.worker.error_text import log_failure
+
 __all__ = ["Slots"]
 
 _log = structlog.get_logger("spanloom.worker")
@@ -99,4 +101,4 @@ class Slots:
 
 def _log_failure() -> None:
     with suppress(BaseException):  # what made it fail may make this fail: a recursion limit that a handler left
-        _log.exception("slot_failed")  # a bug of ours must not end the slot's thread
+        log_failure(_log, "slot_failed")  # a bug of ours must not end the slot's thread

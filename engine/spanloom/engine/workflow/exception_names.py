@@ -106,12 +106,19 @@ class NameChecks:
 
     def __init__(self) -> None:
         self._loaded: frozenset[type] | None = None
+        self._problems: dict[tuple[str, bool], str | None] = {}
 
     def problem(self, name: str, *, runs_here: bool) -> str | None:
         """Return why a name can name no exception; None if it does or may.
 
         `runs_here`: the node's handler is registered in this process, so that its own exceptions are imported.
         """
+        key = (name, runs_here)
+        if key not in self._problems:
+            self._problems[key] = self._problem(name, runs_here=runs_here)
+        return self._problems[key]
+
+    def _problem(self, name: str, *, runs_here: bool) -> str | None:
         if not _NAME(name):
             return f"{name[:200]!r} is no name of a class; write Class or module.Class"
         found = _find(name)

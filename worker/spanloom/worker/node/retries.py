@@ -9,7 +9,7 @@ from spanloom.engine.errors import PermanentError
 from spanloom.engine.handlers.builtin import LONGEST_SECONDS
 from spanloom.engine.workflow.definitions import RetryPolicy
 from spanloom.engine.workflow.exception_names import is_named
-from spanloom.worker.error_text import members_of
+from spanloom.worker.error_text import exceptions_of, members_of
 
 __all__ = ["is_retried", "retry_delay"]
 
@@ -41,7 +41,8 @@ def _is_covered(error: BaseException, names: Collection[str]) -> bool:
         found = pending.pop()
         if is_named(type(found), names):
             continue
-        if not issubclass(type(found), BaseExceptionGroup):
+        within = exceptions_of(found)
+        if not within:
             return False
-        pending.extend(found.exceptions)  # type: ignore[attr-defined]  # of a group
+        pending.extend(within)
     return True

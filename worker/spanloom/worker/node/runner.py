@@ -21,7 +21,7 @@ from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.engine.telemetry.instruments import Instruments, instruments
 from spanloom.engine.telemetry.metrics import LOST, OTHER
 from spanloom.engine.workflow.exception_names import unknown_names
-from spanloom.worker.error_text import main_error, members_of
+from spanloom.worker.error_text import log_failure, main_error, members_of
 from spanloom.worker.held_claims import HeldClaims
 from spanloom.worker.lease import Lease
 from spanloom.worker.node.attempt import RunningAttempt
@@ -121,7 +121,7 @@ class NodeRunner:
         except BaseException as error:  # whatever it is, the slot goes on, and nothing stays claimed that nobody runs
             if following is not None:
                 self._fail(following, worker_id, error)
-            _log.exception("node_not_recorded", **_ids(following or claim))
+            log_failure(_log, "node_not_recorded", **_ids(following or claim))
         finally:
             self._held.drop(following or claim)
         try:
@@ -217,7 +217,7 @@ class NodeRunner:
             self._engine.push(answer.jobs, ended=[execution_id] if answer.ended else [], changed=[execution_id])
         except Exception:
             self._lease.give_up(worker_id)  # with its lease go all claims of this worker: others run them
-            _log.exception("claim_given_up", **_ids(claim))
+            log_failure(_log, "claim_given_up", **_ids(claim))
 
     def _successors(self, loaded: Loaded | None, claim: Claim, ending: AttemptResult) -> tuple[str, ...]:
         """Work first: name what this worker may run next, if nothing more urgent waits and it is not told to stop."""

@@ -155,11 +155,17 @@ class NodeSpan:
 
 def record_error(span: Span, error: BaseException) -> None:
     """Mark a recording span as failed, with the bounded text of the exception."""
-    message = message_of(error)
-    attributes = {"exception.message": message, "exception.stacktrace": traceback_of(error)}
-    span.record_exception(error, attributes)
-    status = shortened(f"{type(main_error(error)).__name__}: {message}", MAX_STATUS_CHARACTERS)
-    span.set_status(Status(StatusCode.ERROR, status))
+    message, kind = message_of(error), type(main_error(error))
+    attributes = {  # as record_exception() adds them, which fails if the exception's own methods do
+        "exception.type": kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}",
+        "exception.message": message,
+        "exception.stacktrace": traceback_of(error),
+        "exception.escaped": "False",
+    }
+    span.add_event("exception", attributes)
+    span.set_status(Status(StatusCode.ERROR, shortened(f"{kind.__name__}: {message}", MAX_STATUS_CHARACTERS)))
 
 
 class _Constant(NamedTuple):
