@@ -153,10 +153,14 @@ class Handler:
         raise PayloadRejected(f"{refused}{hint}")
 
     def _result_type(self) -> JsonType | None:
-        annotation = getattr(plain_function(self.function), "__annotations__", {}).get(
-            "return", inspect.Parameter.empty
-        )
-        adapter = self._new_adapter(annotation, "the result")
+        if "return" not in self._adapters:  # no parameter has that name
+            try:
+                annotations = getattr(plain_function(self.function), "__annotations__", {})
+            except NameError:  # since Python 3.14 they are evaluated when they are read
+                return None
+            annotation = annotations.get("return", inspect.Parameter.empty)
+            self._adapters["return"] = self._new_adapter(annotation, "the result")
+        adapter = self._adapters["return"]
         return None if adapter is None else JsonType(adapter)
 
     def problems(self, node: Node) -> Iterator[str]:

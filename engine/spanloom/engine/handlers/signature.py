@@ -15,6 +15,11 @@ from spanloom.engine.errors import ConfigurationError
 __all__ = ["Signature", "describe", "is_async", "plain_function", "read_signature"]
 
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+_LATER_NAMES: dict[str, Any] = {}  # annotations may name types that are defined later
+if sys.version_info >= (3, 14):
+    import annotationlib
+
+    _LATER_NAMES["annotation_format"] = annotationlib.Format.FORWARDREF
 _ANYTHING = inspect.Signature([Parameter("args", _VARIADIC[0]), Parameter("kwargs", _VARIADIC[1])])
 
 
@@ -103,7 +108,7 @@ def _own(function: Any, name: str, around: tuple[object, ...]) -> Signature:
         call = inspect.getattr_static(type(function), "__call__").__get__(function, type(function))
         return _read(call, name, around)
     try:
-        found = inspect.signature(function, follow_wrapped=False)
+        found = inspect.signature(function, follow_wrapped=False, **_LATER_NAMES)
     except (TypeError, ValueError) as error:
         if not callable(getattr(function, "__wrapped__", None)):
             raise ConfigurationError(
