@@ -15,6 +15,7 @@ import pytest
 from spanloom.cli.options import importing
 from spanloom.cli.options.importing import import_module
 from spanloom.engine.errors import ConfigurationError, SpanloomError
+from spanloom.stores import open_store
 
 APP = """
 import os, signal, sys
@@ -124,6 +125,9 @@ def test_a_signal_handler_that_a_module_sets_stays(write: Write) -> None:
 
 
 def test_what_a_module_prints_and_whom_it_forks_is_not_in_the_output_of_a_command(spanloom: Spanloom) -> None:
+    store = open_store(f"sqlite:///{os.getcwd()}/app.db")
+    store.migrate()
+    store.close()
     forks = "if os.fork() == 0: sys.exit(3)\nassert os.wait()[1] >> 8 == 3\nos.fork() and os.wait()"
     ended = spanloom(f"print('imported', flush=True)\n{forks}", "list", "--app", "app:engine", "--json")
     assert json.loads(ended.stdout)["items"] == []  # once

@@ -168,7 +168,7 @@ def parse_yaml(text: str) -> Any:
         raise YamlProblem(problem, mark.line + 1, mark.column + 1) from error
     except (ValueError, OverflowError) as error:  # of an escape that is beyond Unicode
         mark = loader.get_mark()
-        raise YamlProblem(f"an escape is no character ({error})", mark.line + 1, mark.column + 1) from error
+        raise YamlProblem("an escape is no character", mark.line + 1, mark.column + 1) from error
 
 
 def dump_yaml(content: Any) -> str:
