@@ -152,10 +152,11 @@ class NodeRunner:
             loaded = self._caller.load(claim)
             ending = self._caller.call(loaded, claim, attempt, worker_id)
         except BaseException as raised:  # whatever a handler raises, SystemExit too, is its node's failure and no more
-            error = raised.error if isinstance(raised, IsolatedFailure) else raised
-            if attempt.cancelled and any(isinstance(one, _INTERRUPTIONS) for one in members_of(error)):
+            # By type(): isinstance() also reads __class__, which an exception may have made its own.
+            error = raised.error if type(raised) is IsolatedFailure else raised
+            if attempt.cancelled and any(issubclass(type(one), _INTERRUPTIONS) for one in members_of(error)):
                 ending = AttemptResult(Outcome.RELEASED)  # the worker stops and the grace is over, or the claim is gone
-            elif isinstance(raised, IsolatedFailure):
+            elif type(raised) is IsolatedFailure:
                 ending = raised.ending
             elif not attempt.entered and self._shortages.gives_back(raised, claim):
                 ending = AttemptResult(Outcome.RELEASED)
