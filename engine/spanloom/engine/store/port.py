@@ -8,6 +8,8 @@ The store is the truth; Redis only holds hints. For every method below:
 - It raises StoreUnavailable, with the reason, if the store can't serve the call now: it does not answer, may not be
   written, has no room, or is being restored. A later call may be served. It raises StoreRefused or PayloadRejected if
   the store will never keep the given data. No exception of a database driver leaves a store.
+- It keeps identities (ids, names, idempotency keys, metadata) exactly. It raises PayloadRejected, with the text in it,
+  for one with a NUL or half of a surrogate pair: see texts.py. Log lines and names of spans are repaired instead.
 - It returns or raises in bounded time: a store that does not answer within its time limit is unavailable.
 - Inside `transaction()` it joins that transaction.
 """
