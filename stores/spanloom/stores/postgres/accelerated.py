@@ -30,6 +30,7 @@ from spanloom.engine.store.requests import (
     SweepResult,
 )
 from spanloom.engine.store.states import WaitKind
+from spanloom.engine.store.texts import check_exact
 from spanloom.stores.postgres import function_json
 from spanloom.stores.postgres.connections import PostgresConnections
 from spanloom.stores.postgres.time_limit import long
@@ -179,11 +180,13 @@ class AcceleratedTransitions(Transitions, SqlStore):
         It is one statement, as a process that stops between two would keep the lease locked for good. It has a
         connection of its own, so that no lease lapses while all others are in use.
         """
+        check_exact("worker id", worker_id)
         self.open()
         return self._connections.call(self._renew, (worker_id, lease_seconds, now), reserved=True) is True
 
     def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
         """See Recovery.raise_epoch. One statement: a process that stops between two would block all sweepers."""
+        check_exact("run id of Redis", redis_run_id)
         raised = self._call(self._raise, redis_run_id, expected) is True
         return replace(self.get_epoch(), raised=raised)
 

@@ -223,7 +223,7 @@ def _wait(record: RecordRequest) -> dict[str, Any]:
 def _log(line: LogLine) -> dict[str, Any]:
     return {
         "attempt": line.attempt,
-        "level": line.level,
+        "level": storable(line.level),
         "message": storable(line.message),
         "fields": line.fields,
         "at": line.at.isoformat(),

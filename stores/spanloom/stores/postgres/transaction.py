@@ -202,7 +202,7 @@ class PostgresTransaction(SqlTransaction):
                 (
                     *key,
                     line.attempt,
-                    line.level,
+                    storable(line.level),
                     storable(line.message),
                     line.fields,
                     line.at,

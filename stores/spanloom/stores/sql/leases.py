@@ -54,6 +54,7 @@ class SqlLeases(SqlStoreBase, WorkerLeases, Recovery):
 
     def renew_lease(self, worker_id: str, *, lease_seconds: float, now: datetime | None = None) -> bool:
         """See WorkerLeases.renew_lease."""
+        check_exact("worker id", worker_id)
         with self._writing() as connection:
             until = self._at(connection, now) + timedelta(seconds=lease_seconds)
             renewed = connection.execute(
@@ -91,6 +92,7 @@ class SqlLeases(SqlStoreBase, WorkerLeases, Recovery):
 
     def list_claims(self, worker_id: str) -> dict[NodeKey, int]:
         """See WorkerLeases.list_claims."""
+        check_exact("worker id", worker_id)
         runs = node_runs.c
         query = sa.select(runs.execution_id, runs.node_id, runs.item, runs.fence).where(
             runs.worker_id == worker_id, runs.status == NodeStatus.RUNNING.value
@@ -105,6 +107,7 @@ class SqlLeases(SqlStoreBase, WorkerLeases, Recovery):
 
     def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
         """See Recovery.raise_epoch."""
+        check_exact("run id of Redis", redis_run_id)
         with self._writing() as connection:
             raised = connection.execute(
                 sa.update(store_state)

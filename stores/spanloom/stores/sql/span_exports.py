@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from spanloom.engine.store.port import SpanExports
 from spanloom.engine.store.requests import END, PendingExports
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
+from spanloom.engine.store.texts import check_exact
 from spanloom.stores.schema import (
     EXECUTIONS_CANCELLED,
     EXECUTIONS_ENDED,
@@ -44,6 +45,7 @@ class SqlExports(SqlStoreBase, SpanExports):
         self, worker_id: str, until: datetime | None = None, *, now: datetime | None = None
     ) -> datetime | None:
         """See SpanExports.ack_exports."""
+        check_exact("worker id", worker_id)
         confirmed = workers.c.spans_confirmed_at
         with self._writing() as connection:
             at = self._at(connection, now)
@@ -57,6 +59,7 @@ class SqlExports(SqlStoreBase, SpanExports):
 
     def claim_exports(self, worker_id: str, *, limit: int = 1000, now: datetime | None = None) -> PendingExports | None:
         """See SpanExports.claim_exports."""
+        check_exact("worker id", worker_id)
         check_limit(limit)
         with self._writing() as connection:
             gone = connection.execute(_take_over(worker_id, self._at(connection, now))).one_or_none()
@@ -75,6 +78,8 @@ class SqlExports(SqlStoreBase, SpanExports):
 
     def release_exports(self, worker_id: str, left_by: str, cursor: str | None = None) -> None:
         """See SpanExports.release_exports."""
+        check_exact("worker id", worker_id, left_by)
+        check_exact("cursor", cursor)
         columns = workers.c
         mine = sa.and_(columns.id == left_by, sa.func.coalesce(columns.spans_exporter, columns.id) == worker_id)
         done: dict[str, Any] = {"spans_confirmed_at": None, "spans_exporter": None, "spans_cursor": None}

@@ -65,7 +65,7 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
                 "node_id": node_id,
                 "item": item,
                 "attempt": line.attempt,
-                "level": line.level,
+                "level": storable(line.level),
                 "message": storable(line.message),
                 "fields": line.fields,
                 "at": line.at,
@@ -102,6 +102,7 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
     def add_span(self, execution_id: str, span: SpanLine) -> None:
         """See Telemetry.add_span."""
         check_exact("node id", span.node_id)
+        check_exact("id of a span", span.trace_id, span.span_id, span.parent_span_id)
         values = {
             "trace_id": span.trace_id,
             "parent_span_id": span.parent_span_id,
@@ -125,6 +126,7 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
 
     def update_span(self, execution_id: str, span_id: str, *, end_ns: int, status: str) -> bool:
         """See Telemetry.update_span."""
+        check_exact("id of a span", span_id)
         spelled = canonical_id(execution_id)
         if spelled is None:
             return False

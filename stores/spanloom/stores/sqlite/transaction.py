@@ -141,7 +141,7 @@ class SqliteTransaction(SqliteRows):
         execution_id, node_id, item = key
         if logs:
             self._logs += [
-                (execution_id, node_id, item, line.attempt, line.level, storable(line.message), line.fields,
+                (execution_id, node_id, item, line.attempt, storable(line.level), storable(line.message), line.fields,
                  to_micros(line.at), line.trace_id, line.span_id)
                 for line in logs
             ]  # fmt: skip

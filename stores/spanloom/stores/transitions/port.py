@@ -199,6 +199,7 @@ class Transitions(ExecutionStore):
 
     def unregister_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:
         """See WorkerLeases.unregister_worker."""
+        check_exact("worker id", worker_id)
         return self._transact(lambda tx: unregister_worker(tx, worker_id), epoch=epoch, now=now)
 
     def forget_pushes(self, jobs: Sequence[NodeJob], *, now: datetime | None = None) -> None:

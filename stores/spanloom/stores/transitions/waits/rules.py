@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from spanloom.engine.errors import StoreRefused, UnknownWorkflow
 from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
-from spanloom.engine.store.texts import check_start
+from spanloom.engine.store.texts import check_exact, check_start
 from spanloom.stores.transitions.arrivals import queued
 from spanloom.stores.transitions.rows import Event, ExecutionRow, RunRow, Time, as_data
 from spanloom.stores.transitions.transaction import Transaction
@@ -41,6 +41,8 @@ def check_wait(record: RecordRequest) -> None:
     """Raise StoreRefused for a wait that nothing could end, PayloadRejected for a child of an unstorable identity."""
     if record.child is not None:
         check_start(record.child)
+    if record.wait_key is not None:
+        check_exact("key of a wait", record.wait_key)
     kind = record.wait_kind or WaitKind.TIMER
     if record.outcome is Outcome.WAITING and (lacking := WAITS[kind].lacks(record)) is not None:
         raise StoreRefused(

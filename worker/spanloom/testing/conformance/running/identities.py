@@ -89,6 +89,14 @@ class Identities:
             ("node id", lambda: store.get_node_results(execution, ["only", odd])),
             ("node id", lambda: store.get_attempts(execution, odd)),
             ("node id", lambda: store.get_logs(execution, node_id=odd)),
+            ("worker id", lambda: store.renew_lease(odd, lease_seconds=1)),
+            ("worker id", lambda: store.list_claims(odd)),
+            ("worker id", lambda: store.unregister_worker(odd)),
+            ("worker id", lambda: store.ack_exports(odd)),
+            ("worker id", lambda: store.claim_exports(odd)),
+            ("worker id", lambda: store.release_exports(driver.worker_id, odd)),
+            ("id of a span", lambda: store.update_span(execution, odd, end_ns=1, status="ok")),
+            ("run id of Redis", lambda: store.raise_epoch(0, odd)),
         ]
         for what, call in calls:
             with pytest.raises(PayloadRejected) as refused:
@@ -111,7 +119,7 @@ class RepairedTexts:
     ) -> None:
         execution = driver.start(single())
         node = driver.claim(execution, "only")
-        early = [LogLine("info", "early \x00 and \udce9", clock(), '{"kept": "\\u0000\\ud800"}')]
+        early = [LogLine("odd \udcff", "early \x00 and \udce9", clock(), '{"kept": "\\u0000\\ud800"}')]
         store.add_logs([NodeLines(execution, "only", 0, node.fence, early)])
         span = SpanLine("a" * 32, "b" * 16, None, "read caf\udce9", "internal", "ok", 1, 2, "only", 0, 1)
         lines = [LogLine("info", "zero \x00", clock()), LogLine("info", "whole 😀é", clock())]
@@ -120,6 +128,7 @@ class RepairedTexts:
 
         found = store.get_logs(execution)
         assert [line.message for line in found] == ["early \ufffd and \ufffd", "zero \ufffd", "whole 😀é"]
+        assert found[0].level == "odd \ufffd"
         assert found[0].fields == {"kept": "\x00\ud800"}
         assert [span.name for span in store.get_trace(execution)] == ["read caf\ufffd"]
         assert [run.data for run in store.get_node_results(execution)] == [data]
