@@ -105,7 +105,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
                     raise
                 return [refused]
 
-        return exact_starts(requests, partial(self._each, step=start))
+        return exact_starts(requests, lambda exact: self._each(exact, start))
 
     def claim(
         self, keys: Sequence[NodeKey], *, worker_id: str, token: str | None = None, now: datetime | None = None

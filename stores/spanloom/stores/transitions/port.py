@@ -100,8 +100,11 @@ class Transitions(ExecutionStore):
                 f"connection= starts an execution inside a transaction of your own Postgres; the store {self.url} "
                 "has no part in it; leave connection= out, or use a postgresql:// store"
             )
-        step = partial(self._each, step=lambda some: self._transact(lambda tx: create(tx, some), epoch=epoch, now=now))
-        return exact_starts(requests, step)
+
+        def start(some: Sequence[StartRequest]) -> list[StartAnswer]:
+            return self._transact(lambda tx: create(tx, some), epoch=epoch, now=now)
+
+        return exact_starts(requests, lambda exact: self._each(exact, start))
 
     def claim(
         self, keys: Sequence[NodeKey], *, worker_id: str, token: str | None = None, now: datetime | None = None
