@@ -148,3 +148,21 @@ def test_a_sleep_of_the_machine_is_no_step(store: ExecutionStore, clock: Clock) 
         clock.pass_(HOUR)
         store.save_workflow(chain(2))
     assert lines == []
+
+
+def test_a_process_that_stands_still_between_two_readings_sees_no_step(
+    store: ExecutionStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    StoreDriver(store).start(chain(1))
+    # given a process that is stopped for a minute just after it has read one clock, twice
+    read, stops = clock_steps.time.time_ns, iter([60, 60])
+
+    def stopped_after() -> int:
+        now = read()
+        clock.pass_(next(stops, 0))
+        return now
+
+    monkeypatch.setattr(clock_steps.time, "time_ns", stopped_after)
+    with structlog.testing.capture_logs() as lines:
+        store.save_workflow(chain(2))
+    assert lines == []

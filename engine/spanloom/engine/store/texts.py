@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from spanloom.engine.errors import PayloadRejected
+from spanloom.engine.errors import ConfigurationError, PayloadRejected
 from spanloom.engine.store.models import ExecutionFilter
 from spanloom.engine.store.requests import StartRequest
 
@@ -31,16 +31,25 @@ def fault_of(name: str, text: str) -> str | None:
 
 
 def check_exact(name: str, *texts: str | None) -> None:
-    """Raise PayloadRejected for an identity that no store could keep exactly."""
+    """Raise PayloadRejected for an identity that no store keeps exactly, ConfigurationError if it is no text."""
     for text in texts:
-        if text is not None and (fault := fault_of(name, text)) is not None:
+        if text is None:
+            continue
+        if not isinstance(text, str):
+            raise ConfigurationError(f"the {name} is of type {type(text).__name__}, and must be a text")
+        if (fault := fault_of(name, text)) is not None:
             raise PayloadRejected(fault)
 
 
 def check_start(request: StartRequest) -> None:
-    """Raise PayloadRejected if an identity of a start can't be kept exactly: workflow, idempotency key, metadata."""
+    """Raise the errors of check_exact for the identities of a start: workflow, idempotency key, metadata."""
     key, pairs = request.idempotency_key or "", request.metadata
-    identities = "".join((request.workflow_id, key, *pairs, *pairs.values())) if pairs else request.workflow_id + key
+    try:
+        identities = (
+            "".join((request.workflow_id, key, *pairs, *pairs.values())) if pairs else request.workflow_id + key
+        )
+    except TypeError:  # one of them is no text
+        identities = "\x00"
     if _UNSTORABLE.search(identities) is not None:
         check_exact("workflow id", request.workflow_id)
         check_exact("idempotency key", key)
@@ -48,7 +57,7 @@ def check_start(request: StartRequest) -> None:
 
 
 def check_filter(wanted: ExecutionFilter | None) -> None:
-    """Raise PayloadRejected for a filter by an identity that no store can hold."""
+    """Raise the errors of check_exact for the identities of a filter."""
     if wanted is not None:
         check_exact("workflow id", wanted.workflow_id)
         _check_metadata(wanted.metadata.items())

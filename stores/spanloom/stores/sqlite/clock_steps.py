@@ -17,6 +17,7 @@ STEP_SECONDS = 2  #: shorter ones are left alone: they harm no lease
 _LARGEST = 2**31  # a number in the header of a file has 32 bits
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MICROSECONDS = 1_000_000
+_AT_ONCE = 100_000_000  # nanoseconds
 _ENOUGH = STEP_SECONDS * 1_000_000_000 // 2  # nanoseconds
 
 # Not the times that users set: a delay, a deadline and a wait until a moment are read off the clock, whatever it shows.
@@ -54,7 +55,7 @@ class ClockSteps:
 
         Else the transaction may yet be rolled back, and the next one compares again.
         """
-        offset = (time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)) // 1_000_000_000
+        offset = _offset_seconds()
         (of_boot,) = connection.execute("PRAGMA application_id").fetchone()
         (noted,) = connection.execute("PRAGMA user_version").fetchone()
         step = _signed(offset - noted)
@@ -67,6 +68,15 @@ class ClockSteps:
         connection.execute(f"PRAGMA application_id = {boot}")
         connection.execute(f"PRAGMA user_version = {offset % _LARGEST}")
         return False
+
+
+def _offset_seconds() -> int:
+    """Return the difference of the two clocks, from readings between which this process did not stand still."""
+    while True:
+        before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        shown = time.time_ns()
+        if time.clock_gettime_ns(time.CLOCK_BOOTTIME) - before < _AT_ONCE:
+            return (shown - before) // 1_000_000_000
 
 
 def _boot_number() -> int | None:
