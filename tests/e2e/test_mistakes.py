@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from spanloom.stores import open_store
 from support.fork_server import run_command
 
 UNKNOWN_ID = "019cb2f4-1111-7abc-8def-0123456789ab"
@@ -74,6 +75,7 @@ class Mistake(NamedTuple):
     command: str
     says: tuple[str, ...]
     environment: Mapping[str, str] = MappingProxyType({})
+    made: bool = False  # whether its store is there
 
 
 STORE = "--store sqlite:///here.db"
@@ -141,8 +143,9 @@ MISTAKES = [
     Mistake("input not JSON", f"run etl {STORE} --input {{{{id:7}}}}", ("not valid", "@FILE")),
     Mistake("time of no key", f"run etl {STORE} --key-ttl 1h", ("--key-ttl", "--key")),
     Mistake("unknown command", "lst", ("'lst'", "--help")),
-    Mistake("unknown workflow", f"workflows etl {STORE}", ("no workflow 'etl' is registered",)),
-    Mistake("unknown execution", f"show {UNKNOWN_ID} {STORE}", (UNKNOWN_ID,)),
+    Mistake("unknown store", f"list {STORE}", ("here.db does not exist", "spanloom migrate --store sqlite:///")),
+    Mistake("unknown workflow", f"workflows etl {STORE}", ("no workflow 'etl' is registered",), made=True),
+    Mistake("unknown execution", f"show {UNKNOWN_ID} {STORE}", (UNKNOWN_ID,), made=True),
     Mistake("items and attempts", f"show x --items a --attempts a {STORE}", ("either --items or --attempts",)),
     Mistake("no such item", f"show {UNKNOWN_ID} --attempts a:0 {STORE}", ("'a:0'", "NODE:ITEM")),
     Mistake("nothing to cancel", f"cancel {STORE}", ("EXECUTION_ID", "`spanloom cancel --help`")),
@@ -165,7 +168,7 @@ MISTAKES = [
         "no such address", "worker app:engine --metrics-port {closed} --metrics-host 192.0.2.1",
         ("can't serve metrics on 192.0.2.1:{closed}", "--metrics-host"),
     ),
-    Mistake("unknown part of an id", f"logs 89abcdef {STORE}", ("'89abcdef'", "`spanloom list`")),
+    Mistake("unknown part of an id", f"logs 89abcdef {STORE}", ("'89abcdef'", "`spanloom list`"), made=True),
 ]  # fmt: skip
 
 
@@ -186,6 +189,8 @@ def directory(tmp_path: Path, closed: str) -> Path:
 
 
 def refused(mistake: Mistake, directory: Path, **places: str) -> None:
+    if mistake.made:
+        open_store(f"sqlite:///{directory}/here.db").migrate()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SPANLOOM_")}
     arguments = mistake.command.format(directory=directory, **places).split()
     done = run_command(arguments, directory, {**inherited, **mistake.environment})

@@ -64,9 +64,11 @@ def sorted_error(error: Exception, where: str, *, opened: bool) -> SpanloomError
     reason = str(cause).strip().partition("\n")[0]
     state = getattr(cause, "sqlstate", None) or ""
     if pooled_by_transaction(cause, reason):
-        return ConfigurationError(
+        # Unavailable, so that no node fails by it: the next session may be another one.
+        return StoreUnavailable(
             f"prepared statements fail at {where} ({reason}): a pooler such as PgBouncer lends a session to many "
-            "clients; add ?prepare=false to the store's URL"
+            "clients; add ?prepare=false to the store's URL",
+            reason=Unavailability.OTHER,
         )
     if isinstance(cause, psycopg.DataError | UnicodeEncodeError) or state[:2] in _TOO_ODD or _TOO_LARGE in reason:
         return PayloadRejected(f"Postgres can't keep a value that it was given: {reason}")
