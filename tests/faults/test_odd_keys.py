@@ -47,6 +47,12 @@ SPOILS: dict[str, Spoil] = {
     "the started jobs are a list": lambda redis: redis.rpush("rq:wip:spanloom.default", "a"),
     "the failed jobs are a list": lambda redis: redis.rpush("rq:failed:spanloom.default", "a"),
     "RQ's workers are a string": lambda redis: (redis.delete("rq:workers"), redis.set("rq:workers", "a")),
+    "RQ's entry of the worker is a list": lambda redis: [
+        (redis.delete(key), redis.rpush(key, "a")) for key in redis.keys("rq:worker:*")
+    ],
+    "the wake list is a hash": lambda redis: [
+        redis.hset(key.decode().replace("rq:worker:", "spanloom:wake:"), "a", "b") for key in redis.keys("rq:worker:*")
+    ],
     "the epoch is garbage": lambda redis: redis.set("spanloom:epoch", b"\xff\x00 x"),
     "the epoch has a garbage number": lambda redis: redis.append("spanloom:epoch", "x"),
     "the epoch is no string": lambda redis: (redis.delete("spanloom:epoch"), redis.rpush("spanloom:epoch", "a")),
@@ -115,6 +121,16 @@ def test_a_worker_starts_beside_a_bad_thing(what: str, engine: WorkflowEngine, r
     with engine.start_workers(1, sweep_seconds=0.05):
         assert engine.wait(started, timeout=20).output == 1
         assert engine.run("flow", timeout=20) == 1
+
+
+def test_a_flood_of_garbage_is_named_a_hundred_times(engine: WorkflowEngine, redis: Redis) -> None:
+    engine.open()
+    for number in range(300):
+        push(redis, f"garbage-{number}", "{")
+    with capture_logs() as lines, engine.start_workers(1):
+        assert engine.run("flow", timeout=20) == 1
+        until(lambda: redis.llen(LIST) == 0)
+    assert sum(line["log_level"] == "warning" for line in lines) == 100
 
 
 def test_what_failed_is_bounded_by_number_and_by_size(engine: WorkflowEngine, redis: Redis) -> None:

@@ -29,7 +29,7 @@ SpanloomError
 ├── StoreUnavailable             the store can't serve a call now; .reason; the write may or may not have happened
 ├── StoreRefused                 the database will never keep this; nothing was written
 ├── StoreNotMigrated             the store's schema is missing or of another version
-└── QueueUnavailable             Redis did not answer
+└── QueueUnavailable             Redis did not answer, or refused a command
 """
 
 from __future__ import annotations
@@ -354,9 +354,9 @@ class StoreNotMigrated(SpanloomError):
 
 
 class QueueUnavailable(SpanloomError):
-    """Raised when Redis did not answer. The sweep will push the jobs when Redis is back.
+    """Raised when Redis did not answer, or refused a command. The sweep will push the jobs when Redis is back.
 
-    `known`: Redis counted as unavailable already, and no request was sent.
+    `known`: Redis counted as unavailable already.
     """
 
     def __init__(self, message: str, *, known: bool = False) -> None:

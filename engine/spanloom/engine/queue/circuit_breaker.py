@@ -84,14 +84,15 @@ class CircuitBreaker:
         if not needed and is_refusal(error):
             return QueueUnavailable(why)
         with self._lock:
-            if self._why is None:
+            known = self._why is not None
+            if not known:
                 self._since = time.monotonic()
                 if self._since - self._closed_at > _SETTLED_SECONDS:
                     self._pause = _PAUSES[0]
                 self._check_at = self._since + self._pause
             self._why = why
             self._answers = is_refusal(error)
-        return QueueUnavailable(why)
+        return QueueUnavailable(why, known=known)
 
     def _refuse_if_away(self) -> None:
         begun = None

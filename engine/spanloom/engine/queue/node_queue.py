@@ -34,6 +34,7 @@ __all__ = ["NodeQueue", "rq_timestamp"]
 _log = Logger("spanloom.engine")
 FAILURE_TTL_SECONDS = 7 * 24 * 3600  #: how long RQ's tools show a failed node job
 _PUSH_BATCH = 1000
+_MOST_LISTS = 5000  # of a namespace; more are forged
 _MOST_NAMED = 100  # odd keys that are named in the log
 
 # The heads of the lists in KEYS: 0 for an empty one, 1 for one whose head is no node job, -1 for what is no list, else
@@ -168,7 +169,8 @@ class NodeQueue:
     def known_lists(self, named: Iterable[str]) -> list[str]:
         """Return the lists in `named` and every other list of the namespace in RQ's set, in order.
 
-        A member of the set that is the name of no list is passed over. Raises QueueUnavailable.
+        A member of the set that is the name of no list is passed over, and so are all if they are thousands. Raises
+        QueueUnavailable.
         """
         try:
             with self.breaker.guard():
@@ -177,6 +179,7 @@ class NodeQueue:
             self._name_once(self.keys.queues, "no set")
             members = set()
         start = self.keys.queue("").encode()
+        named = set(named)
         known = set(named)
         for member in members:
             name = member.removeprefix(start).decode(errors="replace") if member.startswith(start) else ""
@@ -184,7 +187,7 @@ class NodeQueue:
                 known.add(name)
             elif name.startswith(f"{self.namespace}.") or not member.isascii():
                 self._name_once(member, "no name of a list")
-        return sorted(known)
+        return sorted(named) if len(known) > _MOST_LISTS else sorted(known)
 
     def heads(
         self, list_names: Iterable[str], *, seen: Callable[[Sequence[str]], object] = lambda names: None

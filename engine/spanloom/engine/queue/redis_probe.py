@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,8 @@ class RedisProbe:
     def __init__(self, client: Redis, keys: RedisKeys, namespace: str) -> None:
         self._client: Any = client
         self._keys = keys
-        self._namespace = namespace
+        self._name = f"{namespace}.probe-{secrets.token_hex(4)}"  # one for all checks: what is left is little
+        self._lock = threading.Lock()
         self.of_worker = False
 
     def check(self) -> None:
@@ -65,7 +67,7 @@ class RedisProbe:
 
         A refusal is a ResponseError of the first refused command's class, which names all that are refused.
         """
-        name = f"{self._namespace}.probe-{secrets.token_hex(4)}"
+        name = self._name
         job, waiting, own = self._keys.job(name), self._keys.queue(name), f"{self._keys.own}:probe:{name}"
         ordered, channel = self._keys.started(name), self._keys.ended_channel("probe")
         commands: list[Sequence[Any]] = [
@@ -107,7 +109,8 @@ class RedisProbe:
         pipeline = self._client.pipeline(transaction=False)
         for command in commands:
             pipeline.execute_command(*command)
-        answers = pipeline.execute(raise_on_error=False)
+        with self._lock:
+            answers = pipeline.execute(raise_on_error=False)
         refused = [(str(command[0]), a) for command, a in zip(commands, answers, strict=True) if _failed(a)]
         in_script = [text.decode(errors="replace") for a in answers if isinstance(a, list) for text in _texts(a)]
         if refused:

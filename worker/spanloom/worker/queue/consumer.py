@@ -45,6 +45,7 @@ _ASIDE_BATCH = 500  #: how many jobs behind one of an unknown type are looked th
 _PUBLISH = "for number = 2, #ARGV do redis.call('publish', ARGV[number], ARGV[1]) end"
 
 
+_MOST_REFUSED, _REFUSED_SECONDS = 100, 60.0  #: so many refused jobs are logged as warnings in this time
 _ODD = {-1: "its id is longer than any", -2: "what is kept under its id is no job"}
 
 
@@ -89,6 +90,7 @@ class JobConsumer:
         self._owed: list[Callable[[Any], None]] = []
         self._blocked = False
         self._started: dict[str, str] = {}  # job id -> list name, of jobs that run here now
+        self._refused, self._refused_since = 0, 0.0
         self._urgent: dict[str, tuple[float, bool]] = {}
 
     def fetch(self, count: int, block_seconds: float) -> list[NodeMessage]:
@@ -132,8 +134,15 @@ class JobConsumer:
             else:
                 self._started[job_id] = list_name
                 return message
-        _log.warning("job_refused", job_id=bounded_text(job_id), queue=list_name, reason=reason)
+        self._log_refused(job_id=bounded_text(job_id), queue=list_name, reason=reason)
         return None
+
+    def _log_refused(self, **fields: str) -> None:
+        now = time.monotonic()
+        if now - self._refused_since > _REFUSED_SECONDS:
+            self._refused, self._refused_since = 0, now
+        self._refused += 1
+        (_log.warning if self._refused <= _MOST_REFUSED else _log.debug)("job_refused", **fields)
 
     def serve_side_lists(self, names: Iterable[str]) -> bool:
         """Serve these side lists as well from the next fetch on, each before its list; return whether any is new."""

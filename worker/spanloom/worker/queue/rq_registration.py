@@ -48,9 +48,12 @@ class RqRegistration(BaseWorker):
         try:
             self._register()
         except WrongKeyType:
-            sets = [self.redis_workers_keys, *(WORKERS_BY_QUEUE_KEY % name for name in self.queue_names())]
-            self._queue.displace(dict.fromkeys(sets, "set"))
+            self._displace()
             self._register()
+
+    def _displace(self) -> None:
+        sets = [self.redis_workers_keys, *(WORKERS_BY_QUEUE_KEY % name for name in self.queue_names())]
+        self._queue.displace({**dict.fromkeys(sets, "set"), self.key: "hash"})
 
     def _register(self) -> None:
         with self._breaker.guard():
@@ -60,6 +63,13 @@ class RqRegistration(BaseWorker):
 
     def send_heartbeat(self, *, busy: bool) -> bool:
         """Renew the registration, also after Redis was flushed; return whether `rq suspend` is in force."""
+        try:
+            return self._heartbeat(busy)
+        except WrongKeyType:
+            self._displace()
+            return self._heartbeat(busy)
+
+    def _heartbeat(self, busy: bool) -> bool:
         with self._breaker.guard():
             if not self.connection.hexists(self.key, "birth"):
                 # RQ would take the counters written after a flush for a namesake.
