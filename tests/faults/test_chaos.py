@@ -77,7 +77,10 @@ def endure(
         pytest.param([FlushRedis(pace=0.3), KillRedis(pace=0.3)], marks=pytest.mark.torture),
         [RestartPostgres(pace=0.3, down=DOWN), TerminateBackends()],
         pytest.param([RefuseWrites(pace=0.3, lasts=(0.2, 1.0)), OneOutOfMemory()], marks=pytest.mark.torture),
-        [RefuseRedis(pace=0.3, lasts=LASTS), ForbidScripts(pace=0.3, lasts=LASTS), SpoilKeys()],
+        pytest.param(
+            [RefuseRedis(pace=0.3, lasts=LASTS), ForbidScripts(pace=0.3, lasts=LASTS), SpoilKeys()],
+            marks=pytest.mark.torture,
+        ),
         pytest.param([KillEngines(pace=0.7), PushAgain()], marks=pytest.mark.torture),
     ],
     ids=lambda faults: " and ".join(fault.name for fault in faults),

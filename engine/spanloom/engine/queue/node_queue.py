@@ -56,6 +56,17 @@ end
 return heads
 """
 
+# Moves KEYS[1] to KEYS[2], for ARGV[2] seconds, and returns its type, unless it is of the type ARGV[1]. The jobs of a
+# list are lost with it: without the mark KEYS[3] all that is open is pushed again.
+_DISPLACE = """
+local found = redis.call('TYPE', KEYS[1]).ok
+if found == 'none' or found == ARGV[1] then return false end
+redis.call('RENAME', KEYS[1], KEYS[2])
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+if ARGV[1] == 'list' then redis.call('DEL', KEYS[3]) end
+return found
+"""
+
 _DROP_EMPTY = """
 for number = 2, #KEYS do
   if redis.call('EXISTS', KEYS[number]) == 0 then redis.call('SREM', KEYS[1], KEYS[number]) end
@@ -152,19 +163,14 @@ class NodeQueue:
         """
         with self.breaker.guard():
             pipeline = self.redis.pipeline(transaction=False)
-            for key in expected:
-                pipeline.type(key)
+            for key, wanted in expected.items():
+                keys = (key, self.keys.displaced(key), self.keys.epoch)
+                pipeline.eval(_DISPLACE, len(keys), *keys, wanted, FAILURE_TTL_SECONDS)
             for (key, wanted), found in zip(expected.items(), pipeline.execute(), strict=True):
-                if found not in (b"none", wanted.encode()):
-                    aside = self.keys.displaced(key)
-                    _log.warning(
-                        "key_displaced", key=bounded_text(key), found=found.decode(), expected=wanted,
-                        moved_to=bounded_text(aside),
-                    )  # fmt: skip
-                    self.redis.rename(key, aside)
-                    self.redis.expire(aside, FAILURE_TTL_SECONDS)
-                    if wanted == "list":
-                        self.redis.delete(self.keys.epoch)
+                if found is not None:
+                    aside = bounded_text(self.keys.displaced(key))
+                    what = {"key": bounded_text(key), "found": found.decode(), "expected": wanted, "moved_to": aside}
+                    _log.warning("key_displaced", **what)
 
     def known_lists(self, named: Iterable[str]) -> list[str]:
         """Return the lists in `named` and every other list of the namespace in RQ's set, in order.

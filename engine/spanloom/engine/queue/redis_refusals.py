@@ -20,7 +20,7 @@ from spanloom.engine.errors import QueueUnavailable
 __all__ = ["WrongKeyType", "bounded_text", "is_of_one_key", "is_passing", "is_refusal", "sentence"]
 
 _MOST_CHARACTERS = 200
-_ONE_KEY = ("WRONGTYPE", "is not an integer", "is not a valid float")
+_ONE_KEY = ("WRONGTYPE", "is not an integer", "is not a valid float", "no such key")
 _PERMANENT = ("NOPERM", "NOAUTH", "WRONGPASS", "unknown command", "no permissions")
 _REMEDIES = (
     ("OOM", "raise its maxmemory, or free some of its memory"),
