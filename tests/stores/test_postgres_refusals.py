@@ -64,6 +64,7 @@ NOT_NOW = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("state", NEVER)
 def test_a_record_that_can_never_be_kept_is_refused_with_the_databases_words(
     store: PostgresExecutionStore, postgres_url: str, state: str
@@ -76,6 +77,7 @@ def test_a_record_that_can_never_be_kept_is_refused_with_the_databases_words(
     assert driver.record(execution, node).recorded
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("state", "reason"), NOT_NOW.items())
 def test_a_record_that_may_be_kept_later_is_unavailable_with_the_reason(
     store: PostgresExecutionStore, postgres_url: str, state: str, reason: Unavailability
@@ -237,6 +239,7 @@ def _uses(driver: StoreDriver, execution: str, node: Any) -> list[Callable[[], o
 # ---- a server process that does not answer ----
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("use", ["record", "claim", "sweep", "lease", "read", "start"])
 def test_a_server_process_that_stands_still_holds_no_call_for_ever(
     store: PostgresExecutionStore, postgres_url: str, monkeypatch: pytest.MonkeyPatch, use: str

@@ -102,3 +102,21 @@ def test_claims_of_which_the_answer_could_not_be_read_run_all_the_same(engine: W
     with engine.start_workers(1, concurrency=3):
         assert [engine.wait(one, timeout=30).output for one in ids] == [0, 1, 2]
     assert [[event.kind for event in store.get_events(one)].count("node.started") for one in ids] == [1, 1, 1]
+
+
+def test_a_claim_that_waits_for_a_lock_for_ever_costs_no_other_its_run(engine: WorkflowEngine, store: Refusing) -> None:
+    late = StoreUnavailable("no answer in time", reason=Unavailability.TIME_LIMIT)
+    bad, *others = engine.enqueue_workflows("w", range(4))
+    genuine = store.claim
+
+    def claim(keys: Sequence[NodeKey], **options: Any) -> list[ClaimAnswer]:
+        if store.refused and any(key.execution_id == bad for key in keys):
+            raise late
+        return genuine(keys, **options)
+
+    store.refused[bad] = late
+    store.claim = claim  # type: ignore[method-assign]
+    with engine.start_workers(1, concurrency=4, lost_job_after_seconds=0.2):
+        assert [engine.wait(one, timeout=30).output for one in others] == [1, 2, 3]
+        store.refused.clear()
+        assert engine.wait(bad, timeout=30).output == 0

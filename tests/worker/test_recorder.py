@@ -113,6 +113,15 @@ def test_a_record_waits_for_a_store_that_is_away() -> None:
     assert store.batches == [["a"]] * 3
 
 
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
+def test_a_record_waits_while_its_own_process_lacks_something(error: Exception) -> None:
+    store = Store()
+    store.failures = [error, error]
+
+    assert recorder(store).record(record("a")).recorded
+    assert store.batches == [["a"]] * 3
+
+
 def test_a_worker_that_aborts_does_not_wait_for_the_store() -> None:
     store = Store()
     store.failures = [StoreUnavailable("gone")]

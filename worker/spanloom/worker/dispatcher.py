@@ -109,10 +109,20 @@ class Dispatcher:
         """Claim runs; an error that comes of one of them is its answer. Raises StoreUnavailable if none is served."""
         try:
             return self._engine.store.claim(keys, worker_id=worker_id, token=token)
-        except StoreUnavailable:
-            raise
+        except StoreUnavailable as error:
+            if error.reason is not Unavailability.TIME_LIMIT or len(keys) == 1:
+                raise
+            late = error
         except Exception:
             return [self._claim_single(key, worker_id, token) for key in keys]
+        # One of them may have waited for a lock that a process which stands still does not give up.
+        answers: list[ClaimAnswer] = []
+        for key in keys:
+            twice = len(answers) > 1 and all(map(_is_late, answers[-2:]))
+            answers.append(late if twice else self._claim_single(key, worker_id, token))
+        if all(map(_is_late, answers)):
+            raise late
+        return answers
 
     def _claim_single(self, key: NodeKey, worker_id: str, token: str) -> ClaimAnswer:
         try:
@@ -177,6 +187,10 @@ class Dispatcher:
         if answer.ended is not None:
             self._events.executions_ended([key.execution_id])
         self._consumer.failed(message, ending.error or "")
+
+
+def _is_late(answer: ClaimAnswer) -> bool:
+    return isinstance(answer, StoreUnavailable) and answer.reason is Unavailability.TIME_LIMIT
 
 
 def _record(key: NodeKey, ending: AttemptResult, fence: int, worker_id: str) -> RecordRequest:

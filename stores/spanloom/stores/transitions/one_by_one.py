@@ -51,6 +51,9 @@ def one_by_one(items: Iterable[Item], step: Callable[[Item], Sequence[Answer]]) 
 def _as_answer(error: Exception) -> SpanloomError:
     if isinstance(error, SpanloomError):
         return error
-    wrapped = StoreRefused(f"the store fails over it with {type(error).__name__}: {error}")
+    message = f"the store fails over it with {type(error).__name__}: {error}"
+    wrapped: SpanloomError = StoreRefused(message)
+    if isinstance(error, OSError | MemoryError):  # of this process, which may have more of it later
+        wrapped = StoreUnavailable(message, reason=Unavailability.RESOURCES)
     wrapped.__cause__ = error
     return wrapped

@@ -116,8 +116,7 @@ class Recorder:
     def _commit_waiting(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
         try:
-            self._before()
-            answers = self._store.record([entry.record for entry in batch], epoch=self._epoch())
+            answers = self._send([entry.record for entry in batch])
         except Exception as error:
             self.turns += 1
             away = isinstance(error, StoreUnavailable)
@@ -152,9 +151,17 @@ class Recorder:
 
     def _record_single(self, entry: _Entry) -> None:
         try:
-            self._before()
-            (answer,) = self._store.record([entry.record], epoch=self._epoch())
+            (answer,) = self._send([entry.record])
             entry.answer = answer if answer.error is None else answer.error
         except Exception as error:
             entry.answer = error
         self.turns += 1
+
+    def _send(self, records: list[RecordRequest]) -> list[RecordResult]:
+        try:
+            self._before()
+            return self._store.record(records, epoch=self._epoch())
+        except (OSError, MemoryError) as error:  # this process has no descriptor, or no memory: not for good
+            raise StoreUnavailable(
+                f"this worker can't call its store: {type(error).__name__}: {error}", reason=Unavailability.RESOURCES
+            ) from error
