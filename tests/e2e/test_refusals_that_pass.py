@@ -37,16 +37,20 @@ def system(postgres_url: str, own_redis: RedisServer) -> Iterator[System]:
 def revoked(url: str) -> Iterator[None]:
     with psycopg.connect(url, autocommit=True) as connection:
         revoke(connection)
-        yield
-        grant(connection)
+        try:
+            yield
+        finally:
+            grant(connection)
 
 
 @contextmanager
 def read_only(url: str) -> Iterator[None]:
     with psycopg.connect(url, autocommit=True) as connection:
         set_for_user(connection, "default_transaction_read_only", "on")
-        yield
-        set_for_user(connection, "default_transaction_read_only", None)
+        try:
+            yield
+        finally:
+            set_for_user(connection, "default_transaction_read_only", None)
 
 
 @contextmanager
@@ -57,9 +61,11 @@ def no_time(url: str) -> Iterator[None]:
         holder = stack.enter_context(psycopg.connect(url))
         set_for_user(connection, "statement_timeout", "20ms")
         holder.execute("lock table spanloom.node_results, spanloom.events")
-        yield
-        holder.rollback()
-        set_for_user(connection, "statement_timeout", None)
+        try:
+            yield
+        finally:
+            holder.rollback()
+            set_for_user(connection, "statement_timeout", None)
 
 
 def raising(state: str, table: str = "node_results") -> Callable[[str], Any]:

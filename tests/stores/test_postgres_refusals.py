@@ -64,6 +64,20 @@ NOT_NOW = {
 }
 
 
+def test_the_driver_logs_nothing_of_a_refusal(
+    store: PostgresExecutionStore, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = StoreDriver(store)
+    executions = [driver.start("single") for _ in range(2)]
+    records = [driver.outcome(one, driver.claim(one, "only")) for one in executions]
+    for table in ("node_results", "events"):
+        with refusing(postgres_url, "53100", table), pytest.raises(StoreUnavailable):
+            store.record(records)
+        with refusing(postgres_url, "53100", table), pytest.raises(StoreUnavailable):
+            driver.start("single") if table == "events" else driver.send(records[0])
+    assert caplog.messages == []
+
+
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize("state", NEVER)
 def test_a_record_that_can_never_be_kept_is_refused_with_the_databases_words(

@@ -34,8 +34,8 @@ class Health:
         """
         phase = self._worker.phase
         problems = ({} if phase == "working" else {"worker": f"it is {phase}"}) | self._worker.servers.problems()
-        if "store" not in problems and (unserved := self._worker.store_problems):
-            problems["store"] = "; ".join(unserved)  # it answers, and does not do all that this worker needs
+        if unserved := self._worker.store_problems:  # even if it answers, it does not do all that this worker needs
+            problems["store"] = "; ".join([*filter(None, [problems.get("store")]), *unserved])
         if (sweeps := self._worker.sweep_problem) is not None:
             problems["sweep"] = sweeps
         return problems
