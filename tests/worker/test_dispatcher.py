@@ -10,7 +10,7 @@ import pytest
 from fakeredis import FakeRedis, FakeServer
 
 from spanloom.engine import ExecutionStatus, Node, NodeRegistry, Workflow, WorkflowEngine
-from spanloom.engine.errors import PayloadRejected, SpanloomError, StoreUnavailable, Unavailability
+from spanloom.engine.errors import ConfigurationError, PayloadRejected, SpanloomError, StoreUnavailable, Unavailability
 from spanloom.engine.store.requests import ClaimAnswer, NodeKey
 from spanloom.stores import InMemoryExecutionStore
 
@@ -84,9 +84,12 @@ def test_a_failure_edge_of_a_node_that_is_never_claimed_is_taken(engine: Workflo
     assert ended.output["error"]["message"] == "too large"
 
 
-def test_a_claim_that_is_not_served_now_holds_up_no_other_job(engine: WorkflowEngine, store: Refusing) -> None:
+@pytest.mark.parametrize("error", [FULL, ConfigurationError("prepared statements fail")])
+def test_a_claim_that_is_not_served_now_holds_up_no_other_job(
+    engine: WorkflowEngine, store: Refusing, error: SpanloomError
+) -> None:
     bad = engine.enqueue_workflow("w", "bad")
-    store.refused[bad] = FULL
+    store.refused[bad] = error
     with engine.start_workers(1, concurrency=2, lost_job_after_seconds=0.2):
         assert store.met.wait(30)
         for number in range(5):

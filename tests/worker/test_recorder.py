@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from spanloom.engine.errors import SpanloomError, StoreUnavailable, Unavailability
+from spanloom.engine.errors import (
+    ConfigurationError,
+    SpanloomError,
+    StoreNotMigrated,
+    StoreUnavailable,
+    Unavailability,
+)
 from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.service import Phase, WorkerState
@@ -113,8 +119,16 @@ def test_a_record_waits_for_a_store_that_is_away() -> None:
     assert store.batches == [["a"]] * 3
 
 
-@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), MemoryError()])
-def test_a_record_waits_while_its_own_process_lacks_something(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(24, "Too many open files"),
+        MemoryError(),
+        ConfigurationError("no right"),
+        StoreNotMigrated("s", "1", "2"),
+    ],
+)
+def test_a_record_waits_for_what_is_no_fault_of_its_own(error: Exception) -> None:
     store = Store()
     store.failures = [error, error]
 

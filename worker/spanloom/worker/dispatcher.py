@@ -25,7 +25,7 @@ from spanloom.worker.node.outcomes import AttemptResult, left, of_refusal
 from spanloom.worker.queue.consumer import JobConsumer
 from spanloom.worker.service import WorkerEvents
 from spanloom.worker.slots import Slots
-from spanloom.worker.store_troubles import StoreTroubles
+from spanloom.worker.store_troubles import StoreTroubles, as_passing
 
 __all__ = ["Dispatcher"]
 
@@ -110,13 +110,18 @@ class Dispatcher:
         try:
             return self._engine.store.claim(keys, worker_id=worker_id, token=token)
         except StoreUnavailable as error:
+            answers: list[ClaimAnswer]
             if error.reason is not Unavailability.TIME_LIMIT or len(keys) == 1:
                 raise
             late = error
         except Exception:
-            return [self._claim_single(key, worker_id, token) for key in keys]
+            answers = [self._claim_single(key, worker_id, token) for key in keys]
+            unserved = [answer for answer in answers if isinstance(answer, StoreUnavailable)]
+            if len(unserved) == len(keys):
+                raise unserved[0] from None
+            return answers
         # One of them may have waited for a lock that a process which stands still does not give up.
-        answers: list[ClaimAnswer] = []
+        answers = []
         for key in keys:
             twice = len(answers) > 1 and all(map(_is_late, answers[-2:]))
             answers.append(late if twice else self._claim_single(key, worker_id, token))
@@ -127,9 +132,11 @@ class Dispatcher:
     def _claim_single(self, key: NodeKey, worker_id: str, token: str) -> ClaimAnswer:
         try:
             (answer,) = self._engine.store.claim([key], worker_id=worker_id, token=token)
-        except SpanloomError as error:
-            return error
         except Exception as error:
+            if (passing := as_passing(error)) is not None:
+                return passing
+            if isinstance(error, SpanloomError):
+                return error
             _log.exception("claim_failed", execution_id=key.execution_id, node_id=key.node_id)
             return StoreUnavailable(f"a claim fails with {type(error).__name__}", reason=Unavailability.OTHER)
         return answer
@@ -158,7 +165,7 @@ class Dispatcher:
     def _end(self, message: NodeMessage, error: SpanloomError, worker_id: str) -> None:
         """Fail a node run that can never be claimed; leave one that can't be claimed now to the sweep."""
         ids = {"execution_id": message.execution_id, "node_id": message.node_id, "item": message.item}
-        if isinstance(error, StoreUnavailable):
+        if as_passing(error) is not None:
             self._troubles.met("claim", error, "claim_put_off", subject=f" of {message.job_id}", **ids)
             return
         _log.warning("claim_fails_its_node", **ids, error=str(error))

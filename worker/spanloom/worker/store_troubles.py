@@ -7,14 +7,35 @@ import time
 
 import structlog
 
-from spanloom.engine.errors import SpanloomError, StoreUnavailable
+from spanloom.engine.errors import (
+    ConfigurationError,
+    SpanloomError,
+    StoreNotMigrated,
+    StoreUnavailable,
+    Unavailability,
+)
 from spanloom.engine.telemetry.instruments import instruments
 
-__all__ = ["StoreTroubles"]
+__all__ = ["StoreTroubles", "as_passing"]
 
 _log = structlog.get_logger("spanloom.worker")
 _PAUSES = (1.0, 60.0)  #: first and longest between two log lines of one trouble
 _CURRENT_SECONDS = 60.0  #: how long a trouble is shown after it was met last: every call is repeated sooner
+
+
+def as_passing(error: Exception) -> StoreUnavailable | None:
+    """Return an error of a store's call as one that may pass; None if the store would refuse the same item again.
+
+    What an operator or another process puts right passes, and what this process lacks at the moment.
+    """
+    if isinstance(error, StoreUnavailable):
+        return error
+    if isinstance(error, ConfigurationError | StoreNotMigrated):
+        return StoreUnavailable(str(error), reason=Unavailability.OTHER)
+    if isinstance(error, OSError | MemoryError):
+        what = f"this worker can't call its store: {type(error).__name__}: {error}"
+        return StoreUnavailable(what, reason=Unavailability.RESOURCES)
+    return None
 
 
 class _Trouble:

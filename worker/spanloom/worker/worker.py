@@ -40,7 +40,7 @@ from spanloom.worker.queue.rq_registration import RqRegistration
 from spanloom.worker.queue.unknown_types import SideListFollower, UnknownTypeFilter
 from spanloom.worker.service import Phase, Service, WorkerEvents, WorkerState, running
 from spanloom.worker.slots import Slots
-from spanloom.worker.store_troubles import StoreTroubles
+from spanloom.worker.store_troubles import StoreTroubles, as_passing
 from spanloom.worker.sweeper import Sweeper
 from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.log_flusher import LogFlusher
@@ -353,8 +353,10 @@ class Worker:
             return True  # the surrender gives back what is to be given back
         try:
             given_back = self.engine.store.unregister_worker(worker_id, epoch=self.engine.epoch.number)
-        except StoreUnavailable as error:  # its lease will lapse
-            self._troubles.met("lease", error, "worker_not_retired", worker=self.name)
+        except Exception as error:  # its lease will lapse
+            if (passing := as_passing(error)) is None:
+                raise
+            self._troubles.met("lease", passing, "worker_not_retired", worker=self.name)
             return False
         self.engine.push(given_back, changed={job.execution_id for job in given_back})
         return True

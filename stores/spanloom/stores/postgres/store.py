@@ -119,11 +119,14 @@ class PostgresExecutionStore(AcceleratedTransitions):
     def write_problem(self) -> str | None:
         """See Lifecycle.write_problem. It reads the session's settings and the rights of the user."""
         tables = ", ".join(f"'{table}'" for table in sorted(metadata.tables) if table != "alembic_version")
-        may = " and ".join(f"has_table_privilege(c.oid, '{right}')" for right in ("insert", "update", "delete"))
+        may = " and ".join(
+            f"pg_catalog.has_table_privilege(c.oid, '{right}')" for right in ("insert", "update", "delete")
+        )
         query = (
-            "select current_setting('transaction_read_only'), "  # noqa: S608  names of this module and of the schema
-            f"(select string_agg(c.relname, ', ' order by c.relname) from pg_class c where c.relname in ({tables}) "
-            f"and c.relnamespace = to_regnamespace('\"{self._location.namespace}\"') and not ({may}))"
+            "select pg_catalog.current_setting('transaction_read_only'), "  # noqa: S608  names of this module and schema
+            "(select pg_catalog.string_agg(c.relname, ', ' order by c.relname) from pg_catalog.pg_class c "
+            f"where c.relname in ({tables}) "
+            f"and c.relnamespace = pg_catalog.to_regnamespace('\"{self._location.namespace}\"') and not ({may}))"
         )
         with self._reading() as connection:
             read_only, barred = connection.exec_driver_sql(query).one()

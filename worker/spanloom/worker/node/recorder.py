@@ -13,7 +13,7 @@ from spanloom.engine.errors import StoreUnavailable, Unavailability
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import RecordRequest, RecordResult
 from spanloom.worker.service import Phase, WorkerState
-from spanloom.worker.store_troubles import StoreTroubles
+from spanloom.worker.store_troubles import StoreTroubles, as_passing
 
 __all__ = ["Recorder"]
 
@@ -132,8 +132,8 @@ class Recorder:
         self.turns += 1
         self._troubles.over("record")
         for entry, answer in zip(batch, answers, strict=True):
-            entry.alone = isinstance(answer.error, StoreUnavailable)
-            entry.answer = answer if answer.error is None else answer.error
+            entry.answer = _answer(answer)
+            entry.alone = isinstance(entry.answer, StoreUnavailable)
 
     def _record_singly(self, batch: list[_Entry]) -> None:
         in_a_row, last = 0, None
@@ -152,7 +152,7 @@ class Recorder:
     def _record_single(self, entry: _Entry) -> None:
         try:
             (answer,) = self._send([entry.record])
-            entry.answer = answer if answer.error is None else answer.error
+            entry.answer = _answer(answer)
         except Exception as error:
             entry.answer = error
         self.turns += 1
@@ -161,7 +161,11 @@ class Recorder:
         try:
             self._before()
             return self._store.record(records, epoch=self._epoch())
-        except (OSError, MemoryError) as error:  # this process has no descriptor, or no memory: not for good
-            raise StoreUnavailable(
-                f"this worker can't call its store: {type(error).__name__}: {error}", reason=Unavailability.RESOURCES
-            ) from error
+        except Exception as error:
+            if (passing := as_passing(error)) is None or passing is error:
+                raise
+            raise passing from error
+
+
+def _answer(result: RecordResult) -> RecordResult | Exception:
+    return result if result.error is None else as_passing(result.error) or result.error
