@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             postgres = stack.enter_context(postgres_server()) if options.store == "postgres" else None
             for name in wanted:
                 pace = _TOGETHER_PACE if name == TOGETHER else 1.0
-                faults = [kind(pace=pace) for kind in kinds if name in (kind.name, TOGETHER)]
+                faults = [
+                    kind(pace=pace) for kind in kinds if name == kind.name or (name == TOGETHER and kind.together)
+                ]
                 print(f"{name}: {options.executions:,} executions, seed {options.seed} …", file=sys.stderr, flush=True)
                 results.append(_run(name, faults, Load(options.executions), postgres, options.seed))
     except KeyboardInterrupt:

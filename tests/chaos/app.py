@@ -12,6 +12,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from chaos.deeds import carry_out
 from chaos.trace_log import TraceLog
 from spanloom.engine import NodeContext, NodeRegistry, NodeResult, PermanentError, WorkflowEngine
 
@@ -54,6 +55,7 @@ def _value(data: Any, source: str, saw: dict[str, str]) -> int:
 def add(data: Any, ctx: NodeContext) -> dict[str, Any]:
     """Return the sum of what came in, and what is configured."""
     made = work(data, ctx)
+    carry_out()
     return {**made, "value": made["value"] + ctx.config["add"]}
 
 

@@ -16,6 +16,9 @@ class Fault(ABC):
     name: str
     every: tuple[float, float]
     needs_postgres = False
+    together = True  # it is one of those that strike together
+    stall_seconds = 0.0  # of the workers; above 0 they have supervisors
+    expected_errors: frozenset[str] = frozenset()  # events that workers may log as errors because of it
 
     def __init__(self, *, pace: float = 1.0) -> None:
         self.pace = pace

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from chaos.environment import Environment
 from chaos.fault import Fault
 from chaos.refusals import OneOutOfMemory, RefuseWrites
+from chaos.sabotage import SABOTAGE
 from spanloom.engine import QueueUnavailable, StoreUnavailable
 from spanloom.engine.queue.keys import RedisKeys
 from spanloom.engine.store.requests import NodeJob
@@ -339,4 +340,5 @@ FAULTS: tuple[type[Fault], ...] = (
     RefuseWrites,
     OneOutOfMemory,
     PushAgain,
+    *SABOTAGE,
 )

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chaos.app import TRACE_LOG, registry
+from chaos.deeds import ORDERS
 from chaos.environment import Environment
 from chaos.faults import Fault
 from chaos.processes import ProcessGroup
@@ -36,6 +37,7 @@ class Load:
     slots: int = 2
     engines: int = 2
     lease_seconds: float = 2.0
+    stall_seconds: float = 0.0  # 0: workers without supervisors
     most_seconds: float = 300.0  # after which no further fault is done
     patience_seconds: float = 60.0  # without an end, and without a fault: what is open then has hung
 
@@ -53,6 +55,7 @@ def run_scenario(
 ) -> ScenarioResult:
     """Run the load on a migrated, empty store while all of `faults` are injected, and verify it."""
     began = time.monotonic()
+    load = replace(load, stall_seconds=max(fault.stall_seconds for fault in faults))
     with set_up(load, folder, store_url, redis, postgres) as environment:
         with injecting(environment, faults, seed):
             _wait_generated(environment, load)
@@ -74,7 +77,10 @@ def set_up(
         "SPANLOOM_REDIS_URL": redis.url,
         "SPANLOOM_LOG_FORMAT": "json",
         TRACE_LOG: str(folder / "trace-log"),
+        ORDERS: str(folder / "orders"),
     }
+
+    (folder / "orders").mkdir()
 
     def starter(place: int, name: str) -> list[str]:
         share_of_rate = load.rate / load.engines
@@ -100,7 +106,16 @@ def set_up(
 
 def worker_command(load: Load, name: str) -> list[str]:
     """Return the command of one worker."""
-    options = ["--lease", f"{load.lease_seconds}s", "--concurrency", str(load.slots), "--name", name, "--stall", "0"]
+    options = [
+        "--lease",
+        f"{load.lease_seconds}s",
+        "--concurrency",
+        str(load.slots),
+        "--name",
+        name,
+        "--stall",
+        f"{load.stall_seconds}s",
+    ]
     return ["spanloom.cli", "worker", "chaos.app:engine", *options]
 
 

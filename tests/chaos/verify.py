@@ -124,12 +124,13 @@ def verify(
     logged = Counter(
         line["event"] for one in environment.workers.processes for line in one.lines() if line.get("event")
     )
+    expected = frozenset[str]().union(*(fault.expected_errors for fault in faults))
     errors = Counter(
         _error_line(line)
         for process in environment.workers.processes
         if process.ready
         for line in process.lines()
-        if line.get("level") in ("error", "critical")
+        if line.get("level") in ("error", "critical") and line.get("event") not in expected
     )
     harmed = harmed_stalls(history, environment.injections)
     return ScenarioResult(
@@ -144,7 +145,9 @@ def verify(
         unrun=len(unrun),
         faults={fault.name: injected[fault.name] for fault in faults},
         runs=len(history.entries),
-        repeats=len(history.entries) - sum(workflow_of(int(one.metadata["number"])).runs for one in roots),
+        repeats=len(history.entries)
+        - sum(workflow_of(int(one.metadata["number"])).runs for one in roots)
+        - _again_by_itself(history),
         taken=sum(
             event.kind == "node.queued" and event.data.get("because") == "lost_worker"
             for events in history.events.values()
@@ -172,6 +175,15 @@ def verify(
             *(f"logged {times} times: {event}" for event, times in errors.most_common(_DETAILS)),
         ],
     )
+
+
+def _again_by_itself(history: History) -> int:
+    """Return how many runs were begun again after a timeout, or were given back by a worker that gave up."""
+    return sum(
+        event.kind == "node.retrying" and event.data.get("error", {}).get("type") == "NodeTimeout"
+        for events in history.events.values()
+        for event in events
+    ) + sum(event.kind == "node.released" for events in history.events.values() for event in events)
 
 
 def _error_line(line: dict[str, Any]) -> str:

@@ -43,7 +43,8 @@ def _workflow(name: str, *nodes: dict[str, Any]) -> Workflow:
 
 
 def _add(name: str, add: int = 0, **rest: Any) -> dict[str, Any]:
-    return {"id": name, "type": "add", "config": {"add": add}, **rest}
+    retry = {"max_attempts": 5, "delay": 0.05}  # after a timeout, which only a handler meets that stands still
+    return {"id": name, "type": "add", "config": {"add": add}, "timeout": 5.0, "retry": retry, **rest}
 
 
 _CHAIN = _workflow("chain", _add("a", 1), _add("b", 2, inputs=["a"]), _add("c", 3, inputs=["b"]))

@@ -158,7 +158,7 @@ class NodeRunner:
                 ending = AttemptResult(Outcome.RELEASED)  # the worker stops and the grace is over, or the claim is gone
             elif type(raised) is IsolatedFailure:
                 ending = raised.ending
-            elif not attempt.entered and self._shortages.gives_back(raised, claim):
+            elif self._shortages.gives_back(raised, claim, entered=attempt.entered):
                 ending = AttemptResult(Outcome.RELEASED)
             else:
                 ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)

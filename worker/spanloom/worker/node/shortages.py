@@ -31,9 +31,12 @@ class Shortages:
         """Seconds for which nothing more should be claimed."""
         return max(0.0, self._until - time.monotonic()) if self._until else 0.0
 
-    def gives_back(self, error: BaseException, claim: Claim) -> bool:
-        """Return whether a run that ended with `error`, before its handler was called, is to be given back."""
-        if not is_own_failure(error):
+    def gives_back(self, error: BaseException, claim: Claim, *, entered: bool = False) -> bool:
+        """Return whether a run that ended with `error` is to be given back: not once its handler was `entered`.
+
+        In any case nothing more is claimed for a moment if this process is short of something.
+        """
+        if not is_own_failure(error) or (entered and self.problem() is None):
             return False
         now = time.monotonic()
         if len(self._since) > _MANY:
@@ -41,7 +44,7 @@ class Shortages:
         first = self._since.setdefault(NodeKey(claim.header.execution_id, claim.node.node_id, claim.node.item), now)
         self._next = _PAUSES[0] if now > self._until + _PAUSES[1] else min(2 * self._next, _PAUSES[1])
         self._until = now + self._next
-        return now - first < self._seconds
+        return not entered and now - first < self._seconds
 
     @staticmethod
     def problem() -> str | None:

@@ -26,14 +26,13 @@ from spanloom.worker.process.endpoints import Endpoints, Listen
 from spanloom.worker.process.health import Health
 from spanloom.worker.process.log_setup import configure_logging
 from spanloom.worker.process.otel_sdk import configure_sdk
-from spanloom.worker.process.supervisor import DUMP_SIGNAL, PARENT_PIPE, PULSE, PULSE_BYTES, READY_AT
+from spanloom.worker.process.supervisor import DUMP_SIGNAL, GAVE_UP, PARENT_PIPE, PULSE, PULSE_BYTES, READY_AT
 from spanloom.worker.service import Phase
 from spanloom.worker.worker import Worker
 
-__all__ = ["GAVE_UP", "serve"]
+__all__ = ["serve"]
 
 _log = structlog.get_logger("spanloom.worker")
-GAVE_UP = 75  #: the exit code of a process that is to be replaced: part of it stood still (EX_TEMPFAIL)
 _CLEAN_UP_SECONDS = 8.0  #: how long the end of services, lifespan and telemetry may take after the grace
 
 

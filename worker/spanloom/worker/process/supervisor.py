@@ -18,7 +18,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-__all__ = ["PARENT_PIPE", "PLAN", "PULSE", "Supervisor"]
+__all__ = ["GAVE_UP", "PARENT_PIPE", "PLAN", "PULSE", "Supervisor"]
 
 PARENT_PIPE = "SPANLOOM_PARENT_PIPE"  #: a descriptor; each byte is one request to stop, its end that nobody supervises
 PULSE = "SPANLOOM_PULSE"  #: a descriptor of a file in memory: the process counts in its first 8 bytes while it moves
@@ -37,6 +37,7 @@ _DUMP_SECONDS = 1.0
 _STACK_BYTES = 100_000
 _HANDLER_FRAME = f"{os.sep}node{os.sep}caller.py"  #: in the stack of a thread that runs a handler
 _END_SECONDS = 10.0  #: how much longer than its grace a process may take to end
+GAVE_UP = 75  #: the exit code of a process that is to be replaced: part of it stood still (EX_TEMPFAIL)
 _USER_ERROR = 2  #: the exit code of a worker that can't start; a restart would not help
 _FAILED_STARTS = 5  #: so many without any that worked, and the supervisor ends
 _STOP, _HANG_UP = (signal.SIGTERM, signal.SIGINT), signal.SIGHUP
@@ -231,6 +232,7 @@ class Supervisor:
 
     def _ended(self, child: _Child, code: int) -> None:
         self._worked = self._worked or child.ready
+        stalled = child.ready and (child.doomed_at is not None or code == GAVE_UP)  # after it has worked for a while
         child.close()
         if self._signals or self._code is not None:
             return
@@ -247,12 +249,12 @@ class Supervisor:
                 self._log("no_worker_starts", exit_code=code, starts=self._failed_starts)
                 self._code = 1
                 return
-        self._postpone(child)
+        self._postpone(child, at_once=stalled)
         if code != 0:
             self._log("worker_died", exit_code=code, restart_in=round(max(0.0, child.start_at - self._now), 1))
 
-    def _postpone(self, child: _Child) -> None:
-        stable = self._now - child.started > _STABLE_SECONDS
+    def _postpone(self, child: _Child, *, at_once: bool = False) -> None:
+        stable = at_once or self._now - child.started > _STABLE_SECONDS
         first, most = self._pauses
         child.pause = 0.0 if stable else min(max(2 * child.pause, first), most)
         child.start_at = self._now + child.pause
