@@ -26,6 +26,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import LeaseLost
 from spanloom.engine.handlers.context import NodeContext
+from spanloom.engine.handlers.handler import Handler
 from spanloom.engine.store.requests import LogLine
 from spanloom.engine.workflow.definitions import Node
 from spanloom.worker.error_text import message_of, traceback_of, type_of
@@ -123,8 +124,10 @@ class _Serving:
         runtime = self._running = _Runtime(call, self._send, self._capture)
         attempt = call.context["attempt"]
         try:
-            result = self._call(node, call, runtime)
-            ending = of_result(result, node, call.context["execution_id"], call.payload_limit_bytes)
+            handler = self._engine.registry.handler(node.type)
+            result = self._call(handler, node, call, runtime)
+            execution_id, limit = call.context["execution_id"], call.payload_limit_bytes
+            ending = of_result(result, node, execution_id, limit, handler.encode_result)
             answer: Ended | Failed = Ended(ending)
         except BaseException as error:
             answer = Failed(
@@ -136,8 +139,7 @@ class _Serving:
                 stream.flush()
         self._send(answer)
 
-    def _call(self, node: Node, call: Call, runtime: _Runtime) -> Any:
-        handler = self._engine.registry.handler(node.type)
+    def _call(self, handler: Handler, node: Node, call: Call, runtime: _Runtime) -> Any:
         context = NodeContext(**call.context, config=handler.config(node), state=self._state, runtime=runtime)
         args, kwargs = handler.arguments(node, context)
         runtime.buffer.bind()

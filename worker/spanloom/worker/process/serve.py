@@ -91,6 +91,11 @@ def serve(
             ended = worker.run()
         except WorkerStalled:
             _leave(GAVE_UP)
+        except Exception as error:
+            if (failure := descriptor_failure()) is None:
+                raise
+            _log.error("worker_gives_up", worker=worker.name, reason=failure, error=f"{type(error).__name__}: {error}")
+            _leave(GAVE_UP)
         finally:
             page.end()
     engine.close()
