@@ -180,7 +180,7 @@ class TestTree:
           n2                                            ✓ completed    1.00 s  w1
         done                                            ✓ completed    200 ms  w1
         """)
-        assert [child["execution"]["id"] for child in parent.document()["children"]] == [CHILD_ID]
+        assert [child["execution"].id for child in parent.document()["children"]] == [CHILD_ID]
 
     def test_a_family_hangs_together_and_its_top_names_the_parent(self) -> None:
         above = execution(id=CHILD_ID, workflow_id="shop", version=1, status="running", ended_at=None)
@@ -327,7 +327,7 @@ class TestItems:
         assert rows[1][7] == f"for child {CHILD_ID}; ↳ mail v1 {CHILD_ID} running"
         assert rows[2][6:] == ["ValueError: a\\nb", ""]
         document = items.document()
-        assert ([one["item"] for one in document["items"]], document["children"][0]["id"]) == ([1, 2, 3], CHILD_ID)
+        assert ([one.item for one in document["items"]], document["children"][0].id) == ([1, 2, 3], CHILD_ID)
 
     def test_a_node_whose_items_have_not_begun_says_so(self) -> None:
         assert drawn(items_table(Items(ID, "each", [], {}), NOW))[0] == "no item has begun"

@@ -24,7 +24,8 @@ from spanloom.cli.rendering import (
     workflow_lines,
     workflows_table,
 )
-from spanloom.cli.rendering.values import ago, cell, duration, printable
+from spanloom.cli.rendering.values import ago, cell, duration
+from spanloom.engine.escaping import escaped
 from spanloom.engine.store.models import LogRecord, SpanRecord, StoreStats, WorkflowSummary, WorkflowVersion
 from spanloom.engine.store.requests import WorkerLease
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
@@ -291,7 +292,7 @@ class TestValues:
         assert cell(value) == written
 
     def test_control_characters_are_escaped_except_those_kept(self) -> None:
-        assert printable("a\nb\x07\x9b", keep="\n") == "a\nb\\x07\\x9b"
+        assert escaped("a\nb\x07\x9b", keep="\n") == "a\nb\\x07\\x9b"
 
 
 def test_nothing_piped_holds_an_escape_sequence() -> None:

@@ -88,4 +88,6 @@ def root(context: click.Context) -> None:
     failed or a retry that is refused; 2 a mistake in the request, or a service that does not answer.
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        from spanloom.cli.output import print_text  # the engine, too, is for commands
+
+        print_text(context.get_help())

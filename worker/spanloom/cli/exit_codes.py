@@ -48,16 +48,15 @@ def _usage(error: click.ClickException) -> str:
 
 def report(error: Exception, message: str, code: int) -> int:
     """Print an error's message on standard error, in at most three lines, and return the exit code."""
+    from spanloom.cli.output import print_line  # as above
+    from spanloom.engine.escaping import escaped
+
     if os.environ.get("SPANLOOM_DEBUG"):
         traceback.print_exception(error)
-    lines = [line.strip() for line in f"spanloom: {message}".splitlines() if line.strip()]
+    lines = [line.strip() for line in f"spanloom: {message}".split("\n") if line.strip()]
     if len(lines) > _LINES:
         first, *rest = lines[_LINES - 1 :]
         lines[_LINES - 1 :] = ["; ".join((first, *(line.removeprefix("- ") for line in rest)))]
-    click.echo("\n".join(map(_printable, lines)), err=True)
+    for line in lines:
+        print_line(escaped(line), stderr=True)
     return code
-
-
-def _printable(line: str) -> str:
-    """Escape characters that could control a terminal: a message may come from a handler's exception."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)

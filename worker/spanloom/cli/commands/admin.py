@@ -9,7 +9,7 @@ import click
 
 from spanloom.cli.options.parameters import json_option
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import note_write_problem, print_json, show
+from spanloom.cli.output import note_write_problem, print_json, print_line, show
 from spanloom.cli.rendering import stats_lines, stats_table
 
 __all__ = ["migrate", "stats"]
@@ -32,7 +32,7 @@ def migrate(target: Target, as_json: bool) -> None:
     if as_json:
         print_json({"url": store.url, "migrated": True})
     else:
-        click.echo(f"{store.url} has the schema of this release")
+        print_line(f"{store.url} has the schema of this release")
 
 
 @click.command()
@@ -53,6 +53,6 @@ def stats(target: Target, as_json: bool) -> None:
             | {"started_at": worker.started_at.isoformat(), "lease_until": worker.lease_until.isoformat()}
             for worker in workers
         ]
-        print_json(counts.model_dump(mode="json") | {"live_workers": leases})
+        print_json(dict(counts) | {"live_workers": leases})
         return
     show(lambda screen: stats_table(counts, workers, datetime.now(UTC)), lambda: stats_lines(counts, workers))

@@ -15,7 +15,7 @@ from spanloom.cli.options.confirmation import check_confirmation, confirm, confi
 from spanloom.cli.options.filters import Selection, selection_options
 from spanloom.cli.options.parameters import find_execution, json_option
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import in_terminal, print_json
+from spanloom.cli.output import in_terminal, print_json, print_line, print_note
 from spanloom.engine import WorkflowEngine
 from spanloom.engine.errors import UserError
 from spanloom.engine.operations.bulk import apply_to_each, find
@@ -109,10 +109,10 @@ def _print_result(controlled: ControlledExecution, action: Action, *, as_json: b
     elif execution is not None and error is None:
         if in_terminal():
             result = f"would be {action.done}" if would else action.done if done else f"{action.done} already"
-            click.echo(f"{execution.workflow_id} v{execution.version} {execution.id}  {result}")
+            print_line(f"{execution.workflow_id} v{execution.version} {execution.id}  {result}")
         else:
             how = "would" if would else "done" if done else "already"
-            click.echo(f"{execution.id}\t{action.done}\t{how}\t{execution.revision}")
+            print_line(f"{execution.id}\t{action.done}\t{how}\t{execution.revision}")
     return DONE if error is None else report(error, str(error), FAILED)
 
 
@@ -134,7 +134,7 @@ def _control_found(
     ids = find(engine.store, wanted, action.statuses, limit)
     if not ids:
         if in_terminal() and not as_json:
-            click.secho(f"no executions to {action.verb} in {engine.store.url}", fg="bright_black")
+            print_note(f"no executions to {action.verb} in {engine.store.url}")
         return DONE
     if dry_run:
         return _print_all(_found(engine, ids), action, as_json=as_json, would=True)
@@ -174,7 +174,7 @@ def _print_all(answers: Iterable[ControlledExecution], action: Action, *, as_jso
             code = max(code, _print_result(controlled, action, as_json=as_json, would=would))
     finally:  # also after an outage of the store, or after Ctrl-C
         if sys.stderr.isatty():
-            click.secho(", ".join(f"{count:,} {what}" for what, count in counts.items()), fg="bright_black", err=True)
+            print_note(", ".join(f"{count:,} {what}" for what, count in counts.items()), stderr=True)
     return code
 
 

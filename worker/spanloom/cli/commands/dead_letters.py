@@ -9,7 +9,7 @@ import click
 from spanloom.cli.options.filters import Selection, selection_options
 from spanloom.cli.options.parameters import json_option, page_options
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import in_terminal, print_json, show
+from spanloom.cli.output import in_terminal, print_json, print_note, show
 from spanloom.cli.rendering import dead_lines, dead_table
 from spanloom.engine.limits import MAX_SHOWN_BYTES
 from spanloom.engine.store.states import ExecutionStatus
@@ -52,8 +52,8 @@ def dead_letters(
         print_json(page)
         return
     if in_terminal() and not page.items:
-        click.secho(f"no {'acknowledged' if acknowledged else 'dead'} executions in {url}", fg="bright_black")
+        print_note(f"no {'acknowledged' if acknowledged else 'dead'} executions in {url}")
         return
     show(lambda screen: dead_table(page.items, datetime.now(UTC)), lambda: dead_lines(page.items))
     if in_terminal() and page.next_cursor:
-        click.secho(f"there are more: --cursor {page.next_cursor}", fg="bright_black")
+        print_note(f"there are more: --cursor {page.next_cursor}")

@@ -8,7 +8,7 @@ import click
 
 from spanloom.cli.options.parameters import find_execution, json_option
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import console, in_terminal, print_json
+from spanloom.cli.output import console, draw, in_terminal, print_json, print_line
 from spanloom.cli.rendering import event_line, event_text
 from spanloom.engine.store.models import Event
 from spanloom.engine.store.port import ExecutionStore
@@ -55,9 +55,9 @@ def print_events(events: Iterable[Event], *, as_json: bool) -> None:
         if as_json:
             print_json(event)
         elif screen is not None:
-            screen.print(event_text(event), soft_wrap=True)
+            draw(screen, event_text(event))
         else:
-            click.echo(event_line(event))
+            print_line(event_line(event))
 
 
 def _history(store: ExecutionStore, execution_id: str, after: str | None) -> Iterator[Event]:

@@ -10,7 +10,7 @@ import click
 from spanloom.cli.options.filters import Selection, selection_options
 from spanloom.cli.options.parameters import find_execution, json_option, node_and_item, page_options
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import in_terminal, note_write_problem, print_json
+from spanloom.cli.output import in_terminal, note_write_problem, print_json, print_note
 from spanloom.cli.output import show as show_output
 from spanloom.cli.rendering import (
     Items,
@@ -64,14 +64,14 @@ def list_executions(
         print_json(page)
         return
     if in_terminal() and not page.items:
-        click.secho(f"no such executions in {url}", fg="bright_black")
+        print_note(f"no such executions in {url}")
         return
     show_output(
         lambda screen: executions_table(page.items, datetime.now(UTC)),
         lambda: execution_row_lines(page.items),
     )
     if in_terminal() and page.next_cursor:
-        click.secho(f"there are more: --cursor {page.next_cursor}", fg="bright_black")
+        print_note(f"there are more: --cursor {page.next_cursor}")
 
 
 @click.command()
@@ -138,8 +138,7 @@ def _show_attempts(store: ExecutionStore, execution: Execution, node_id: str, it
     _node(store, execution, node_id)
     attempts = store.get_attempts(execution.id, node_id, item)
     if as_json:
-        documents = [attempt.model_dump(mode="json") for attempt in attempts]
-        print_json({"execution_id": execution.id, "node_id": node_id, "item": item, "attempts": documents})
+        print_json({"execution_id": execution.id, "node_id": node_id, "item": item, "attempts": attempts})
     else:
         show_output(lambda screen: attempts_text(attempts, datetime.now(UTC)), lambda: attempt_lines(attempts))
 

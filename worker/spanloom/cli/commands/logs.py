@@ -11,7 +11,7 @@ import click
 
 from spanloom.cli.options.parameters import find_execution, json_option
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import console, in_terminal, print_json, show
+from spanloom.cli.output import console, draw, in_terminal, print_json, print_line, show
 from spanloom.cli.rendering import log_line, log_text, read_family, waterfall, waterfall_lines
 from spanloom.engine.errors import StoreUnavailable, UnknownExecution
 from spanloom.engine.events.stream import EventWatcher
@@ -69,14 +69,14 @@ def trace(target: Target, execution: str, as_json: bool) -> None:
         family = read_family(store, found)
     spans, executions = family.spans, family.executions
     if as_json:
-        print_json({"execution_id": found.id, "spans": [span.model_dump(mode="json") for span in spans]})
+        print_json({"execution_id": found.id, "spans": spans})
     else:
         show(
             lambda screen: waterfall(spans, width=screen.width, now_ns=time.time_ns(), family=executions),
             lambda: waterfall_lines(spans, family=executions),
         )
     if not family.whole:
-        click.echo(f"of its family the {len(executions):,} executions nearest to it are shown", err=True)
+        print_line(f"of its family the {len(executions):,} executions nearest to it are shown", stderr=True)
 
 
 class LogTail:
@@ -124,9 +124,9 @@ def _print_logs(records: Iterable[LogRecord], *, as_json: bool) -> None:
         if as_json:
             print_json(record)
         elif screen is not None:
-            screen.print(log_text(record), soft_wrap=True)
+            draw(screen, log_text(record))
         else:
-            click.echo(log_line(record))
+            print_line(log_line(record))
 
 
 def _followed(store: ExecutionStore, watcher: EventWatcher, execution_id: str, node: str | None) -> Iterator[LogRecord]:

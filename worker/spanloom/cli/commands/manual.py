@@ -12,7 +12,7 @@ from spanloom.cli.commands.control import Action, control_named, revision_option
 from spanloom.cli.exit_codes import DONE, FAILED, report
 from spanloom.cli.options.parameters import find_execution, json_option, json_value, node_and_item
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import in_terminal, print_json
+from spanloom.cli.output import in_terminal, print_json, print_line, print_text
 from spanloom.engine import WorkflowEngine
 from spanloom.engine.errors import InvalidTransition
 from spanloom.engine.limits import MAX_SHOWN_BYTES
@@ -57,7 +57,7 @@ def node(context: click.Context) -> None:
       spanloom node fail 3f9a21c4 approve --error 'no answer'
     """
     if context.invoked_subcommand is None:
-        click.echo(context.get_help())
+        print_text(context.get_help())
 
 
 _OUTPUT = """
@@ -131,9 +131,9 @@ def _end(
         print_json(run)
     elif in_terminal():
         name = f"{node_id}[{item}]" if item else node_id
-        click.echo(
+        print_line(
             f"{found.workflow_id} v{found.version} {found.id}  {name} {run.status}; the execution is {after.status}"
         )
     else:
-        click.echo(f"{found.id}\t{node_id}\t{item}\t{run.status}\t{after.status}")
+        print_line(f"{found.id}\t{node_id}\t{item}\t{run.status}\t{after.status}")
     return DONE

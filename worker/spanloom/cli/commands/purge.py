@@ -12,7 +12,7 @@ from spanloom.cli.exit_codes import DONE, FAILED
 from spanloom.cli.options.confirmation import check_confirmation, confirm, confirmation_options
 from spanloom.cli.options.parameters import duration, json_option
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import in_terminal, print_json
+from spanloom.cli.output import in_terminal, print_json, print_line
 from spanloom.engine.store.models import Execution
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.states import ExecutionStatus
@@ -73,9 +73,9 @@ def purge(
     if as_json:
         print_json({"executions": count, "dry_run": dry_run})
     elif in_terminal():
-        click.echo(f"{_counted(count)} {'would be' if dry_run else 'were' if count != 1 else 'was'} deleted")
+        print_line(f"{_counted(count)} {'would be' if dry_run else 'were' if count != 1 else 'was'} deleted")
     else:
-        click.echo(count)
+        print_line(str(count))
     return DONE
 
 

@@ -11,7 +11,7 @@ from spanloom.cli.options.confirmation import check_confirmation, confirm, confi
 from spanloom.cli.options.filters import Selection, selection_options
 from spanloom.cli.options.parameters import find_execution, json_option
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import print_json
+from spanloom.cli.output import print_json, print_line
 from spanloom.engine import WorkflowEngine
 from spanloom.engine.errors import UserError
 from spanloom.engine.operations.bulk import ENDED, find
@@ -93,7 +93,7 @@ def replay(
     if started is not None:
         print_json(started)
     else:
-        click.echo(execution_id)
+        print_line(execution_id)
     return DONE
 
 
@@ -121,7 +121,7 @@ def _replay_found(
         if as_json:
             print_json({"execution_id": execution_id, "started": started})
         else:
-            click.echo("\t".join(filter(None, (execution_id, started))))
+            print_line("\t".join(filter(None, (execution_id, started))))
     return code
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
@@ -13,7 +12,7 @@ import click
 from spanloom.cli.commands.events import print_events
 from spanloom.cli.options.parameters import duration, json_option, json_value, pair
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import console, in_terminal, print_json
+from spanloom.cli.output import in_terminal, print_json, print_line, print_note, progress
 from spanloom.engine.errors import ConfigurationError, UnknownExecution, UserError
 from spanloom.engine.events.handle import output_of
 from spanloom.engine.store.models import Execution
@@ -97,7 +96,7 @@ def run(
             if as_json:
                 print_json(_read(engine, execution_id))
             else:
-                click.echo(execution_id)
+                print_line(execution_id)
             return
         with _progress(workflow, execution_id, spinning=not watch) as report:
             execution = _watch(engine, execution_id, timeout, as_json) if watch else engine.wait(execution_id, timeout)
@@ -110,9 +109,7 @@ def _show(execution: Execution, as_json: bool) -> None:
         print_json(execution)
         output_of(execution)
         return
-    output = output_of(execution)
-    click.echo(json.dumps(output, ensure_ascii=False, indent=2 if in_terminal() else None))
-    sys.stdout.flush()
+    print_json(output_of(execution), indent=2 if in_terminal() else None)
 
 
 def _watch(engine: WorkflowEngine, execution_id: str, timeout: float | None, as_json: bool) -> Execution:
@@ -126,25 +123,24 @@ def _progress(workflow: str, execution_id: str, *, spinning: bool) -> Generator[
     """Show the running execution in a terminal, beside the output, and its end or the command that shows it again."""
     name = f"{workflow} {execution_id}"
     goes_on = f"{name} goes on; see `spanloom show {execution_id[-8:]}`"
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         try:
             yield lambda _: None
         except KeyboardInterrupt:
-            click.echo(goes_on, err=True)
+            print_line(goes_on, stderr=True)
             raise
         return
-    screen = console(stderr=True)
     if not spinning:
-        screen.print(f"[bright_black]{name}[/]")
+        print_note(name, stderr=True)
     try:
-        with screen.status(f"[bright_black]{name}[/]") if spinning else nullcontext():
+        with progress(name) if spinning else nullcontext():
             ended: list[Execution] = []
             yield ended.append
     except KeyboardInterrupt:
-        screen.print(f"[bright_black]{goes_on}[/]")
+        print_note(goes_on, stderr=True)
         raise
     for execution in ended:
-        screen.print(f"[bright_black]{name} {execution.status}[/]")
+        print_note(f"{name} {execution.status}", stderr=True)
 
 
 def _read(engine: WorkflowEngine, execution_id: str) -> Execution:

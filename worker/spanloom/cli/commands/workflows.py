@@ -9,7 +9,7 @@ import click
 
 from spanloom.cli.options.parameters import json_option, page_options
 from spanloom.cli.options.target import Target, target_options
-from spanloom.cli.output import in_terminal, print_json, show
+from spanloom.cli.output import in_terminal, print_json, print_line, print_note, show
 from spanloom.cli.rendering import version_lines, versions_table, workflow_lines, workflows_table
 from spanloom.engine import load_workflow
 from spanloom.engine.errors import UnknownWorkflow
@@ -37,7 +37,7 @@ def workflows(target: Target, workflow: str | None, limit: int, cursor: str | No
             if as_json:
                 print_json(page)
             elif in_terminal() and not page.items:
-                click.secho(f"no workflow is registered in {store.url}", fg="bright_black")
+                print_note(f"no workflow is registered in {store.url}")
             else:
                 show(lambda screen: workflows_table(page.items, now), lambda: workflow_lines(page.items))
             return
@@ -75,4 +75,4 @@ def register(
     if as_json:
         print_json({"workflow_id": definition.id, "version": version})
     else:
-        click.echo(f"{definition.id}\t{version}" if not in_terminal() else f"{definition.id} is at version {version}")
+        print_line(f"{definition.id}\t{version}" if not in_terminal() else f"{definition.id} is at version {version}")

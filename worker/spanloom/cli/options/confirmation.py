@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from spanloom.cli.output import print_line
+
 __all__ = ["check_confirmation", "confirm", "confirmation_options"]
 
 
@@ -29,11 +31,11 @@ def confirm(question: str, *, yes: bool) -> bool:
     """Prompt on standard error, and return whether the answer was yes; with `yes` there is no prompt."""
     if yes:
         return True
-    click.echo(f"{question} [y/N] ", nl=False, err=True)
+    print_line(f"{question} [y/N] ", stderr=True, end="")
     answer = sys.stdin.readline()
     if not answer:
-        click.echo(err=True)  # the answer was the end of the input: the line is still open
+        print_line(stderr=True)  # the answer was the end of the input: the line is still open
     if answer.strip().lower() in ("y", "yes"):
         return True
-    click.echo("nothing was done", err=True)
+    print_line("nothing was done", stderr=True)
     return False

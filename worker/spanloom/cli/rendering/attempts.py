@@ -15,9 +15,9 @@ from spanloom.cli.rendering.values import (
     duration,
     error_sentence,
     instant,
-    printable,
     seconds_between,
 )
+from spanloom.engine.escaping import escaped
 from spanloom.engine.store.models import Attempt
 
 __all__ = ["attempt_lines", "attempts_text"]
@@ -64,5 +64,5 @@ def attempt_lines(attempts: Sequence[Attempt]) -> Iterator[str]:
 
 
 def _indented(text: str, style: str) -> Text:
-    lines = printable(text, keep="\n").split("\n")
+    lines = escaped(text, keep="\n").split("\n")
     return Text("\n".join(_INDENT + line for line in lines), style, overflow="fold")

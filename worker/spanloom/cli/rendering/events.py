@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from rich.text import Text
 
-from spanloom.cli.rendering.values import GLYPHS, STYLES, cell, error_sentence, printable
+from spanloom.cli.rendering.values import GLYPHS, STYLES, cell, error_sentence
+from spanloom.engine.escaping import escaped
 from spanloom.engine.store.models import Event
 
 __all__ = ["event_line", "event_text"]
@@ -22,7 +23,7 @@ def event_text(event: Event) -> Text:
     state = _STATES.get(what, what)
     clock = event.at.astimezone().strftime("%H:%M:%S.") + f"{event.at.microsecond // 1000:03}"
     text = Text.assemble((clock, "bright_black"))
-    text.append(f"  {GLYPHS.get(state, '·')} {printable(what):<10}", STYLES.get(state, ""))
+    text.append(f"  {GLYPHS.get(state, '·')} {escaped(what):<10}", STYLES.get(state, ""))
     text.append(f"  {_where(event)}", "bold" if event.node_id else "bright_black")
     for note, style in _notes(event, what):
         text.append(f"  {note}", style)
@@ -47,13 +48,13 @@ def _notes(event: Event, what: str) -> Iterator[tuple[str, str]]:
     if what == "started" and event.worker_id:
         yield event.worker_id[-_WORKER_WIDTH:], "bright_black"
     if kind := data.get("wait_kind"):
-        yield f"for {printable(str(kind))}", ""
+        yield f"for {escaped(str(kind))}", ""
     if data.get("wait_key"):
-        yield printable(str(data["wait_key"])), "bright_black"
+        yield escaped(str(data["wait_key"])), "bright_black"
     if "items" in data:
         yield f"{data['items']:,} of them", ""
     if because := data.get("because"):
-        yield printable(str(because)).replace("_", " "), "bright_black"
+        yield escaped(str(because)).replace("_", " "), "bright_black"
     if isinstance(error := data.get("error"), dict):
-        at = f"{printable(str(error['node_id']))}: " if error.get("node_id") else ""
-        yield at + printable(error_sentence(error)), STYLES.get(what, "")
+        at = f"{escaped(str(error['node_id']))}: " if error.get("node_id") else ""
+        yield at + escaped(error_sentence(error)), STYLES.get(what, "")

@@ -15,9 +15,9 @@ from spanloom.cli.rendering.values import (
     duration,
     error_sentence,
     instant,
-    printable,
     seconds_between,
 )
+from spanloom.engine.escaping import escaped
 from spanloom.engine.store.models import Execution
 
 __all__ = ["execution_header", "header_lines", "node_name"]
@@ -47,11 +47,11 @@ def execution_header(execution: Execution, now: datetime, parent: Execution | No
         facts.append(f"deadline {duration(execution.deadline_seconds)}")
     if execution.revision:
         facts.append(f"revision {execution.revision}")
-    facts.extend(f"{printable(key)}={printable(value)}" for key, value in execution.metadata.items())
+    facts.extend(f"{escaped(key)}={escaped(value)}" for key, value in execution.metadata.items())
     text.append("\n" + "  ".join(facts), "bright_black")
     if execution.error is not None:
         at = f" at node {execution.error['node_id']}" if execution.error.get("node_id") else ""
-        text.append("\n" + printable(error_sentence(execution.error), keep="\n"), "red")
+        text.append("\n" + escaped(error_sentence(execution.error), keep="\n"), "red")
         text.append(at, "bright_black")
     return text
 
@@ -60,7 +60,7 @@ def header_lines(execution: Execution) -> Iterator[str]:
     """Yield an execution's fields for a pipe, one tab-separated name and value a line."""
     parent = execution.parent_execution_id
     yield f"id\t{execution.id}"
-    yield f"workflow\t{execution.workflow_id}"
+    yield f"workflow\t{cell(execution.workflow_id)}"
     yield f"version\t{execution.version}"
     yield f"status\t{execution.status}"
     yield f"revision\t{execution.revision}"
@@ -72,7 +72,8 @@ def header_lines(execution: Execution) -> Iterator[str]:
     yield f"acknowledged_at\t{cell(execution.acknowledged_at)}"
     yield f"seconds\t{cell(seconds_between(execution.started_at, execution.ended_at))}"
     yield f"parent\t{cell(parent)}"
-    yield f"parent_node\t{node_name(execution.parent_node_id or '', execution.parent_item or 0) if parent else ''}"
+    node = node_name(execution.parent_node_id or "", execution.parent_item or 0) if parent else ""
+    yield f"parent_node\t{cell(node)}"
     yield f"replay_of\t{cell(execution.replay_of)}"
     yield f"metadata\t{cell(execution.metadata)}"
     yield f"error\t{cell(error_sentence(execution.error))}"

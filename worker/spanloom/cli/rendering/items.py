@@ -28,12 +28,12 @@ class Items:
     children: Mapping[int, Sequence[Execution]]
 
     def document(self) -> dict[str, Any]:
-        """Return the items and their children as JSON data, with the fields of their read models."""
+        """Return the items and their children, as models, for JSON."""
         return {
             "execution_id": self.execution_id,
             "node_id": self.node_id,
-            "items": [run.model_dump(mode="json") for run in self.runs],
-            "children": [child.model_dump(mode="json") for some in self.children.values() for child in some],
+            "items": list(self.runs),
+            "children": [child for some in self.children.values() for child in some],
         }
 
 

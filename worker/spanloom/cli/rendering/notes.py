@@ -8,7 +8,8 @@ from datetime import datetime
 
 from rich.text import Text
 
-from spanloom.cli.rendering.values import ago, error_sentence, instant, printable
+from spanloom.cli.rendering.values import ago, error_sentence, instant
+from spanloom.engine.escaping import escaped
 from spanloom.engine.store.models import NodeRun
 from spanloom.engine.store.states import NodeStatus, WaitKind
 from spanloom.engine.workflow.definitions import Input, Node
@@ -62,7 +63,7 @@ def run_notes(run: NodeRun, now: datetime | None) -> Iterator[Note]:
     if is_handled(run):
         yield f"handled, went on to {_listed(run.taken, whole=now is None)}" if run.taken else "handled", "yellow"
     if now is not None and run.error is not None:
-        yield printable(error_sentence(run.error)), "" if is_handled(run) else "red"
+        yield escaped(error_sentence(run.error)), "" if is_handled(run) else "red"
 
 
 def is_handled(run: NodeRun) -> bool:
@@ -103,7 +104,7 @@ def _edge(edge: Input, *, whole: bool) -> str:
     on = {"failure": " on failure", "always": " in any case"}.get(edge.on, "")
     if edge.when is None:
         return edge.node + on
-    condition = printable(edge.when)
+    condition = escaped(edge.when)
     if not whole and len(condition) > _CONDITION_WIDTH:
         condition = condition[: _CONDITION_WIDTH - 1] + "…"
     return f"{edge.node}{on} if {condition}"

@@ -36,14 +36,14 @@ class Snapshot:
     parent: Execution | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the snapshot as JSON data: `execution`, `nodes`, `children`, with the fields of their read models.
+        """Return the snapshot for JSON: `execution`, `nodes` and `children`, of read models.
 
         `nodes` and `children` are None where they were not read.
         """
         known = self.workflow is not None
         return {
-            "execution": self.execution.model_dump(mode="json"),
-            "nodes": [run.model_dump(mode="json") for run in self.runs] if known else None,
+            "execution": self.execution,
+            "nodes": list(self.runs) if known else None,
             "children": [child.document() for some in self.children.values() for child in some] if known else None,
         }
 

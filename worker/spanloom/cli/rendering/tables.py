@@ -17,9 +17,9 @@ from spanloom.cli.rendering.values import (
     duration,
     error_kind,
     error_sentence,
-    printable,
     seconds_between,
 )
+from spanloom.engine.escaping import escaped
 from spanloom.engine.store.models import Execution, LogRecord, StoreStats, WorkflowSummary, WorkflowVersion
 from spanloom.engine.store.requests import WorkerLease
 
@@ -85,7 +85,7 @@ def dead_table(executions: Sequence[Execution], now: datetime) -> RenderableType
     table = _table("execution", "workflow", "failed", "node", "error", "metadata")
     for execution in executions:
         error = execution.error or {}
-        sentence = printable(error_sentence(execution.error))
+        sentence = escaped(error_sentence(execution.error))
         table.add_row(
             _id(execution),
             Text(f"{execution.workflow_id} v{execution.version}", no_wrap=True, overflow="ellipsis"),
@@ -119,7 +119,7 @@ def workflows_table(workflows: Sequence[WorkflowSummary], now: datetime) -> Rend
     table = _table("workflow", "name", "latest", "state", "updated")
     for workflow in workflows:
         state = Text("active", "green") if workflow.active else Text("deactivated", "yellow")
-        name = Text(printable(workflow.name))
+        name = Text(escaped(workflow.name))
         table.add_row(
             Text(workflow.id, "bold"), name, f"v{workflow.latest_version}", state, ago(workflow.updated_at, now)
         )
@@ -139,7 +139,7 @@ def versions_table(versions: Sequence[WorkflowVersion], now: datetime) -> Render
     """Draw the versions of one workflow, one a row."""
     table = _table("version", "nodes", "registered", "by", "notes")
     for version in versions:
-        by, notes = Text(printable(version.created_by or "")), Text(printable(version.change_notes or ""))
+        by, notes = Text(escaped(version.created_by or "")), Text(escaped(version.change_notes or ""))
         table.add_row(
             Text(f"v{version.version}", "bold"),
             f"{len(version.definition.nodes):,}",
@@ -206,9 +206,9 @@ def log_text(record: LogRecord) -> Text:
     text = Text.assemble((clock, "bright_black"))
     text.append(f"  {record.level:<8}  ", STYLES.get(record.level, ""))
     text.append(f"{_where(record)}  ", "bold" if record.node_id else "")
-    text.append(printable(record.message, keep="\n"))
+    text.append(escaped(record.message, keep="\n"))
     for key, value in record.fields.items():
-        text.append(f"  {printable(key)}=", "bright_black")
+        text.append(f"  {escaped(key)}=", "bright_black")
         text.append(cell(value), "bright_black")
     return text
 
@@ -234,7 +234,7 @@ def _id(execution: Execution) -> Text:
 
 
 def _metadata(execution: Execution) -> Text:
-    pairs = (f"{printable(key)}={printable(value)}" for key, value in execution.metadata.items())
+    pairs = (f"{escaped(key)}={escaped(value)}" for key, value in execution.metadata.items())
     return Text("  ".join(pairs), "bright_black")
 
 

@@ -21,9 +21,9 @@ from spanloom.cli.rendering.values import (
     cell,
     duration,
     error_sentence,
-    printable,
     seconds_between,
 )
+from spanloom.engine.escaping import escaped
 from spanloom.engine.store.models import Execution, NodeRun
 from spanloom.engine.store.states import NodeStatus
 from spanloom.engine.workflow.definitions import Node
@@ -91,7 +91,7 @@ def execution_lines(snapshot: Snapshot) -> Iterator[str]:
             error_sentence(of.error) if of else None,
             "; ".join(text for text, _ in notes),
         )
-        yield "  " * line.depth + "\t".join((line.name, *map(cell, values)))
+        yield "  " * line.depth + "\t".join((escaped(line.name), *map(cell, values)))
 
 
 def _lines(snapshot: Snapshot, way: _Way, guides: str = "", depth: int = 0) -> Iterator[_Line]:
@@ -157,7 +157,7 @@ def _cells(line: _Line, now: datetime) -> tuple[Text, Text, Text, Text]:
     took = seconds_between(of.started_at, of.ended_at or now) if of and line.status not in READY else None
     notes = [*line.about, *(run_notes(line.run, now) if line.run else ())]
     if line.child is not None and line.child.error is not None:
-        notes.append((printable(error_sentence(line.child.error)), "red"))
+        notes.append((escaped(error_sentence(line.child.error)), "red"))
     return (
         name,
         Text(f"{GLYPHS.get(line.status, ' ')} {line.status}", style),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+from spanloom.engine.escaping import escaped, escaped_json
 
 __all__ = [
     "GLYPHS",
@@ -17,7 +18,6 @@ __all__ = [
     "error_kind",
     "error_sentence",
     "instant",
-    "printable",
     "seconds_between",
 ]
 
@@ -61,8 +61,6 @@ GLYPHS: Mapping[str, str] = {
     "lost": "✗",
 }
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
 
 def duration(seconds: float) -> str:
     """Return a duration as people write it: `870 µs`, `12 ms`, `1.24 s`, `2 m 05 s`, `3 h 12 m`, `4 d 03 h`."""
@@ -103,11 +101,6 @@ def seconds_between(start: datetime | None, end: datetime | None) -> float | Non
     return None if start is None or end is None else max(0.0, (end - start).total_seconds())
 
 
-def printable(text: str, *, keep: str = "") -> str:
-    """Escape control characters except those in `keep`: stored text must not control a terminal or break a line."""
-    return _CONTROL.sub(lambda found: found[0] if found[0] in keep else repr(found[0])[1:-1], text)
-
-
 def cell(value: Any) -> str:
     """Return one column of a piped line: empty for None, seconds with microseconds, JSON for mappings and lists."""
     if value is None:
@@ -117,8 +110,8 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6f}"
     if isinstance(value, Mapping | list | tuple):
-        return json.dumps(value, ensure_ascii=False) if value else ""
-    return printable(str(value))
+        return escaped_json(json.dumps(value, ensure_ascii=False)) if value else ""
+    return escaped(str(value))
 
 
 def error_sentence(error: Mapping[str, Any] | None) -> str:

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from spanloom.cli.rendering.family import rooted
-from spanloom.cli.rendering.values import STYLES, cell, duration, printable
+from spanloom.cli.rendering.values import STYLES, cell, duration
+from spanloom.engine.escaping import escaped
 from spanloom.engine.store.models import Execution, SpanRecord
 
 __all__ = ["SIBLINGS", "waterfall", "waterfall_lines"]
@@ -98,7 +99,7 @@ def waterfall_lines(spans: Sequence[SpanRecord], *, family: Sequence[Execution] 
         took = None if span.end_ns is None else (span.end_ns - span.start_ns) / 1e9
         values = ((span.start_ns - start) / 1e9, took, span.status, span.kind, span.node_id, span.item, span.attempt)
         ids = (span.span_id, span.parent_span_id, span.execution_id)
-        yield "  " * line.depth + "\t".join((printable(span.name), *map(cell, values + ids)))
+        yield "  " * line.depth + "\t".join((escaped(span.name), *map(cell, values + ids)))
 
 
 def _lines(spans: Sequence[SpanRecord], siblings: int | None, now_ns: int) -> Iterator[_Line]:
@@ -166,7 +167,7 @@ def _line(group: list[SpanRecord], guides: str, depth: int, weights: Mapping[str
 def _name(span: SpanRecord) -> str:
     item = f"[{span.item}]" if span.item else ""
     attempt = f" #{span.attempt}" if span.attempt > 1 else ""
-    return printable(span.name) + item + attempt + " ✗" * (span.status == "error")
+    return escaped(span.name) + item + attempt + " ✗" * (span.status == "error")
 
 
 def _bar_style(line: _Line) -> str:
