@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
+import unicodedata
+from typing import Any
 
 import pytest
 import structlog
 
+from spanloom.engine.logs import Logger
 from spanloom.worker.process.log_setup import configure_logging
 
 library = logging.getLogger("some.library")
@@ -83,3 +87,68 @@ def test_a_stderr_that_nobody_reads_any_more_is_no_error(monkeypatch: pytest.Mon
 
     structlog.get_logger("theirs").info("unheard")
     library.info("unheard")
+
+
+ODD = "é\x1b]0;title\x07\x9b31m\x7f\u202e\u200b\ud83d"
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_nothing_in_a_line_controls_the_terminal(log_format: str, capsys: Captured) -> None:
+    nobody_listens()
+    configure_logging(log_format)
+    field: dict[str, object] = {ODD: ODD, "spaced": f"{ODD} {ODD}", "list": [ODD], "odd": _Odd()}
+    structlog.get_logger("theirs").info(f"{ODD}\nforged", **field, logger=ODD)
+    logging.getLogger(ODD).warning(ODD, extra={ODD: ODD})
+    try:
+        _refuse()
+    except ValueError:
+        structlog.get_logger("theirs").exception("failed")
+        library.exception("failed")
+
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
+
+    odd = {character for character in printed if unicodedata.category(character) in ("Cc", "Cf", "Cs")}
+    assert odd <= {"\n"}
+    assert not any(line.startswith("forged") for line in printed.splitlines())
+    if log_format == "json":
+        assert [json.loads(line)["event"] for line in printed.splitlines()][1] == ODD
+
+
+def _refuse() -> None:
+    raise ValueError(ODD)
+
+
+class _Odd:
+    def __repr__(self) -> str:
+        return ODD
+
+
+def test_a_traceback_shows_no_local_variable(capsys: Captured) -> None:
+    nobody_listens()
+    configure_logging("console")
+    _fail(structlog.get_logger("theirs"), password="of" + "_a_bank")
+    _fail(library, password="of" + "_a_bank")
+
+    shown = capsys.readouterr().err
+
+    assert shown.count("ZeroDivisionError") == 2
+    assert "of_a_bank" not in shown
+
+
+def test_our_own_lines_show_none_where_structlog_is_not_configured(capsys: Captured) -> None:
+    structlog.reset_defaults()
+
+    _fail(Logger("spanloom.engine"), password="of" + "_a_bank")
+    Logger("spanloom.engine").warning(ODD, field=ODD)
+
+    shown = capsys.readouterr().out
+    assert "ZeroDivisionError" in shown
+    assert "of_a_bank" not in shown
+    assert not {character for character in shown if unicodedata.category(character) in ("Cc", "Cf", "Cs")} - {"\n"}
+
+
+def _fail(logger: Any, *, password: str) -> None:
+    try:
+        assert 1 / (len(password) - len(password))
+    except ZeroDivisionError:
+        logger.exception("failed")

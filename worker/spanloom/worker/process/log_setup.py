@@ -11,6 +11,8 @@ import structlog
 from opentelemetry import trace
 
 from spanloom.engine.errors import NodeTimeout
+from spanloom.engine.escaping import escaped_json
+from spanloom.engine.logs import ConsoleLines
 from spanloom.worker.error_text import text_of
 from spanloom.worker.telemetry.log_capture import keep_event
 from spanloom.worker.telemetry.stdout_capture import unwrapped
@@ -26,8 +28,7 @@ def configure_logging(log_format: str, level: int = logging.INFO) -> None:
     handler.
     """
     as_json = log_format == "json" or (log_format == "auto" and not (sys.stderr and sys.stderr.isatty()))
-    renderer = _Renderer(structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer())
-    exceptions: list[Any] = [structlog.processors.format_exc_info] if as_json else []
+    renderer = _Renderer(_json_line if as_json else ConsoleLines())
     shared: list[Any] = [
         _innermost_span,
         structlog.contextvars.merge_contextvars,
@@ -37,14 +38,18 @@ def configure_logging(log_format: str, level: int = logging.INFO) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     structlog.configure(
-        processors=[*shared, keep_event, *stamped, *exceptions, renderer],
+        processors=[*shared, keep_event, *stamped, structlog.processors.format_exc_info, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=_StderrLogger,
         cache_logger_on_first_use=False,
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(), *shared, *stamped],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *exceptions, renderer],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
     )
     root = logging.getLogger()
     stay = [handler for handler in root.handlers if not _is_replaced(handler)]
@@ -82,6 +87,10 @@ def _write(text: str) -> None:
         stream.flush()
     except (OSError, ValueError):  # the reader is gone: that must end neither a handler nor its worker
         pass
+
+
+def _json_line(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+    return escaped_json(str(structlog.processors.JSONRenderer()(logger, method, event)))
 
 
 class _Renderer:
