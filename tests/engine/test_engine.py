@@ -60,10 +60,10 @@ def test_a_variable_that_is_set_to_nothing_counts_as_not_set(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ({"workflows": ["orders"]}, "WorkflowBuilders, not str"),
+        ({"workflows": ["orders"]}, "workflows.0. must be a WorkflowBuilder, not 'orders'"),
         ({"workflows": [WorkflowBuilder("a"), WorkflowBuilder("a")]}, "two builders"),
         ({"store": None}, "SPANLOOM_STORE_URL"),
-        ({"store": 7}, "not int"),
+        ({"store": 7}, "a URL or None, not 7"),
         ({"store": "mysql://host/db"}, "mysql"),
         ({"redis": 7}, "not int"),
         ({"redis": "http://host"}, "redis://"),

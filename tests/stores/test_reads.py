@@ -35,7 +35,7 @@ def test_a_limit_that_no_page_has_is_refused(store: InMemoryExecutionStore, limi
         lambda: store.get_logs(NO_UUID, limit=limit),
     ]
     for read in reads:
-        with pytest.raises(ConfigurationError, match=f"limit is {limit};.*1 to 1000"):
+        with pytest.raises(ConfigurationError, match=f"limit must be a whole number from 1 to 1000, not {limit}"):
             read()
 
 
@@ -44,14 +44,14 @@ def test_a_limit_that_no_page_has_is_refused(store: InMemoryExecutionStore, limi
     ["", "x", "größe", cursor(), cursor("b", "a"), cursor(1), cursor(1, 2), cursor(True, "a"), cursor(10**30, "a")],
 )
 def test_a_cursor_of_another_list_is_refused(store: InMemoryExecutionStore, odd: str) -> None:
-    with pytest.raises(UserError, match="was not given out by this list"):
+    with pytest.raises(UserError, match="cursor must be the one that"):
         store.list_executions(cursor=odd)
 
 
 @pytest.mark.parametrize("odd", ["x", "-1", "1.5", "9" * 30, cursor(1)])
 def test_an_event_cursor_that_was_not_given_out_is_refused(store: InMemoryExecutionStore, odd: str) -> None:
     execution = StoreDriver(store).start(single())
-    with pytest.raises(UserError, match="was not given out by this list"):
+    with pytest.raises(UserError, match="cursor must be the one that"):
         store.get_events(execution, after=odd)
 
 

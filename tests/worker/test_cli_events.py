@@ -65,7 +65,10 @@ class TestEvents:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            ([OLDER, "--after", "x"], "cursor 'x' was not given out by this list"),
+            (
+                [OLDER, "--after", "x"],
+                "cursor must be the one that the page before it returned",
+            ),
             ([OLDER[:-1] + "0"], "no execution"),
         ],
     )

@@ -131,7 +131,7 @@ def test_a_lifespan_that_is_no_context_manager_is_refused(redis_url: str) -> Non
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ({"workers": 0}, "1 or more"),
+        ({"workers": 0}, "from 1 to"),
         ({"concurrency": 0}, "concurrency"),
         ({"slots": 4}, "slots"),
         ({"workers": 2, "name": "one"}, "name"),

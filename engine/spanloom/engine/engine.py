@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Unpack
 
+from spanloom.engine.arguments import (
+    Bound,
+    Count,
+    Duration,
+    Key,
+    Labels,
+    Revision,
+    Text,
+    Timeout,
+    Url,
+    Version,
+    checked_calls,
+)
 from spanloom.engine.awaitable import awaitable
 from spanloom.engine.errors import QueueUnavailable
 from spanloom.engine.events.handle import ExecutionHandle
@@ -16,18 +29,24 @@ from spanloom.engine.events.waiter import Waiter
 from spanloom.engine.handlers.builder import WorkflowBuilder, registry_of
 from spanloom.engine.handlers.registry import NodeRegistry
 from spanloom.engine.logs import Logger
-from spanloom.engine.operations.bulk import BulkResult
-from spanloom.engine.operations.control import PURGED, EngineParts, Operations, Status
+from spanloom.engine.operations.bulk_control import BulkControl
+from spanloom.engine.operations.control import EngineParts, Operations, Status
 from spanloom.engine.operations.registration import Registrations, WorkflowRef
 from spanloom.engine.operations.replay import FromNode, Replays, ReplayVersion
 from spanloom.engine.operations.start import ExecutionStarter
-from spanloom.engine.operations.start_options import Duration, start_options
+from spanloom.engine.operations.start_options import (
+    BatchOptions,
+    PriorityName,
+    ReplayOptions,
+    StartOptions,
+    start_fields,
+)
 from spanloom.engine.plugins import load_threads
 from spanloom.engine.queue.job_pusher import JobPusher
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.queue.redis_epoch import Epoch
 from spanloom.engine.settings import Settings
-from spanloom.engine.store.models import Execution, ExecutionFilter
+from spanloom.engine.store.models import Execution
 from spanloom.engine.store.opening import store_of
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import NodeJob
@@ -41,7 +60,8 @@ __all__ = ["WorkflowEngine"]
 _log = Logger("spanloom.engine")
 
 
-class WorkflowEngine:
+@checked_calls(but=("push",))
+class WorkflowEngine(BulkControl):
     """The entry point of an application: registers workflows, starts executions, follows and controls them.
 
     Thread-safe; one engine per application is enough. The constructor does no I/O; the first use, or `open()`, does.
@@ -55,7 +75,7 @@ class WorkflowEngine:
     def __init__(
         self,
         workflows: NodeRegistry | WorkflowBuilder[Any] | Sequence[WorkflowBuilder[Any]],
-        store: ExecutionStore | str | None = None,
+        store: ExecutionStore | Url | None = None,
         redis: Any = None,
         *,
         cache: CacheOptions | None = None,
@@ -136,10 +156,10 @@ class WorkflowEngine:
     def register_workflow(
         self,
         workflow: Workflow,
-        change_notes: str | None = None,
+        change_notes: Text | None = None,
         *,
-        created_by: str | None = None,
-        expected_version: int | None = None,
+        created_by: Text | None = None,
+        expected_version: Count | None = None,
     ) -> int:
         """Check a workflow, save it as the next version and return the version.
 
@@ -153,16 +173,16 @@ class WorkflowEngine:
 
     def enqueue_workflow(
         self,
-        workflow_id: str,
+        workflow_id: Text,
         data: Any = None,
         *,
-        version: int | None = None,
-        priority: str = "normal",
+        version: Version | None = None,
+        priority: PriorityName = "normal",
         delay: Duration | None = None,
         deadline: Duration | None = None,
-        idempotency_key: str | None = None,
+        idempotency_key: Key | None = None,
         key_ttl: Duration | None = None,
-        metadata: Mapping[str, str] | None = None,
+        metadata: Labels | None = None,
         connection: Any = None,
     ) -> str:
         """Start one execution and return its id.
@@ -180,10 +200,10 @@ class WorkflowEngine:
         Raises StoreUnavailable when the store does not answer, after repeated requests. The execution may have been
         started then, if the store failed before its response. Give an `idempotency_key` to start again safely.
         """
-        options = start_options(version, priority, delay, deadline, idempotency_key, key_ttl, metadata)
+        options = start_fields(version, priority, delay, deadline, idempotency_key, key_ttl, metadata)
         return self._starter.start([self._starter.request(workflow_id, data, options)], connection)[0]
 
-    def enqueue_workflows(self, workflow_id: str, items: Iterable[Any], **options: Any) -> list[str]:
+    def enqueue_workflows(self, workflow_id: Text, items: Iterable[Any], **options: Unpack[BatchOptions]) -> list[str]:
         """Start one execution for each item, in batches of one round trip, and return their ids in order.
 
         Takes enqueue_workflow's version, priority, delay, deadline and metadata. An item that can't be encoded is
@@ -191,7 +211,7 @@ class WorkflowEngine:
         """
         return self._starter.start_each(workflow_id, items, options)
 
-    def start(self, /, workflow: WorkflowRef, data: Any = None, **options: Any) -> ExecutionHandle:
+    def start(self, /, workflow: WorkflowRef, data: Any = None, **options: Unpack[StartOptions]) -> ExecutionHandle:
         """Start one execution of a workflow (its builder, definition or id) and return a handle on it.
 
         Takes enqueue_workflow's options and raises its errors. A builder's workflow runs in the version that this
@@ -199,10 +219,17 @@ class WorkflowEngine:
         """
         self.open()
         workflow_id, version = self._registrations.resolve(workflow)
-        execution_id = self.enqueue_workflow(workflow_id, data, **(version | options))
+        execution_id = self.enqueue_workflow(workflow_id, data, **{**version, **options})
         return ExecutionHandle(execution_id, self._parts, self._waiter, self._watcher)
 
-    def run(self, workflow: WorkflowRef, data: Any = None, *, timeout: float | None = None, **options: Any) -> Any:
+    def run(
+        self,
+        workflow: WorkflowRef,
+        data: Any = None,
+        *,
+        timeout: Timeout = None,
+        **options: Unpack[StartOptions],
+    ) -> Any:
         """Start one execution, wait for it and return its output. Raises the errors of start() and of result()."""
         return self.start(workflow, data, **options).result(timeout)
 
@@ -210,23 +237,28 @@ class WorkflowEngine:
     astart = awaitable(start)
 
     async def arun(
-        self, workflow: WorkflowRef, data: Any = None, *, timeout: float | None = None, **options: Any
+        self,
+        workflow: WorkflowRef,
+        data: Any = None,
+        *,
+        timeout: Timeout = None,
+        **options: Unpack[StartOptions],
     ) -> Any:
         """Like run(), without blocking the event loop and without a thread per waiter."""
         return await (await self.astart(workflow, data, **options)).aresult(timeout)
 
-    def wait(self, execution_id: str, timeout: float | None = None) -> Execution:
+    def wait(self, execution_id: str, timeout: Timeout = None) -> Execution:
         """Wait up to `timeout` seconds (None: without limit) for the end, and return the ended execution.
 
         Raises WaitTimeout (the execution goes on), UnknownExecution, StoreUnavailable.
         """
         return self._waiter.wait(execution_id, timeout)
 
-    async def await_execution(self, execution_id: str, timeout: float | None = None) -> Execution:
+    async def await_execution(self, execution_id: str, timeout: Timeout = None) -> Execution:
         """Like wait(), on the running event loop, which it never blocks."""
         return await self._waiter.await_execution(execution_id, timeout)
 
-    def events(self, execution_id: str, after: str | None = None, *, timeout: float | None = None) -> EventStream:
+    def events(self, execution_id: str, after: str | None = None, *, timeout: Timeout = None) -> EventStream:
         """Iterate over the events of an execution in commit order, from its start or after a cursor, live.
 
         Each event is yielded once. Its `cursor` continues after it, in another process too. The iteration ends once the
@@ -239,7 +271,7 @@ class WorkflowEngine:
         """
         return self._watcher.events(execution_id, after, timeout)
 
-    def aevents(self, execution_id: str, after: str | None = None, *, timeout: float | None = None) -> AsyncEventStream:
+    def aevents(self, execution_id: str, after: str | None = None, *, timeout: Timeout = None) -> AsyncEventStream:
         """Like events(), for `async for`: never blocks the event loop, needs no thread per watcher.
 
         Errors that events() raises at once are raised with the first event.
@@ -251,35 +283,35 @@ class WorkflowEngine:
     # update_node_result. Each raises UnknownExecution, InvalidTransition where the table of states forbids it,
     # StaleVersion if `expected_revision` is given and not the execution's, and StoreUnavailable.
 
-    def cancel_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+    def cancel_execution(self, execution_id: str, *, expected_revision: Revision = None) -> bool:
         """Cancel an execution: no further node starts, and running nodes are not recorded as completed.
 
         Returns True if this call cancelled it, False if it was cancelled already.
         """
         return self.operations.of(execution_id).cancel(expected_revision=expected_revision)
 
-    def pause_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+    def pause_execution(self, execution_id: str, *, expected_revision: Revision = None) -> bool:
         """Pause an execution: running nodes may end, no other starts until it is resumed. Its deadline still counts.
 
         Returns True if this call paused it, False if it was paused already.
         """
         return self.operations.of(execution_id).pause(expected_revision=expected_revision)
 
-    def resume_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+    def resume_execution(self, execution_id: str, *, expected_revision: Revision = None) -> bool:
         """Resume a paused execution. A delay that is not over continues.
 
         Returns True if this call resumed it, False if it was running already.
         """
         return self.operations.of(execution_id).resume(expected_revision=expected_revision)
 
-    def retry_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+    def retry_execution(self, execution_id: str, *, expected_revision: Revision = None) -> bool:
         """Continue a failed execution: failed nodes run again, completed nodes keep their results.
 
         A child that failed is retried in the same way. Nodes that followed a handled failure run again.
         """
         return self.operations.of(execution_id).retry(expected_revision=expected_revision)
 
-    def acknowledge_execution(self, execution_id: str, *, expected_revision: int | None = None) -> bool:
+    def acknowledge_execution(self, execution_id: str, *, expected_revision: Revision = None) -> bool:
         """Acknowledge a failed execution: it is no dead letter any more, unless it is retried and fails again.
 
         Returns True if this call acknowledged it, False if it was acknowledged already.
@@ -287,7 +319,7 @@ class WorkflowEngine:
         return self.operations.of(execution_id).acknowledge(expected_revision=expected_revision)
 
     def set_execution_status(
-        self, execution_id: str, status: Status, *, error: str | None = None, expected_revision: int | None = None
+        self, execution_id: str, status: Status, *, error: str | None = None, expected_revision: Revision = None
     ) -> bool:
         """Bring an execution to a status by the transition that leads there; return False if it has it already.
 
@@ -303,7 +335,7 @@ class WorkflowEngine:
         node_id: str,
         status: NodeStatus | str = NodeStatus.COMPLETED,
         *,
-        item: int = 0,
+        item: Count = 0,
         data: Any = None,
         error: str | None = None,
         next_nodes: Sequence[str] | None = None,
@@ -318,7 +350,12 @@ class WorkflowEngine:
         )
 
     def replay_execution(
-        self, execution_id: str, *, version: ReplayVersion = "same", from_node: FromNode = None, **options: Any
+        self,
+        execution_id: str,
+        *,
+        version: ReplayVersion = "same",
+        from_node: FromNode = None,
+        **options: Unpack[ReplayOptions],
     ) -> str:
         """Start a new execution with the initial data of an earlier one, and return its id.
 
@@ -329,53 +366,9 @@ class WorkflowEngine:
         """
         return self._replays.replay(execution_id, version=version, from_node=from_node, **options)
 
-    # ---- control of many: the oldest `limit` that the filter finds, parents first ----
-
-    def cancel_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
-        """Cancel each that is pending, running or paused."""
-        return self.operations.cancel_each(wanted, limit=limit)
-
-    def pause_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
-        """Pause each that is running."""
-        return self.operations.pause_each(wanted, limit=limit)
-
-    def resume_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
-        """Resume each that is paused."""
-        return self.operations.resume_each(wanted, limit=limit)
-
-    def retry_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
-        """Retry each that has failed; acknowledged ones only if the filter selects them."""
-        return self.operations.retry_each(wanted, limit=limit)
-
-    def acknowledge_executions(self, wanted: ExecutionFilter, *, limit: int | None = None) -> BulkResult:
-        """Acknowledge each that has failed."""
-        return self.operations.acknowledge_each(wanted, limit=limit)
-
-    def replay_executions(
-        self,
-        wanted: ExecutionFilter,
-        *,
-        version: ReplayVersion = "same",
-        from_node: FromNode = None,
-        limit: int | None = None,
-    ) -> BulkResult:
-        """Replay each that ended and has no parent."""
-        return self._replays.replay_each(wanted, version=version, from_node=from_node, limit=limit)
-
-    def purge_executions(
-        self, older_than: Duration, *, statuses: Iterable[Status] = PURGED, limit: int | None = None
-    ) -> int:
-        """Delete executions that ended longer ago than `older_than` (seconds or a timedelta); return their number.
-
-        Whole families are deleted, by the status of their root. A family that is still open, or that ended later,
-        stays. The deletion runs in batches, and stops after about `limit` executions. Idempotency keys are deleted
-        with their executions, and expired keys as well.
-        """
-        return self.operations.purge(older_than, statuses=statuses, limit=limit)
-
     # ---- running ----
 
-    def start_workers(self, workers: int = 1, **options: Any) -> AbstractContextManager[Any]:
+    def start_workers(self, workers: Bound = 1, **options: Any) -> AbstractContextManager[Any]:
         """Run workers in threads of this process while the block lasts; they drain when it ends.
 
         Options are those of spanloom.worker.WorkerOptions (queues, concurrency, …).
@@ -391,7 +384,7 @@ class WorkflowEngine:
             say = _log.warning if jobs and not error.known else _log.debug
             say("push_deferred", jobs=len(jobs), error=str(error))
 
-    def encode_input(self, workflow_id: str, data: Any) -> str:
+    def encode_input(self, workflow_id: Text, data: Any) -> str:
         """Return initial data as JSON text, validated if a builder of this engine has an input type.
 
         Raises PayloadRejected.

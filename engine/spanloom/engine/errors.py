@@ -3,6 +3,7 @@
 SpanloomError
 ├── UserError                    the request can't be carried out as it was made
 │   ├── ConfigurationError       a URL, an option, a client or an environment variable is wrong
+│   │   └── InvalidArgument      an argument of a call is of a wrong type or value; .argument, .given, .expected
 │   ├── WorkflowInvalid          a definition has problems; .problems lists every one
 │   ├── UnknownWorkflow          no such workflow or version, or it is deactivated
 │   ├── UnknownNodeType          no handler is registered under that node type
@@ -39,6 +40,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
+from spanloom.engine.escaping import shown
 from spanloom.engine.limits import MAX_NAME, MAX_NOTES, MAX_PROBLEMS_SHOWN, shortened
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "ExpressionFailed",
     "HandlerDied",
     "IdempotencyConflict",
+    "InvalidArgument",
     "InvalidTransition",
     "ItemsFailed",
     "LeaseLost",
@@ -100,6 +103,20 @@ class UserError(SpanloomError):
 
 class ConfigurationError(UserError):
     """Raised when a URL, an option, a client or an environment variable is wrong; the message contains the remedy."""
+
+
+class InvalidArgument(ConfigurationError):
+    """Raised when an argument of a call is of a wrong type or value, before anything was done.
+
+    `argument` is its name, or the place within it such as `node_ids[3]`; `given` the value, of which the message shows
+    a bounded part; `expected` the description of those that are taken.
+    """
+
+    def __init__(self, argument: str, given: object, expected: str) -> None:
+        self.argument = argument
+        self.given = given
+        self.expected = expected
+        super().__init__(f"{argument} must be {expected}, not {shown(given)}")
 
 
 class WorkflowInvalid(UserError):

@@ -54,7 +54,9 @@ def shown(value: object) -> str:
     ("'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…'", 'a list', 'None')
     """
     kind = type(value)
-    if isinstance(value, str | bytes) and kind in (str, bytes):
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"  # which may be a URL with a password
+    if isinstance(value, str) and kind is str:
         text = escaped(repr(value[:_SHOWN]))
         return text if len(value) <= _SHOWN else f"{text[:-1]}…{text[-1]}"
     if isinstance(value, int) and not isinstance(value, bool | Enum):

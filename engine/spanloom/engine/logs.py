@@ -43,7 +43,7 @@ class Logger:
 class ConsoleLines:
     """The renderer of readable lines: keys, values and names are escaped, and tracebacks are text without locals.
 
-    A line break in the text of an event is kept, and indented: what follows it is no line of its own.
+    A line break in the text of an event is kept, and the next line is indented: it is no line of its own.
     """
 
     def __init__(self, *, colors: bool = True) -> None:

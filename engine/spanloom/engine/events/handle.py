@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from spanloom.engine.arguments import Timeout, checked_calls
 from spanloom.engine.errors import ExecutionFailed, PayloadRejected
 from spanloom.engine.events.stream import AsyncEventStream, EventStream, EventWatcher
 from spanloom.engine.events.waiter import Waiter
@@ -14,6 +15,7 @@ from spanloom.engine.store.states import ExecutionStatus
 __all__ = ["ExecutionHandle", "output_of"]
 
 
+@checked_calls(but=("__init__",))
 class ExecutionHandle(ExecutionControl):
     """A handle on one execution, which follows and controls it. Cheap to make and to keep."""
 
@@ -29,7 +31,7 @@ class ExecutionHandle(ExecutionControl):
         """The current status, read from the store. Raises UnknownExecution, StoreUnavailable."""
         return self._get().status
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: Timeout = None) -> Any:
         """Wait up to `timeout` seconds (None: without limit) and return the output.
 
         Raises ExecutionFailed (also when cancelled), WaitTimeout, UnknownExecution, StoreUnavailable, and
@@ -37,15 +39,15 @@ class ExecutionHandle(ExecutionControl):
         """
         return output_of(self._waiter.wait(self.id, timeout))
 
-    async def aresult(self, timeout: float | None = None) -> Any:
+    async def aresult(self, timeout: Timeout = None) -> Any:
         """Like result(), on the running event loop, which it never blocks."""
         return output_of(await self._waiter.await_execution(self.id, timeout))
 
-    def events(self, after: str | None = None, *, timeout: float | None = None) -> EventStream:
+    def events(self, after: str | None = None, *, timeout: Timeout = None) -> EventStream:
         """Iterate over the execution's events, live. See WorkflowEngine.events."""
         return self._watcher.events(self.id, after, timeout)
 
-    def aevents(self, after: str | None = None, *, timeout: float | None = None) -> AsyncEventStream:
+    def aevents(self, after: str | None = None, *, timeout: Timeout = None) -> AsyncEventStream:
         """Like events(), for `async for`. See WorkflowEngine.aevents."""
         return self._watcher.aevents(self.id, after, timeout)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 
+from spanloom.engine.arguments import Timeout, seconds_of
 from spanloom.engine.errors import StoreUnavailable, UnknownExecution, WaitTimeout
 from spanloom.engine.events.listener import Listener, waker
 from spanloom.engine.events.wait_guard import check_wait
@@ -100,13 +101,13 @@ class EventWatcher:
         self._store = store
         self._listener = listener
 
-    def events(self, execution_id: str, after: str | None, timeout: float | None) -> EventStream:
+    def events(self, execution_id: str, after: str | None, timeout: Timeout) -> EventStream:
         """Return the execution's events after a cursor, live. Raises the errors of WorkflowEngine.events."""
         self._opened()
         reading = _Reading(self._store, execution_id, after, timeout)
         return EventStream(self._follow(reading, reading.poll_first()), after)
 
-    def aevents(self, execution_id: str, after: str | None, timeout: float | None) -> AsyncEventStream:
+    def aevents(self, execution_id: str, after: str | None, timeout: Timeout) -> AsyncEventStream:
         """Like events(), on an event loop. Raises from the first `anext`."""
         reading = _Reading(self._store, execution_id, after, timeout)
         return AsyncEventStream(self._afollow(reading), after)
@@ -166,12 +167,12 @@ class EventWatcher:
 class _Reading:
     """The position of one reader of an execution's events, and the time of its next read."""
 
-    def __init__(self, store: ExecutionStore, execution_id: str, after: str | None, timeout: float | None) -> None:
+    def __init__(self, store: ExecutionStore, execution_id: str, after: str | None, timeout: Timeout) -> None:
         self._store = store
         self.execution_id = execution_id
         self._after = self._cursor = after
-        self._timeout = timeout
-        self._deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        self._timeout = seconds_of(timeout)
+        self._deadline = float("inf") if self._timeout is None else time.monotonic() + self._timeout
         self._last_look = False  # the read after the deadline
         self._pause, self._longest = _POLL_SECONDS
         self._more = False  # a full page: the next one is there already

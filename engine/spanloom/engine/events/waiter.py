@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from spanloom.engine.arguments import Timeout, seconds_of
 from spanloom.engine.errors import StoreUnavailable, UnknownExecution, WaitTimeout
 from spanloom.engine.events.listener import Listener, waker
 from spanloom.engine.events.wait_guard import check_wait
@@ -39,7 +40,7 @@ class Waiter:
         self._store = store
         self._listener = listener
 
-    def wait(self, execution_id: str, timeout: float | None) -> Execution:
+    def wait(self, execution_id: str, timeout: Timeout) -> Execution:
         """Return the ended execution. Raises WaitTimeout after `timeout` seconds (None: never), UnknownExecution.
 
         Raises StoreUnavailable if the store does not answer within about a second at first. Later outages are waited
@@ -57,7 +58,7 @@ class Waiter:
                 signal.wait(pauses.next(execution))
                 signal.clear()
 
-    async def await_execution(self, execution_id: str, timeout: float | None) -> Execution:
+    async def await_execution(self, execution_id: str, timeout: Timeout) -> Execution:
         """Like wait(), without blocking the event loop and without a thread of its own."""
         if (execution := await asyncio.to_thread(self._read_first, execution_id)).status.ended:
             return execution
@@ -107,10 +108,10 @@ def read_first(read: Callable[[], T]) -> T:
 class _Pauses:
     """The pauses between two reads of the store when no signal comes."""
 
-    def __init__(self, execution_id: str, timeout: float | None) -> None:
+    def __init__(self, execution_id: str, timeout: Timeout) -> None:
         self._execution_id = execution_id
-        self._timeout = timeout
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._timeout = seconds_of(timeout)
+        self._deadline = None if self._timeout is None else time.monotonic() + self._timeout
         self._pause, self._longest = _POLL_SECONDS
 
     def next(self, execution: Execution) -> float:

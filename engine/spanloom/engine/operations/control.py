@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol
 
-from spanloom.engine.errors import InvalidTransition, UnknownExecution, UserError
-from spanloom.engine.operations.bulk import BulkResult, control_each, find
+from spanloom.engine.arguments import Count, Duration, Revision, checked_calls, seconds_of
+from spanloom.engine.errors import InvalidArgument, InvalidTransition, UnknownExecution, UserError
+from spanloom.engine.operations.bulk import ENDED, BulkResult, control_each, find
 from spanloom.engine.operations.manual import manual_result
-from spanloom.engine.operations.start_options import Duration, as_seconds
 from spanloom.engine.queue.redis_epoch import Epoch
 from spanloom.engine.store.models import Execution, ExecutionFilter
 from spanloom.engine.store.port import ExecutionStore
@@ -56,6 +56,7 @@ class EngineParts:
             self.push(self.store.wake_parents(execution_ids, epoch=self.epoch.recent()))
 
 
+@checked_calls(but=("__init__",))
 class ExecutionControl:
     """The control transitions of one execution, by its id. WorkflowEngine's methods document their contracts."""
 
@@ -65,18 +66,18 @@ class ExecutionControl:
         self.id = execution_id
         self._engine = engine
 
-    def cancel(self, *, expected_revision: int | None = None) -> bool:
+    def cancel(self, *, expected_revision: Revision = None) -> bool:
         """Cancel an execution; False if it was cancelled already."""
         self._engine.open()
         controlled = self._engine.store.cancel_execution(self.id, expected_revision=expected_revision)
         return self._report_end(controlled, ExecutionStatus.CANCELLED)
 
-    def pause(self, *, expected_revision: int | None = None) -> bool:
+    def pause(self, *, expected_revision: Revision = None) -> bool:
         """Pause an execution; False if it was paused already."""
         self._engine.open()
         return self._pushed(self._engine.store.pause_execution(self.id, expected_revision=expected_revision))
 
-    def resume(self, *, expected_revision: int | None = None) -> bool:
+    def resume(self, *, expected_revision: Revision = None) -> bool:
         """Resume a paused execution; False if it runs already."""
         self._engine.open()
         return self._pushed(
@@ -85,7 +86,7 @@ class ExecutionControl:
             )
         )
 
-    def retry(self, *, expected_revision: int | None = None) -> bool:
+    def retry(self, *, expected_revision: Revision = None) -> bool:
         """Continue a failed execution from the nodes that failed."""
         self._engine.open()
         return self._pushed(
@@ -94,7 +95,7 @@ class ExecutionControl:
             )
         )
 
-    def acknowledge(self, *, expected_revision: int | None = None) -> bool:
+    def acknowledge(self, *, expected_revision: Revision = None) -> bool:
         """Acknowledge a failed execution; False if it was acknowledged already."""
         self._engine.open()
         return self._engine.store.acknowledge_execution(self.id, expected_revision=expected_revision).done
@@ -104,7 +105,7 @@ class ExecutionControl:
         status: Status,
         *,
         error: str | None = None,
-        expected_revision: int | None = None,
+        expected_revision: Revision = None,
     ) -> bool:
         """Bring an execution to a status; False if it has it already."""
         self._engine.open()
@@ -127,7 +128,7 @@ class ExecutionControl:
         node_id: str,
         status: NodeStatus | str = NodeStatus.COMPLETED,
         *,
-        item: int = 0,
+        item: Count = 0,
         data: Any = None,
         error: str | None = None,
         next_nodes: Sequence[str] | None = None,
@@ -209,13 +210,16 @@ class Operations:
     ) -> int:
         """Delete executions that ended longer ago than `older_than`, and return their number."""
         self._engine.open()
-        seconds = as_seconds("older_than", older_than)
-        wanted = [ExecutionStatus(status) for status in statuses]
-        ended_before = datetime.now(UTC) - timedelta(seconds=seconds)
+        wanted = list(statuses)
+        for index, status in enumerate(wanted):
+            if status not in ENDED:
+                raise InvalidArgument(f"statuses[{index}]", status, f"one of {', '.join(ENDED)}")
+        chosen = list(map(ExecutionStatus, wanted))
+        ended_before = datetime.now(UTC) - timedelta(seconds=seconds_of(older_than) or 0.0)
         purged = 0
         while limit is None or purged < limit:
             batch = _PURGE_BATCH if limit is None else min(_PURGE_BATCH, limit - purged)
-            answer = self._engine.store.purge_executions(ended_before=ended_before, statuses=wanted, limit=batch)
+            answer = self._engine.store.purge_executions(ended_before=ended_before, statuses=chosen, limit=batch)
             purged += answer.executions
             if not answer.more:
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from spanloom.engine.arguments import Text
 from spanloom.engine.errors import ConfigurationError
 from spanloom.engine.handlers.builder import WorkflowBuilder
 from spanloom.engine.handlers.registry import NodeRegistry
@@ -21,7 +22,7 @@ class _Registered(NamedTuple):
     version: int
 
 
-WorkflowRef = str | Workflow | WorkflowBuilder[Any]  #: a workflow's id, its definition, or its builder
+WorkflowRef = Text | Workflow | WorkflowBuilder[Any]  #: a workflow's id, its definition, or its builder
 
 
 class Registrations:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from graphlib import TopologicalSorter
 from typing import Any, Literal
 
-from spanloom.engine.errors import ConfigurationError, UnknownExecution, UnknownWorkflow, UserError
+from spanloom.engine.arguments import Version
+from spanloom.engine.errors import UnknownExecution, UnknownWorkflow, UserError
 from spanloom.engine.operations.bulk import ENDED, BulkResult, control_each, find, one_by_one
 from spanloom.engine.operations.start import ExecutionStarter
-from spanloom.engine.operations.start_options import start_options
+from spanloom.engine.operations.start_options import start_fields
 from spanloom.engine.store.models import Execution, ExecutionFilter, NodeRun
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import Replay
@@ -21,7 +22,7 @@ from spanloom.engine.workflow.compiled import CompiledWorkflow
 
 __all__ = ["FromNode", "ReplayVersion", "Replays"]
 
-ReplayVersion = int | Literal["same", "latest"]
+ReplayVersion = Version | Literal["same", "latest"]
 FromNode = str | Sequence[str] | None  #: the node, or the nodes, from which on a replay runs anew
 
 
@@ -46,8 +47,6 @@ class Replays:
         **options: Any,
     ) -> str:
         """Start a new execution with the initial data of an earlier one, and return its id."""
-        if refused := options.keys() & {"delay", "connection"}:
-            raise ConfigurationError(f"replay_execution takes no {', '.join(sorted(refused))}")
         self._opened()
         source = self._store.get_execution(execution_id, data_limit=0)
         if source is None:
@@ -61,7 +60,7 @@ class Replays:
             nodes = [from_node] if isinstance(from_node, str) else list(from_node)
             plan = self._definitions.get(source.workflow_id, options["version"])
             replay = _replay_from(plan, source.id, self._store.get_node_results(source.id, data_limit=0), nodes)
-        request = self._starter.request(source.workflow_id, source.input, start_options(**options))
+        request = self._starter.request(source.workflow_id, source.input, start_fields(**options))
         return self._starter.start([dataclasses.replace(request, replay=replay)])[0]
 
     def replay_each(
@@ -89,7 +88,7 @@ class Replays:
         if version == "same":
             return source.version
         if version != "latest":
-            return version  # start_options() refuses an invalid one
+            return version
         latest = self._store.get_workflow_version(source.workflow_id)
         if latest is None:
             raise UnknownWorkflow(source.workflow_id)

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from spanloom.engine.errors import ConfigurationError, SpanloomError, StoreUnavailable
+from spanloom.engine.errors import SpanloomError, StoreUnavailable
 from spanloom.engine.handlers.builder import WorkflowBuilder
 from spanloom.engine.ids import uuid7
 from spanloom.engine.logs import Logger
 from spanloom.engine.operations.control import Push
-from spanloom.engine.operations.start_options import start_options
+from spanloom.engine.operations.start_options import start_fields
 from spanloom.engine.payload import encode
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.queue.redis_epoch import Epoch
@@ -58,7 +58,7 @@ class ExecutionStarter:
         return encode(data, f"the input of workflow {workflow_id!r}", self._payload_limit_bytes)
 
     def request(self, workflow_id: str, data: Any, options: Mapping[str, Any]) -> StartRequest:
-        """Return the request of one start; `options` are the result of start_options()."""
+        """Return the request of one start; `options` are the result of start_fields()."""
         text = self.encode_input(workflow_id, data)
         trace = start_trace(workflow_id)
         return StartRequest(
@@ -89,9 +89,7 @@ class ExecutionStarter:
 
     def start_each(self, workflow_id: str, items: Iterable[Any], options: Mapping[str, Any]) -> list[str]:
         """Start one execution for each item, in batches of one round trip, and return their ids in order."""
-        if refused := options.keys() - {"version", "priority", "delay", "deadline", "metadata"}:
-            raise ConfigurationError(f"enqueue_workflows takes no {', '.join(sorted(refused))}; use enqueue_workflow")
-        checked = start_options(**options)
+        checked = start_fields(**options)
         requests = [self.request(workflow_id, item, checked) for item in items]
         ids: list[str] = []
         for first in range(0, len(requests), _BATCH):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 
+from spanloom.engine.arguments import check_value
+from spanloom.engine.errors import ConfigurationError
 from spanloom.engine.store.requests import Priority
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus, WaitKind
+from spanloom.engine.wording import problem_sentences
 from spanloom.engine.workflow.definitions import Workflow
 
 
@@ -191,6 +194,8 @@ class ExecutionFilter(_Read):
     >>> failed = ExecutionFilter(workflow_id="orders", status=ExecutionStatus.FAILED, acknowledged=False)
     """
 
+    CHECKS_FIELDS: ClassVar[bool] = True
+
     workflow_id: str | None = None
     status: ExecutionStatus | None = None
     parent_execution_id: str | None = None
@@ -199,3 +204,13 @@ class ExecutionFilter(_Read):
     created_after: datetime | None = None  # inclusive
     created_before: datetime | None = None  # exclusive
     metadata: dict[str, str] = {}  # every pair must match exactly
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check(cls, given: Any, validate: ModelWrapValidatorHandler[ExecutionFilter]) -> ExecutionFilter:
+        try:
+            made = validate(given)
+        except ValidationError as error:
+            raise ConfigurationError(f"ExecutionFilter: {'; '.join(problem_sentences(error))}") from None
+        check_value("ExecutionFilter", made, ExecutionFilter)
+        return made

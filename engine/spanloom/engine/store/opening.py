@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from spanloom.engine.arguments import Text, Url, checked
 from spanloom.engine.errors import ConfigurationError
 from spanloom.engine.plugins import STORES, plugins
 from spanloom.engine.store.port import ExecutionStore
@@ -12,7 +13,8 @@ from spanloom.engine.urls import shown_url
 __all__ = ["open_store", "store_of"]
 
 
-def open_store(url: str, *, namespace: str = "spanloom") -> ExecutionStore:
+@checked
+def open_store(url: Url, *, namespace: Text = "spanloom") -> ExecutionStore:
     """Return the store that `url` names, without connecting yet.
 
     `url` is one of `memory://`, `sqlite:///relative.db`, `sqlite:////absolute.db`,

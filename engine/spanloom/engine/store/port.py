@@ -12,16 +12,22 @@ The store is the truth; Redis only holds hints. For every method below:
   for one with a NUL or half of a surrogate pair: see texts.py. Log lines and names of spans are repaired instead.
 - It returns or raises in bounded time: a store that does not answer within its time limit is unavailable.
 - Inside `transaction()` it joins that transaction.
+
+The arguments of WorkflowVersions, ExecutionReads, Control, Telemetry (without add_logs), Retention and create_execution
+are checked against the annotations here, in front of every store's own methods: a wrong one raises InvalidArgument, and
+the store is not called. The other methods are called by engines and workers, with requests that they made; for the sake
+of speed nothing checks those.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
+from spanloom.engine.arguments import Bound, Count, Limit, Version, check_methods, checked
 from spanloom.engine.store.models import (
     Attempt,
     Event,
@@ -44,7 +50,7 @@ from spanloom.engine.store.requests import (
     SweepResult,
     WorkerLease,
 )
-from spanloom.engine.store.states import ExecutionStatus
+from spanloom.engine.store.states import EndedStatus
 from spanloom.engine.store.telemetry import SpanExports, Telemetry
 from spanloom.engine.store.transitions import Control, NodeTransitions
 from spanloom.engine.workflow.definitions import Workflow
@@ -76,7 +82,7 @@ class WorkflowVersions(ABC):
         *,
         change_notes: str | None = None,
         created_by: str | None = None,
-        expected_version: int | None = None,
+        expected_version: Count | None = None,
         now: datetime | None = None,
     ) -> int:
         """Save `workflow` (already validated) as the next version, or return the newest one if its content is equal.
@@ -88,22 +94,22 @@ class WorkflowVersions(ABC):
         """
 
     @abstractmethod
-    def get_workflow(self, workflow_id: str, version: int | None = None) -> Workflow | None:
+    def get_workflow(self, workflow_id: str, version: Version | None = None) -> Workflow | None:
         """Return the definition of `version`, or of the newest; None if there is none."""
 
     @abstractmethod
-    def get_workflow_version(self, workflow_id: str, version: int | None = None) -> WorkflowVersion | None:
+    def get_workflow_version(self, workflow_id: str, version: Version | None = None) -> WorkflowVersion | None:
         """Return the version with its history fields (newest if None); None if there is none."""
 
     @abstractmethod
     def list_workflow_versions(
-        self, workflow_id: str, *, limit: int = 100, cursor: str | None = None
+        self, workflow_id: str, *, limit: Limit = 100, cursor: str | None = None
     ) -> Page[WorkflowVersion]:
         """List versions, newest first. Unknown workflow: an empty page."""
 
     @abstractmethod
     def list_workflows(
-        self, *, active: bool | None = None, limit: int = 100, cursor: str | None = None
+        self, *, active: bool | None = None, limit: Limit = 100, cursor: str | None = None
     ) -> Page[WorkflowSummary]:
         """List workflows by id, ascending; `active` filters."""
 
@@ -143,7 +149,7 @@ class ExecutionReads(ABC):
         self,
         filter: ExecutionFilter | None = None,
         *,
-        limit: int = 100,
+        limit: Limit = 100,
         cursor: str | None = None,
         data_limit: int | None = None,
     ) -> Page[Execution]:
@@ -162,14 +168,14 @@ class ExecutionReads(ABC):
         """Return the parent, or None."""
 
     @abstractmethod
-    def get_attempts(self, execution_id: str, node_id: str, item: int = 0) -> list[Attempt]:
+    def get_attempts(self, execution_id: str, node_id: str, item: Count = 0) -> list[Attempt]:
         """Return every claim of one node run in order, with its worker, times, end and error; [] if unknown.
 
         Derived from the events. Claims before a retry of the execution, or before a reset, are included.
         """
 
     @abstractmethod
-    def get_events(self, execution_id: str, *, after: str | None = None, limit: int = 1000) -> list[Event]:
+    def get_events(self, execution_id: str, *, after: str | None = None, limit: Limit = 1000) -> list[Event]:
         """Return events in commit order, from the start or after a cursor. None that commits late is skipped."""
 
     @abstractmethod
@@ -286,8 +292,8 @@ class Retention(ABC):
         self,
         *,
         ended_before: datetime,
-        statuses: Sequence[ExecutionStatus],
-        limit: int = 500,
+        statuses: Sequence[EndedStatus],
+        limit: Bound = 500,
         now: datetime | None = None,
     ) -> PurgeResult:
         """Delete families of executions whose root has one of `statuses`.
@@ -297,8 +303,6 @@ class Retention(ABC):
         - Its node runs, results, items, logs, spans, events, metadata and idempotency keys are deleted with it.
         - Families are taken, the oldest end first, until `limit` executions are reached, and at least one family.
         - At most `limit` idempotency keys that have expired are deleted as well.
-
-        Raises ValueError if one of `statuses` is not of an ended execution.
         """
 
 
@@ -365,11 +369,26 @@ class ExecutionStore(
     Entry points `spanloom.stores` map URL schemes to store classes; `open_store` opens one by its URL.
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put the check of arguments in front of the methods that a store implements."""
+        super().__init_subclass__(**options)
+        check_methods(cls, _CHECKED)
+
+    @checked
     def create_execution(
         self, request: StartRequest, *, epoch: int = 0, connection: Any = None, now: datetime | None = None
     ) -> StartAnswer:
         """Create one execution, as create_executions does."""
         return self.create_executions([request], epoch=epoch, connection=connection, now=now)[0]
+
+
+#: The methods whose arguments are checked, by the annotations that stand here.
+_CHECKED: Mapping[str, Callable[..., Any]] = {
+    name: function
+    for part in (WorkflowVersions, ExecutionReads, Control, Telemetry, Retention)
+    for name, function in vars(part).items()
+    if not name.startswith("_") and name != "add_logs"
+}
 
 
 def queue_key(queue: str, priority: str) -> str:

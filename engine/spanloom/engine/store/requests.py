@@ -13,6 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+from spanloom.engine.arguments import Count, Json, JsonList, JsonObject, Seconds, Uuid, Version
 from spanloom.engine.errors import SpanloomError, UnknownWorkflow
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
 
@@ -82,23 +83,23 @@ class Replay:
 class StartRequest:
     """An execution to create. `execution_id` is proposed by the caller (UUIDv7)."""
 
-    execution_id: str
+    execution_id: Uuid
     workflow_id: str
-    input: str  # JSON text
-    version: int | None = None  # None: the latest, resolved inside the statement
+    input: Json
+    version: Version | None = None  # None: the latest, resolved inside the statement
     priority: Priority = Priority.NORMAL
-    delay_seconds: float = 0.0
-    deadline_seconds: float | None = None
+    delay_seconds: Seconds = 0.0
+    deadline_seconds: Seconds | None = None
     idempotency_key: str | None = None
     input_hash: str = ""
-    key_ttl_seconds: float | None = None  # None: the key never expires
+    key_ttl_seconds: Seconds | None = None  # None: the key never expires
     metadata: Mapping[str, str] = field(default_factory=dict)
     trace_parent: str | None = None  # W3C; its span id is the execution's own, pre-allocated span
     trace_state: str | None = None
     caller_span_id: str | None = None  # the parent of the execution's own span, 16 hex digits
     parent: NodeKey | None = None  # the node run that this execution is a child of
     parent_fence: int | None = None
-    depth: int = 0
+    depth: Count = 0
     replay: Replay | None = None
 
 
@@ -179,8 +180,8 @@ class LogLine(NamedTuple):
     level: str
     message: str
     at: datetime
-    fields: str = "{}"  # JSON text
-    attempt: int = 1
+    fields: JsonObject = "{}"
+    attempt: Count = 1
     trace_id: str | None = None
     span_id: str | None = None
 
@@ -210,10 +211,10 @@ class SpanLine(NamedTuple):
     start_ns: int
     end_ns: int | None
     node_id: str | None = None
-    item: int = 0
-    attempt: int = 1
-    attributes: str = "{}"  # JSON text
-    links: str = "[]"  # JSON text: [{trace_id, span_id}]
+    item: Count = 0
+    attempt: Count = 1
+    attributes: JsonObject = "{}"
+    links: JsonList = "[]"  # [{trace_id, span_id}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,15 +231,15 @@ class RecordRequest(NamedTuple):
 
     execution_id: str
     node_id: str
-    item: int
+    item: Count
     fence: int
     worker_id: str
     outcome: Outcome
-    data: str | None = None  # JSON text
-    error: str | None = None  # JSON text: {type, message, traceback, permanent}
+    data: Json | None = None
+    error: JsonObject | None = None  # {type, message, traceback, permanent}
     taken: tuple[str, ...] | None = None  # successors whose edge is taken; None: by each edge's `on`
     handled: bool = False  # of FAILED: the execution goes on even if no edge is taken
-    delay_seconds: float = 0.0  # of RETRY, and of WAITING for a timer
+    delay_seconds: Seconds = 0.0  # of RETRY, and of WAITING for a timer
     due_at: datetime | None = None  # of WAITING for a timer: until then, in place of delay_seconds
     wait_kind: WaitKind | None = None  # of WAITING: any but a retry, which is an outcome of its own
     wait_key: str | None = None  # which one of that kind: of a child its execution id

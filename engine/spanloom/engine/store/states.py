@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
+from spanloom.engine.argument_checks import Rule
 from spanloom.engine.errors import InvalidTransition
 
 __all__ = [
     "EXECUTION_TRANSITIONS",
     "NODE_TRANSITIONS",
+    "EndedStatus",
     "ExecutionStatus",
     "NodeStatus",
     "WaitKind",
@@ -31,6 +34,16 @@ class ExecutionStatus(StrEnum):
     def ended(self) -> bool:
         """Whether this status is terminal (a failed execution may still be retried)."""
         return self in _EXECUTION_ENDED
+
+
+#: The status of an execution that has ended.
+EndedStatus = Annotated[
+    ExecutionStatus,
+    Rule(
+        lambda value: isinstance(value, ExecutionStatus) and value.ended,
+        "an ExecutionStatus that executions end with (completed, failed, cancelled)",
+    ),
+]
 
 
 class NodeStatus(StrEnum):

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from spanloom.engine.arguments import Count, Limit
 from spanloom.engine.store.models import LogRecord, SpanRecord
 from spanloom.engine.store.requests import LogLine, NodeLines, PendingExports, SpanLine
 
@@ -19,7 +20,7 @@ class Telemetry(ABC):
     """Logs and spans of an execution, but for those that a record brings with a node run's outcome."""
 
     @abstractmethod
-    def add_log(self, execution_id: str, line: LogLine, *, node_id: str | None = None, item: int = 0) -> int:
+    def add_log(self, execution_id: str, line: LogLine, *, node_id: str | None = None, item: Count = 0) -> int:
         """Append one line and return its id. Raises UnknownExecution."""
 
     @abstractmethod
@@ -32,7 +33,7 @@ class Telemetry(ABC):
 
     @abstractmethod
     def get_logs(
-        self, execution_id: str, *, node_id: str | None = None, after: int = 0, limit: int = 1000
+        self, execution_id: str, *, node_id: str | None = None, after: int = 0, limit: Limit = 1000
     ) -> list[LogRecord]:
         """Return lines with id > `after`, ascending by id."""
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from spanloom.engine.arguments import Count, JsonObject
 from spanloom.engine.errors import UserError
 from spanloom.engine.store.requests import (
     ClaimAnswer,
@@ -191,7 +192,7 @@ class Control(ABC):
 
     @abstractmethod
     def cancel_execution(
-        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+        self, execution_id: str, *, expected_revision: Count | None = None, now: datetime | None = None
     ) -> ControlResult:
         """Cancel an execution: its open runs end as cancelled, also running ones, whose records will find that.
 
@@ -201,7 +202,7 @@ class Control(ABC):
 
     @abstractmethod
     def pause_execution(
-        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+        self, execution_id: str, *, expected_revision: Count | None = None, now: datetime | None = None
     ) -> ControlResult:
         """Pause a running execution and its running descendants: queued runs become held, running ones may end.
 
@@ -215,7 +216,12 @@ class Control(ABC):
 
     @abstractmethod
     def resume_execution(
-        self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
+        self,
+        execution_id: str,
+        *,
+        expected_revision: Count | None = None,
+        epoch: Count = 0,
+        now: datetime | None = None,
     ) -> ControlResult:
         """Set a paused execution and its paused descendants running: held runs become queued, with jobs to push.
 
@@ -225,7 +231,12 @@ class Control(ABC):
 
     @abstractmethod
     def retry_execution(
-        self, execution_id: str, *, expected_revision: int | None = None, epoch: int = 0, now: datetime | None = None
+        self,
+        execution_id: str,
+        *,
+        expected_revision: Count | None = None,
+        epoch: Count = 0,
+        now: datetime | None = None,
     ) -> ControlResult:
         """Set a failed execution running again from where it failed. Completed runs are kept; its error is cleared.
 
@@ -249,7 +260,7 @@ class Control(ABC):
         """
 
     def control_executions(
-        self, action: ControlAction, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
+        self, action: ControlAction, execution_ids: Sequence[str], *, epoch: Count = 0, now: datetime | None = None
     ) -> list[ControlResult | UserError]:
         """Apply one control transition to many executions, and return the result or the error of each, in order.
 
@@ -276,7 +287,12 @@ class Control(ABC):
 
     @abstractmethod
     def fail_execution(
-        self, execution_id: str, error: str, *, expected_revision: int | None = None, now: datetime | None = None
+        self,
+        execution_id: str,
+        error: JsonObject,
+        *,
+        expected_revision: Count | None = None,
+        now: datetime | None = None,
     ) -> ControlResult:
         """Fail a running or paused execution by hand, with `error` (JSON text: {type, message}), as a deadline would.
 
@@ -290,7 +306,7 @@ class Control(ABC):
 
     @abstractmethod
     def acknowledge_execution(
-        self, execution_id: str, *, expected_revision: int | None = None, now: datetime | None = None
+        self, execution_id: str, *, expected_revision: Count | None = None, now: datetime | None = None
     ) -> ControlResult:
         """Mark a failed execution as dealt with (`acknowledged_at`): it is no dead letter unless it is retried.
 
@@ -299,7 +315,9 @@ class Control(ABC):
         """
 
     @abstractmethod
-    def update_node_result(self, record: RecordRequest, *, epoch: int = 0, now: datetime | None = None) -> RecordResult:
+    def update_node_result(
+        self, record: RecordRequest, *, epoch: Count = 0, now: datetime | None = None
+    ) -> RecordResult:
         """End an open node run by hand, with the outcome of `record` and all that follows from it.
 
         - The outcome is COMPLETED, FAILED or SKIPPED.

@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from spanloom.engine.errors import UnknownExecution
+from spanloom.engine.errors import InvalidArgument, UnknownExecution
 from spanloom.engine.store.requests import Outcome, RecordRequest
-from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores.schema import executions
 
-__all__ = ["SqlStoreBase", "Upsert", "canonical_id", "check_ended", "check_manual", "known_id"]
+__all__ = ["SqlStoreBase", "Upsert", "canonical_id", "check_manual", "known_id"]
 
 _USUAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -71,14 +69,7 @@ def canonical_id(execution_id: str) -> str | None:
         return None
 
 
-def check_ended(statuses: Sequence[ExecutionStatus]) -> list[str]:
-    """Return the values of statuses for a query. Raises ValueError for a status of an open execution."""
-    if not all(status.ended for status in statuses):
-        raise ValueError(f"only executions that have ended are purged, not those that are {', '.join(statuses)}")
-    return [status.value for status in statuses]
-
-
 def check_manual(record: RecordRequest) -> None:
-    """Raise ValueError for an outcome that does not end a run."""
+    """Raise InvalidArgument for an outcome that does not end a run."""
     if record.outcome not in (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED):
-        raise ValueError(f"a node run is ended by hand as completed, failed or skipped, not as {record.outcome}")
+        raise InvalidArgument("record.outcome", record.outcome, "completed, failed or skipped")

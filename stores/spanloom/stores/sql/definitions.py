@@ -16,7 +16,7 @@ from spanloom.engine.workflow.definitions import Workflow
 from spanloom.engine.workflow.validation import edges
 from spanloom.stores.schema import workflow_edges, workflow_versions, workflows
 from spanloom.stores.sql.base import SqlStoreBase
-from spanloom.stores.sql.paging import check_limit, page, sort_key
+from spanloom.stores.sql.paging import page, sort_key
 
 __all__ = ["SqlVersions"]
 
@@ -80,7 +80,7 @@ class SqlVersions(SqlStoreBase, WorkflowVersions):
         if cursor is not None:
             query = query.where(columns.version < sort_key(cursor, int)[0])
         with self._reading() as connection:
-            rows = connection.execute(query.order_by(columns.version.desc()).limit(check_limit(limit) + 1)).all()
+            rows = connection.execute(query.order_by(columns.version.desc()).limit(limit + 1)).all()
         return page(rows, limit, _version, lambda row: [row.version])
 
     def list_workflows(
@@ -95,7 +95,7 @@ class SqlVersions(SqlStoreBase, WorkflowVersions):
         if cursor is not None:
             query = query.where(columns.id > sort_key(cursor, str)[0])
         with self._reading() as connection:
-            rows = connection.execute(query.order_by(columns.id).limit(check_limit(limit) + 1)).all()
+            rows = connection.execute(query.order_by(columns.id).limit(limit + 1)).all()
         return page(rows, limit, _summary, lambda row: [row.id])
 
     def deactivate_workflow(self, workflow_id: str) -> None:

@@ -7,7 +7,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from spanloom.engine.errors import ConfigurationError
+from spanloom.engine.arguments import is_text
+from spanloom.engine.errors import InvalidArgument
 from spanloom.engine.store.models import Page
 
 __all__ = ["bad_cursor", "check_limit", "page", "sort_key"]
@@ -19,28 +20,26 @@ T = TypeVar("T")
 
 
 def check_limit(limit: int) -> int:
-    """Return `limit`, or raise ConfigurationError unless it is from 1 to 1000."""
+    """Return `limit`, or raise InvalidArgument unless it is from 1 to 1000."""
     if not 1 <= limit <= MAX_LIMIT:
-        raise ConfigurationError(f"limit is {limit}; a page holds 1 to {MAX_LIMIT} rows, the cursor leads to the next")
+        raise InvalidArgument("limit", limit, f"from 1 to {MAX_LIMIT}")
     return limit
 
 
-def bad_cursor(cursor: str) -> ConfigurationError:
+def bad_cursor(cursor: str) -> InvalidArgument:
     """Return the error for a cursor that no list of this kind has returned."""
-    return ConfigurationError(
-        f"cursor {cursor!r} was not given out by this list; pass what the page before it returned, or none to begin"
-    )
+    return InvalidArgument("cursor", cursor, "the one that the page before it returned, or None to begin")
 
 
 def sort_key(cursor: str, *kinds: type[int] | type[str]) -> list[Any]:
-    """Return the sort key inside `cursor`, whose parts must be of `kinds`; raise ConfigurationError otherwise."""
+    """Return the sort key inside `cursor`, whose parts must be of `kinds`; raise InvalidArgument otherwise."""
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise bad_cursor(cursor) from None
     if not isinstance(key, list) or [type(part) for part in key] != list(kinds):
         raise bad_cursor(cursor)
-    if any(isinstance(part, int) and abs(part) > LARGEST for part in key):
+    if not all(abs(part) <= LARGEST if isinstance(part, int) else is_text(part) for part in key):
         raise bad_cursor(cursor)
     return key
 

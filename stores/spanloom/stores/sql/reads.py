@@ -33,7 +33,7 @@ from spanloom.stores.sql.attempts import SqlAttempts
 from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.sql.definitions import SqlVersions
 from spanloom.stores.sql.leases import SqlLeases
-from spanloom.stores.sql.paging import check_limit, page, sort_key
+from spanloom.stores.sql.paging import bad_cursor, page, sort_key
 from spanloom.stores.sql.payloads import SqlPayloads, fitting, octet_length, read_data, read_inputs, size_of
 from spanloom.stores.sql.span_exports import SqlExports
 from spanloom.stores.sql.telemetry import SqlTelemetry
@@ -92,6 +92,8 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Sq
         conditions = _conditions(filter)
         if cursor is not None:
             created_at, last_id = sort_key(cursor, int, str)
+            if canonical_id(last_id) != last_id:
+                raise bad_cursor(cursor)
             # A single row comparison, so that an index on (created_at, id) can seek.
             last = sa.tuple_(sa.literal(from_micros(created_at), Instant), sa.literal(last_id, Id))
             conditions.append(sa.tuple_(executions.c.created_at, executions.c.id) < last)
@@ -99,7 +101,7 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Sq
             _listed(data=data_limit is None)
             .where(*conditions)
             .order_by(executions.c.created_at.desc(), executions.c.id.desc())
-            .limit(check_limit(limit) + 1)
+            .limit(limit + 1)
         )
         with self._reading() as connection:
             rows = connection.execute(query).all()
@@ -137,7 +139,6 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Sq
 
     def get_events(self, execution_id: str, *, after: str | None = None, limit: int = 1000) -> list[Event]:
         """See ExecutionReads.get_events."""
-        check_limit(limit)
         spelled = canonical_id(execution_id)
         if spelled is None:
             return []

@@ -16,7 +16,6 @@ from spanloom.engine.store.states import NodeStatus
 from spanloom.engine.store.texts import check_exact, storable
 from spanloom.stores.schema import logs, node_runs, spans
 from spanloom.stores.sql.base import SqlStoreBase, canonical_id, known_id
-from spanloom.stores.sql.paging import check_limit
 
 __all__ = ["SqlTelemetry"]
 
@@ -88,7 +87,6 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
     ) -> list[LogRecord]:
         """See Telemetry.get_logs."""
         check_exact("node id", node_id)
-        check_limit(limit)
         spelled = canonical_id(execution_id)
         if spelled is None:
             return []

@@ -32,7 +32,7 @@ from spanloom.engine.store.requests import (
 )
 from spanloom.engine.store.states import ExecutionStatus
 from spanloom.engine.store.texts import check_exact, check_start
-from spanloom.stores.sql.base import canonical_id, check_ended
+from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.transitions.claim import claim
 from spanloom.stores.transitions.control import (
     ControlTarget,
@@ -197,7 +197,7 @@ class Transitions(ExecutionStore):
         now: datetime | None = None,
     ) -> PurgeResult:
         """See Retention.purge_executions."""
-        wanted = check_ended(statuses)
+        wanted = [status.value for status in statuses]
         return self._transact(lambda tx: purge(tx, ended_before, wanted, limit), now=now)
 
     def unregister_worker(self, worker_id: str, *, epoch: int = 0, now: datetime | None = None) -> list[NodeJob]:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from spanloom.engine.errors import UnknownExecution
+from spanloom.engine.errors import InvalidArgument, UnknownExecution
 from spanloom.engine.store.models import ExecutionFilter
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import LogLine, Outcome, PurgeResult, StartResult
@@ -155,7 +155,7 @@ class Purges:
         assert store.get_execution_count() == 3
 
     def test_only_what_has_ended_can_be_asked_for(self, store: ExecutionStore, clock: ManualClock) -> None:
-        with pytest.raises(ValueError, match="running"):
+        with pytest.raises(InvalidArgument, match="running"):
             self.purge(store, clock(), (ExecutionStatus.RUNNING,))
 
     def test_many_purges_at_once_delete_each_family_once(
