@@ -17,15 +17,10 @@ from spanloom.engine.store.states import ExecutionStatus
 from spanloom.stores import InMemoryExecutionStore, PostgresExecutionStore, SqliteExecutionStore
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import chain, single
-from stores.odd_calls import UNKNOWN, draw, outcome
+from support.odd_calls import UNKNOWN, draw, of_ids, outcome
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 METHODS = dict(port._CHECKED) | {"create_execution": ExecutionStore.create_execution}
-
-
-def of_ids(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[str]], Any]:
-    function.of_ids = True  # type: ignore[attr-defined]
-    return function
 
 
 EXECUTION = of_ids(lambda ids: ids[0])

@@ -117,7 +117,7 @@ def _union(kinds: tuple[Any, ...]) -> Check | None:
                 yield from check.inner(name, value)
 
     *others, last = dict.fromkeys(check.expected for check in known)
-    expected = f"{', '.join(others)} or {last}" if others else last
+    expected = f"{', '.join(others)}{',' * (',' in ''.join(others))} or {last}" if others else last
     if len(known) == 2 and known[1].expected == "None":
         accept = known[0].accepts
         return Check(lambda value: value is None or accept(value), expected, faults)
@@ -134,7 +134,7 @@ def _literal(values: tuple[Any, ...]) -> Check:
 
 def _generic(origin: Any, arguments: tuple[Any, ...]) -> Check | None:
     if origin is type:
-        return Check(lambda value: isinstance(value, type), "a class")
+        return _subclass(arguments[0])
     if origin is abc.Callable:
         return Check(callable, "a function")
     if origin in (abc.Mapping, dict):
@@ -147,6 +147,12 @@ def _generic(origin: Any, arguments: tuple[Any, ...]) -> Check | None:
             check_of(arguments[0]),
         )
     return _class(origin)
+
+
+def _subclass(of: Any) -> Check:
+    if not isinstance(of, type):
+        return Check(lambda value: isinstance(value, type), "a class")
+    return Check(lambda value: isinstance(value, type) and issubclass(value, of), f"a subclass of {of.__name__}")
 
 
 def _is_iterable(value: Any) -> bool:

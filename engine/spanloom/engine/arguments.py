@@ -141,9 +141,11 @@ def seconds_of(duration: float | timedelta | None) -> float | None:
     return float(seconds) if seconds <= _LONGEST_SECONDS else None
 
 
-def checked(function: Callable[P, R], declared: Callable[..., Any] | None = None) -> Callable[P, R]:
+def checked(
+    function: Callable[P, R], declared: Callable[..., Any] | None = None, *, options: bool = True
+) -> Callable[P, R]:
     """Return a function that first checks its arguments, by its own annotations or those of `declared`."""
-    arguments = _Arguments(declared or function)
+    arguments = _Arguments(declared or function, options=options)
 
     if inspect.iscoroutinefunction(function):
 
@@ -164,13 +166,16 @@ def checked(function: Callable[P, R], declared: Callable[..., Any] | None = None
     return call  # type: ignore[no-any-return]  # one of the two
 
 
-def checked_calls(*, but: Collection[str] = ()) -> Callable[[C], C]:
-    """Check the arguments of the constructor and of every public method that a class defines, except those in `but`."""
+def checked_calls(*, but: Collection[str] = (), options: bool = True) -> Callable[[C], C]:
+    """Check the arguments of the constructor and of every public method that a class defines, except those in `but`.
+
+    Without `options`, keyword arguments that go by `**` are left to the class.
+    """
 
     def decorate(cls: C) -> C:
         for name, function in list(_public(cls)):
             if name not in but:
-                setattr(cls, name, checked(function))
+                setattr(cls, name, checked(function, options=options))
         return cls
 
     return decorate
@@ -201,10 +206,11 @@ def _public(cls: type) -> Iterator[tuple[str, Callable[..., Any]]]:
 class _Arguments:
     """The checks of one function's arguments, made at its first call: annotations may name later definitions."""
 
-    __slots__ = ("_by_name", "_declared", "_names", "_options", "_positional")
+    __slots__ = ("_by_name", "_checks_options", "_declared", "_names", "_options", "_positional")
 
-    def __init__(self, declared: Callable[..., Any]) -> None:
+    def __init__(self, declared: Callable[..., Any], *, options: bool) -> None:
         self._declared = declared
+        self._checks_options = options
         self._positional: tuple[Callable[[Any], bool] | None, ...] | None = None
         self._by_name: dict[str, Check] = {}
         self._names: tuple[str, ...] = ()
@@ -237,7 +243,7 @@ class _Arguments:
         for name, parameter in inspect.signature(self._declared).parameters.items():
             check = check_of(hints.get(name, Any))
             if parameter.kind is parameter.VAR_KEYWORD:
-                options = options_of(hints.get(name, Any))
+                options = options_of(hints.get(name, Any)) if self._checks_options else None
                 by_name |= {option: check for option, check in (options or {}).items() if check is not None}
                 continue
             if parameter.kind is parameter.VAR_POSITIONAL:

@@ -11,7 +11,9 @@ from typing import Any, Generic, NamedTuple, NoReturn, ParamSpec, TypedDict, Typ
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from spanloom.engine.arguments import Version, checked_calls
 from spanloom.engine.errors import ConfigurationError, PayloadRejected, WorkflowInvalid
+from spanloom.engine.escaping import shown
 from spanloom.engine.handlers.builtin import DELAY, WORKFLOW
 from spanloom.engine.handlers.handler import Executor
 from spanloom.engine.handlers.json_type import JsonType
@@ -28,6 +30,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@checked_calls(but=("__init__",))
 class Source:
     """A source of a node's inputs: another node, or the execution's initial data."""
 
@@ -91,6 +94,7 @@ class NodeOptions(TypedDict, total=False):
     queue: str
 
 
+@checked_calls(options=False)
 class WorkflowBuilder(Generic[InputT]):
     """A workflow under construction: its nodes, in the order they are written, with their functions as handlers.
 
@@ -139,7 +143,7 @@ class WorkflowBuilder(Generic[InputT]):
         /,
         *,
         id: str | None = None,
-        config: Mapping[str, Any] | BaseModel | None = None,
+        config: Any = None,
         executor: Executor | None = None,
         **options: Unpack[NodeOptions],
     ) -> Any:
@@ -203,7 +207,7 @@ class WorkflowBuilder(Generic[InputT]):
         id: str,
         workflow: str | WorkflowBuilder[Any] | Workflow,
         *,
-        version: int | None = None,
+        version: Version | None = None,
         output: str | None = None,
         **options: Unpack[NodeOptions],
     ) -> Source:
@@ -335,7 +339,8 @@ class WorkflowBuilder(Generic[InputT]):
 
     def _source_id(self, id: str, source: object) -> str:
         if not isinstance(source, Source):
-            self._refuse(id, f"its input {source!r} is no node of this builder; name the decorated function itself")
+            odd = shown(source)
+            self._refuse(id, f"its input {odd} is no node of this builder; name the decorated function itself")
         if source.builder is not self:
             self._refuse(id, f"its input {source.id!r} belongs to another builder, of workflow {source.builder.id!r}")
         return source.id
@@ -347,8 +352,8 @@ class WorkflowBuilder(Generic[InputT]):
 def _input_type(workflow_id: str, type: Any) -> JsonType:
     try:
         return JsonType(TypeAdapter(type))
-    except PydanticUserError as error:
-        why = str(error).partition("\n")[0]
+    except Exception as error:  # a wrong value's own methods may fail
+        why = str(error).partition("\n")[0] if isinstance(error, PydanticUserError) else shown(type)
         raise ConfigurationError(
             f"the input type of workflow {workflow_id!r} can't be used ({why}); name a type that pydantic knows"
         ) from error

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from spanloom.engine.arguments import Text, checked_calls
 from spanloom.engine.errors import ConfigurationError, UnknownNodeType
 from spanloom.engine.handlers.builtin import BUILT_IN
 from spanloom.engine.handlers.handler import Executor, Handler
@@ -21,6 +22,7 @@ _log = Logger("spanloom.engine")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+@checked_calls()
 class NodeRegistry:
     """Handlers by node type, always with the built-in ones.
 
@@ -39,7 +41,7 @@ class NodeRegistry:
         self._included_in: weakref.WeakSet[NodeRegistry] = weakref.WeakSet()
 
     def node(
-        self, type: str, *, config: type[BaseModel] | None = None, executor: Executor | None = None
+        self, type: Text, *, config: type[BaseModel] | None = None, executor: Executor | None = None
     ) -> Callable[[F], F]:
         """Register the decorated function under a node type and return it unchanged; see `register`."""
 
@@ -51,7 +53,7 @@ class NodeRegistry:
 
     def register(
         self,
-        type: str,
+        type: Text,
         function: Callable[..., Any],
         config: type[BaseModel] | None = None,
         executor: Executor | None = None,

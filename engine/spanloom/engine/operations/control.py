@@ -212,7 +212,7 @@ class Operations:
         self._engine.open()
         wanted = list(statuses)
         for index, status in enumerate(wanted):
-            if status not in ENDED:
+            if not isinstance(status, str) or status not in ENDED:
                 raise InvalidArgument(f"statuses[{index}]", status, f"one of {', '.join(ENDED)}")
         chosen = list(map(ExecutionStatus, wanted))
         ended_before = datetime.now(UTC) - timedelta(seconds=seconds_of(older_than) or 0.0)

@@ -210,7 +210,8 @@ class ExecutionFilter(_Read):
     def _check(cls, given: Any, validate: ModelWrapValidatorHandler[ExecutionFilter]) -> ExecutionFilter:
         try:
             made = validate(given)
-        except ValidationError as error:
-            raise ConfigurationError(f"ExecutionFilter: {'; '.join(problem_sentences(error))}") from None
+        except Exception as error:  # pydantic compares and shows values, whose own methods may fail
+            why = "; ".join(problem_sentences(error)) if isinstance(error, ValidationError) else "a value can't be read"
+            raise ConfigurationError(f"ExecutionFilter: {why}") from None
         check_value("ExecutionFilter", made, ExecutionFilter)
         return made

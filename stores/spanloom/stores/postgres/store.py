@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from spanloom.engine.arguments import Bound, Text, Url, checked
 from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable, Unavailability
 from spanloom.engine.store.models import Event
 from spanloom.stores.postgres.accelerated import AcceleratedTransitions
@@ -46,17 +47,16 @@ class PostgresExecutionStore(AcceleratedTransitions):
     'postgresql://me@db.internal/app?namespace=orders'
     """
 
+    @checked
     def __init__(
         self,
-        url: str,
+        url: Url,
         *,
-        namespace: str = DEFAULT_NAMESPACE,
-        pool_size: int = 10,
+        namespace: Text = DEFAULT_NAMESPACE,
+        pool_size: Bound = 10,
         prepare: bool = True,
         accelerated: bool = True,
     ) -> None:
-        if pool_size < 1:
-            raise ConfigurationError(f"pool_size is {pool_size}; a store needs at least one connection")
         self._location = location = Location.parse(url, namespace)
         connections = PostgresConnections(
             location,

@@ -14,6 +14,7 @@ from spanloom.cli.options.target import Target, target_options
 from spanloom.cli.output import print_json, print_line
 from spanloom.engine import WorkflowEngine
 from spanloom.engine.errors import UserError
+from spanloom.engine.escaping import shown
 from spanloom.engine.operations.bulk import ENDED, find
 from spanloom.engine.store.models import ExecutionFilter
 
@@ -128,6 +129,6 @@ def _replay_found(
 def _version(text: str) -> int | Literal["latest"]:
     if text == "latest":
         return "latest"
-    if not text.isdecimal() or int(text) < 1:
-        raise click.BadParameter(f"{text!r} is no version; write its number, or latest")
+    if not text.isdecimal() or len(text) > 10 or int(text) < 1:
+        raise click.BadParameter(f"{shown(text)} is no version; write its number, or latest")
     return int(text)

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from spanloom.engine.errors import UnknownExecution, UserError
+from spanloom.engine.escaping import shown
 from spanloom.engine.limits import MAX_GIVEN_CHARACTERS
 from spanloom.engine.store.models import Execution
 from spanloom.engine.store.port import ExecutionStore
@@ -30,19 +31,23 @@ __all__ = [
 ]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST_SECONDS = 9e9
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _WHOLE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SHORTEST_PART = 6
 _RECENT, _PAGE = 1000, 200  # how many executions a part of an id is searched in, and the size of a page
-_NODE_RUN = re.compile(r"([^:\[\]]+)(?::([1-9][0-9]*)|\[([1-9][0-9]*)\])?")
+_NODE_RUN = re.compile(r"([^:\[\]]+)(?::([1-9][0-9]{0,8})|\[([1-9][0-9]{0,8})\])?")
 
 
 def duration(text: str) -> float:
     """Read seconds, or a number with a unit (500ms, 30s, 5m, 2h, 1d), as seconds."""
     found = _DURATION.fullmatch(text.strip())
     if found is None:
-        raise click.BadParameter(f"{text!r} is no duration; write seconds, or 500ms, 30s, 5m, 2h, 1d")
-    return float(found[1]) * _UNITS[found[2] or "s"]
+        raise click.BadParameter(f"{shown(text)} is no duration; write seconds, or 500ms, 30s, 5m, 2h, 1d")
+    seconds = float(found[1]) * _UNITS[found[2] or "s"]
+    if seconds > _LONGEST_SECONDS:
+        raise click.BadParameter(f"{shown(text)} is more than three centuries")
+    return seconds
 
 
 def moment(text: str) -> datetime:
@@ -51,8 +56,8 @@ def moment(text: str) -> datetime:
         if _DURATION.fullmatch(text.strip()):
             return datetime.now(UTC) - timedelta(seconds=duration(text))
         return datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError):  # the latter before the year 1, or after 9999
-        raise click.BadParameter(f"{text!r} is no time; write how long ago (30m, 2h, 1d) or an ISO time") from None
+    except (ValueError, OverflowError, click.BadParameter):  # OverflowError before the year 1, or after 9999
+        raise click.BadParameter(f"{shown(text)} is no time; write how long ago (30m, 2h, 1d) or an ISO time") from None
 
 
 def json_value(text: str) -> Any:
@@ -69,7 +74,7 @@ def json_value(text: str) -> Any:
         return json.loads(content, parse_constant=_refuse)
     except OSError as error:
         raise click.BadParameter(f"can't read {text[1:]}: {error.strerror}") from error
-    except ValueError as error:  # also of text that is not UTF-8
+    except (ValueError, RecursionError) as error:  # also of text that is not UTF-8, or that is nested too deep
         hint = "" if source else "; quote it for the shell, such as '{\"id\": 7}', or use @FILE or -"
         raise click.BadParameter(f"the JSON{source} is not valid: {error}{hint}") from error
 
@@ -78,7 +83,7 @@ def pair(text: str) -> tuple[str, str]:
     """Read `key=value`."""
     key, equals, content = text.partition("=")
     if not (key and equals):
-        raise click.BadParameter(f"{text!r} is not KEY=VALUE")
+        raise click.BadParameter(f"{shown(text)} is not KEY=VALUE")
     return key, content
 
 
@@ -86,7 +91,7 @@ def node_and_item(text: str) -> tuple[str, int]:
     """Read `NODE`, or `NODE:ITEM` for an item of a mapped node, counted from 1; or `NODE[ITEM]`, as it is shown."""
     read = _NODE_RUN.fullmatch(text)
     if read is None:
-        raise click.BadParameter(f"{text!r} is no node run; write NODE, or NODE:ITEM with an item from 1")
+        raise click.BadParameter(f"{shown(text)} is no node run; write NODE, or NODE:ITEM with an item from 1")
     return read[1], int(read[2] or read[3] or 0)
 
 

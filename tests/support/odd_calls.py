@@ -25,7 +25,7 @@ from spanloom.engine.store.requests import (
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.testing.workflows import chain, single
 
-__all__ = ["Call", "Odd", "draw", "outcome"]
+__all__ = ["UNKNOWN", "Call", "draw", "of_ids", "outcome"]
 
 UNKNOWN = "019cb2f4-0000-7abc-8def-000000000000"
 AWARE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -198,8 +198,23 @@ def _shown(make: Callable[[Sequence[str]], Any]) -> str:
     return "?"
 
 
-def draw(methods: Mapping[str, Callable[..., Any]], fitting: Mapping[str, Sequence[Any]], seed: int) -> Iterator[Call]:
-    """Draw calls of methods without end. `fitting` are values by the names of parameters; a function gets the ids."""
+def of_ids(function: Callable[[Sequence[str]], Any]) -> Callable[[Sequence[str]], Any]:
+    """Return a function of a target's ids as one that makes a fitting value."""
+    function.of_ids = True  # type: ignore[attr-defined]
+    return function
+
+
+def draw(
+    methods: Mapping[str, Callable[..., Any]],
+    fitting: Mapping[str, Sequence[Any]],
+    seed: int,
+    *,
+    options: Sequence[str] = (),
+) -> Iterator[Call]:
+    """Draw calls of methods without end. `fitting` are values by the names of parameters, or what `of_ids` returns.
+
+    `options` are the names that go by `**`.
+    """
     choose = random.Random(seed)
 
     def value(name: str) -> Callable[[Sequence[str]], Any]:
@@ -213,6 +228,9 @@ def draw(methods: Mapping[str, Callable[..., Any]], fitting: Mapping[str, Sequen
         kwargs: dict[str, Callable[[Sequence[str]], Any]] = {}
         for parameter in inspect.signature(methods[name]).parameters.values():
             required = parameter.default is parameter.empty
+            if parameter.kind is parameter.VAR_KEYWORD and options and choose.random() < 0.5:
+                option = choose.choice(options)
+                kwargs.setdefault(option, value(option))
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL) or parameter.name == "self":
                 continue
             if not required and choose.random() < 0.4:
@@ -224,7 +242,7 @@ def draw(methods: Mapping[str, Callable[..., Any]], fitting: Mapping[str, Sequen
         yield Call(name, tuple(args), kwargs)
 
 
-def outcome(call: Call, target: object, ids: Sequence[str], finish: Callable[[Any], Any] = lambda made: made) -> str:
+def outcome(call: Call, target: object, ids: Sequence[str], finish: Callable[[Any], object] = id) -> str:
     """Make a call and return the class of its outcome; any error but Spanloom's own is raised, with the call."""
     args = [make(ids) for make in call.args]
     kwargs = {name: make(ids) for name, make in call.kwargs.items()}
