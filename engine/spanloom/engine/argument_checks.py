@@ -129,7 +129,7 @@ def _literal(values: tuple[Any, ...]) -> Check:
     def accepts(value: Any) -> bool:
         return any(type(value) is type(known) and value == known for known in values)
 
-    return Check(accepts, "one of " + ", ".join(map(repr, values)) if len(values) > 1 else repr(values[0]))
+    return Check(accepts, "one of " * (len(values) > 1) + ", ".join(map(repr, values)))
 
 
 def _generic(origin: Any, arguments: tuple[Any, ...]) -> Check | None:
@@ -144,7 +144,7 @@ def _generic(origin: Any, arguments: tuple[Any, ...]) -> Check | None:
     if origin in (abc.Sequence, abc.Collection, list, tuple):
         return _sequence(
             tuple if origin is tuple else abc.Sequence,  # type: ignore[type-abstract]  # for isinstance
-            check_of(arguments[0]),
+            check_of(next(iter(arguments), Any)),
         )
     return _class(origin)
 

@@ -146,24 +146,28 @@ def checked(
 ) -> Callable[P, R]:
     """Return a function that first checks its arguments, by its own annotations or those of `declared`."""
     arguments = _Arguments(declared or function, options=options)
-
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def acall(*args: P.args, **kwargs: P.kwargs) -> Any:
-            arguments.check(args, kwargs)
-            return await function(*args, **kwargs)
-
-        call: Any = acall
-    else:
-
-        @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            arguments.check(args, kwargs)
-            return function(*args, **kwargs)
-
+    call: Any = (_async_call if inspect.iscoroutinefunction(function) else _call)(function, arguments)
+    functools.update_wrapper(call, function)
     call.checks_arguments = True
-    return call  # type: ignore[no-any-return]  # one of the two
+    return call  # type: ignore[no-any-return]  # it takes and returns the same
+
+
+def _call(function: Callable[..., Any], arguments: _Arguments) -> Callable[..., Any]:
+    check = arguments.check
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        check(args, kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def _async_call(function: Callable[..., Any], arguments: _Arguments) -> Callable[..., Any]:
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        arguments.check(args, kwargs)
+        return await function(*args, **kwargs)
+
+    return call
 
 
 def checked_calls(*, but: Collection[str] = (), options: bool = True) -> Callable[[C], C]:
@@ -211,19 +215,20 @@ class _Arguments:
     def __init__(self, declared: Callable[..., Any], *, options: bool) -> None:
         self._declared = declared
         self._checks_options = options
-        self._positional: tuple[Callable[[Any], bool] | None, ...] | None = None
+        self._positional: tuple[tuple[int, Callable[[Any], bool]], ...] | None = None
         self._by_name: dict[str, Check] = {}
         self._names: tuple[str, ...] = ()
         self._options: dict[str, Check | None] | None = None
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise InvalidArgument for the first wrong one, and ConfigurationError for an unknown option."""
-        accepts = self._positional
-        if accepts is None:
-            accepts = self._prepare()
-        for accept, name, value in zip(accepts, self._names, args, strict=False):
-            if accept is not None and not accept(value):
-                self._refuse(name, value)
+        positional = self._positional
+        if positional is None:
+            positional = self._prepare()
+        given = len(args)
+        for position, accepts in positional:
+            if position < given and not accepts(args[position]):
+                self._refuse(self._names[position], args[position])
         for name, value in kwargs.items():
             check = self._by_name.get(name)
             if check is not None:
@@ -233,9 +238,9 @@ class _Arguments:
                 known = did_you_mean(name, self._options)
                 raise ConfigurationError(f"{self._declared.__name__} takes no option {name!r}{known}")
 
-    def _prepare(self) -> tuple[Callable[[Any], bool] | None, ...]:
+    def _prepare(self) -> tuple[tuple[int, Callable[[Any], bool]], ...]:
         hints = get_type_hints(self._declared, include_extras=True)
-        positional: list[Callable[[Any], bool] | None] = []
+        positional: list[tuple[int, Callable[[Any], bool]]] = []
         names: list[str] = []
         options: dict[str, Check | None] | None = None
         by_name: dict[str, Check] = {}
@@ -252,7 +257,8 @@ class _Arguments:
             if check is not None:
                 by_name[name] = check
             if parameter.kind is not parameter.KEYWORD_ONLY:
-                positional.append(None if check is None else check.accepts)
+                if check is not None:
+                    positional.append((len(names), check.accepts))
                 names.append(name)
         self._by_name, self._options = by_name, options
         self._names = (*names, *(name for name in every if name not in names))

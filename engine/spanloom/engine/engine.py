@@ -218,8 +218,9 @@ class WorkflowEngine(BulkControl):
         engine registered. A Workflow is registered first if it is new.
         """
         self.open()
-        workflow_id, version = self._registrations.resolve(workflow)
-        execution_id = self.enqueue_workflow(workflow_id, data, **{**version, **options})
+        workflow_id, pinned = self._registrations.resolve(workflow)
+        chosen: StartOptions = {**pinned, **options}
+        execution_id = self.enqueue_workflow(workflow_id, data, **chosen)
         return ExecutionHandle(execution_id, self._parts, self._waiter, self._watcher)
 
     def run(

@@ -9,6 +9,7 @@ from spanloom.engine.errors import ConfigurationError
 from spanloom.engine.handlers.builder import WorkflowBuilder
 from spanloom.engine.handlers.registry import NodeRegistry
 from spanloom.engine.limits import MAX_NAME, MAX_NOTES
+from spanloom.engine.operations.start_options import StartOptions
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.workflow.definitions import Workflow
 from spanloom.engine.workflow.validation import validate
@@ -58,7 +59,7 @@ class Registrations:
         for builder in tuple(self._builders.values()):
             self._register(builder)
 
-    def resolve(self, workflow: WorkflowRef) -> tuple[str, dict[str, Any]]:
+    def resolve(self, workflow: WorkflowRef) -> tuple[str, StartOptions]:
         """Return a workflow's id, and the option that pins its version unless only its id was given.
 
         A Workflow is registered, and a builder with nodes that were added or replaced since, or that was made again.
