@@ -25,6 +25,7 @@ from spanloom.engine import (
     WaitTimeout,
     WorkflowBuilder,
     WorkflowEngine,
+    load_workflow,
 )
 from spanloom.engine.operations.start_options import StartOptions
 from spanloom.engine.store.states import ExecutionStatus
@@ -205,6 +206,7 @@ BUILDS: dict[str, Callable[..., object]] = {
     "handler": lambda type: NodeRegistry().handler(type),
     "engine": lambda workflows=(), store="memory://", **more: WorkflowEngine(workflows, store, **more),
     "open_store": open_store,
+    "load": lambda path: load_workflow(path),
     "sqlite": lambda path: SqliteExecutionStore(path),
     "postgres": lambda url="postgresql://h/d", **more: PostgresExecutionStore(url, **more),
     "filter": ExecutionFilter,
@@ -232,6 +234,7 @@ PARAMETERS = {
     "handler": ("type",),
     "engine": ("workflows", "store", "redis", "cache", "settings"),
     "open_store": ("url", "namespace"),
+    "load": ("path",),
     "sqlite": ("path",),
     "postgres": ("url", "namespace", "pool_size", "prepare", "accelerated"),
     "filter": tuple(ExecutionFilter.model_fields),

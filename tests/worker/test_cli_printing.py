@@ -198,7 +198,6 @@ _CLI = Path(next(iter(spanloom.cli.__path__)))
 _PRINTS = {"echo", "secho", "print", "write", "writelines", "Console", "print_exception", "print_exc", "pprint"}
 _WIRED = {
     "output.py": {"echo", "print"},  # the output itself
-    "exit_codes.py": {"print_exception"},  # SPANLOOM_DEBUG=1
 }
 
 

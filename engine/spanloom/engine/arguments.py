@@ -25,6 +25,7 @@ __all__ = [
     "Bound",
     "Count",
     "Duration",
+    "FilePath",
     "Json",
     "JsonList",
     "JsonObject",
@@ -111,6 +112,7 @@ _TIMEOUT = "seconds or a timedelta, not negative"
 _DURATION = "seconds or a timedelta, not negative, and of less than three centuries"
 
 Text = Annotated[str, Rule(is_text, _TEXT)]
+FilePath = Annotated[str, Rule(lambda value: isinstance(value, str) and "\x00" not in value, "a path")]
 Url = Annotated[str, Rule(lambda value: isinstance(value, str), "a URL")]
 Key = Annotated[str, Rule(lambda value: _is_label(value, MAX_IDEMPOTENCY_KEY) and value != "", _KEY)]
 Uuid = Annotated[str, Rule(_is_uuid, "a UUID")]

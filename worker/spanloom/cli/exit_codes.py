@@ -48,11 +48,11 @@ def _usage(error: click.ClickException) -> str:
 
 def report(error: Exception, message: str, code: int) -> int:
     """Print an error's message on standard error, in at most three lines, and return the exit code."""
-    from spanloom.cli.output import print_line  # as above
+    from spanloom.cli.output import print_line, print_text  # as above
     from spanloom.engine.escaping import escaped
 
     if os.environ.get("SPANLOOM_DEBUG"):
-        traceback.print_exception(error)
+        print_text("".join(traceback.format_exception(error)).rstrip(), stderr=True)
     lines = [line.strip() for line in f"spanloom: {message}".split("\n") if line.strip()]
     if len(lines) > _LINES:
         first, *rest = lines[_LINES - 1 :]

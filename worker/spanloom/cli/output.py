@@ -48,9 +48,9 @@ def print_line(line: str = "", *, stderr: bool = False, end: str = "\n") -> None
     _write(escaped(line, keep="\t") + end, stderr=stderr)
 
 
-def print_text(text: str) -> None:
-    """Print text of several lines of our own, such as help."""
-    _write(escaped(text, keep="\n\t") + "\n")
+def print_text(text: str, *, stderr: bool = False) -> None:
+    """Print text of several lines, such as help."""
+    _write(escaped(text, keep="\n\t") + "\n", stderr=stderr)
 
 
 def print_note(text: str, *, stderr: bool = False) -> None:
@@ -61,7 +61,13 @@ def print_note(text: str, *, stderr: bool = False) -> None:
 def print_json(document: Any, *, indent: int | None = None) -> None:
     """Print one JSON document on one line, or indented; models by their fields."""
     as_it_is = sys.stdout is not None and _is_unicode(sys.stdout)
-    text = json.dumps(document, ensure_ascii=not as_it_is, indent=indent, default=_content)
+
+    def dumps(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=not as_it_is, indent=indent, default=_content)
+
+    text = dumps(document)
+    if "NaN" in text or "Infinity" in text:  # numbers that JSON lacks, unless they are parts of strings
+        text = dumps(json.loads(text, parse_constant=lambda _: None))
     _write(escaped_json(text) + "\n")
 
 

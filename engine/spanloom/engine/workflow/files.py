@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from spanloom.engine.arguments import FilePath, checked
 from spanloom.engine.errors import ConfigurationError, WorkflowInvalid
 from spanloom.engine.limits import MAX_DEFINITION_BYTES, MAX_NAME, shortened
 from spanloom.engine.workflow.definition_bounds import check_json, check_yaml
@@ -17,7 +18,8 @@ _YAML = frozenset({".yaml", ".yml"})
 _KNOWN = _YAML | {".json"}
 
 
-def load_workflow(path: str | Path) -> Workflow:
+@checked
+def load_workflow(path: FilePath | Path) -> Workflow:
     """Read a workflow from a .json, .yaml or .yml file.
 
     YAML is loaded safely, and by the rules of YAML 1.2: only true and false are booleans, so that `on` and `no` are
@@ -34,7 +36,8 @@ def load_workflow(path: str | Path) -> Workflow:
         raise WorkflowInvalid(error.workflow_id, [f"{file}: {problem}" for problem in error.problems]) from error
 
 
-def dump_workflow(workflow: Workflow, path: str | Path) -> None:
+@checked
+def dump_workflow(workflow: Workflow, path: FilePath | Path) -> None:
     """Write a workflow to a .json, .yaml or .yml file, without defaults, inputs in their short form."""
     file = Path(path)
     _check_suffix(file)

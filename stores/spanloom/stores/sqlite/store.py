@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from spanloom.engine.arguments import Text, checked
+from spanloom.engine.arguments import FilePath, checked
 from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable
 from spanloom.engine.urls import shown_url
 from spanloom.stores.schema import SCHEMA_VERSION
@@ -35,7 +35,7 @@ class SqliteExecutionStore(SqliteTransitions):
     """
 
     @checked
-    def __init__(self, path: Text | os.PathLike[str], *, synchronous: Literal["full", "normal"] = "full") -> None:
+    def __init__(self, path: FilePath | os.PathLike[str], *, synchronous: Literal["full", "normal"] = "full") -> None:
         super().__init__()
         if synchronous not in ("full", "normal"):
             raise ConfigurationError(f"synchronous is {synchronous!r}; SQLite stores know 'full' and 'normal'")
