@@ -67,7 +67,7 @@ class TestEvents:
         [
             (
                 [OLDER, "--after", "x"],
-                "cursor must be the one that the page before it returned",
+                "cursor 'x' was not given out by this list",
             ),
             ([OLDER[:-1] + "0"], "no execution"),
         ],

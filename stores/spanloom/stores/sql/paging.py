@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from spanloom.engine.arguments import is_text
-from spanloom.engine.errors import InvalidArgument
+from spanloom.engine.errors import ConfigurationError, InvalidArgument
+from spanloom.engine.escaping import shown
 from spanloom.engine.store.models import Page
 
 __all__ = ["bad_cursor", "check_limit", "page", "sort_key"]
@@ -26,13 +27,15 @@ def check_limit(limit: int) -> int:
     return limit
 
 
-def bad_cursor(cursor: str) -> InvalidArgument:
+def bad_cursor(cursor: str) -> ConfigurationError:
     """Return the error for a cursor that no list of this kind has returned."""
-    return InvalidArgument("cursor", cursor, "the one that the page before it returned, or None to begin")
+    return ConfigurationError(
+        f"cursor {shown(cursor)} was not given out by this list; pass what the page before it returned, or none"
+    )
 
 
 def sort_key(cursor: str, *kinds: type[int] | type[str]) -> list[Any]:
-    """Return the sort key inside `cursor`, whose parts must be of `kinds`; raise InvalidArgument otherwise."""
+    """Return the sort key inside `cursor`, whose parts must be of `kinds`; raise ConfigurationError otherwise."""
     try:
         key = json.loads(base64.urlsafe_b64decode(cursor.encode("ascii")))
     except (ValueError, RecursionError):
