@@ -230,8 +230,8 @@ class Yielding:
         (Yielding(), "Yielding.__call__ is a generator; return the data instead"),
         (functools.partial(Yielding()), "Yielding.__call__ is a generator; return the data instead"),
         (functools.partial(both, 1, 2, 3), "both can't be called: its functools.partial binds what the function does"),
-        (classmethod(both), "must be a function, not <classmethod"),
-        (object(), "must be a function, not <object object"),
+        (classmethod(both), "must be a function, not a classmethod"),
+        (object(), "must be a function, not an object"),
     ],
     ids=case_id,
 )

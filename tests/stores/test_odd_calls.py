@@ -82,7 +82,9 @@ def filled(store: ExecutionStore) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("seed", "calls"), [(1, 500), pytest.param(2, 10_000, marks=pytest.mark.torture)], ids=["few", "many"]
+    ("seed", "calls"),
+    [(1, 500), pytest.param(2, 10_000, marks=[pytest.mark.torture, pytest.mark.timeout(1800)])],
+    ids=["few", "many"],
 )
 def test_every_store_answers_odd_arguments_alike_and_with_our_errors(
     stores: list[ExecutionStore], seed: int, calls: int

@@ -72,7 +72,11 @@ def calls() -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    "part", [pytest.param(1.0, marks=pytest.mark.torture, id="all"), pytest.param(0.06, id="some")]
+    "part",
+    [
+        pytest.param(1.0, marks=[pytest.mark.torture, pytest.mark.timeout(1800)], id="all"),
+        pytest.param(0.06, id="some"),
+    ],
 )
 def test_an_odd_value_is_a_mistake_in_three_lines(
     part: float, sqlite_url: str, redis_url: str, capsys: pytest.CaptureFixture[str]
