@@ -263,7 +263,7 @@ class WorkflowBuilder(Generic[InputT]):
         return all(is_redefinition(theirs.handler(kind).function, ours.handler(kind).function) for kind in shared)
 
     def _written(self, id: str, config: BaseModel) -> dict[str, Any]:
-        values = config.model_dump(mode="json", by_alias=True)
+        values = config.model_dump(mode="json", by_alias=True, warnings=False)  # a warning would show the data
         if (path := masked_secret(config, json.dumps(values))) is not None:
             self._refuse(id, f"its config can't be kept as JSON: {path} is a secret, {MASKED}")
         return values

@@ -14,8 +14,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-import click
-
+from spanloom.cli.output import print_line
 from spanloom.engine.errors import ConfigurationError, SpanloomError
 from spanloom.engine.thread_stacks import frame_of
 
@@ -50,7 +49,7 @@ def import_module(name: str, *, prints: bool) -> ModuleType:
             raise  # already a sentence for the module's author, or the user's own wish
         raise _refusal(name, error) from error
     if os.getpid() != pid:
-        click.echo(f"spanloom: importing {name!r} forked this process, which ends here; {_GUARD}", err=True)
+        print_line(f"spanloom: importing {name!r} forked this process, which ends here; {_GUARD}", stderr=True)
         _leave(SystemExit(_MISTAKE))
     return module
 
@@ -109,7 +108,8 @@ def _noting_time(name: str) -> Generator[None]:
     def mention() -> None:
         frame = frame_of(importing)
         at = "" if frame is None else _at(traceback.extract_stack(frame))
-        click.echo(f"spanloom: importing {name!r} has not ended after {_PATIENCE_SECONDS:g} s{at}; {_GUARD}", err=True)
+        late = f"spanloom: importing {name!r} has not ended after {_PATIENCE_SECONDS:g} s{at}; {_GUARD}"
+        print_line(late, stderr=True)
 
     timer = threading.Timer(_PATIENCE_SECONDS, mention)
     timer.daemon = True
