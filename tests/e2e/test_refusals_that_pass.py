@@ -16,7 +16,7 @@ from e2e.support.endpoints import free_ports, problems, scrape, value
 from e2e.support.harness import System, WorkerProcess, until, worker_processes
 from e2e.support.harness import system as new_system
 from spanloom.engine import ExecutionStatus, StoreUnavailable
-from spanloom.stores.postgres import connections
+from spanloom.stores.postgres import accelerated, connections
 from spanloom.testing.servers import RedisServer
 from support.refusing import USER, grant, refusing, revoke, set_for_user, user_url
 
@@ -185,6 +185,7 @@ def test_a_line_that_can_not_be_kept_does_not_fail_its_node(system: System) -> N
 def test_a_server_process_that_stands_still_holds_no_worker(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "STATEMENT_SECONDS", 0.5)
     monkeypatch.setattr(connections, "LEASE_SECONDS", 0.5)
+    monkeypatch.setattr(accelerated, "LEASE_SECONDS", 0.5)
     with user_url(system.store_url) as url:
         engine = make_engine(url, system.redis_url)
         with engine, engine.start_workers(1, concurrency=3, lease_seconds=2):
@@ -213,7 +214,7 @@ def _play_stopped_sessions(system: System) -> None:
     try:
         for (pid,) in found:
             os.kill(pid, signal.SIGSTOP)
-        system.open_gate(gate, 4)  # again for those whose claim was lost meanwhile
+        system.open_gate(gate, 20)  # again for those whose claim was lost meanwhile
         ended = [system.engine.wait(one, timeout=60) for one in ids]
         assert system.run(plain, 1, timeout=30).output == 1
     finally:

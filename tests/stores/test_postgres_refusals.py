@@ -21,7 +21,7 @@ from spanloom.engine.errors import (
     Unavailability,
 )
 from spanloom.engine.store.requests import Claim, NodeKey, Outcome, Refusal
-from spanloom.stores.postgres import connections, time_limit
+from spanloom.stores.postgres import accelerated, connections, time_limit
 from spanloom.stores.postgres.store import PostgresExecutionStore
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import single
@@ -261,6 +261,7 @@ def test_a_server_process_that_stands_still_holds_no_call_for_ever(
     monkeypatch.setattr(time_limit.TimeLimitedConnection, "limit_seconds", 0.3)
     monkeypatch.setattr(connections, "STATEMENT_SECONDS", 0.3)
     monkeypatch.setattr(connections, "LEASE_SECONDS", 0.3)
+    monkeypatch.setattr(accelerated, "LEASE_SECONDS", 0.3)
     limited = PostgresExecutionStore(postgres_url, accelerated=store._accelerated)
     driver = StoreDriver(limited)
     limited.renew_lease(driver.worker_id, lease_seconds=60)

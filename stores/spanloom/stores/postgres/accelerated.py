@@ -33,7 +33,7 @@ from spanloom.engine.store.states import WaitKind
 from spanloom.engine.store.texts import check_exact
 from spanloom.stores.postgres import function_json
 from spanloom.stores.postgres.connections import PostgresConnections
-from spanloom.stores.postgres.time_limit import long
+from spanloom.stores.postgres.time_limit import LEASE_SECONDS, long, within
 from spanloom.stores.postgres.transaction import PostgresTransaction
 from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.sql.reads import SqlStore
@@ -182,7 +182,8 @@ class AcceleratedTransitions(Transitions, SqlStore):
         """
         check_exact("worker id", worker_id)
         self.open()
-        return self._connections.call(self._renew, (worker_id, lease_seconds, now), reserved=True) is True
+        with within(min(LEASE_SECONDS, lease_seconds / 3)):  # in time for another one before it lapses
+            return self._connections.call(self._renew, (worker_id, lease_seconds, now), reserved=True) is True
 
     def raise_epoch(self, expected: int, redis_run_id: str | None) -> EpochState:
         """See Recovery.raise_epoch. One statement: a process that stops between two would block all sweepers."""

@@ -10,7 +10,15 @@ from typing import Any, TypeVar
 
 import psycopg
 
-__all__ = ["LEASE_SECONDS", "LONG_SECONDS", "STATEMENT_SECONDS", "TimeLimitPassed", "TimeLimitedConnection", "long"]
+__all__ = [
+    "LEASE_SECONDS",
+    "LONG_SECONDS",
+    "STATEMENT_SECONDS",
+    "TimeLimitPassed",
+    "TimeLimitedConnection",
+    "long",
+    "within",
+]
 
 STATEMENT_SECONDS = 20.0  #: for a statement of a transition, or a read
 LEASE_SECONDS = 5.0  #: for the renewal of a lease, which is one row
@@ -28,20 +36,29 @@ class _Late(Exception):
 _WAIT_TIMEOUT: type[Exception] | None = getattr(psycopg.errors, "_WaitTimeout", None)  # since psycopg 3.3, in C
 _LATE = _WAIT_TIMEOUT or _Late
 
-_in_long: set[int] = set()  # the threads that are in a block of `long`
+_limits: dict[int, float] = {}  # by thread that is in a block of `within`
+
+
+@contextmanager
+def within(seconds: float) -> Generator[None]:
+    """Give this thread's statements so many seconds each while the block lasts."""
+    thread = threading.get_ident()
+    outer = _limits.get(thread)
+    _limits[thread] = seconds
+    try:
+        yield
+    finally:
+        if outer is None:
+            del _limits[thread]
+        else:
+            _limits[thread] = outer
 
 
 @contextmanager
 def long() -> Generator[None]:
-    """Give this thread's statements an hour while the block lasts."""
-    thread = threading.get_ident()
-    outer = thread in _in_long
-    _in_long.add(thread)
-    try:
+    """Give this thread's statements an hour each while the block lasts."""
+    with within(LONG_SECONDS):
         yield
-    finally:
-        if not outer:
-            _in_long.discard(thread)
 
 
 class TimeLimitPassed(psycopg.OperationalError):
@@ -61,7 +78,7 @@ class TimeLimitedConnection(psycopg.Connection[Any]):
         self, gen: Generator[Any, Any, RV], interval: float = _INTERVAL_SECONDS, timeout: float | None = None
     ) -> RV:
         """Run one exchange with the server. Raises TimeLimitPassed."""
-        seconds = LONG_SECONDS if _in_long and threading.get_ident() in _in_long else self.limit_seconds
+        seconds = _limits.get(threading.get_ident(), self.limit_seconds) if _limits else self.limit_seconds
         try:
             if _WAIT_TIMEOUT is None:
                 return super().wait(_limited(gen, seconds), interval)
