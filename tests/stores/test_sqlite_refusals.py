@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from spanloom.engine import ExecutionFilter, ExecutionStatus, Node, NodeRegistry, Workflow, WorkflowEngine
-from spanloom.engine.errors import PayloadRejected, SpanloomError, StoreRefused, StoreUnavailable, Unavailability
+from spanloom.engine.errors import InvalidArgument, SpanloomError, StoreRefused, StoreUnavailable, Unavailability
 from spanloom.stores import SqliteExecutionStore
 from spanloom.stores.sqlite import connections
 from spanloom.testing.driver import StoreDriver, request
@@ -55,7 +55,7 @@ def test_what_no_column_holds_is_refused(engine: WorkflowEngine, use: Callable[[
 @pytest.mark.parametrize("field", ["delay_seconds", "deadline_seconds", "key_ttl_seconds"])
 def test_a_time_that_could_not_be_read_as_a_date_is_refused(engine: WorkflowEngine, field: str) -> None:
     wanted = request("w", idempotency_key="key", input_hash="hash", **{field: 1e12})  # 33,000 years
-    with pytest.raises(PayloadRejected):
+    with pytest.raises(InvalidArgument):
         engine.store.create_execution(wanted)
     assert engine.store.get_execution_count() == 0
 
