@@ -25,14 +25,14 @@ _TYPES = (
     "jsonb", "text[]", "uuid[]", "integer[]",
 )  # fmt: skip
 _OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "*", "/", "->", "->>", "~", "~~", "<<")
-_FUNCTIONS = Path(spanloom.stores.__file__).parent / "postgres" / "functions"
-_CALLED = re.compile(r"\b([a-z_]+) ?\(")
+_CALLED = re.compile(r"\b([a-z_0-9]+) ?\(")
 
 
 def _hostile(connection: psycopg.Connection[tuple[str, ...]]) -> Iterator[str]:
     """Yield statements that overload what our SQL calls, for each type and pairs of types."""
-    ours = " ".join(path.read_text() for path in _FUNCTIONS.glob("*.sql"))
-    called = [*_CALLED.findall(ours), "concat", "sum", "set_config", "current_setting", "pg_advisory_xact_lock"]
+    folder = Path(spanloom.stores.__file__).parent
+    ours = " ".join(path.read_text() for path in (*folder.rglob("*.sql"), *folder.rglob("*.py")))
+    called = _CALLED.findall(ours.lower())
     built_in = connection.execute("select distinct proname from pg_proc where proname = any(%s)", [called])
     names = sorted(name for (name,) in built_in)
     body = "language plpgsql as $$begin raise exception 'hostile: %', '{}'; end$$"
