@@ -86,7 +86,7 @@ class NodeQueue:
         self._probe = RedisProbe(self.redis, self.keys, namespace)
         self.breaker = CircuitBreaker(self.redis, self._probe.check)
         self._is_list = re.compile(
-            rf"{namespace}\.[A-Za-z0-9_-]{{1,100}}(\.high|\.low)?(@[A-Za-z0-9%._~-]+)?"
+            rf"{re.escape(namespace)}\.[A-Za-z0-9_-]{{1,100}}(\.high|\.low)?(@[A-Za-z0-9%._~-]+)?"
         ).fullmatch
         self._named: set[str | bytes] = set()
 
