@@ -155,3 +155,19 @@ def test_a_redis_that_does_not_answer_is_named_without_its_password() -> None:
 
     assert "secret" not in str(refused.value)
     queue.close()
+
+
+def test_a_key_that_is_no_list_is_moved_aside_if_it_is_served_and_passed_over_else(queue: NodeQueue) -> None:
+    queue.push([job()])
+    for name in ("shop.default", "shop.other"):
+        queue.redis.delete(f"rq:queue:{name}")
+        queue.redis.set(f"rq:queue:{name}", "garbage")
+        queue.redis.sadd("rq:queues", f"rq:queue:{name}")
+    queue.redis.set("shop:epoch", "mark")
+
+    assert queue.heads(["shop.default"]) == {}
+    assert queue.heads(["shop.default"]) == {"default": None}
+
+    assert queue.redis.get("shop:displaced:rq:queue:shop.default") == b"garbage"
+    assert queue.redis.get("rq:queue:shop.other") == b"garbage"
+    assert queue.redis.get("shop:epoch") is None  # the jobs of the list were lost

@@ -202,10 +202,11 @@ class NodeQueue:
 
         Covers the lists in `list_names` and every other list of the namespace in RQ's set, and calls `seen` with all of
         them. The first job of a side list stands under `{queue_key}@{node type}`; an empty side list is left out. So is
-        a key that is no list, and a list whose first job is none of ours: the next call will find another one. Raises
-        QueueUnavailable.
+        a key that is no list, and is moved aside if it is in `list_names`, and a list whose first job is none of ours:
+        the next call will find another one. Raises QueueUnavailable.
         """
-        names = self.known_lists(list_names)
+        own = set(list_names)
+        names = self.known_lists(own)
         seen(names)
         if not names:
             return {}
@@ -225,6 +226,8 @@ class NodeQueue:
                 heads[heads_key] = datetime.fromtimestamp(message.pushed_at, UTC)
             elif answer == 0 and not tag:
                 heads[heads_key] = None
+            elif answer < 0 and name in own:
+                self.displace({key: "list"})  # those who wait for its jobs meet it only once they wait anew
             elif answer < 0:
                 self._name_once(key, "no list")
         return heads
