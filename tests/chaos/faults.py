@@ -194,6 +194,8 @@ class SpoilKeys(Fault):
         self._times = 0
 
     def inject(self, environment: Environment, chance: random.Random) -> None:
+        if _once_jobs_wait(environment, _LOOK) is None:
+            return  # before the load has begun nothing could stand still
         spoil = _SPOILS[self._times % len(_SPOILS)]
         self._times += 1
         at = time.time()
