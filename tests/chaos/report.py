@@ -38,7 +38,8 @@ wrong    ended otherwise than foreseen, with another output, or with a result th
 twice    node results and ends recorded more than once, by the events and by what later handlers were given;
          executions beyond the first of one idempotency key, or of one node that starts a child
 runs     of handlers, by the trace log that they write themselves
-again    of these, more than the executions take if nothing goes wrong: no more than `taken`
+again    of these, more than the executions take if nothing goes wrong: no more than `taken`. Where handlers break
+         their processes, without those that a timeout ended or a worker gave back
 taken    node runs taken from a worker whose lease had lapsed, by the events: no more than `at most`
 at most  slots of a worker for each one killed or stopped; of all workers for each restart of Postgres
 refused  writes that workers were refused because their claim had gone to another

@@ -133,6 +133,7 @@ def verify(
         if line.get("level") in ("error", "critical") and line.get("event") not in expected
     )
     harmed = harmed_stalls(history, environment.injections)
+    repeats = len(history.entries) - sum(workflow_of(int(one.metadata["number"])).runs for one in roots)
     return ScenarioResult(
         name=name,
         asked=asked,
@@ -145,9 +146,9 @@ def verify(
         unrun=len(unrun),
         faults={fault.name: injected[fault.name] for fault in faults},
         runs=len(history.entries),
-        repeats=len(history.entries)
-        - sum(workflow_of(int(one.metadata["number"])).runs for one in roots)
-        - _again_by_itself(history),
+        repeats=max(
+            0, repeats - _again_by_itself(history) if any(fault.stall_seconds for fault in faults) else repeats
+        ),
         taken=sum(
             event.kind == "node.queued" and event.data.get("because") == "lost_worker"
             for events in history.events.values()

@@ -243,5 +243,5 @@ def interpreter() -> list[str]:
     flags = options()
     if "-X" in flags:  # the last ones, and not all of them
         flags = flags[: flags.index("-X")]
-    more = [f"-X{name}" if value is True else f"-X{name}={value}" for name, value in sys._xoptions.items()]
+    more = [f"-X{name}" if value is True else f"-X{name}={value}" for name, value in sys._xoptions.items()]  # pyright: ignore[reportPrivateUsage]  documented
     return [sys.executable, *(flag for flag in flags if flag != "-P"), *more, "-P"]
