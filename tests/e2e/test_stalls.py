@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from redis import Redis
 
@@ -190,6 +191,31 @@ def test_a_process_alone_drains_at_a_signal(system: Supervised, number: signal.S
         process.send_signal(number)
         assert process.wait(15) == 0
     assert system.wait(paused).status == "completed"
+
+
+def test_a_second_signal_ends_the_grace_of_supervised_processes(system: Supervised) -> None:
+    with system.worker("--grace", "600") as process:
+        paused = system.start("pause", config={"seconds": 600.0})
+        until(lambda: system.engine.store.get_node_results(paused)[0].status == "running")
+        process.terminate()
+        until(lambda: "worker_stopping" in system.log)
+        process.terminate()
+        assert process.wait(30) == 0
+    assert system.engine.store.get_node_results(paused)[0].status == "queued"  # given back
+
+
+def test_a_signal_to_each_process_of_a_service_ends_no_grace(system: Supervised) -> None:
+    with system.worker("--grace", "20") as process:
+        system.wait(system.start("ipause"))  # its process has started
+        isolated = system.start("ipause", config={"seconds": 2.0})
+        paused = system.start("pause", config={"seconds": 2.0})
+        started = [isolated, paused]
+        until(lambda: all(system.engine.store.get_node_results(one)[0].status == "running" for one in started))
+        for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            one.send_signal(signal.SIGTERM)
+        assert process.wait(25) == 0
+    executions = [system.engine.store.get_execution(one) for one in (paused, isolated)]
+    assert [one and one.status for one in executions] == ["completed"] * 2
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,9 @@ def pause(ctx: NodeContext) -> int:
     return os.getpid()
 
 
+registry.register("ipause", pause, executor="process")
+
+
 @registry.node("holds")
 def holds(ctx: NodeContext) -> None:
     """Hold the interpreter in one call of C, for ever."""

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -46,7 +46,8 @@ _PR_SET_PDEATHSIG = 1  #: of prctl: Linux kills this process when the one that s
 
 def main(descriptor: int) -> int:
     """Serve the worker at the other end of the connection until it closes that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the worker
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # of a whole group or service: for the worker
+        signal.signal(number, _leave_to_the_worker)  # not ignored, which programs that handlers start would inherit
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     connection = Connection(descriptor)
@@ -67,6 +68,10 @@ def main(descriptor: int) -> int:
         connection.send(Ready())
         _Serving(connection, engine, state, event_loop, capture).run()
     return 0
+
+
+def _leave_to_the_worker(_signal: int, _frame: FrameType | None) -> None:
+    """Do nothing: the worker ends this process when its grace is over."""
 
 
 def _load(target: str) -> WorkflowEngine:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from spanloom.engine.errors import (
+    HandlerDied,
     PayloadRejected,
     RoutingFailed,
     StoreUnavailable,
@@ -166,11 +167,11 @@ def of_load_error(error: BaseException) -> AttemptResult:
 
 
 def is_own_failure(error: BaseException) -> bool:
-    """Return whether an error means that this process is short of descriptors, memory, threads or modules."""
+    """Return whether an error means that this process lacks descriptors, memory, threads, modules or processes."""
     if isinstance(error, OSError):
         return error.errno in _SCARCE
     threads = isinstance(error, RuntimeError) and "start new thread" in message_of(error)
-    return threads or isinstance(error, MemoryError | ImportError)
+    return threads or isinstance(error, MemoryError | ImportError | HandlerDied)
 
 
 def of_refusal(error: BaseException) -> AttemptResult:

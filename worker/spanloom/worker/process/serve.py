@@ -82,7 +82,7 @@ def serve(
         if endpoints is not None:
             after.callback(endpoints.stop)
         after.callback(configure_sdk("spanloom-worker", instance_id=worker.name, prometheus=endpoints is not None))
-        signals.install_signal_handlers(exit_in_time.stop, exit_in_time.hang_up)
+        signals.install_signal_handlers(exit_in_time.signalled, exit_in_time.hang_up)
         _stop_with_parent(exit_in_time)
         exit_in_time.start()
         if endpoints is not None:
@@ -146,6 +146,7 @@ class _TimelyExit:
         self._clock = time.monotonic
         self._hurry = threading.Event()  # a signal has come after the grace had ended
         self._ended = threading.Event()
+        self.supervised = False  #: a supervisor passes requests on
 
     def start(self) -> None:
         """Count from the time on at which the worker is to stop."""
@@ -156,6 +157,16 @@ class _TimelyExit:
         if self._worker.state.aborting:
             self._hurry.set()
         self._worker.stop()
+
+    def signalled(self) -> None:
+        """Stop the worker for a signal to this process.
+
+        With a supervisor only its requests end the grace: systemd sends one SIGTERM to each process of a service.
+        """
+        if self.supervised:
+            self.hang_up()
+        else:
+            self.stop()
 
     def hang_up(self) -> None:
         """Stop the worker, unless it stops already."""
@@ -202,11 +213,15 @@ def _stop_with_parent(exit_in_time: _TimelyExit) -> None:
         return
     os.set_inheritable(int(pipe), False)
     watch_descriptor("the pipe of its supervisor", int(pipe))
+    exit_in_time.supervised = True
 
     def watch() -> None:
         with suppress(OSError):
-            while os.read(int(pipe), 1):
-                exit_in_time.stop()
+            if os.read(int(pipe), 1):
+                exit_in_time.hang_up()  # it may stop already, for a signal of its own
+                while os.read(int(pipe), 1):
+                    exit_in_time.stop()
+        exit_in_time.supervised = False
         exit_in_time.hang_up()
 
     threading.Thread(target=watch, name="spanloom-parent", daemon=True).start()
