@@ -188,6 +188,17 @@ def test_a_long_name_is_refused_and_shown_short(node: Node) -> None:
     assert len(str(caught.value)) < 10 * MAX_NAME
 
 
+def test_expressions_have_a_bound_together_and_are_not_compiled_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(*_: object) -> None:
+        raise AssertionError("an expression was compiled")
+
+    monkeypatch.setattr("spanloom.engine.workflow.compiled.Expression", compiled)
+    mapping = {f"n{number}": "a" * 4_000 for number in range(600)}
+
+    with pytest.raises(WorkflowInvalid, match="its expressions have 2,400,000 characters"):
+        validate(Workflow(id="w", nodes=[Node(id="a", type="t", mapping=mapping)]))
+
+
 def test_a_message_shows_some_of_many_problems() -> None:
     with pytest.raises(WorkflowInvalid) as caught:
         Workflow.read({"id": "w", "nodes": [{}] * 1_000})

@@ -139,6 +139,24 @@ def test_a_start_whose_answer_was_lost_is_one_start() -> None:
         assert engine.store.get_execution(execution_id) is not None
 
 
+def test_large_starts_in_bulk_are_sent_in_batches_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "MAX_BATCH_BYTES", 1_000)
+    engine = started_on(LosesAnswers(0))
+    with engine:
+        sizes: list[int] = []
+        create = engine.store.create_executions
+
+        def noted(requests: Any, **options: Any) -> list[Any]:
+            sizes.append(len(requests))
+            return create(requests, **options)
+
+        monkeypatch.setattr(engine.store, "create_executions", noted)
+        ids = engine.enqueue_workflows("one", ["x" * 398] * 5 + ["x" * 5_000] + [1] * 3)
+
+        assert sizes == [2, 2, 1, 1, 3]
+        assert len(set(ids)) == 9
+
+
 def test_starts_in_bulk_that_fail_half_way_say_what_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start, "_BATCH", 2)
     engine = started_on(LosesAnswers(0))

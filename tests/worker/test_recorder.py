@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from spanloom.engine.errors import (
     StoreUnavailable,
     Unavailability,
 )
-from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
+from spanloom.engine.store.requests import LogLine, Outcome, RecordRequest, RecordResult
 from spanloom.worker.node.recorder import Recorder
 from spanloom.worker.service import Phase, WorkerState
 
@@ -89,6 +90,34 @@ def test_what_ends_during_a_commit_is_committed_together_by_the_next() -> None:
     assert {node: answer.recorded for node, answer in rest.items()} == {
         f"n{number}": number % 2 == 0 for number in range(20)
     }
+
+
+def test_large_records_are_sent_in_batches_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spanloom.worker.node.recorder.MAX_BATCH_BYTES", 1_000)
+    store = Store()
+    made = recorder(store)
+    store.open.clear()
+    first = in_threads(made, [record("first")])
+    assert store.entered.wait(30)
+    line = LogLine("info", "x" * 400, datetime.now(UTC))
+    rest = in_threads(
+        made,
+        [
+            *(record(f"data{number}")._replace(data="x" * 402) for number in range(3)),
+            *(record(f"lines{number}")._replace(logs=[line]) for number in range(2)),
+            record("larger than a batch")._replace(data="x" * 5_000),
+        ],
+    )
+    while len(made._waiting) < 6:
+        threading.Event().wait(0.001)
+    store.open.set()
+    for thread in [*first.pop("threads"), *rest.pop("threads")]:
+        thread.join(30)
+
+    assert all(answer.recorded for answer in rest.values())
+    assert sum(map(len, store.batches)) == 7
+    assert max(map(len, store.batches)) == 2
+    assert ["larger than a batch"] in store.batches
 
 
 def test_one_bad_record_fails_itself_and_not_its_neighbours() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "MAX_ATTEMPT_CHARACTERS",
+    "MAX_BATCH_BYTES",
     "MAX_CLAIM_BYTES",
     "MAX_CONFIG_DEPTH",
     "MAX_DEFINITION_BYTES",
@@ -18,6 +19,7 @@ __all__ = [
     "MAX_ENDPOINT_REQUEST_BYTES",
     "MAX_ENDPOINT_SECONDS",
     "MAX_ERROR_CHARACTERS",
+    "MAX_EXPRESSIONS_CHARACTERS",
     "MAX_EXPRESSIONS_SECONDS",
     "MAX_EXPRESSIONS_STEPS",
     "MAX_EXPRESSION_BYTES",
@@ -51,6 +53,7 @@ MAX_DEFINITION_BYTES = 8 * 1024 * 1024  #: of a definition as JSON or YAML
 MAX_DEFINITION_VALUES = 300_000  #: keys, lists, objects and scalars of a definition, a YAML alias as all it stands for
 MAX_CONFIG_DEPTH = 100  #: levels of lists and objects in a node's config
 MAX_NODES = 25_000
+MAX_EXPRESSIONS_CHARACTERS = 2 * 1024 * 1024  #: of all expressions of a definition, which are compiled to check them
 MAX_EDGES = 100_000
 MAX_PROBLEMS_SHOWN = 100  #: of a definition's problems in one message
 MAX_ITEMS = 10_000  #: elements that a node can be mapped over
@@ -67,6 +70,7 @@ MAX_EXPRESSIONS_SECONDS = 30.0  #: of all evaluations for one node together
 
 # ---- payloads ----
 
+MAX_BATCH_BYTES = 16 * 1024 * 1024  #: of the starts, or of the records, that one call sends together
 MAX_GIVEN_CHARACTERS = 64 * 1024 * 1024  #: of an option of a command, from a file or from standard input
 MAX_SHOWN_BYTES = 16 * 1024 * 1024  #: of the payloads in one document that a command prints
 

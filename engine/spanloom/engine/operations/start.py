@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from spanloom.engine.errors import SpanloomError, StoreUnavailable
 from spanloom.engine.handlers.builder import WorkflowBuilder
 from spanloom.engine.ids import uuid7
+from spanloom.engine.limits import MAX_BATCH_BYTES
 from spanloom.engine.logs import Logger
 from spanloom.engine.operations.control import Push
 from spanloom.engine.operations.start_options import start_fields
@@ -92,9 +93,9 @@ class ExecutionStarter:
         checked = start_fields(**options)
         requests = [self.request(workflow_id, item, checked) for item in items]
         ids: list[str] = []
-        for first in range(0, len(requests), _BATCH):
+        for batch in _batches(requests):
             try:
-                ids += self.start(requests[first : first + _BATCH])
+                ids += self.start(batch)
             except SpanloomError as error:
                 if ids:
                     error.add_note(f"{len(ids)} of {len(requests)} had been started before: {', '.join(ids)}")
@@ -117,3 +118,17 @@ class ExecutionStarter:
                 _log.warning("start_sent_again", executions=len(requests), error=str(error))
                 time.sleep(pause)
         return self._store.create_executions(requests, epoch=self._epoch.recent(), connection=connection)
+
+
+def _batches(requests: Sequence[StartRequest]) -> Iterator[Sequence[StartRequest]]:
+    """Yield the requests in batches of bounded number and size."""
+    batch: list[StartRequest] = []
+    size = 0
+    for request in requests:
+        size += len(request.input)
+        if batch and (len(batch) == _BATCH or size > MAX_BATCH_BYTES):
+            yield batch
+            batch, size = [], len(request.input)
+        batch.append(request)
+    if batch:
+        yield batch

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spanloom.engine.errors import WorkflowInvalid
-from spanloom.engine.limits import MAX_NAME, shortened
+from spanloom.engine.limits import MAX_EXPRESSIONS_CHARACTERS, MAX_NAME, shortened
 from spanloom.engine.payload import find_faults
 from spanloom.engine.wording import did_you_mean, quoted_list
 from spanloom.engine.workflow.compiled import expression_problems
@@ -78,6 +78,9 @@ def find_problems(workflow: Workflow, registry: NodeRegistry | None = None) -> l
         check_content({node.id: node.config for node in workflow.nodes})  # each was checked alone
     except ValueError as error:
         return [str(error)]
+    expressions = sum(map(_expression_characters, workflow.nodes))
+    if expressions > MAX_EXPRESSIONS_CHARACTERS:
+        return [f"its expressions have {expressions:,} characters, more than {MAX_EXPRESSIONS_CHARACTERS:,} together"]
     found: list[str] = []
     if not re.fullmatch(WORKFLOW_ID, workflow.id):
         found.append(f"the workflow id {workflow.id[:250]!r} must be 1 to 200 of the characters A-Z a-z 0-9 _ - .")
@@ -115,6 +118,13 @@ def _own_problems(node: Node) -> Iterator[str]:
             yield f"{what} has {len(name):,} characters, more than {MAX_NAME:,}"
     if not node.type or _UNPRINTABLE(node.type):
         yield f"its type {shortened(node.type, MAX_NAME)!r} {'holds a control character' if node.type else 'is empty'}"
+
+
+def _expression_characters(node: Node) -> int:
+    mapping = node.mapping or ""
+    texts = [mapping] if isinstance(mapping, str) else [*mapping.values()]
+    texts += [edge.when for edge in node.inputs if edge.when is not None]
+    return sum(map(len, texts)) + (0 if node.map is None else len(node.map.over))
 
 
 def _names(node: Node) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from spanloom.engine.limits import MAX_METADATA_PAIRS
 from spanloom.engine.store.models import Event, Execution, ExecutionFilter, NodeRun, Page, StoreStats
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import END, PARENT, START
@@ -199,6 +200,8 @@ def _conditions(filter: ExecutionFilter | None) -> list[sa.ColumnElement[bool] |
         conditions.append(columns.created_at >= filter.created_after)
     if filter.created_before is not None:
         conditions.append(columns.created_at < filter.created_before)
+    if len(filter.metadata) > MAX_METADATA_PAIRS:
+        return [sa.false()]  # no execution has so many
     pairs = execution_metadata.c
     for key, value in filter.metadata.items():
         conditions.append(columns.id.in_(sa.select(pairs.execution_id).where(pairs.key == key, pairs.value == value)))

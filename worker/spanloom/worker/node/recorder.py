@@ -10,6 +10,7 @@ from collections.abc import Callable
 import structlog
 
 from spanloom.engine.errors import StoreUnavailable, Unavailability
+from spanloom.engine.limits import MAX_BATCH_BYTES
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import RecordRequest, RecordResult
 from spanloom.worker.service import Phase, WorkerState
@@ -114,7 +115,13 @@ class Recorder:
         return entry.answer
 
     def _commit_waiting(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
+        batch = [self._waiting.popleft()]
+        size = _size(batch[0].record) if self._waiting else 0
+        while self._waiting and len(batch) < _BATCH:
+            size += _size(self._waiting[0].record)
+            if size > MAX_BATCH_BYTES:
+                break
+            batch.append(self._waiting.popleft())
         try:
             answers = self._send([entry.record for entry in batch])
         except Exception as error:
@@ -169,3 +176,15 @@ class Recorder:
 
 def _answer(result: RecordResult) -> RecordResult | Exception:
     return result if result.error is None else as_passing(result.error) or result.error
+
+
+def _size(record: RecordRequest) -> int:
+    """Return about how many bytes a record takes when it is sent."""
+    size = len(record.data or "")
+    for line in record.logs:
+        size += len(line.message) + len(line.fields)
+    for span in record.spans:
+        size += len(span.attributes) + len(span.links)
+    if record.fan_out is not None:
+        size += sum(map(len, record.fan_out.items))
+    return size

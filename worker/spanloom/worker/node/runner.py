@@ -15,6 +15,7 @@ import structlog
 
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import LeaseLost, PermanentError, QueueUnavailable, StoreUnavailable
+from spanloom.engine.limits import MAX_NAME, shortened
 from spanloom.engine.queue.message import NodeMessage
 from spanloom.engine.store.requests import Claim, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, WaitKind
@@ -203,9 +204,8 @@ class NodeRunner:
         )
         attempt.close(ending.outcome, failed)
         if failed is not None:
-            _log.warning(
-                "attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=type(main_error(failed)).__name__
-            )
+            name = shortened(type(main_error(failed)).__name__, MAX_NAME)
+            _log.warning("attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=name)
         self._telemetry.log_flusher.settle(attempt.log_buffer)
 
     def _fail(self, claim: Claim, worker_id: str, error: BaseException) -> None:
@@ -370,7 +370,7 @@ def _count_run(
     """Count a run that was recorded, or whose claim was lost, and what began or ended with it."""
     outcome = ending.outcome if answer.recorded else LOST
     failed = outcome in (Outcome.FAILED, Outcome.RETRY)
-    kind = OTHER if error is None else type(main_error(error)).__qualname__
+    kind = OTHER if error is None else shortened(type(main_error(error)).__qualname__, MAX_NAME)
     measured.node_ran(claim.node.node_type, outcome, seconds, kind if failed else None)
     if ending.child is not None and answer.recorded:
         measured.execution_started(ending.child.workflow_id)

@@ -164,3 +164,12 @@ class Sizes:
         assert list(store.iter_trace(execution, page=page)) == whole
         assert store.get_trace(execution, limit=page) == whole[:page]
         assert store.get_trace(execution, after=whole[2], limit=page) == whole[3 : 3 + page]
+
+    def test_no_execution_has_more_pairs_of_metadata_than_can_be_given(
+        self, store: ExecutionStore, driver: StoreDriver
+    ) -> None:
+        driver.start(single(), metadata={"k0": "v"})
+        wanted = ExecutionFilter(metadata={f"k{number}": "v" for number in range(2_000)})
+
+        assert store.list_executions(wanted).items == []
+        assert store.get_execution_count(wanted) == 0
