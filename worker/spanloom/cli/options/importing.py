@@ -14,7 +14,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from spanloom.cli.output import print_line
+from spanloom.cli.output import print_line, print_text
 from spanloom.engine.errors import ConfigurationError, SpanloomError
 from spanloom.engine.thread_stacks import frame_of
 
@@ -108,8 +108,8 @@ def _noting_time(name: str) -> Generator[None]:
     def mention() -> None:
         frame = frame_of(importing)
         at = "" if frame is None else _at(traceback.extract_stack(frame))
-        late = f"spanloom: importing {name!r} has not ended after {_PATIENCE_SECONDS:g} s{at}; {_GUARD}"
-        print_line(late, stderr=True)
+        why = f"spanloom: importing {name!r} has not ended after {_PATIENCE_SECONDS:g} s{at}; {_GUARD}"
+        print_line(why, stderr=True)
 
     timer = threading.Timer(_PATIENCE_SECONDS, mention)
     timer.daemon = True
@@ -143,7 +143,7 @@ def _noting_ctrl_c(pressed: list[int]) -> Generator[None]:
 def _leave(error: BaseException) -> NoReturn:
     """End a process that the module forked: it is a copy of this command, which goes on in its parent."""
     if not isinstance(error, SystemExit):
-        traceback.print_exception(error)
+        print_text("".join(traceback.format_exception(error)).rstrip(), stderr=True)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
