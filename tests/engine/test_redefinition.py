@@ -170,6 +170,13 @@ def test_a_module_that_is_reloaded_after_a_change_registers_again(
     del sys.modules["reloaded_handlers"]
 
 
+def test_options_of_a_cell_that_runs_again_stand(notebook: Notebook) -> None:
+    registry = notebook.cell("registry = NodeRegistry()\ndef greet(data): ...")["registry"]
+    for executor in ("thread", "process"):
+        notebook.cell(f"registry.register('greet', greet, executor={executor!r})")
+    assert registry.handler("greet").executor == "process"
+
+
 # ---- the builder ----
 
 

@@ -63,6 +63,16 @@ def test_another_handler_for_a_type_is_refused_naming_both(function: Any, config
     assert registry.handler("fetch").config_model is None
 
 
+def test_the_same_function_with_another_executor_is_refused() -> None:
+    registry = NodeRegistry()
+    registry.register("fetch", fetch)
+    with pytest.raises(
+        ConfigurationError, match=rf"{__name__}\.fetch and {__name__}\.fetch with executor 'process'; rename"
+    ):
+        registry.register("fetch", fetch, executor="process")
+    assert registry.handler("fetch").executor is None
+
+
 def test_a_type_needs_a_name() -> None:
     with pytest.raises(ConfigurationError, match="needs a name"):
         NodeRegistry().register("", fetch)

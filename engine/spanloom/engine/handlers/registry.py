@@ -108,10 +108,12 @@ class NodeRegistry:
         known = self._handlers.get(handler.node_type)
         if known is None:
             return True
-        if known.function == handler.function and known.config_model is handler.config_model:
+        options = (known.config_model, known.executor), (handler.config_model, handler.executor)
+        if known.function == handler.function and options[0] == options[1]:
             return False
+        same_options = known.executor == handler.executor and is_redefinition(known.config_model, handler.config_model)
         if is_redefinition(known.function, handler.function) and (
-            known.function is not handler.function or is_redefinition(known.config_model, handler.config_model)
+            same_options or known.function is not handler.function or is_typed_in()
         ):
             if not is_typed_in():
                 _log.warning("handler_replaced", node_type=handler.node_type, handler=handler.name)
@@ -121,6 +123,6 @@ class NodeRegistry:
 
 
 def _description(handler: Handler) -> str:
-    return (
-        handler.name if handler.config_model is None else f"{handler.name} with config {handler.config_model.__name__}"
-    )
+    config = "" if handler.config_model is None else f" with config {handler.config_model.__name__}"
+    executor = "" if handler.executor is None else f" with executor {handler.executor!r}"
+    return f"{handler.name}{config}{executor}"
