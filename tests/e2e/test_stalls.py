@@ -123,7 +123,9 @@ def test_a_handler_in_a_process_of_its_own_is_killed_by_its_timeout_and_by_a_can
     system.start("isolated", timeout=3.0, retry=retry)  # the timeout begins once its process has started
     store = system.engine.store
     with system.worker("--stall", "0", "--grace", "1") as process:
-        executions = [system.wait(system.engine.enqueue_workflow("isolated", data)) for data in (1, 2, "fails", "dies")]
+        executions = [
+            system.wait(system.engine.enqueue_workflow("isolated", data)) for data in (1, 2, "fails", "dies", "day")
+        ]
         held = system.engine.enqueue_workflow("isolated", "holds")
         beside = system.wait(system.start("pause"))
         errors = [(one.error or {}).get("type") for one in [*executions, system.wait(held)]]
@@ -136,10 +138,11 @@ def test_a_handler_in_a_process_of_its_own_is_killed_by_its_timeout_and_by_a_can
         process.terminate()
         assert process.wait(15) == 0
 
-    first, second, failed, *_ = executions
+    first, second, failed, _, day = executions
+    assert day.output == "2026-01-02"  # written by the annotation
     assert first.output == second.output  # the same process runs one after the other
     assert system_wide == {process.pid, beside.output}
-    assert errors == [None, None, "e2e.support.stalling_app.Refused", "HandlerDied", "NodeTimeout"]
+    assert errors == [None, None, "e2e.support.stalling_app.Refused", "HandlerDied", None, "NodeTimeout"]
     assert [run.attempt for run in store.get_node_results(failed.id)] == [2]
     lines = [(line.level, line.message) for line in store.get_logs(failed.id)]
     assert lines[:3] == [("info", "by ctx.log"), ("warning", "by logging"), ("warning", "Refused: 1 and 2")]

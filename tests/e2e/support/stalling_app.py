@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import date
 from typing import Any
 
 from spanloom.engine import NodeContext, NodeRegistry, WorkflowEngine
@@ -159,8 +160,8 @@ class Refused(ValueError):
 
 
 @registry.node("isolated", executor="process")
-def isolated(data: Any, ctx: NodeContext) -> Any:
-    """Return this process' id, and leave a line and a span; or fail, die or hold the interpreter."""
+def isolated(data: Any, ctx: NodeContext) -> int | date:
+    """Return this process' id, and leave a line and a span; or a day; or fail, die or hold the interpreter."""
     ctx.log.info("by ctx.log", number=1)
     logging.getLogger("library").warning("by logging")
     with ctx.span("inside"):
@@ -171,7 +172,7 @@ def isolated(data: Any, ctx: NodeContext) -> Any:
         os._exit(3)
     if data == "holds":
         re.match(r"(a+)+$", "a" * 64 + "b")
-    return os.getpid()
+    return os.getpid() if data != "day" else date(2026, 1, 2)
 
 
 @registry.node("aisolated", executor="process")

@@ -224,7 +224,8 @@ def _exception(failed: Failed) -> BaseException:
     if not isinstance(error, BaseException):
         module, _, name = failed.type.rpartition(".")
         error = type(name, (_HandlerError,), {"__module__": module or "builtins"})(failed.message)
-    error.__cause__ = _RemoteTraceback(f"\n{failed.traceback}")
+    with suppress(Exception):  # a class may have made the attribute its own
+        error.__cause__ = _RemoteTraceback(f"\n{failed.traceback}")
     return error
 
 
