@@ -250,6 +250,7 @@ class LogBuffer:
         return f"{inner.span_id:016x}" if f"{inner.trace_id:032x}" == self._trace_id else self._span_id
 
 
+_SCALARS = frozenset({int, float, bool, type(None)})
 _STAMPS = frozenset({"span_id", "level", "timestamp"})
 _LEVELS = {"exception": "error", "warn": "warning", "fatal": "critical", "msg": "info"}
 
@@ -277,6 +278,14 @@ def _summary(fields: Mapping[str, Any], size: int) -> str:
 
 def _least_size(fields: Mapping[str, Any]) -> int:
     """Return the number of characters that fields take at least as JSON, as far as it is of interest."""
+    texts = 0
+    for value in fields.values():
+        if type(value) is str:
+            texts += len(value)
+        elif type(value) not in _SCALARS:
+            break
+    else:
+        return texts
     size = 0
     pending: list[Any] = [fields]
     while pending and size <= _NEVER_WRITTEN:
