@@ -84,6 +84,7 @@ def use_whole_port(store: ExecutionStore) -> None:
     store.add_span(done, _span())
     store.update_span(done, "b" * 16, end_ns=3, status="ok")
     store.get_trace(done)
+    assert list(store.iter_trace(done))
     store.stats()
     store.list_workflows(active=True)
     store.list_workflow_versions("chain")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from spanloom.engine.errors import ConfigurationError, PayloadRejected
+from spanloom.engine.errors import PayloadRejected
 from spanloom.engine.store.models import ExecutionFilter
 from spanloom.engine.store.requests import StartRequest
 
@@ -31,18 +31,14 @@ def fault_of(name: str, text: str) -> str | None:
 
 
 def check_exact(name: str, *texts: str | None) -> None:
-    """Raise PayloadRejected for an identity that no store keeps exactly, ConfigurationError if it is no text."""
+    """Raise PayloadRejected for an identity that no store keeps exactly."""
     for text in texts:
-        if text is None:
-            continue
-        if not isinstance(text, str):
-            raise ConfigurationError(f"the {name} is of type {type(text).__name__}, and must be a text")
-        if (fault := fault_of(name, text)) is not None:
+        if text is not None and (fault := fault_of(name, text)) is not None:
             raise PayloadRejected(fault)
 
 
 def check_start(request: StartRequest) -> None:
-    """Raise the errors of check_exact for the identities of a start: workflow, idempotency key, metadata."""
+    """Raise PayloadRejected for an identity of a start: its workflow, idempotency key or metadata."""
     key, pairs = request.idempotency_key or "", request.metadata
     try:
         identities = (
@@ -57,7 +53,7 @@ def check_start(request: StartRequest) -> None:
 
 
 def check_filter(wanted: ExecutionFilter | None) -> None:
-    """Raise the errors of check_exact for the identities of a filter."""
+    """Raise PayloadRejected for an identity of a filter."""
     if wanted is not None:
         check_exact("workflow id", wanted.workflow_id)
         _check_metadata(wanted.metadata.items())
