@@ -183,8 +183,12 @@ class Mute(Exception):
         raise RuntimeError(name)
 
 
+class MuteFile(Mute, OSError): ...
+
+
 def hostile() -> list[BaseException]:
-    return [Sealed("two", [KeyError("a"), ValueError("b")]), Mute("mute"), Unreadable(), nested(ValueError(), 3_000)]
+    group_of_two = Sealed("two", [KeyError("a"), ValueError("b")])
+    return [group_of_two, Mute("mute"), MuteFile(2, "mute"), Unreadable(), nested(ValueError(), 3_000)]
 
 
 def test_a_worker_goes_on_after_exceptions_whose_own_methods_fail() -> None:
@@ -202,7 +206,7 @@ def test_a_worker_goes_on_after_exceptions_whose_own_methods_fail() -> None:
             with pytest.raises(ExecutionFailed) as caught:
                 engine.run(builder, number, timeout=30)
             found.append(str(caught.value.execution.error["type"]).rpartition(".")[2])
-    assert found == ["Sealed", "Mute", "Unreadable", "ValueError"]
+    assert found == ["Sealed", "Mute", "MuteFile", "Unreadable", "ValueError"]
 
 
 def test_a_slot_outlives_an_exception_that_cannot_be_logged() -> None:
@@ -230,7 +234,7 @@ def test_a_span_of_an_exception_whose_own_methods_fail_is_exported() -> None:
         span.end()
     types = [span.events[0].attributes["exception.type"] for span in exporter.get_finished_spans()]  # type: ignore[index]
     assert types == [
-        *(f"{__name__}.{name}" for name in ("Sealed", "Mute", "Unreadable")),
+        *(f"{__name__}.{name}" for name in ("Sealed", "Mute", "MuteFile", "Unreadable")),
         "ValueError",
         f"{__name__}.CardDeclined",
     ]

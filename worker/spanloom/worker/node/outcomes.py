@@ -39,6 +39,7 @@ __all__ = [
 ]
 
 _LOAD_AGAIN_SECONDS = 5.0
+_ERRNO: Any = vars(OSError)["errno"]
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN})
 
 
@@ -168,10 +169,12 @@ def of_load_error(error: BaseException) -> AttemptResult:
 
 def is_own_failure(error: BaseException) -> bool:
     """Return whether an error means that this process lacks descriptors, memory, threads, modules or processes."""
-    if isinstance(error, OSError):
-        return error.errno in _SCARCE
-    threads = isinstance(error, RuntimeError) and "start new thread" in message_of(error)
-    return threads or isinstance(error, MemoryError | ImportError | HandlerDied)
+    # By type(), and by the interpreter's own descriptor: a handler's exception may have made its attributes its own.
+    kind = type(error)
+    if issubclass(kind, OSError):
+        return _ERRNO.__get__(error) in _SCARCE
+    threads = issubclass(kind, RuntimeError) and "start new thread" in message_of(error)
+    return threads or issubclass(kind, MemoryError | ImportError | HandlerDied)
 
 
 def of_refusal(error: BaseException) -> AttemptResult:
