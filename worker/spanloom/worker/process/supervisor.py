@@ -304,10 +304,15 @@ class Supervisor:
             line = json.dumps({**fields, "event": event, "level": "warning", "timestamp": at})
         else:
             line = " ".join(
-                [at, "[warning  ]", event.ljust(30), *(f"{name}={value}" for name, value in fields.items())]
+                [at, "[warning  ]", event.ljust(30), *(f"{name}={_printable(value)}" for name, value in fields.items())]
             )
         with suppress(OSError):
             os.write(2, f"{line}\n".encode())
+
+
+def _printable(value: object) -> str:
+    """Escape characters that could control a terminal: stacks name the files of users."""
+    return "".join(one if one.isprintable() or one == "\n" else repr(one)[1:-1] for one in str(value))
 
 
 def _memory_file() -> int:
