@@ -201,13 +201,13 @@ def run_some(system: System) -> None:
     assert [system.run(workflow_id, number).output for number in range(3)] == [0, 1, 2]
 
 
-def test_commands_that_only_read_need_no_exporter(tmp_path: Path) -> None:
+def test_commands_that_only_read_need_no_exporter(sqlite_url: str) -> None:
     environment = {
         **os.environ,
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
         "OTEL_EXPORTER_OTLP_PROTOCOL": "none such",
     }
-    command = [sys.executable, "-m", "spanloom.cli", "list", "--store", f"sqlite:///{tmp_path}/here.db"]
+    command = [sys.executable, "-m", "spanloom.cli", "list", "--store", sqlite_url]
 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
