@@ -27,10 +27,11 @@ from spanloom.engine.settings import Settings
 from spanloom.engine.store.requests import LogLine, SpanLine
 from spanloom.stores import open_store
 from spanloom.testing.crash_points import FOLDER, CrashPoints, crashing_store, steps_of
-from spanloom.worker import Worker, WorkerOptions, serve
+from spanloom.worker import WorkerOptions, serve
 from spanloom.worker.node.caller import Caller
 from spanloom.worker.queue.consumer import JobConsumer
 from spanloom.worker.queue.rq_registration import RqRegistration
+from spanloom.worker.service import Phase, WorkerState
 
 #: Everything is found soon; a worker that stops keeps its lease for the second that it waits after the grace.
 OPTIONS = WorkerOptions(lease_seconds=1.8, sweep_seconds=0.2, lost_job_after_seconds=0.5, grace_seconds=0.1)
@@ -105,21 +106,23 @@ def operate() -> int:
 
 def _stop_with_jobs_in_hand() -> None:
     """Have one worker told to stop between the fetch of a job and its claim."""
-    fetch, stop, stopped = JobConsumer.fetch, Worker.stop, threading.Event()
+    fetch, advance, stopping = JobConsumer.fetch, WorkerState.advance, threading.Event()
 
-    def stopping(self: Worker) -> None:
-        stop(self)
-        stopped.set()
+    def advancing(self: WorkerState, phase: Phase) -> bool:
+        moved = advance(self, phase)
+        if self.draining:
+            stopping.set()
+        return moved
 
     def fetching(self: JobConsumer, *args: Any, **options: Any) -> list[NodeMessage]:
         found = fetch(self, *args, **options)
         if found and once_in_a_play("stop"):
             os.kill(os.getpid(), signal.SIGTERM)
-            stopped.wait(_END_SECONDS)
+            stopping.wait(_END_SECONDS)
         return found
 
-    vars_of: Any = (Worker, JobConsumer)
-    vars_of[0].stop, vars_of[1].fetch = stopping, fetching
+    vars_of: Any = (WorkerState, JobConsumer)
+    vars_of[0].advance, vars_of[1].fetch = advancing, fetching
 
 
 def once_in_a_play(what: str) -> bool:

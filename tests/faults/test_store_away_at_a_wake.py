@@ -24,16 +24,18 @@ class FailingOnce(InMemoryExecutionStore):
         super().__init__()
         self.failed: list[str] = []
 
-    def get_execution(self, execution_id: str) -> Execution | None:
-        found = super().get_execution(execution_id)
+    def get_execution(self, execution_id: str, *, data_limit: int | None = None) -> Execution | None:
+        found = super().get_execution(execution_id, data_limit=data_limit)
         if found is not None and found.parent_execution_id is not None:
             self._fail_once("child")
         return found
 
-    def get_node_results(self, execution_id: str, node_ids: Sequence[str] | None = None) -> list[NodeRun]:
+    def get_node_results(
+        self, execution_id: str, node_ids: Sequence[str] | None = None, *, data_limit: int | None = None
+    ) -> list[NodeRun]:
         if node_ids is not None:
             self._fail_once("items")
-        return super().get_node_results(execution_id, node_ids)
+        return super().get_node_results(execution_id, node_ids, data_limit=data_limit)
 
     def _fail_once(self, what: str) -> None:
         if what not in self.failed:

@@ -75,6 +75,9 @@ def test_the_driver_logs_nothing_of_a_refusal(
             store.record(records)
         with refusing(postgres_url, "53100", table), pytest.raises(StoreUnavailable):
             driver.start("single") if table == "events" else driver.send(records[0])
+    many = [driver.outcome(one, driver.claim(one, "only")) for one in [driver.start("single") for _ in range(20)]]
+    with refusing(postgres_url, "53100", "node_results"), pytest.raises(StoreUnavailable):
+        store.record(many)
     assert caplog.messages == []
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,14 @@ GUARD = "put what it does when it is run under `if __name__ == '__main__':`"
 
 Write = Callable[[str, str], None]
 Spanloom = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_as_in_a_terminal() -> Iterator[None]:
+    """A run in the background of a shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -117,11 +125,8 @@ def test_ctrl_c_while_a_module_is_imported_is_no_mistake_of_the_module(write: Wr
 
 def test_a_signal_handler_that_a_module_sets_stays(write: Write) -> None:
     write("sets_one", "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n")
-    try:
-        import_module("sets_one", prints=True)
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    import_module("sets_one", prints=True)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_what_a_module_prints_and_whom_it_forks_is_not_in_the_output_of_a_command(spanloom: Spanloom) -> None:

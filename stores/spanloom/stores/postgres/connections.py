@@ -214,18 +214,8 @@ class PostgresConnections:
 
     def _step(self, step: Callable[[psycopg.Connection[Any], bool], Answer]) -> Answer:
         def run(raw: psycopg.Connection[Any]) -> Answer:
-            failed: Exception | None = None
-            try:
-                with raw.pipeline():  # a statement without rows needs no round trip of its own
-                    try:
-                        with raw.transaction():
-                            return step(raw, True)
-                    except Exception as error:
-                        failed = error
-            except psycopg.Error as ended:  # what is left of a pipeline that an error has ended, or the error itself
-                raise failed or ended from None
-            assert failed is not None
-            raise failed
+            with raw.pipeline(), raw.transaction():  # a statement without rows needs no round trip of its own
+                return step(raw, True)
 
         return self._lend(self.engine, run)
 

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from spanloom.stores.postgres.quiet_pipeline import QuietPipeline
+
 __all__ = [
     "LEASE_SECONDS",
     "LONG_SECONDS",
@@ -86,6 +88,14 @@ class TimeLimitedConnection(psycopg.Connection[Any]):
         except _LATE:
             self._abandon()
             raise TimeLimitPassed(f"no answer within the time limit of {seconds:g} s") from None
+
+    @contextmanager
+    def pipeline(self) -> Generator[psycopg.Pipeline]:
+        """Send statements without waiting for the answers of each, while the block lasts."""
+        if self._pipeline is None:
+            self._pipeline = QuietPipeline(self)
+        with super().pipeline() as pipeline:
+            yield pipeline
 
     def _abandon(self) -> None:
         """Have the server cancel the statement, as far as it can, and close the connection."""
