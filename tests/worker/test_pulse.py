@@ -26,6 +26,7 @@ from spanloom.engine import (
 )
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.worker.node.caller import Caller
+from spanloom.worker.node.event_loop import EventLoopThread
 from spanloom.worker.watch.threads import check_threads
 
 SHORT: dict[str, Any] = {"lease_seconds": 0.4, "stall_seconds": 0.8, "grace_seconds": 5.0, "sweep_seconds": 0.1}
@@ -197,3 +198,19 @@ def until(condition: Callable[[], object], timeout: float = 20) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"
         pause.wait(0.02)
+
+
+def test_an_event_loop_that_is_being_started_has_not_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, seen, start = EventLoopThread("loop"), [], threading.Thread.start
+
+    def starting(thread: threading.Thread) -> None:
+        seen.append(loop.died)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    try:
+        assert loop.run(asyncio.sleep(0, "done")) == "done"
+        assert seen == [False]
+        assert not loop.died
+    finally:
+        loop.close()

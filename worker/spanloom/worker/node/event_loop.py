@@ -122,8 +122,9 @@ class EventLoopThread:
             if self._loop is None:
                 self._loop, self._closing = asyncio.new_event_loop(), threading.Event()
                 serving = (self._loop, self._closing)
-                self._thread = threading.Thread(target=_serve, args=serving, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=_serve, args=serving, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread  # from now on it can die
             return self._loop
 
 

@@ -80,6 +80,7 @@ class Pulse:
         self._own_failure = own_failure
         self._shortage = shortage
         self._lacks: str | None = None
+        self._dead: set[str] = set()
         self._beat = beat
         self._state = state
         self._surrender = surrender
@@ -112,7 +113,8 @@ class Pulse:
             return None
         if (failure := self._own_failure()) is not None:
             return Stall(failure, running, lapses=True)
-        if dead := [name for name, thread in self._threads.items() if thread.died]:
+        dead_before, self._dead = self._dead, {name for name, thread in self._threads.items() if thread.died}
+        if dead := sorted(dead_before & self._dead):  # at two looks: one that is just being started looks dead, too
             return Stall(f"its {dead[0]} has ended", running, lapses=True)
         if self._still(Turning("shortage", self._turns_without_shortage), now) > self._seconds:
             return Stall(f"for {self._seconds:g} s {self._lacks}")
