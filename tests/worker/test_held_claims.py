@@ -27,7 +27,7 @@ def test_a_claim_that_nobody_answers_for_goes_back_and_is_pushed_again(engine: W
     keys = [NodeKey(lost, "only"), NodeKey(running, "only")]
     answers = engine.store.claim(keys, worker_id=driver.worker_id)
     assert isinstance(answers[1], Claim)
-    held.take(answers[1])
+    held.claims[id(answers[1])] = answers[1]
 
     held.check(driver.worker_id)
     assert set(engine.store.list_claims(driver.worker_id)) == set(keys)  # it may be on its way to a slot
@@ -43,11 +43,11 @@ def test_a_claim_that_has_ended_here_is_answered_for_no_longer(engine: WorkflowE
     execution = driver.start(single())
     claim = driver.try_claim(execution, "only")
     assert isinstance(claim, Claim)
-    held.take(claim)
+    held.claims[id(claim)] = claim
     for _ in range(3):
         held.check(driver.worker_id)
     assert engine.store.list_claims(driver.worker_id)
-    held.drop(claim)
+    del held.claims[id(claim)]
     for _ in range(2):
         held.check(driver.worker_id)
     assert not engine.store.list_claims(driver.worker_id)

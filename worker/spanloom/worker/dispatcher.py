@@ -151,7 +151,7 @@ class Dispatcher:
             if isinstance(answer, Claim):
                 if measured is not None:
                     measured.job_waited(message.list_name, now - message.pushed_at)
-                self._held.take(answer)
+                self._held.claims[id(answer)] = answer
                 self._slots.submit(partial(run, message, answer, worker_id))
                 continue
             if isinstance(answer, SpanloomError):

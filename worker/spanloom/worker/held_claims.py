@@ -15,25 +15,16 @@ _log = structlog.get_logger("spanloom.worker")
 
 
 class HeldClaims:
-    """The claims of one worker that are in its slots. Thread-safe: each change is one step of a set.
+    """The claims of one worker that are in its slots.
 
     A claim of which the answer was lost, or could not be read, is in the store and not here. It would never run.
     """
 
     def __init__(self, engine: WorkflowEngine) -> None:
         self._engine = engine
-        self._held: set[tuple[str, str, int, int]] = set()
+        #: By id(): those on their way to a slot, or in it. Each change is one step of the dict.
+        self.claims: dict[int, Claim] = {}
         self._suspects: set[tuple[NodeKey, int]] = set()
-
-    def take(self, claim: Claim) -> None:
-        """Note that a claim is on its way to a slot, or in it."""
-        node = claim.node
-        self._held.add((claim.header.execution_id, node.node_id, node.item, node.fence))
-
-    def drop(self, claim: Claim) -> None:
-        """Note that a claim has ended here."""
-        node = claim.node
-        self._held.discard((claim.header.execution_id, node.node_id, node.item, node.fence))
 
     def check(self, worker_id: str) -> None:
         """Give back the worker's claims in the store that were in no slot at this check and at the last one.
@@ -41,11 +32,11 @@ class HeldClaims:
         One that is on its way to a slot is found by one check at most. Raises StoreUnavailable.
         """
         stored = self._engine.store.list_claims(worker_id)
-        strange = {
-            (key, fence)
-            for key, fence in stored.items()
-            if (key.execution_id, key.node_id, key.item, fence) not in self._held
+        held = {
+            (claim.header.execution_id, claim.node.node_id, claim.node.item, claim.node.fence)
+            for claim in list(self.claims.values())
         }
+        strange = {(key, fence) for key, fence in stored.items() if (*key, fence) not in held}
         again, self._suspects = strange & self._suspects, strange
         if again:
             self.give_back(worker_id, again)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from spanloom.engine.arguments import Text, checked_calls
+from spanloom.engine.arguments import Text, check_value, checked_calls
 from spanloom.engine.errors import ConfigurationError, UnknownNodeType
 from spanloom.engine.handlers.builtin import BUILT_IN
 from spanloom.engine.handlers.handler import Executor, Handler
@@ -22,7 +22,7 @@ _log = Logger("spanloom.engine")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@checked_calls()
+@checked_calls(but=("handler",))  # which checks after a miss: workers look up the handler of each node
 class NodeRegistry:
     """Handlers by node type, always with the built-in ones.
 
@@ -72,8 +72,12 @@ class NodeRegistry:
 
     def handler(self, type: str) -> Handler:
         """Return the handler of a node type, also of a built-in one. Raises UnknownNodeType."""
-        found = self._handlers.get(type) or BUILT_IN.get(type)
+        try:
+            found = self._handlers.get(type) or BUILT_IN.get(type)
+        except TypeError:  # it has no hash
+            found = None
         if found is None:
+            check_value("type", type, str)
             raise UnknownNodeType(type, sorted(self._handlers))
         return found
 

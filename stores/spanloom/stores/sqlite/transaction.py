@@ -146,7 +146,9 @@ class SqliteTransaction(SqliteRows):
                 for line in logs
             ]  # fmt: skip
         for span in spans:
-            self._spans.append((execution_id, *span._replace(name=storable(span.name))))
+            if (name := storable(span.name)) is not span.name:
+                span = span._replace(name=name)
+            self._spans.append((execution_id, *span))
 
     def flush(self) -> None:
         """See Transaction.flush."""

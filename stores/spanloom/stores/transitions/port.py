@@ -279,7 +279,9 @@ class Transitions(ExecutionStore):
         self, records: Sequence[RecordRequest], step: Callable[[Sequence[RecordRequest]], list[RecordResult]]
     ) -> list[RecordResult]:
         """Run a step for records as `_each` does. An error is in the result of its record."""
-        return [_recorded(answer) for answer in self._each(records, step)]
+        if (answers := self._together(records, step)) is not None:
+            return answers
+        return [_recorded(answer) for answer in one_by_one(records, lambda record: step([record]))]
 
     def _each(
         self, items: Sequence[Item], step: Callable[[Sequence[Item]], list[Answer]]
@@ -289,14 +291,19 @@ class Transitions(ExecutionStore):
         The answer to an item is its error if its call raises. Raises the first error if that is so of all items, and
         any error at once if this thread's transaction does not survive it.
         """
+        answers = self._together(items, step)
+        return one_by_one(items, lambda item: step([item])) if answers is None else [*answers]
+
+    def _together(self, items: Sequence[Item], step: Callable[[Sequence[Item]], list[Answer]]) -> list[Answer] | None:
+        """Run a step for all items in one call. None if it has to be tried for each of them."""
         if not items:
             return []
         try:
-            return list(step(items))
+            return step(items)
         except Exception as error:
             if len(items) == 1 or is_of_all(error) or not self._survives_errors():
                 raise
-        return one_by_one(items, lambda item: step([item]))
+        return None
 
 
 def _answers(answers: list[ControlResult | UserError | SpanloomError]) -> list[ControlResult | UserError]:

@@ -139,8 +139,11 @@ class Recorder:
         self.turns += 1
         self._troubles.over("record")
         for entry, answer in zip(batch, answers, strict=True):
-            entry.answer = _answer(answer)
-            entry.alone = isinstance(entry.answer, StoreUnavailable)
+            if answer.error is None:
+                entry.answer = answer
+            else:
+                entry.answer = _answer(answer)
+                entry.alone = isinstance(entry.answer, StoreUnavailable)
 
     def _record_singly(self, batch: list[_Entry]) -> None:
         in_a_row, last = 0, None
@@ -179,8 +182,10 @@ def _answer(result: RecordResult) -> RecordResult | Exception:
 
 
 def _size(record: RecordRequest) -> int:
-    """Return about how many bytes a record takes when it is sent."""
+    """Return about how many bytes a record takes when it is sent, without its own span and the like."""
     size = len(record.data or "")
+    if not record.logs and len(record.spans) <= 1 and record.fan_out is None:
+        return size
     for line in record.logs:
         size += len(line.message) + len(line.fields)
     for span in record.spans:

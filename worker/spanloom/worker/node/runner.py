@@ -101,6 +101,7 @@ class NodeRunner:
             time.monotonic() + self._options.max_inline_seconds,
         )
         following: Claim | None = claim
+        held = self._held.claims
         job: NodeMessage | None = message  # None: work first goes on without one
         try:
             while following is not None:
@@ -112,8 +113,8 @@ class NodeRunner:
                     contextvars.copy_context().run(self._run_one, job, following, worker_id, more),
                 )
                 if following is not None:
-                    self._held.take(following)
-                self._held.drop(ended)
+                    held[id(following)] = following
+                held.pop(id(ended), None)
                 job = None
         except StoreUnavailable as error:  # its record made no way, or the worker stops and gives back all its claims
             _log.warning("node_not_recorded", **_ids(following or claim), error=str(error))
@@ -124,7 +125,7 @@ class NodeRunner:
                 self._fail(following, worker_id, error)
             log_failure(_log, "node_not_recorded", **_ids(following or claim))
         finally:
-            self._held.drop(following or claim)
+            held.pop(id(following or claim), None)
         try:
             self._consumer.flush_if_idle()
         except QueueUnavailable as error:

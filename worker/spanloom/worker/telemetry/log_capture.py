@@ -50,7 +50,7 @@ class LogCapture:
 
     def ensure(self) -> None:
         """Add the handler to the root logger again, if the application has removed it."""
-        root = logging.getLogger()
+        root = logging.root
         if self._handler not in root.handlers:
             root.handlers = [*root.handlers, self._handler]  # without logging's lock, which a time limit may interrupt
         if not isinstance(logging.getLogRecordFactory(), _RecordFactory):
