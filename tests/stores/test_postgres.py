@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from urllib.parse import urlencode, urlsplit
@@ -375,3 +377,21 @@ def test_a_log_line_with_a_nul_or_half_a_character_is_kept_without_it(store: Pos
     driver.run(execution, "only", logs=[LogLine("info", said, datetime.now(UTC))])
     (line,) = store.get_logs(execution)
     assert line.message == "nul \ufffd, half \ufffd, whole \U0001f600, backslash \\u0000"
+
+
+def test_a_store_that_is_dropped_without_close_ends_its_sessions(
+    postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    def use() -> None:
+        PostgresExecutionStore(postgres_url).list_workflows()
+
+    use()
+    gc.collect()
+
+    with psycopg.connect(postgres_server.url, autocommit=True) as watcher:
+        left = "select count(*) from pg_stat_activity where datname = %s and application_name = 'spanloom'"
+        name = psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"]
+        give_up = time.monotonic() + 10
+        while watcher.execute(left, [name]).fetchone() != (0,):
+            assert time.monotonic() < give_up
+            watcher.execute("select pg_sleep(0.01)")

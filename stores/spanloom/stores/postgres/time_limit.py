@@ -89,6 +89,9 @@ class TimeLimitedConnection(psycopg.Connection[Any]):
             self._abandon()
             raise TimeLimitPassed(f"no answer within the time limit of {seconds:g} s") from None
 
+    def __del__(self, *_: object) -> None:
+        """Let libpq close it: one of a pool ends with the pool, of which psycopg warns for its own pools neither."""
+
     @contextmanager
     def pipeline(self) -> Generator[psycopg.Pipeline]:
         """Send statements without waiting for the answers of each, while the block lasts."""
