@@ -19,6 +19,7 @@ from redis import Redis
 from e2e.support.harness import TESTS, until
 from e2e.support.stalling_app import registry
 from spanloom.engine import Execution, Workflow, WorkflowEngine
+from spanloom.engine.limits import MAX_SPAN_NAME
 
 APP = "e2e.support.stalling_app:engine"
 SHORT = ("--lease", "1", "--stall", "2", "--grace", "4", "--max-recovery-attempts", "2")
@@ -120,9 +121,10 @@ def test_slots_that_are_all_past_their_timeouts_are_given_up_with_their_process(
 
 def test_a_handler_in_a_process_of_its_own_is_killed_by_its_timeout_and_by_a_cancel(system: Supervised) -> None:
     retry = {"max_attempts": 2, "delay": 0.01, "retry_on": ["e2e.support.stalling_app.Refused"]}
-    system.start("isolated", timeout=3.0, retry=retry)  # the timeout begins once its process has started
+    before = system.start("isolated", timeout=3.0, retry=retry)  # the timeout begins once its process has started
     store = system.engine.store
     with system.worker("--stall", "0", "--grace", "1") as process:
+        system.wait(before)  # or its process and the first one's would be idle, in either order
         executions = [
             system.wait(system.engine.enqueue_workflow("isolated", data)) for data in (1, 2, "fails", "dies", "day")
         ]
@@ -146,7 +148,8 @@ def test_a_handler_in_a_process_of_its_own_is_killed_by_its_timeout_and_by_a_can
     assert [run.attempt for run in store.get_node_results(failed.id)] == [2]
     lines = [(line.level, line.message) for line in store.get_logs(failed.id)]
     assert lines[:3] == [("info", "by ctx.log"), ("warning", "by logging"), ("warning", "Refused: 1 and 2")]
-    assert [span.name for span in store.get_trace(first.id)] == ["run a", "inside"]
+    spans = {span.name[:6]: len(span.name) for span in store.get_trace(first.id)}
+    assert spans == {"run a": 5, "inside": 6, "long l": MAX_SPAN_NAME}
     assert store.get_node_results(last)[0].status == "queued"  # given back
 
 

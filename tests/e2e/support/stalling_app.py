@@ -164,7 +164,7 @@ def isolated(data: Any, ctx: NodeContext) -> int | date:
     """Return this process' id, and leave a line and a span; or a day; or fail, die or hold the interpreter."""
     ctx.log.info("by ctx.log", number=1)
     logging.getLogger("library").warning("by logging")
-    with ctx.span("inside"):
+    with ctx.span("inside"), ctx.span("long " * 1000):
         pass
     if data == "fails":
         raise Refused(ctx.attempt, 2)

@@ -13,8 +13,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, closing, suppress
 from multiprocessing.connection import Connection
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -31,7 +31,7 @@ from spanloom.engine.store.requests import LogLine
 from spanloom.engine.workflow.definitions import Node
 from spanloom.worker.error_text import message_of, traceback_of, type_of
 from spanloom.worker.isolated.messages import Call, Cancel, Ended, Failed, Line, Ready, SpanEnded, Start, Unable
-from spanloom.worker.node.attempt import OpenSpan
+from spanloom.worker.node.attempt import open_span
 from spanloom.worker.node.event_loop import EventLoopThread
 from spanloom.worker.node.lifespan import Lifespan
 from spanloom.worker.node.outcomes import of_error, of_result
@@ -177,19 +177,8 @@ class _Runtime:
     def log(self) -> Any:
         return self.buffer.logger
 
-    @contextmanager
-    def span(self, name: str, attributes: Mapping[str, Any]) -> Generator[Span]:
-        opened = OpenSpan(name, trace.get_current_span(), dict(attributes))
-        token = otel_context.attach(opened.context)
-        error: BaseException | None = None
-        try:
-            yield opened.span
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            otel_context.detach(token)
-            self._send(SpanEnded(opened.close(error)))
+    def span(self, name: str, attributes: Mapping[str, Any]) -> AbstractContextManager[Span]:
+        return open_span(name, attributes, lambda line: self._send(SpanEnded(line)))
 
     def heartbeat(self) -> None:
         if self.cancelled:

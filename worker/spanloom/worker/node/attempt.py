@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -24,7 +24,7 @@ from spanloom.worker.telemetry.log_buffer import LogBuffer, as_json
 from spanloom.worker.telemetry.log_capture import LogCapture
 from spanloom.worker.telemetry.node_span import NodeSpan, record_error
 
-__all__ = ["OpenSpan", "RunningAttempt"]
+__all__ = ["RunningAttempt", "open_span"]
 
 
 class RunningAttempt:
@@ -60,20 +60,9 @@ class RunningAttempt:
         """A structlog logger; its lines are stored with the node run as well."""
         return self.log_buffer.logger
 
-    @contextmanager
-    def span(self, name: str, attributes: Mapping[str, Any]) -> Generator[Span]:
+    def span(self, name: str, attributes: Mapping[str, Any]) -> AbstractContextManager[Span]:
         """Open a span below the innermost open one, in OTel and in the store."""
-        opened = OpenSpan(shortened(text_of(name), MAX_SPAN_NAME), trace.get_current_span(), dict(attributes))
-        token = otel_context.attach(opened.context)
-        error: BaseException | None = None
-        try:
-            yield opened.span
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            otel_context.detach(token)
-            self.keep_span(opened.close(error))
+        return open_span(name, attributes, self.keep_span)
 
     def keep_span(self, line: SpanLine) -> None:
         """Keep a span that the handler has closed."""
@@ -143,7 +132,23 @@ class RunningAttempt:
         self.spans.append(line)
 
 
-class OpenSpan:
+@contextmanager
+def open_span(name: str, attributes: Mapping[str, Any], keep: Callable[[SpanLine], object]) -> Generator[Span]:
+    """Open a span below the innermost open one while the block lasts, then call `keep` with its line."""
+    opened = _OpenSpan(shortened(text_of(name), MAX_SPAN_NAME), trace.get_current_span(), dict(attributes))
+    token = otel_context.attach(opened.context)
+    error: BaseException | None = None
+    try:
+        yield opened.span
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        otel_context.detach(token)
+        keep(opened.close(error))
+
+
+class _OpenSpan:
     """A span that a handler opened: OTel's where an SDK is set up, otherwise one with ids of its own."""
 
     __slots__ = ("_attributes", "_name", "_parent_id", "_start_ns", "context", "span", "span_id", "trace_id")
