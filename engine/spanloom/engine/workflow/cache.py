@@ -53,11 +53,13 @@ class DefinitionCache:
         """
         key = (workflow_id, version)
         with self._lock:
-            found = self._kept.get(key)
-            if found is not None:
+            try:
+                found = self._kept[key]  # get() would look it up, and ask for the time, twice
+            except KeyError:
+                self.misses += 1
+            else:
                 self.hits += 1
                 return found
-            self.misses += 1
             answer = self._loading.get(key)
             first = answer is None
             if answer is None:

@@ -49,7 +49,11 @@ class CompiledWorkflow:
 
     def successors(self, node_id: str) -> tuple[str, ...]:
         """Return the ids of the nodes that wait for this one, in the order of the definition."""
-        return tuple(route.target for route in self.routes[node_id])
+        return self._successors[node_id]
+
+    @functools.cached_property
+    def _successors(self) -> dict[str, tuple[str, ...]]:
+        return {node_id: tuple(route.target for route in found) for node_id, found in self.routes.items()}
 
     @functools.cached_property
     def mappings(self) -> dict[str, DataMapping]:

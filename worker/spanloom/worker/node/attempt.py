@@ -67,7 +67,11 @@ class RunningAttempt:
     def keep_span(self, line: SpanLine) -> None:
         """Keep a span that the handler has closed."""
         node = self.claim.node
-        self._keep_span(line._replace(node_id=node.node_id, item=node.item, attempt=node.attempt))
+        if len(self.spans) >= MAX_LINES or self._span_characters >= MAX_ATTEMPT_CHARACTERS:
+            self.log_buffer.exclude()
+            return
+        self._span_characters += len(line.name) + len(line.attributes)
+        self.spans.append(line._replace(node_id=node.node_id, item=node.item, attempt=node.attempt))
 
     def heartbeat(self) -> None:
         """Raise LeaseLost if this worker no longer holds the claim, or if it stops and its grace is over."""
@@ -120,16 +124,8 @@ class RunningAttempt:
         """
         waits = outcome is Outcome.WAITING or (outcome is Outcome.RELEASED and self.own.goes_on)
         self.reference = self.own.reference if waits else self.own.span_id
-        self._keep_span(self.own.wait() if waits else self.own.end(outcome, error))
+        self.spans.append(self.own.wait() if waits else self.own.end(outcome, error))
         self.log_buffer.end(error, final=outcome is Outcome.FAILED)
-
-    def _keep_span(self, line: SpanLine) -> None:
-        full = len(self.spans) >= MAX_LINES or self._span_characters >= MAX_ATTEMPT_CHARACTERS
-        if full and line.span_id != self.own.span_id:
-            self.log_buffer.exclude()
-            return
-        self._span_characters += len(line.name) + len(line.attributes)
-        self.spans.append(line)
 
 
 @contextmanager

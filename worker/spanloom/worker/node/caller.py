@@ -107,10 +107,10 @@ class Caller:
         """Return the data of the taken parents. Raises PermanentError if it takes more than the limit."""
         node, limit = claim.node, self._engine.settings.join_limit_bytes
         results = node.results
-        left_out = LEFT_OUT in results.values()
+        texts, store = results.values(), self._engine.store
         execution_id, parents = claim.header.execution_id, tuple(results)
-        store = self._engine.store
-        size = store.get_data_size(execution_id, parents) if left_out else sum(map(len, results.values()))
+        left_out = LEFT_OUT in texts
+        size = store.get_data_size(execution_id, parents) if left_out else sum(map(len, texts))
         if size > limit:
             raise PermanentError(
                 f"the data that reaches node {node.node_id!r} takes {size:,} bytes, more than the limit of "

@@ -68,12 +68,20 @@ class AttemptResult(NamedTuple):
             item=claim.node.item,
             fence=claim.node.fence,
             worker_id=worker_id,
-            **{name: getattr(self, name) for name in _RECORDED},
+            outcome=self.outcome,
+            data=self.data,
+            error=self.error,
+            taken=self.taken,
+            handled=self.handled,
+            delay_seconds=self.delay_seconds,
+            spends_attempt=self.spends_attempt,
+            due_at=self.due_at,
+            wait_kind=self.wait_kind,
+            wait_key=self.wait_key,
+            child=self.child,
+            fan_out=self.fan_out,
             **telemetry,
         )
-
-
-_RECORDED = tuple(set(AttemptResult._fields) & set(RecordRequest._fields))
 
 
 def of_result(

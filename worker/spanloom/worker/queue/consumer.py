@@ -21,7 +21,6 @@ from spanloom.engine.queue.message import MOST_ID_BYTES, MOST_JOB_BYTES, NodeMes
 from spanloom.engine.queue.node_queue import NodeQueue, rq_timestamp
 from spanloom.engine.queue.redis_refusals import WrongKeyType, bounded_text
 from spanloom.engine.queue.side_lists import base_list, side_list
-from spanloom.engine.store.port import queue_key
 from spanloom.worker.queue.failed_jobs import FailedJobs
 
 __all__ = ["JobConsumer"]
@@ -73,7 +72,8 @@ class JobConsumer:
         self._redis = queue.redis
         self._keys = queue.keys
         self._worker_name = worker_name
-        self.list_names = [queue.list_name(name, level) for name in queues for level in ("high", "normal", "low")]
+        served = [(name, level) for name in dict.fromkeys(queues) for level in ("high", "normal", "low")]
+        self.list_names = [queue.list_name(name, level) for name, level in served]
         self._lists = [self._keys.queue(name) for name in self.list_names]
         self._served = _Served(self._keys, self.list_names, ())
         self._wake_key = self._keys.wake(worker_name)
@@ -91,7 +91,8 @@ class JobConsumer:
         self._blocked = False
         self._started: dict[str, str] = {}  # job id -> list name, of jobs that run here now
         self._refused, self._refused_since = 0, 0.0
-        self._urgent: dict[str, tuple[float, bool]] = {}
+        self._more_urgent = {one: self._lists[:number] for number, one in enumerate(served)}
+        self._urgent: dict[tuple[str, str], tuple[float, bool]] = {}  # when they were looked at, and what was seen
 
     def fetch(self, count: int, block_seconds: float) -> list[NodeMessage]:
         """Take up to `count` node jobs, most urgent first; wait for the first one up to `block_seconds`.
@@ -260,8 +261,8 @@ class JobConsumer:
 
         The answer is 20 ms old at most, or 40 ms while another slot reads a new one.
         """
-        name = f"{self._queue.namespace}.{queue_key(queue, priority)}"
-        before = self._lists[: self.list_names.index(name)] if name in self.list_names else []
+        name = (queue, priority)
+        before = self._more_urgent.get(name)
         if not before:
             return False
         looked, answer = self._urgent.get(name, (0.0, False))

@@ -133,9 +133,7 @@ class NodeSpan:
 
     def _line(self, status: str, end_ns: int | None) -> SpanLine:
         node, trace_id = self._claim.node, self.trace_id
-        links = ",".join(
-            f'{{"trace_id":"{trace_id}","span_id":"{span_id}","kind":"{kind}"}}' for kind, span_id in self._links
-        )
+        links = [f'{{"trace_id":"{trace_id}","span_id":"{span_id}","kind":"{kind}"}}' for kind, span_id in self._links]
         return SpanLine(
             trace_id=trace_id,
             span_id=self.span_id,
@@ -149,7 +147,7 @@ class NodeSpan:
             item=node.item,
             attempt=node.attempt,
             attributes=self._constant.json + _encoded(self._varying)[1:],
-            links=f"[{links}]",
+            links=f"[{','.join(links)}]",
         )
 
 
