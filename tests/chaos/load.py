@@ -17,13 +17,14 @@ from pathlib import Path
 from chaos.app import engine
 from chaos.trace_log import append
 from chaos.workflows import workflow_of
-from spanloom.engine import StoreUnavailable
+from spanloom.engine import StoreNotMigrated, StoreUnavailable
 
 __all__ = ["acknowledged", "generate"]
 
 _LOOK_SECONDS = 0.2
 _PAUSE_SECONDS = 0.1
 _BURST = 10
+_AWAY = (StoreUnavailable, StoreNotMigrated)  # who starts while the schema is moved finds none
 
 
 def acknowledged(folder: Path) -> list[tuple[int, str]]:
@@ -64,7 +65,7 @@ def _start(number: int) -> str:
             return engine.enqueue_workflow(
                 workflow_of(number).id, number, idempotency_key=f"number {number}", metadata={"number": str(number)}
             )
-        except StoreUnavailable:
+        except _AWAY:
             time.sleep(_PAUSE_SECONDS * min(tries + 1, 5))
     raise AssertionError("unreachable")
 
@@ -72,7 +73,7 @@ def _start(number: int) -> str:
 def _open_executions() -> int:
     try:
         counts = engine.store.stats().executions
-    except StoreUnavailable:
+    except _AWAY:
         return sys.maxsize
     return sum(number for status, number in counts.items() if not status.ended)
 

@@ -49,6 +49,11 @@ class GroupProcess:
         self._ready = self._ready or b'_ready"' in self.log_path.read_bytes()
         return self._ready
 
+    @property
+    def last_line(self) -> str:
+        """What it logged last."""
+        return (self.log_path.read_text(errors="replace").splitlines() or ["nothing"])[-1]
+
     def lines(self) -> Iterator[dict[str, Any]]:
         """Return what it logged: JSON lines as they are, others as an error."""
         for line in self.log_path.read_text(errors="replace").splitlines():

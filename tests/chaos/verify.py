@@ -117,8 +117,15 @@ def verify(
     unrun = _unrun(history)
     injected = Counter(injection.fault for injection in environment.injections)
     ended_so = [
-        *(f"{one.name} ended with {code} by itself" for one, code in environment.workers.exits if one.ready),
-        *(f"{one.name} ended with {code} by itself" for one, code in environment.engines.exits),
+        *(
+            f"{one.name} ended with {code} by itself, and said last: {one.last_line}"
+            for one, code in environment.workers.exits
+            if one.ready
+        ),
+        *(
+            f"{one.name} ended with {code} by itself, and said last: {one.last_line}"
+            for one, code in environment.engines.exits
+        ),
         *(f"{one.name} ended with {code} after SIGTERM" for one, code in unclean if one.ready),
     ]
     logged = Counter(
