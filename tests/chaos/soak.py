@@ -111,7 +111,7 @@ def _still_open(environment: Environment) -> int:
 
 def _faults(rate: float) -> list[Fault]:
     """Return all faults of servers and processes, of which one is done for each hundredth execution."""
-    kinds = [kind for kind in FAULTS if kind is not PushAgain]
+    kinds = [kind for kind in FAULTS if kind.together and kind is not PushAgain]
     every = len(kinds) / (rate * _FAULTS_PER_EXECUTION)
     return [kind(pace=every / statistics.fmean(kind.every)) for kind in kinds]
 
