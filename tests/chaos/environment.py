@@ -36,7 +36,7 @@ class Environment:
     postgres: PostgresServer | None
     workers: ProcessGroup
     engines: ProcessGroup
-    slots: int  # of each worker
+    claims: int  # of each worker, at most
     lease_seconds: float
     variables: dict[str, str]  # of the environment of every process
     injections: list[Injection] = field(default_factory=list)

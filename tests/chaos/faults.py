@@ -58,7 +58,7 @@ class KillWorkers(Fault):
             environment.record(self.name, at, worker=process.name)
 
     def explains(self, environment: Environment) -> int:
-        return environment.slots
+        return environment.claims
 
 
 class StopWorkers(Fault):
@@ -85,7 +85,7 @@ class StopWorkers(Fault):
             environment.workers.go_on(process)
 
     def explains(self, environment: Environment) -> int:
-        return environment.slots
+        return environment.claims
 
     def _holder(self, environment: Environment, chance: random.Random) -> str | None:
         return chance.choice(found) if (found := self._holders(environment)) else None
@@ -261,7 +261,7 @@ class RestartPostgres(Fault):
         environment.record(self.name, at)
 
     def explains(self, environment: Environment) -> int:
-        return environment.slots * environment.workers.count  # the leases of all may lapse meanwhile
+        return environment.claims * environment.workers.count  # the leases of all may lapse meanwhile
 
 
 class TerminateBackends(Fault):

@@ -74,7 +74,7 @@ class RefuseWrites(Fault):
             environment.record(self.name, at)
 
     def explains(self, environment: Environment) -> int:
-        return environment.slots * environment.workers.count  # the leases of all may lapse meanwhile
+        return environment.claims * environment.workers.count  # the leases of all may lapse meanwhile
 
 
 class OneOutOfMemory(Fault):

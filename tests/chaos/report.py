@@ -41,7 +41,7 @@ runs     of handlers, by the trace log that they write themselves
 again    of these, more than the executions take if nothing goes wrong: no more than `taken`. Where handlers break
          their processes, without those that a timeout ended or a worker gave back
 taken    node runs taken from a worker whose lease had lapsed, by the events: no more than `at most`
-at most  slots of a worker for each one killed or stopped; of all workers for each restart of Postgres
+at most  what the slots of a worker may hold, for each one killed or stopped; of all for each restart of Postgres
 refused  writes that workers were refused because their claim had gone to another
 still    longest stall of all: the seconds from the healing of a fault until any handler ran, or a server went down
          again, at most

@@ -43,7 +43,7 @@ class Sabotage(Fault):
             environment.record(self.name, at, at + STALL_SECONDS + environment.lease_seconds, worker=worker)
 
     def explains(self, environment: Environment) -> int:
-        return environment.slots
+        return environment.claims
 
 
 class HoldInterpreter(Sabotage):

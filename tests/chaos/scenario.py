@@ -19,6 +19,7 @@ from chaos.verify import ScenarioResult, verify
 from chaos.workflows import WORKFLOWS
 from spanloom.engine import NodeStatus, StoreUnavailable, WorkflowEngine
 from spanloom.testing.servers import PostgresServer, RedisServer
+from spanloom.worker.briefness import MOST
 
 __all__ = ["Load", "injecting", "run_scenario", "set_up", "wait_settled", "worker_command"]
 
@@ -94,7 +95,7 @@ def set_up(
         workers = ProcessGroup("worker", load.workers, lambda _, name: worker_command(load, name), variables, folder)
         engines = ProcessGroup("engine", load.engines, starter, variables, folder, ends=True)
         environment = Environment(
-            folder, engine, redis, postgres, workers, engines, load.slots, load.lease_seconds, variables
+            folder, engine, redis, postgres, workers, engines, load.slots * MOST, load.lease_seconds, variables
         )
         for group in (workers, engines):
             stack.callback(group.close)

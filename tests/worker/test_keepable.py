@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from spanloom.engine.errors import PayloadRejected
 from spanloom.engine.store.requests import LogLine, Outcome, RecordRequest, SpanLine
-from spanloom.worker.node.keepable import lesser_records
+from spanloom.worker.recording.keepable import lesser_records
 
 SAID = "caf\u00e9 \u4e2d \U0001f600"
 REFUSED = PayloadRejected("no such character: \u4e2d \0")

@@ -17,7 +17,7 @@ from spanloom.engine.errors import (
     Unavailability,
 )
 from spanloom.engine.store.requests import LogLine, Outcome, RecordRequest, RecordResult
-from spanloom.worker.node.recorder import Recorder
+from spanloom.worker.recording.recorder import Recorder
 from spanloom.worker.service import Phase, WorkerState
 
 
@@ -93,7 +93,7 @@ def test_what_ends_during_a_commit_is_committed_together_by_the_next() -> None:
 
 
 def test_large_records_are_sent_in_batches_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spanloom.worker.node.recorder.MAX_BATCH_BYTES", 1_000)
+    monkeypatch.setattr("spanloom.worker.recording.recorder.MAX_BATCH_BYTES", 1_000)
     store = Store()
     made = recorder(store)
     store.open.clear()

@@ -19,7 +19,7 @@ from spanloom.engine.telemetry.tracing import start_trace
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.driver import StoreDriver
 from spanloom.testing.workflows import chain, single
-from spanloom.worker.node.recorder import Recorder
+from spanloom.worker.recording.recorder import Recorder
 from spanloom.worker.service import WorkerState
 from spanloom.worker.telemetry import span_exporter
 from spanloom.worker.telemetry.span_exporter import SpanExporter
@@ -93,7 +93,7 @@ class Worker:
 
     def run(self, execution: str, node: str, span: Any = EXPORTED, **fields: Any) -> RecordResult:
         record = self.driver.outcome(execution, self.driver.claim(execution, node), **fields)
-        with self.exporter.recording(span, self.driver.worker_id):
+        with self.exporter.recording([span], self.driver.worker_id):
             return self.recorder.record(record)
 
     def kill(self) -> None:
@@ -167,7 +167,7 @@ def test_a_record_under_way_is_not_confirmed(store: InMemoryExecutionStore, prov
     worker.exporter.poll()
     worker.exporter.poll()
     before = worker.confirmed[-1]
-    with worker.exporter.recording(EXPORTED, worker.driver.worker_id):
+    with worker.exporter.recording([EXPORTED], worker.driver.worker_id):
         since = worker.exporter._latest
         worker.exporter.poll()
         worker.exporter.poll()
@@ -220,7 +220,7 @@ def test_a_worker_that_stops_leaves_what_it_could_not_send(
     worker.run(execution, "n1")
     provider.reaches_collector = how != "collector away"
     worker.exporter.start()
-    with worker.exporter.recording(EXPORTED if how == "record under way" else UNSAMPLED, worker.driver.worker_id):
+    with worker.exporter.recording([EXPORTED if how == "record under way" else UNSAMPLED], worker.driver.worker_id):
         worker.exporter.stop()
     worker.kill()
     assert left(store) == ([] if how == "sends all" else [execution])

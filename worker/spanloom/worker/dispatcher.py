@@ -11,6 +11,7 @@ import structlog
 from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import (
     InvalidTransition,
+    QueueUnavailable,
     SpanloomError,
     StoreUnavailable,
     Unavailability,
@@ -19,9 +20,11 @@ from spanloom.engine.errors import (
 from spanloom.engine.queue.message import NodeMessage
 from spanloom.engine.store.requests import Claim, ClaimAnswer, NodeKey, RecordRequest, Refusal
 from spanloom.engine.telemetry.instruments import instruments
+from spanloom.worker.briefness import Briefness
 from spanloom.worker.held_claims import HeldClaims
 from spanloom.worker.lease import Lease
 from spanloom.worker.node.outcomes import AttemptResult, left, of_refusal
+from spanloom.worker.node.wave import Entry
 from spanloom.worker.queue.consumer import JobConsumer
 from spanloom.worker.service import WorkerEvents
 from spanloom.worker.slots import Slots
@@ -32,7 +35,7 @@ __all__ = ["Dispatcher"]
 _log = structlog.get_logger("spanloom.worker")
 _MOST_TRIES = 3  #: calls that are not served, though the store answers, until the jobs make room for others
 
-Run = Callable[[NodeMessage, Claim, str], None]  #: runs a claim, of this job, under this worker id
+Run = Callable[[Sequence[Entry], str], None]  #: runs claims, each with its job, under this worker id
 
 
 class Dispatcher:
@@ -47,6 +50,7 @@ class Dispatcher:
         engine: WorkflowEngine,
         consumer: JobConsumer,
         slots: Slots,
+        briefness: Briefness,
         lease: Lease,
         held: HeldClaims,
         troubles: StoreTroubles,
@@ -55,11 +59,32 @@ class Dispatcher:
         self._engine = engine
         self._consumer = consumer
         self._slots = slots
+        self._briefness = briefness
         self._lease = lease
         self._held = held
         self._troubles = troubles
         self._events = events
         self._tries = 0
+        self._kept: list[NodeMessage] = []
+
+    def portion(self, fetched: Sequence[NodeMessage], free: int) -> list[NodeMessage]:
+        """Return the jobs that `free` slots can run. The others go back to the front of their lists.
+
+        While Redis refuses that they are kept for take_kept().
+        """
+        taken, left = self._briefness.portion(fetched, free)
+        if left:
+            try:
+                self._consumer.requeue(left)
+            except QueueUnavailable as error:
+                _log.debug("jobs_kept", jobs=len(left), error=str(error))
+                self._kept = left
+        return taken
+
+    def take_kept(self) -> list[NodeMessage]:
+        """Return the jobs that were fetched and could not be given back, and drop them."""
+        kept, self._kept = self._kept, []
+        return kept
 
     def dispatch(self, run: Run, messages: Sequence[NodeMessage], token: str) -> None:
         """Claim fetched jobs, in one round trip, and hand them to the slots.
@@ -147,18 +172,21 @@ class Dispatcher:
         measured, now = instruments(), time.time()
         self._events.executions_changed(message.execution_id for message in messages)
         failed: list[tuple[NodeMessage, SpanloomError]] = []
+        claimed: list[Entry] = []
         for message, answer in zip(messages, answers, strict=True):
             if isinstance(answer, Claim):
                 if measured is not None:
                     measured.job_waited(message.list_name, now - message.pushed_at)
                 self._held.claims[id(answer)] = answer
-                self._slots.submit(partial(run, message, answer, worker_id))
+                claimed.append((message, answer))
                 continue
             if isinstance(answer, SpanloomError):
                 failed.append((message, answer))
             else:
                 _log.debug("claim_refused", execution_id=message.execution_id, node_id=message.node_id, reason=answer)
             self._consumer.discard(message)
+        for wave in self._briefness.waves(claimed, lambda entry: entry[1].node):
+            self._slots.submit(partial(run, wave, worker_id))
         for message, error in failed:  # after those that can run
             self._end(message, error, worker_id)
 

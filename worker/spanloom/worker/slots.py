@@ -27,7 +27,7 @@ class Slots:
     def __init__(self, size: int, name: str) -> None:
         self.size = size
         self._name = name
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._free = size
         self._brief = False  # the work that ended last took next to no time
         self._changed = threading.Condition()
@@ -49,7 +49,17 @@ class Slots:
             if len(self._threads) <= self.busy:
                 self._add_thread()
             self._free -= 1
-        self._work.put(work)
+        self._queue.put(work)
+
+    def submit_beside(self, work: Callable[[], None]) -> None:
+        """Run `work`, which must not raise, beside the slots. It counts as a busy slot until it has ended."""
+        with self._changed:
+            self._free -= 1
+        thread = threading.Thread(target=self._work, args=(work,), name=f"{self._name}-beside", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is to be had
+            self._work(work)
 
     def wait_free(self, timeout: float) -> int:
         """Wait up to `timeout` seconds for a free slot, a moment longer after brief work; return the number free."""
@@ -57,7 +67,7 @@ class Slots:
             self._changed.wait_for(lambda: self._free > 0, timeout)
             if self._brief and 0 < self._free < self.size:
                 self._changed.wait_for(lambda: self._free == self.size, _GATHER_SECONDS)
-            return self._free
+            return max(0, self._free)
 
     def wait_idle(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until no slot is busy, and return whether all are free."""
@@ -67,7 +77,7 @@ class Slots:
     def close(self) -> None:
         """End the idle threads and wait for them; busy ones end after their work."""
         for _ in self._threads:
-            self._work.put(None)
+            self._queue.put(None)
         deadline = time.monotonic() + 1.0
         for thread in self._threads:
             if self._free == self.size:
@@ -85,18 +95,21 @@ class Slots:
             self._threads.append(thread)
 
     def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            started = time.monotonic()
-            try:
-                work()
-            except BaseException as error:
-                self.failure = f"its own code failed after a handler, with {type(error).__name__}"
-                _log_failure()
-            finally:
-                with self._changed:
-                    self._brief = time.monotonic() - started < _BRIEF_SECONDS
-                    self._free += 1
-                    self._changed.notify_all()
+        while (work := self._queue.get()) is not None:
+            self._work(work)
+
+    def _work(self, work: Callable[[], None]) -> None:
+        started = time.monotonic()
+        try:
+            work()
+        except BaseException as error:
+            self.failure = f"its own code failed after a handler, with {type(error).__name__}"
+            _log_failure()
+        finally:
+            with self._changed:
+                self._brief = time.monotonic() - started < _BRIEF_SECONDS
+                self._free += 1
+                self._changed.notify_all()
 
 
 def _log_failure() -> None:

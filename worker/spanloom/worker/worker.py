@@ -18,6 +18,7 @@ from spanloom.engine.handlers.builtin import BUILT_IN
 from spanloom.engine.queue.message import NodeMessage
 from spanloom.engine.queue.redis_refusals import WrongKeyType
 from spanloom.engine.telemetry.call_metrics import instrument, instrument_calls
+from spanloom.worker.briefness import Briefness
 from spanloom.worker.dispatcher import Dispatcher
 from spanloom.worker.held_claims import HeldClaims
 from spanloom.worker.isolated.pool import HandlerProcesses
@@ -26,9 +27,9 @@ from spanloom.worker.node.caller import Caller
 from spanloom.worker.node.claim_monitor import ClaimMonitor
 from spanloom.worker.node.event_loop import EventLoopThread
 from spanloom.worker.node.handler_waits import HandlerWaits
+from spanloom.worker.node.identity import WorkerIdentity
 from spanloom.worker.node.lifespan import Lifespan
-from spanloom.worker.node.recorder import Recorder
-from spanloom.worker.node.runner import NodeRunner, NodeTelemetry, WorkerIdentity
+from spanloom.worker.node.runner import NodeRunner
 from spanloom.worker.node.shortages import Shortages
 from spanloom.worker.node.timeouts import TimeLimit
 from spanloom.worker.options import WorkerOptions
@@ -38,6 +39,8 @@ from spanloom.worker.queue.poison_jobs import Isolation
 from spanloom.worker.queue.rq_heartbeat import Heartbeat
 from spanloom.worker.queue.rq_registration import RqRegistration
 from spanloom.worker.queue.unknown_types import SideListFollower, UnknownTypeFilter
+from spanloom.worker.recording.completion import Completion
+from spanloom.worker.recording.recorder import Recorder
 from spanloom.worker.service import Phase, Service, WorkerEvents, WorkerState, running
 from spanloom.worker.slots import Slots
 from spanloom.worker.store_troubles import StoreTroubles, as_passing
@@ -95,6 +98,7 @@ class Worker:
         self._consumer = JobConsumer(engine.queue, options.queues, name, renew_seconds=self._lease.renew_seconds)
         lists = self._consumer.list_names
         self._slots = Slots(options.concurrency, f"spanloom-{name}")
+        self._briefness = Briefness()
         self._unknown_types = UnknownTypeFilter(self._consumer, engine.registry)
         side_lists = SideListFollower(self._consumer, lambda: {*engine.registry.types, *BUILT_IN})
         self._isolation = Isolation(self._slots, options)
@@ -117,14 +121,11 @@ class Worker:
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, lists, options, self._events, troubles)
         self._held = HeldClaims(engine)
         self._dispatcher = Dispatcher(
-            engine, self._consumer, self._slots, self._lease, self._held, troubles, self._events
+            engine, self._consumer, self._slots, self._briefness, self._lease, self._held, troubles, self._events
         )
         self._claims = ClaimMonitor(engine.store, lambda: self._held.check(self._lease.worker_id))
-        self._telemetry = NodeTelemetry(
-            LogCapture(options.log_level, capture_output=options.capture_output),
-            LogFlusher(engine.store, self._claims.long_running_logs, state),
-            span_exporter,
-        )
+        self._log_capture = LogCapture(options.log_level, capture_output=options.capture_output)
+        log_flusher = LogFlusher(engine.store, self._claims.long_running_logs, state)
         registration = RqRegistration(engine.queue, lists, name, options.lease_seconds)
         self._heartbeat = Heartbeat(
             registration, self._consumer, lambda: self._slots.busy, state, self._lease.renew_seconds
@@ -137,6 +138,18 @@ class Worker:
             troubles=troubles,
             served_at=lambda: self._lease.renewed_at,
             patience_seconds=max(_PATIENCE_SECONDS, 2 * options.lease_seconds),
+        )
+        self._identity = identity = WorkerIdentity(options, self._lease, self._shortages)
+        self._completion = Completion(
+            engine,
+            identity,
+            self._recorder,
+            self._consumer,
+            log_flusher,
+            span_exporter,
+            self._briefness,
+            state,
+            self._events,
         )
         self._surrender = Surrender(engine, self._lease, self._claims, state, given_up)
         pulse = Pulse(
@@ -169,14 +182,14 @@ class Worker:
         # In the order in which they start; they stop in reverse. The lease is renewed until whatever claims, or waits
         # for a server, has ended. Redis is brought up to date once the lease was given back.
         self._services: tuple[Service, ...] = (
-            self._telemetry.log_capture,  # after the lifespan, which may have set up logging, and an SDK
+            self._log_capture,  # after the lifespan, which may have set up logging, and an SDK
             WorkerGauges(self._slots, engine.definitions, self._sweeper.queue_depths),
             self._heartbeat,
             self._lease,
             span_exporter,
             self._sweeper,
             notifier,
-            self._telemetry.log_flusher,
+            log_flusher,
             self._claims,
             pulse,
         )
@@ -229,7 +242,9 @@ class Worker:
             self.engine.epoch.recent()
             processes = closing(self._processes)
             with closing(self._time_limit), closing(self._event_loop), self._lifespan as app_state, processes:
-                ended = self._serve(self._runner(app_state))
+                runner = self._runner(app_state)
+                with running(runner.monitor):
+                    ended = self._serve(runner)
         finally:
             self.state.advance(Phase.STOPPED)
         if self.stalled is not None:
@@ -262,7 +277,7 @@ class Worker:
     def _runner(self, app_state: Any) -> NodeRunner:
         return NodeRunner(
             self.engine,
-            WorkerIdentity(self.options, self._lease, self._shortages),
+            self._identity,
             self._consumer,
             Caller(
                 self.engine,
@@ -274,10 +289,11 @@ class Worker:
                 HandlerWaits(self.engine.store, self._slots, self.name),
                 self._processes,
             ),
-            self._recorder,
-            self._telemetry,
+            self._completion,
+            self._log_capture,
+            self._slots,
+            self._briefness,
             self.state,
-            self._events,
             self._held,
         )
 
@@ -300,10 +316,12 @@ class Worker:
                     fetched, token = [] if suspect is None else [suspect], secrets.token_hex(8)
                 elif not fetched:
                     idle = not self._slots.busy  # looked at before: what a slot pushes, it pushes before it is free
-                    found, token = self._consumer.fetch(free, self._block_seconds()), secrets.token_hex(8)
+                    token = secrets.token_hex(8)
+                    found = self._dispatcher.take_kept() or self._fetch(free)
                     if self.options.burst and idle and not found and not self._sweeper.sweep():
                         break  # nothing waits on a list, and nothing is due
                     fetched = self._isolation.admit(self._unknown_types.put_aside(found))
+                    fetched = self._dispatcher.portion(fetched, free)
                 if self.state.draining:
                     break
                 self._dispatcher.dispatch(runner.run, fetched, token)
@@ -323,8 +341,12 @@ class Worker:
                 self._turns += isinstance(error, QueueUnavailable | StoreUnavailable)
                 self.state.wait_for(Phase.DRAINING, pause)
                 pause = min(pause * 2, longest)
-        if fetched := [*fetched, *self._isolation.leave(), *self._unknown_types.leave()]:
-            self._put_back(fetched)
+        left = [*fetched, *self._dispatcher.take_kept(), *self._isolation.leave(), *self._unknown_types.leave()]
+        if left:
+            self._put_back(left)
+
+    def _fetch(self, free: int) -> list[NodeMessage]:
+        return self._consumer.fetch(self._briefness.wanted(free), self._block_seconds())
 
     def _block_seconds(self) -> float:
         if not self.options.burst:

@@ -1,4 +1,4 @@
-"""The runner of node jobs: claim → load → call → classify → record → continue."""
+"""The runner of claimed nodes: load → call → classify, wave by wave; a wave is completed together."""
 
 from __future__ import annotations
 
@@ -6,63 +6,36 @@ import concurrent.futures
 import contextvars
 import os
 import time
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
 import structlog
 
 from spanloom.engine.engine import WorkflowEngine
-from spanloom.engine.errors import LeaseLost, PermanentError, QueueUnavailable, StoreUnavailable
-from spanloom.engine.limits import MAX_NAME, shortened
-from spanloom.engine.queue.message import NodeMessage
-from spanloom.engine.store.requests import Claim, Outcome, RecordRequest, RecordResult
-from spanloom.engine.store.states import ExecutionStatus, WaitKind
-from spanloom.engine.telemetry.instruments import Instruments, instruments
-from spanloom.engine.telemetry.metrics import LOST, OTHER
+from spanloom.engine.errors import LeaseLost, QueueUnavailable, StoreUnavailable
+from spanloom.engine.store.requests import Claim, Outcome
 from spanloom.engine.workflow.exception_names import unknown_names
-from spanloom.worker.error_text import log_failure, main_error, members_of
+from spanloom.worker.briefness import WAVE_SECONDS, Briefness
+from spanloom.worker.error_text import members_of
 from spanloom.worker.held_claims import HeldClaims
-from spanloom.worker.lease import Lease
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.caller import Caller, Loaded
-from spanloom.worker.node.keepable import lesser_records
-from spanloom.worker.node.outcomes import AttemptResult, IsolatedFailure, left, of_error, of_load_error, of_refusal
-from spanloom.worker.node.recorder import Recorder
-from spanloom.worker.node.shortages import Shortages
-from spanloom.worker.options import WorkerOptions
+from spanloom.worker.node.identity import WorkerIdentity
+from spanloom.worker.node.outcomes import AttemptResult, IsolatedFailure, of_error, of_load_error
+from spanloom.worker.node.wave import Entry, FinishedRun, Wave, WaveMonitor
 from spanloom.worker.queue.consumer import JobConsumer
 from spanloom.worker.queue.poison_jobs import is_poison_candidate
-from spanloom.worker.service import Phase, WorkerEvents, WorkerState
+from spanloom.worker.recording.completion import Completion, ids_of
+from spanloom.worker.service import Phase, WorkerState
+from spanloom.worker.slots import Slots
 from spanloom.worker.telemetry.log_capture import LogCapture
-from spanloom.worker.telemetry.log_flusher import LogFlusher
-from spanloom.worker.telemetry.span_exporter import SpanExporter
 
-__all__ = ["NodeRunner", "NodeTelemetry", "WorkerIdentity"]
+__all__ = ["NodeRunner"]
 
 _log = structlog.get_logger("spanloom.worker")
 _RELEASE_SECONDS = 0.5  #: before a run is given back whose definition, child or items can't be read now
 _INTERRUPTIONS = (concurrent.futures.CancelledError, LeaseLost)
-_LEADING = (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerIdentity:
-    """The worker that runs nodes: how it works, and the lease that it claims under."""
-
-    options: WorkerOptions
-    lease: Lease
-    shortages: Shortages
-
-
-@dataclass(frozen=True, slots=True)
-class NodeTelemetry:
-    """What collects, stores and exports the log lines and spans of nodes."""
-
-    log_capture: LogCapture
-    log_flusher: LogFlusher
-    span_exporter: SpanExporter
 
 
 class NodeRunner:
@@ -74,10 +47,11 @@ class NodeRunner:
         identity: WorkerIdentity,
         consumer: JobConsumer,
         caller: Caller,
-        recorder: Recorder,
-        telemetry: NodeTelemetry,
+        completion: Completion,
+        log_capture: LogCapture,
+        slots: Slots,
+        briefness: Briefness,
         state: WorkerState,
-        events: WorkerEvents,
         held: HeldClaims,
     ) -> None:
         self._engine = engine
@@ -86,68 +60,132 @@ class NodeRunner:
         self._shortages = identity.shortages
         self._consumer = consumer
         self._caller = caller
-        self._recorder = recorder
-        self._telemetry = telemetry
+        self._completion = completion
+        self._log_capture = log_capture
+        self._slots = slots
+        self._briefness = briefness
         self._state = state
-        self._events = events
         self._held = held
         self._pid = os.getpid()
+        self.monitor = WaveMonitor(identity.lease.name, self._leave_behind)
 
-    def run(self, message: NodeMessage, claim: Claim, worker_id: str) -> None:
-        """Run a claimed node, and then what follows from it as long as work first allows. Never raises."""
-        alone = is_poison_candidate(claim.node.recovery_attempts, self._options.max_recovery_attempts)
-        nodes_left, until = (
+    def run(self, entries: Sequence[Entry], worker_id: str) -> None:
+        """Run claimed nodes, and then their successors as long as work first allows. Never raises."""
+        alone = any(
+            is_poison_candidate(claim.node.recovery_attempts, self._options.max_recovery_attempts)
+            for _, claim in entries
+        )
+        turns_left, until = (
             1 if alone else self._options.max_inline_nodes,
             time.monotonic() + self._options.max_inline_seconds,
         )
-        following: Claim | None = claim
-        held = self._held.claims
-        job: NodeMessage | None = message  # None: work first goes on without one
-        try:
-            while following is not None:
-                nodes_left -= 1
-                more = nodes_left > 0 and time.monotonic() < until
-                # In a context of its own: what a handler leaves in it does not reach the next node.
-                ended, following = (
-                    following,
-                    contextvars.copy_context().run(self._run_one, job, following, worker_id, more),
-                )
-                if following is not None:
-                    held[id(following)] = following
-                held.pop(id(ended), None)
-                job = None
-        except StoreUnavailable as error:  # its record made no way, or the worker stops and gives back all its claims
-            _log.warning("node_not_recorded", **_ids(following or claim), error=str(error))
-            if not self._state.aborting:
-                self._lease.give_up(worker_id)
-        except BaseException as error:  # whatever it is, the slot goes on, and nothing stays claimed that nobody runs
-            if following is not None:
-                self._fail(following, worker_id, error)
-            log_failure(_log, "node_not_recorded", **_ids(following or claim))
-        finally:
-            held.pop(id(following or claim), None)
+        left = list(entries)
+        while left:
+            turns_left -= 1
+            more = turns_left > 0 and time.monotonic() < until
+            left = self._run_wave(left, worker_id, more)
         try:
             self._consumer.flush_if_idle()
         except QueueUnavailable as error:
             say = _log.debug if error.known else _log.warning
             say("queue_unavailable", error=str(error))
 
-    def _run_one(self, job: NodeMessage | None, claim: Claim, worker_id: str, more: bool) -> Claim | None:
+    def _run_wave(self, entries: list[Entry], worker_id: str, more: bool) -> list[Entry]:
+        """Run and complete as many as the bound on time allows; return those that wait still, and their successors."""
+        wave = Wave(entries, worker_id)
+        if len(entries) > 1:
+            self.monitor.begin(wave)
+        until = time.monotonic() + WAVE_SECONDS
+        try:
+            while (entry := wave.next()) is not None:
+                try:
+                    # In a context of its own: what a handler leaves in it does not reach the next node.
+                    wave.keep(contextvars.copy_context().run(self._execute, entry, worker_id))
+                except BaseException as error:  # a fault of ours: nothing stays claimed that nobody runs
+                    self._completion.fail(entry[1], worker_id, error)
+                    self._drop([entry[1]])
+                if time.monotonic() > until:
+                    break
+        finally:
+            self.monitor.end(wave)
+        finished, waiting = wave.take()
+        return self._complete(finished, waiting, worker_id, more)
+
+    def _complete(self, finished: list[FinishedRun], waiting: list[Entry], worker_id: str, more: bool) -> list[Entry]:
+        """Complete runs, and return the nodes to run now. Never raises."""
+        now = [run for run in finished if not _pauses(run)]
+        late = [run for run in finished if _pauses(run)] if len(now) < len(finished) else []
+        try:
+            if now:
+                following, unserved = self._completion.complete(now, worker_id, more=more)
+                self._held.claims.update({id(claim): claim for claim in following})
+                waiting += [(None, claim) for claim in following]
+                if unserved:
+                    late += unserved
+                    now = [run for run in now if run not in unserved]
+        except StoreUnavailable as error:  # they made no way, or the worker stops and gives back all its claims
+            _log.warning("node_not_recorded", **ids_of(now[0].claim), nodes=len(now), error=str(error))
+            if not self._state.aborting:
+                self._lease.give_up(worker_id)
+            self._drop([claim for _, claim in waiting])
+            waiting = []
+        except BaseException as error:
+            for run in now:
+                self._completion.fail(run.claim, worker_id, error)
+        self._drop([run.claim for run in now])
+        for run in late:
+            self._slots.submit_beside(partial(self._complete_late, run, worker_id))
+        return waiting
+
+    def _complete_late(self, run: FinishedRun, worker_id: str) -> None:
+        """Complete a run that its neighbours must not wait for."""
+        if _pauses(run):
+            self._state.wait_for(Phase.ABORTING, _RELEASE_SECONDS)
+        try:
+            self._completion.complete([run], worker_id, more=False)
+        except StoreUnavailable as error:
+            _log.warning("node_not_recorded", **ids_of(run.claim), error=str(error))
+            if not self._state.aborting:
+                self._lease.give_up(worker_id)
+        except BaseException as error:
+            self._completion.fail(run.claim, worker_id, error)
+        finally:
+            self._drop([run.claim])
+
+    def _leave_behind(self, wave: Wave) -> None:
+        """Take the other nodes of a wave from one that takes long: record those that ended, give back the rest."""
+        finished, waiting = wave.take()
+
+        def end() -> None:
+            if finished:
+                self._complete(finished, [], wave.worker_id, more=False)
+            try:
+                if waiting:
+                    self._completion.give_back(waiting, wave.worker_id)
+            except StoreUnavailable as error:
+                _log.warning("claims_not_given_back", error=str(error), nodes=len(waiting))
+                self._lease.give_up(wave.worker_id)
+            finally:
+                self._drop([claim for _, claim in waiting])
+
+        if finished or waiting:
+            self._slots.submit_beside(end)
+
+    def _execute(self, entry: Entry, worker_id: str) -> FinishedRun:
+        """Run one node up to the result that is to be recorded."""
+        job, claim = entry
         began = time.monotonic()
-        is_lost = partial(self._lease.is_lost, worker_id)
-        destination = self._engine.queue.list_name(claim.node.queue, claim.header.priority)
-        message_id = None if job is None else job.job_id
         attempt = RunningAttempt(
             claim,
             self._lease.name,
-            destination,
-            message_id,
-            is_lost,
+            self._engine.queue.list_name(claim.node.queue, claim.header.priority),
+            None if job is None else job.job_id,
+            partial(self._lease.is_lost, worker_id),
             lambda: self._state.aborting,
-            self._telemetry.log_capture,
+            self._log_capture,
         )
         attempt.log_buffer.bind()
-        self._telemetry.log_capture.ensure()
+        self._log_capture.ensure()
         error: BaseException | None = None
         loaded: Loaded | None = None
         try:
@@ -167,167 +205,20 @@ class NodeRunner:
                 _warn_of_names(loaded, claim, ending)
         if os.getpid() != self._pid:
             _leave_process(error)
-        ending = self._leave(loaded, claim, ending, attempt)
         seconds = time.monotonic() - began
-        if ending.outcome is Outcome.RELEASED and not attempt.cancelled:  # the store did not serve what it reads
-            self._state.wait_for(Phase.ABORTING, _RELEASE_SECONDS)
-        self._close(attempt, claim, ending, error)
-        with self._telemetry.span_exporter.recording(attempt.own, worker_id):
-            try:
-                successors = self._successors(loaded, claim, ending) if more else ()
-                answer = self._record(claim, worker_id, ending, attempt, successors)
-                if answer.refused is not None:  # its child can't be started
-                    ending = self._leave(loaded, claim, of_refusal(answer.refused), attempt)
-                    self._close(attempt, claim, ending, answer.refused)
-                    answer = self._record(claim, worker_id, ending, attempt, self._successors(loaded, claim, ending))
-            except StoreUnavailable:
-                raise
-            except Exception as refused:
-                _log.exception("result_not_recorded", **_ids(claim))
-                ending, answer = self._record_less(loaded, claim, worker_id, ending, attempt, refused)
-            if (measured := instruments()) is not None:
-                _count_run(measured, claim, ending, answer, error, seconds)
-            return self._continue(job, claim, ending, answer)
+        self._briefness.note(claim.node.node_type, seconds)
+        run = FinishedRun(job, claim, attempt, loaded, ending, error, seconds)
+        self._completion.end(run, ending, error)
+        return run
 
-    def _leave(
-        self, loaded: Loaded | None, claim: Claim, ending: AttemptResult, attempt: RunningAttempt
-    ) -> AttemptResult:
-        if loaded is None:
-            return ending
-        try:
-            return left(ending, loaded.plan, loaded.node, claim.node.item, attempt.heartbeat)
-        except LeaseLost:
-            return AttemptResult(Outcome.RELEASED)
-
-    def _close(self, attempt: RunningAttempt, claim: Claim, ending: AttemptResult, error: BaseException | None) -> None:
-        failed = error or (
-            PermanentError("the handler returned a failure") if ending.outcome is Outcome.FAILED else None
-        )
-        attempt.close(ending.outcome, failed)
-        if failed is not None:
-            name = shortened(type(main_error(failed)).__name__, MAX_NAME)
-            _log.warning("attempt_failed", **_ids(claim), outcome=ending.outcome.value, error=name)
-        self._telemetry.log_flusher.settle(attempt.log_buffer)
-
-    def _fail(self, claim: Claim, worker_id: str, error: BaseException) -> None:
-        """End a claim that our own code could not: nothing may stay running that nobody runs."""
-        gives_back = self._shortages.gives_back(error, claim)
-        ending = AttemptResult(Outcome.RELEASED) if gives_back else of_refusal(error)
-        try:
-            answer = self._recorder.record(ending.request(claim, worker_id))
-            execution_id = claim.header.execution_id
-            self._engine.push(answer.jobs, ended=[execution_id] if answer.ended else [], changed=[execution_id])
-        except Exception:
-            self._lease.give_up(worker_id)  # with its lease go all claims of this worker: others run them
-            log_failure(_log, "claim_given_up", **_ids(claim))
-
-    def _successors(self, loaded: Loaded | None, claim: Claim, ending: AttemptResult) -> tuple[str, ...]:
-        """Work first: name what this worker may run next, if nothing more urgent waits and it is not told to stop."""
-        leads_on = ending.outcome in _LEADING or ending.fan_out is not None
-        if loaded is None or not leads_on or self._state.draining:
-            return ()
-        node, nodes = loaded.node, loaded.plan.nodes
-        if claim.node.item or ending.fan_out is not None:
-            found: tuple[str, ...] = (node.id,)  # another item, or the node itself once all have ended
-        else:
-            found = tuple(
-                successor
-                for successor in loaded.plan.successors(node.id)
-                if nodes[successor].queue == node.queue and nodes[successor].type in self._engine.registry
-            )
-        if not found:
-            return ()
-        try:
-            return () if self._consumer.urgent_waits(node.queue, claim.header.priority) else found
-        except QueueUnavailable:
-            return found  # nothing can be handed over through Redis: the more reason to go on here
-
-    def _record(
-        self,
-        claim: Claim,
-        worker_id: str,
-        ending: AttemptResult,
-        attempt: RunningAttempt,
-        successors: tuple[str, ...],
-    ) -> RecordResult:
-        return self._recorder.record(_request(claim, worker_id, ending, attempt, successors))
-
-    def _record_less(
-        self,
-        loaded: Loaded | None,
-        claim: Claim,
-        worker_id: str,
-        ending: AttemptResult,
-        attempt: RunningAttempt,
-        refused: Exception,
-    ) -> tuple[AttemptResult, RecordResult]:
-        """Record the outcome without the parts that the store will never keep, or else its words as a failure."""
-        for record in lesser_records(_request(claim, worker_id, ending, attempt, ()), refused):
-            try:
-                return ending, self._recorder.record(record)
-            except StoreUnavailable:
-                raise
-            except Exception as error:
-                _log.debug("less_not_recorded", **_ids(claim), error=str(error))
-        ending = self._leave(loaded, claim, of_refusal(refused), attempt)
-        # Without its lines: whatever the store can't keep, it can keep that this failed.
-        return ending, self._recorder.record(ending.request(claim, worker_id))
-
-    def _continue(
-        self, job: NodeMessage | None, claim: Claim, ending: AttemptResult, answer: RecordResult
-    ) -> Claim | None:
-        if not answer.jobs and answer.ended is None:  # else it is published with them, or as the end
-            self._events.executions_changed((claim.header.execution_id,))
-        if not answer.recorded:
-            _log.warning("claim_lost", **_ids(claim))
-        if ending.outcome is Outcome.FAILED and answer.recorded:
-            self._consumer.failed(job or _inline(claim, self._engine), ending.error or "")
-        else:
-            self._consumer.done(job)
-        if answer.ended is not None and answer.ended_at is not None:
-            self._ended(claim, ending, answer.ended, answer.ended_at)
-        if ending.child is not None and answer.recorded:
-            self._telemetry.span_exporter.child_started(ending.child, answer)
-        if ending.outcome is Outcome.RETRY or ending.wait_kind is WaitKind.TIMER:
-            self._events.delayed(ending.delay_seconds)
-        if answer.jobs:
-            self._engine.push(answer.jobs, changed=[claim.header.execution_id])
-        return Claim(claim.header, answer.next) if answer.next is not None else None
-
-    def _ended(self, claim: Claim, ending: AttemptResult, status: ExecutionStatus, ended_at: datetime) -> None:
-        """Notify those who wait for the end of the execution: callers, and the node that it is a child of."""
-        execution_id = claim.header.execution_id
-        self._telemetry.span_exporter.execution_ended(claim, ending.error, status, ended_at)
-        self._consumer.announce(execution_id)
-        if claim.header.parent_execution_id is None:
-            return
-        try:
-            woken = self._engine.store.wake_parents([execution_id], epoch=self._engine.epoch.number)
-            self._engine.push(woken, changed=[claim.header.parent_execution_id])
-        except StoreUnavailable as error:
-            _log.warning("parent_not_woken", execution_id=execution_id, error=str(error))  # the sweep will
+    def _drop(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            self._held.claims.pop(id(claim), None)
 
 
-def _request(
-    claim: Claim, worker_id: str, ending: AttemptResult, attempt: RunningAttempt, successors: tuple[str, ...]
-) -> RecordRequest:
-    return ending.request(
-        claim,
-        worker_id,
-        span=attempt.reference,
-        logs=attempt.log_buffer.unstored,
-        spans=attempt.spans,
-        successors=successors,
-    )
-
-
-def _ids(claim: Claim) -> dict[str, object]:
-    """Name what a line is about, for logs that know no context: an application may have configured structlog itself."""
-    node = claim.node
-    ids: dict[str, object] = {"execution_id": claim.header.execution_id, "node_id": node.node_id}
-    if node.item:
-        ids["item"] = node.item
-    return {**ids, "attempt": node.attempt}
+def _pauses(run: FinishedRun) -> bool:
+    """Return whether a run is to be given back after a moment: the store did not serve what it reads."""
+    return run.ending.outcome is Outcome.RELEASED and not run.attempt.cancelled
 
 
 def _warn_of_names(loaded: Loaded | None, claim: Claim, ending: AttemptResult) -> None:
@@ -336,44 +227,10 @@ def _warn_of_names(loaded: Loaded | None, claim: Claim, ending: AttemptResult) -
         return
     policy = loaded.node.retry
     if claim.node.attempt < policy.max_attempts and (names := unknown_names((*policy.retry_on, *policy.no_retry_on))):
-        _log.warning("retry_names_unknown", names=names, **_ids(claim))
+        _log.warning("retry_names_unknown", names=names, **ids_of(claim))
 
 
 def _leave_process(error: BaseException | None) -> NoReturn:
     """End a process that a handler forked and did not end: it shares the worker's connections, and must not record."""
     code = error.code if isinstance(error, SystemExit) else 1
     os._exit(code if isinstance(code, int) else 1)
-
-
-def _inline(claim: Claim, engine: WorkflowEngine) -> NodeMessage:
-    """Name a failed run that work first went on with: it is shown among RQ's failed jobs, though none stood for it."""
-    node = claim.node
-    return NodeMessage(
-        job_id=f"{claim.header.execution_id}-{node.node_id}-{node.item}-0",
-        execution_id=claim.header.execution_id,
-        node_id=node.node_id,
-        item=node.item,
-        node_type=node.node_type,
-        push=0,
-        pushed_at=time.time(),
-        list_name=engine.queue.list_name(node.queue, claim.header.priority),
-    )
-
-
-def _count_run(
-    measured: Instruments,
-    claim: Claim,
-    ending: AttemptResult,
-    answer: RecordResult,
-    error: BaseException | None,
-    seconds: float,
-) -> None:
-    """Count a run that was recorded, or whose claim was lost, and what began or ended with it."""
-    outcome = ending.outcome if answer.recorded else LOST
-    failed = outcome in (Outcome.FAILED, Outcome.RETRY)
-    kind = OTHER if error is None else shortened(type(main_error(error)).__qualname__, MAX_NAME)
-    measured.node_ran(claim.node.node_type, outcome, seconds, kind if failed else None)
-    if ending.child is not None and answer.recorded:
-        measured.execution_started(ending.child.workflow_id)
-    if answer.ended is not None:
-        measured.execution_ended(claim.header.workflow_id, answer.ended)

@@ -64,9 +64,9 @@ class SpanExporter:
 
     # ---- while nodes run ----
 
-    def recording(self, span: NodeSpan, worker_id: str) -> AbstractContextManager[None]:
-        """Return a block for the record of `span` and for the spans of its consequences."""
-        if not span.exported:
+    def recording(self, spans: Iterable[NodeSpan], worker_id: str) -> AbstractContextManager[None]:
+        """Return a block for the record of these spans and for the spans of its consequences."""
+        if not any(span.exported for span in spans):
             return _NOT_EXPORTED
         if worker_id not in self._exporting:
             self._to_begin.add(worker_id)

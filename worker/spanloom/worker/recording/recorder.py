@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -31,6 +31,15 @@ class _Entry:
         self.record = record
         self.answer: RecordResult | Exception | None = None
         self.alone = False  # it failed by itself: it is kept apart from those that may be served
+
+    @property
+    def answered(self) -> RecordResult | Exception:
+        assert self.answer is not None
+        return self.answer
+
+    @property
+    def subject(self) -> str:
+        return f" of node {self.record.node_id} of execution {self.record.execution_id}"
 
 
 class Recorder:
@@ -79,21 +88,41 @@ class Recorder:
         the store's error for a record that it will never keep, and StoreUnavailable once the worker aborts, or if the
         record makes no way while the store serves others.
         """
-        entry = _Entry(record)
-        if isinstance(answer := self._try(entry), RecordResult):
-            return answer
-        began, (pause, longest) = time.monotonic(), _PAUSES
-        subject = f" of node {record.node_id} of execution {record.execution_id}"
-        while isinstance(answer, StoreUnavailable) and not self._state.aborting and not self._is_hopeless(began):
-            if entry.alone:
-                self._troubles.met("record", answer, "record_waits_for_store", subject=subject, records=1)
-            self._state.wait_for(Phase.ABORTING, pause)
-            pause = min(pause * 2, longest)
-            answer = self._try(entry)
-        self._troubles.over("record", subject=subject)
+        (answer,) = self.record_all([record])
         if isinstance(answer, RecordResult):
             return answer
         raise answer
+
+    def record_all(self, records: Sequence[RecordRequest]) -> list[RecordResult | Exception]:
+        """Record outcomes that ended together, and return for each its consequences, or the store's error.
+
+        While the store can serve none of them, tries again as `record` does, and raises StoreUnavailable in the same
+        cases. The answer StoreUnavailable is that of one that is not served now, though another one was.
+        """
+        entries = [_Entry(record) for record in records]
+        self._try(entries)
+        if isinstance(entries[0].answer, StoreUnavailable):
+            self._try_again(entries)
+        return [entry.answered for entry in entries]
+
+    def _try_again(self, entries: Sequence[_Entry]) -> None:
+        """Try again until one is served, or has an error of its own. Raises StoreUnavailable once it makes no sense."""
+        began, (pause, longest) = time.monotonic(), _PAUSES
+        while all(isinstance(entry.answer, StoreUnavailable) for entry in entries):
+            if self._state.aborting or self._is_hopeless(began):
+                for entry in entries:
+                    self._troubles.over("record", subject=entry.subject)
+                raise entries[-1].answered  # type: ignore[misc]  # it is StoreUnavailable
+            for entry in entries:
+                if entry.alone and isinstance(entry.answer, StoreUnavailable):
+                    self._troubles.met(
+                        "record", entry.answer, "record_waits_for_store", subject=entry.subject, records=1
+                    )
+            self._state.wait_for(Phase.ABORTING, pause)
+            pause = min(pause * 2, longest)
+            self._try(entries)
+        for entry in entries:
+            self._troubles.over("record", subject=entry.subject)
 
     def _is_hopeless(self, began: float) -> bool:
         """Return whether a record has had its time while the store served others."""
@@ -101,18 +130,20 @@ class Recorder:
             time.monotonic() - began > self._patience_seconds and self._served_at() > began + self._patience_seconds / 2
         )
 
-    def _try(self, entry: _Entry) -> RecordResult | Exception:
-        entry.answer = None
-        if entry.alone:
-            with self._alone:
-                self._record_single(entry)
-        else:
-            self._waiting.append(entry)
+    def _try(self, entries: Sequence[_Entry]) -> None:
+        """Get each an answer, of all that wait in few calls."""
+        together = [entry for entry in entries if not entry.alone]
+        for entry in entries:
+            entry.answer = None
+        self._waiting.extend(together)
+        if together:
             with self._commit:
-                while entry.answer is None:  # more may wait than one batch holds
+                while together[-1].answer is None:  # more may wait than one batch holds; they are taken in order
                     self._commit_waiting()
-        assert entry.answer is not None
-        return entry.answer
+        for entry in entries:
+            if entry.answer is None:
+                with self._alone:
+                    self._record_single(entry)
 
     def _commit_waiting(self) -> None:
         batch = [self._waiting.popleft()]
