@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import resource
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ from spanloom.engine import (
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.worker.node.caller import Caller
 from spanloom.worker.node.event_loop import EventLoopThread
+from spanloom.worker.process.resource_limits import limit_failure, watch_limits
 from spanloom.worker.watch.threads import check_threads
 
 SHORT: dict[str, Any] = {"lease_seconds": 0.4, "stall_seconds": 0.8, "grace_seconds": 5.0, "sweep_seconds": 0.1}
@@ -214,3 +216,59 @@ def test_an_event_loop_that_is_being_started_has_not_died(monkeypatch: pytest.Mo
         assert not loop.died
     finally:
         loop.close()
+
+
+class TestTheLoopBelongsToAll:
+    @pytest.fixture
+    def loop_engine(self) -> Iterator[WorkflowEngine]:
+        registry = NodeRegistry()
+        begun = threading.Event()
+
+        @registry.node("others")
+        async def others() -> str:
+            begun.set()
+            await asyncio.sleep(0.3)
+            return "others"
+
+        @registry.node("cancels")
+        async def cancels() -> str:
+            await asyncio.to_thread(begun.wait, 30)
+            for task in asyncio.all_tasks():
+                if task is not asyncio.current_task():
+                    task.cancel()
+            return "cancels"
+
+        @registry.node("factory")
+        async def factory() -> str:
+            asyncio.get_running_loop().set_task_factory(lambda *_, **__: None)  # type: ignore[arg-type]
+            return "factory"
+
+        with WorkflowEngine(registry, InMemoryExecutionStore(), FakeRedis(server=FakeServer())) as engine:
+            for name in ("others", "cancels", "factory"):
+                engine.register_workflow(Workflow.model_validate({"id": name, "nodes": [{"id": "a", "type": name}]}))
+            yield engine
+
+    def test_who_cancels_all_tasks_fails_no_other_node(self, loop_engine: WorkflowEngine) -> None:
+        with loop_engine.start_workers(1):
+            neighbour = loop_engine.enqueue_workflow("others")
+            assert loop_engine.run("cancels", timeout=30) == "cancels"
+            assert loop_engine.wait(neighbour, 30).output == "others"
+        (run,) = loop_engine.store.get_node_results(neighbour)
+        assert run.attempt == 1
+
+    def test_a_task_factory_that_makes_none_keeps_no_node_from_running(self, loop_engine: WorkflowEngine) -> None:
+        with loop_engine.start_workers(1):
+            assert loop_engine.run("factory", timeout=30) == "factory"
+            assert loop_engine.run("others", timeout=30) == "others"
+
+
+def test_a_limit_that_a_handler_lowered_is_a_failure_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {resource.RLIMIT_FSIZE: resource.RLIM_INFINITY}
+    monkeypatch.setattr(resource, "getrlimit", lambda number: (limits.get(number, 1000), 1000))
+    watch_limits()
+    assert limit_failure() is None
+
+    limits[resource.RLIMIT_FSIZE] = 500
+    assert "RLIMIT_FSIZE" in str(limit_failure())
+    limits[resource.RLIMIT_FSIZE] = resource.RLIM_INFINITY
+    assert limit_failure() is None

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextvars
 import threading
 import traceback
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,11 +15,21 @@ import structlog
 
 from spanloom.engine.thread_stacks import frame_of
 
-__all__ = ["EventLoopThread"]
+__all__ = ["CancelledByOthers", "EventLoopThread"]
 
 _log = structlog.get_logger("spanloom.worker")
 _MAX_STACK = 4_000
 _OWNER: contextvars.ContextVar[object] = contextvars.ContextVar("spanloom_owner", default=None)
+
+
+class CancelledByOthers(Exception):
+    """Raised when the task of a coroutine was cancelled by other code than this worker's and its own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "its task was cancelled, though nobody has cancelled its execution: some handler of this worker cancels "
+            "tasks that are not its own, as with asyncio.all_tasks(); it should cancel those only that it has made"
+        )
 
 
 class EventLoopThread:
@@ -30,6 +41,7 @@ class EventLoopThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: dict[asyncio.Task[Any], object] = {}  # with their owners
+        self._cancelled: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # by us
         self._closing = threading.Event()
         self.closed = True  # no coroutine keeps its thread
         self.turns = 0  #: rises after each poke() that the loop has answered
@@ -48,9 +60,9 @@ class EventLoopThread:
         """Run a coroutine, or await another awaitable, in `context`, and return its result or raise its error.
 
         `begun` is called with a function that cancels the coroutine; `owner` is what blocker() returns for it. Raises
-        concurrent.futures.CancelledError if that function or cancel_all() ended it. Raises TimeoutError if it was
-        cancelled after `seconds`, or has blocked the loop for so long, or if the loop returns nothing for `patience`
-        seconds.
+        concurrent.futures.CancelledError if that function or cancel_all() ended it, and CancelledByOthers if other code
+        has cancelled its task. Raises TimeoutError if it was cancelled after `seconds`, or has blocked the loop for so
+        long, or if the loop returns nothing for `patience` seconds.
         """
         loop = self._start()
         answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
@@ -59,11 +71,16 @@ class EventLoopThread:
             context.run(_OWNER.set, owner)
 
         def begin() -> None:
-            task = loop.create_task(_limited(coroutine, seconds), context=context)
-            self._tasks[task] = owner
-            task.add_done_callback(self._tasks.pop)
-            task.add_done_callback(lambda done: _transfer(done, answer))
-            begun(lambda: loop.call_soon_threadsafe(task.cancel))
+            try:
+                # Not by the loop: a handler may have given it a task factory of its own.
+                task = asyncio.Task(_limited(coroutine, seconds), loop=loop, context=context)
+                self._tasks[task] = owner
+                task.add_done_callback(self._tasks.pop)
+                task.add_done_callback(lambda done: self._transfer(done, answer))
+                begun(lambda: loop.call_soon_threadsafe(self._cancel, task))
+            except BaseException as error:  # else nobody would be told
+                if not answer.done():
+                    answer.set_exception(error)
 
         loop.call_soon_threadsafe(begin)
         return answer.result(patience)
@@ -71,7 +88,26 @@ class EventLoopThread:
     def cancel_all(self) -> None:
         """Cancel all running coroutines; they may still clean up."""
         if self._loop is not None and self._loop.is_running():
-            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in tuple(self._tasks)])
+            self._loop.call_soon_threadsafe(self._cancel_tasks)
+
+    def _cancel_tasks(self) -> None:
+        for task in tuple(self._tasks):
+            self._cancel(task)
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
+        self._cancelled.add(task)
+        task.cancel()
+
+    def _transfer(self, done: asyncio.Task[Any], answer: concurrent.futures.Future[Any]) -> None:
+        if done.cancelled():
+            ours = done in self._cancelled or not done.cancelling()  # not asked to: it has raised CancelledError itself
+            answer.set_exception(concurrent.futures.CancelledError() if ours else CancelledByOthers())
+        elif (error := done.exception()) is not None:
+            answer.set_exception(error)
+        elif isinstance(result := done.result(), _Exit):
+            answer.set_exception(result.error)
+        else:
+            answer.set_result(result)
 
     @property
     def died(self) -> bool:
@@ -151,17 +187,6 @@ async def _limited(coroutine: Awaitable[Any], seconds: float | None) -> Any:
         return _Exit(error)
 
 
-def _transfer(done: asyncio.Task[Any], answer: concurrent.futures.Future[Any]) -> None:
-    if done.cancelled():
-        answer.set_exception(concurrent.futures.CancelledError())
-    elif (error := done.exception()) is not None:
-        answer.set_exception(error)
-    elif isinstance(result := done.result(), _Exit):
-        answer.set_exception(result.error)
-    else:
-        answer.set_result(result)
-
-
 def _serve(loop: asyncio.AbstractEventLoop, closing: threading.Event) -> None:
     asyncio.set_event_loop(loop)
     try:
@@ -170,6 +195,7 @@ def _serve(loop: asyncio.AbstractEventLoop, closing: threading.Event) -> None:
                 loop.run_forever()  # returns also if a handler stops the loop, which it does not own
             except (SystemExit, KeyboardInterrupt):  # from a task or callback of a handler, outside _limited()
                 _log.exception("exit_in_a_task")
+        loop.set_task_factory(None)  # a handler may have set one
         loop.run_until_complete(_finish(loop))
     finally:
         loop.close()

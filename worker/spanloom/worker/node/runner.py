@@ -21,6 +21,7 @@ from spanloom.worker.error_text import members_of
 from spanloom.worker.held_claims import HeldClaims
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.caller import Caller, Loaded
+from spanloom.worker.node.event_loop import CancelledByOthers
 from spanloom.worker.node.identity import WorkerIdentity
 from spanloom.worker.node.outcomes import AttemptResult, IsolatedFailure, of_error, of_load_error
 from spanloom.worker.node.wave import Entry, FinishedRun, Wave, WaveMonitor
@@ -198,7 +199,9 @@ class NodeRunner:
                 ending = AttemptResult(Outcome.RELEASED)  # the worker stops and the grace is over, or the claim is gone
             elif type(raised) is IsolatedFailure:
                 ending = raised.ending
-            elif self._shortages.gives_back(raised, claim, entered=attempt.entered):
+            elif self._shortages.gives_back(raised, claim, entered=attempt.entered) or (
+                type(raised) is CancelledByOthers and self._shortages.puts_off(claim)
+            ):
                 ending = AttemptResult(Outcome.RELEASED)
             else:
                 ending = of_error(raised, loaded.node, claim.node.attempt) if loaded else of_load_error(raised)

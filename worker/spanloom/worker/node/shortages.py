@@ -39,12 +39,18 @@ class Shortages:
         if not is_own_failure(error) or (entered and self.problem() is None):
             return False
         now = time.monotonic()
-        if len(self._since) > _MANY:
-            self._since.clear()
-        first = self._since.setdefault(NodeKey(claim.header.execution_id, claim.node.node_id, claim.node.item), now)
+        in_time = self.puts_off(claim)
         self._next = _PAUSES[0] if now > self._until + _PAUSES[1] else min(2 * self._next, _PAUSES[1])
         self._until = now + self._next
-        return not entered and now - first < self._seconds
+        return in_time and not entered
+
+    def puts_off(self, claim: Claim) -> bool:
+        """Return whether a run may be given back, through no fault of its own, in the time that it has for that."""
+        if len(self._since) > _MANY:
+            self._since.clear()
+        now = time.monotonic()
+        first = self._since.setdefault(NodeKey(claim.header.execution_id, claim.node.node_id, claim.node.item), now)
+        return now - first < self._seconds
 
     @staticmethod
     def problem() -> str | None:

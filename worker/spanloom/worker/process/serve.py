@@ -26,6 +26,7 @@ from spanloom.worker.process.endpoints import Endpoints, Listen
 from spanloom.worker.process.health import Health
 from spanloom.worker.process.log_setup import configure_logging
 from spanloom.worker.process.otel_sdk import configure_sdk
+from spanloom.worker.process.resource_limits import limit_failure, watch_limits
 from spanloom.worker.process.supervisor import DUMP_SIGNAL, GAVE_UP, PARENT_PIPE, PULSE, PULSE_BYTES, READY_AT
 from spanloom.worker.service import Phase
 from spanloom.worker.worker import Worker
@@ -65,6 +66,7 @@ def serve(
 
     def ready() -> None:
         signals.reinstall_signal_handlers()  # the lifespan may have run a loop of its own in this thread
+        watch_limits()
         page.begin()
 
     worker = Worker(
@@ -73,7 +75,7 @@ def serve(
         ready=ready,
         beat=page.count,
         given_up=lambda: _leave(GAVE_UP),
-        failure=descriptor_failure,
+        failure=_process_failure,
         app=app,
     )
     exit_in_time = _TimelyExit(worker, options.grace_seconds)
@@ -92,7 +94,7 @@ def serve(
         except WorkerStalled:
             _leave(GAVE_UP)
         except Exception as error:
-            if (failure := descriptor_failure()) is None:
+            if (failure := _process_failure()) is None:
                 raise
             _log.error("worker_gives_up", worker=worker.name, reason=failure, error=f"{type(error).__name__}: {error}")
             _leave(GAVE_UP)
@@ -103,6 +105,11 @@ def serve(
         _leave(0)
     exit_in_time.worker_has_ended()
     return 0
+
+
+def _process_failure() -> str | None:
+    """Return why nothing in this process can be trusted any more; None if it can."""
+    return descriptor_failure() or limit_failure()
 
 
 class _PulsePage:
