@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from redis.exceptions import ResponseError
 
+from spanloom.engine import WorkflowBuilder, WorkflowEngine, WorkflowInvalid
 from spanloom.engine.errors import ConfigurationError
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.queue.redis_epoch import Epoch
@@ -180,3 +182,16 @@ def test_a_number_written_late_over_a_later_loss_counts_as_a_loss(queue: NodeQue
 
     assert epoch.check() == 3
     assert queue.redis.get(queue.keys.epoch) == f"{before.store_id} 3".encode()
+
+
+def test_an_engine_that_does_not_open_leaves_the_namespace_to_the_next(redis_url: str) -> None:
+    wrong = WorkflowBuilder[Any]("wrong")
+
+    @wrong.node()
+    def needs(data: Any, also: Any) -> None: ...
+
+    with pytest.raises(WorkflowInvalid):
+        WorkflowEngine([wrong], store="memory://", redis=redis_url).open()
+
+    with WorkflowEngine([], store="memory://", redis=redis_url):
+        pass

@@ -28,6 +28,7 @@ from typing_extensions import TypedDict  # the one that pydantic takes on every 
 
 from spanloom.engine.errors import ConfigurationError, PayloadRejected
 from spanloom.engine.handlers.builder import WorkflowBuilder
+from spanloom.engine.handlers.handler import Handler
 from spanloom.engine.handlers.json_type import strict_adapter
 from support.case_ids import case_id
 
@@ -170,6 +171,31 @@ def test_a_value_of_the_type_and_json_data_are_stored_as_json_that_reads_back(
             again = adapter.validate_json(text)
             assert repr(again) == repr(value) or type_ is Unequal
         assert builder.encode_input(builder.validate_input(again), 1_000) == text
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [(type_, value) for type_, value, _ in KNOWN if isinstance(value, BaseModel | Line | list)],
+    ids=lambda it: case_id(it)[:40],
+)
+def test_a_result_is_stored_as_json_that_its_type_reads_back(type_: Any, value: Any) -> None:
+    def returns() -> Any:
+        return value
+
+    returns.__annotations__["return"] = type_
+    text = Handler("t", returns).encode_result(value, "the result", 1_000)
+
+    assert strict_adapter(type_).validate_json(text) == value
+
+
+def test_a_result_that_its_type_does_not_read_back_is_stored_as_the_type_writes_it() -> None:
+    class Hidden(BaseModel):
+        shown: int
+        hidden: int = Field(default=7, exclude=True)
+
+    text = Handler("t", lambda: None).encode_result(Hidden(shown=1, hidden=2), "the result", 1_000)
+
+    assert text == '{"shown":1}'
 
 
 def test_defaults_are_filled_in_once_so_that_all_nodes_see_the_same() -> None:

@@ -18,6 +18,7 @@ from structlog.testing import capture_logs
 
 from spanloom.engine import (
     ConfigurationError,
+    ExecutionFailed,
     NodeRegistry,
     NodeStatus,
     StoreUnavailable,
@@ -243,8 +244,14 @@ class TestTheLoopBelongsToAll:
             asyncio.get_running_loop().set_task_factory(lambda *_, **__: None)  # type: ignore[arg-type]
             return "factory"
 
+        @registry.node("own")
+        async def own() -> None:
+            task = asyncio.create_task(asyncio.sleep(30))
+            task.cancel("why")
+            await task
+
         with WorkflowEngine(registry, InMemoryExecutionStore(), FakeRedis(server=FakeServer())) as engine:
-            for name in ("others", "cancels", "factory"):
+            for name in ("others", "cancels", "factory", "own"):
                 engine.register_workflow(Workflow.model_validate({"id": name, "nodes": [{"id": "a", "type": name}]}))
             yield engine
 
@@ -255,6 +262,10 @@ class TestTheLoopBelongsToAll:
             assert loop_engine.wait(neighbour, 30).output == "others"
         (run,) = loop_engine.store.get_node_results(neighbour)
         assert run.attempt == 1
+
+    def test_a_cancelled_error_of_the_handlers_own_is_its_failure(self, loop_engine: WorkflowEngine) -> None:
+        with loop_engine.start_workers(1), pytest.raises(ExecutionFailed, match=r"asyncio.exceptions.CancelledError"):
+            loop_engine.run("own", timeout=30)
 
     def test_a_task_factory_that_makes_none_keeps_no_node_from_running(self, loop_engine: WorkflowEngine) -> None:
         with loop_engine.start_workers(1):

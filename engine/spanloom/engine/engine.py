@@ -124,23 +124,30 @@ class WorkflowEngine(BulkControl):
             instrument(self.store, self.queue)
             self.store.open()
             try:
-                self.epoch.check()
-            except QueueUnavailable as error:
-                _log.warning("queue_unavailable", error=str(error))
-            self._registrations.register_builders()
+                try:
+                    self.epoch.check()
+                except QueueUnavailable as error:
+                    _log.warning("queue_unavailable", error=str(error))
+                self._registrations.register_builders()
+            except BaseException:
+                self._release()  # nobody closes an engine that did not open
+                raise
             self._opened = True
 
     def close(self) -> None:
         """Close connections and threads; the engine opens again at its next use."""
         self._listener.close()
+        self._release()
+        with self._opening:
+            self._opened = False
+
+    def _release(self) -> None:
         try:
             self.epoch.release()
         except QueueUnavailable as error:
             _log.debug("namespace_not_released", error=str(error))
         self.queue.close()
         self.store.close()
-        with self._opening:
-            self._opened = False
 
     aclose = awaitable(close)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -24,6 +25,7 @@ __all__ = ["Executor", "Handler", "data_text"]
 
 Executor = Literal["thread", "process"]
 _AWAITABLE = (Awaitable, Coroutine)
+_PLAIN = frozenset({dict, str, int, float, bool, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,11 @@ class _Parameter:
     @property
     def required(self) -> bool:
         return self.default is inspect.Parameter.empty
+
+
+@functools.lru_cache(maxsize=256)
+def _adapter_of(kind: Any) -> TypeAdapter[Any]:
+    return strict_adapter(kind)
 
 
 class Handler:
@@ -137,10 +144,12 @@ class Handler:
     def encode_result(self, data: Any, where: str, limit: int) -> str:
         """Return the function's result as JSON text, written by `encode` or else by its return annotation.
 
-        Raises PayloadRejected if neither can.
+        Of the forms of a model or dataclass one is taken that the same type reads back, if there is one. Raises
+        PayloadRejected if the result can't be written.
         """
         try:
-            return encode(data, where, limit)
+            text = encode(data, where, limit)
+            return text if type(data) in _PLAIN else self._read_back(data, text, where, limit)
         except PayloadRejected as error:
             refused = error
         try:
@@ -151,6 +160,17 @@ class Handler:
             kind = None
         hint = "; annotate what the handler returns to have it written by pydantic" if kind is None else ""
         raise PayloadRejected(f"{refused}{hint}")
+
+    def _read_back(self, data: Any, text: str, where: str, limit: int) -> str:
+        first = data[0] if isinstance(data, list | tuple) and data else data
+        if not isinstance(first, BaseModel) and not is_dataclass(first):
+            return text
+        try:
+            kind = JsonType(_adapter_of(data.__class__)) if first is data else self._result_type()
+            found = None if kind is None else kind.lossless(data, where, limit)
+        except (ConfigurationError, PydanticUserError):  # the annotation is no help for this data
+            found = None
+        return text if found is None else found
 
     def _result_type(self) -> JsonType | None:
         if "return" not in self._adapters:  # no parameter has that name

@@ -85,6 +85,17 @@ class JsonType:
             return encode(value, where, limit)
         raise PayloadRejected(refusal)
 
+    def lossless(self, value: Any, where: str, limit: int) -> str | None:
+        """Return a value of the type as JSON text that the type reads back; None if no form of it comes back equal."""
+        for form in (_as_it_is, self._by_aliases, self._by_names, self._by_validation_aliases):
+            try:
+                text = encode(form(value), where, limit)
+            except (PayloadRejected, TypeError, ValueError, RecursionError):
+                continue
+            if self._lost(value, text) is None:
+                return text
+        return None
+
     def _by_aliases(self, value: Any) -> Any:
         return self._dump(value, by_alias=True)
 

@@ -21,7 +21,7 @@ __all__ = ["WrongKeyType", "bounded_text", "is_of_one_key", "is_passing", "is_re
 
 _MOST_CHARACTERS = 200
 _ONE_KEY = ("WRONGTYPE", "is not an integer", "is not a valid float", "no such key")
-_PERMANENT = ("NOPERM", "NOAUTH", "WRONGPASS", "unknown command", "no permissions")
+_PERMANENT = ("NOPERM", "NOAUTH", "WRONGPASS", "unknown command", "no permissions", "DB index")
 _REMEDIES = (
     ("OOM", "raise its maxmemory, or free some of its memory"),
     ("maxmemory", "raise its maxmemory, or free some of its memory"),
@@ -38,6 +38,7 @@ _REMEDIES = (
     ("Authentication", "give the right user and password in SPANLOOM_REDIS_URL"),
     ("permission", "allow its user what docs/redis.md lists"),
     ("unknown command", "allow the commands that docs/redis.md lists"),
+    ("DB index", "give the number of a database that it has in SPANLOOM_REDIS_URL"),
     ("loading", "wait until it has loaded its data"),
     ("max number of clients", "raise its maxclients"),
     ("BUSY", "a script runs in it for too long"),

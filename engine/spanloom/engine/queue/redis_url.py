@@ -22,6 +22,7 @@ _CLASSES: Mapping[str, type[Connection | UnixDomainSocketConnection]] = {
     "unix": UnixDomainSocketConnection,
 }
 _DATABASE = re.compile(r"/?|/[0-9]{1,9}/?").fullmatch
+_MOST = 1_000_000_000
 _TRUTH = {
     "true": True,
     "yes": True,
@@ -40,7 +41,17 @@ def _truth(text: str) -> bool:
 
 
 def _seconds(text: str) -> float | None:
-    return None if text.lower() == "none" else float(text)
+    return None if text.lower() == "none" else _in_range(float(text))
+
+
+def _natural(text: str) -> int:
+    return int(_in_range(int(text)))
+
+
+def _in_range(number: float) -> float:
+    if not 0 <= number <= _MOST:  # nan is in no range
+        raise ValueError
+    return number
 
 
 def _one_of(*known: str) -> Callable[[str], str]:
@@ -55,22 +66,22 @@ def _tls_version(text: str) -> ssl.TLSVersion:
 
 
 _OPTIONS: Mapping[str, Callable[[str], Any]] = {
-    "db": int,
+    "db": _natural,
     "username": str,
     "password": str,
     "client_name": str,
     "decode_responses": _truth,
     "encoding": _one_of("utf-8", "utf8"),
-    "health_check_interval": int,
+    "health_check_interval": _natural,
     "lib_name": str,
     "lib_version": str,
     "socket_keepalive": _truth,
-    "socket_read_size": int,
+    "socket_read_size": _natural,
 }
 #: What redis-py knows, and Spanloom decides by itself.
 _OWN: Mapping[str, Callable[[str], Any]] = {
     "legacy_responses": _truth,
-    "max_connections": int,
+    "max_connections": _natural,
     "protocol": _one_of("2", "3"),
     "retry_on_error": str,
     "retry_on_timeout": _truth,

@@ -99,9 +99,15 @@ class EventLoopThread:
         task.cancel()
 
     def _transfer(self, done: asyncio.Task[Any], answer: concurrent.futures.Future[Any]) -> None:
-        if done.cancelled():
-            ours = done in self._cancelled or not done.cancelling()  # not asked to: it has raised CancelledError itself
-            answer.set_exception(concurrent.futures.CancelledError() if ours else CancelledByOthers())
+        if done.cancelled() and done in self._cancelled:
+            answer.set_exception(concurrent.futures.CancelledError())
+        elif done.cancelled() and done.cancelling():
+            answer.set_exception(CancelledByOthers())
+        elif done.cancelled():
+            try:
+                done.result()
+            except asyncio.CancelledError as own:  # as of a task that the handler has cancelled
+                answer.set_exception(own)
         elif (error := done.exception()) is not None:
             answer.set_exception(error)
         elif isinstance(result := done.result(), _Exit):
