@@ -299,12 +299,15 @@ class ChildFailed(NodeFailure):
 
 
 class HandlerDied(NodeFailure):
-    """Raised when the process that ran a handler has died, by a signal (`code` is negative) or with an exit code."""
+    """Raised when the process that ran a handler has died, by a signal (`code` is negative) or with an exit code.
 
-    def __init__(self, code: int) -> None:
+    It is also raised, with the reason, when the worker had to kill the process, or the process could not start.
+    """
+
+    def __init__(self, code: int, reason: str | None = None) -> None:
         self.code = code
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        super().__init__(f"the process that ran the handler has died, {how}")
+        super().__init__(reason or f"the process that ran the handler has died, {how}")
 
 
 class NodeTimeout(NodeFailure):

@@ -15,8 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, closing, suppress
-from multiprocessing.connection import Connection
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -30,7 +29,9 @@ from spanloom.engine.handlers.handler import Handler
 from spanloom.engine.store.requests import LogLine
 from spanloom.engine.workflow.definitions import Node
 from spanloom.worker.error_text import message_of, traceback_of, type_of
+from spanloom.worker.isolated.frames import MalformedFrame
 from spanloom.worker.isolated.messages import Call, Cancel, Ended, Failed, Line, Ready, SpanEnded, Start, Unable
+from spanloom.worker.isolated.worker_link import WorkerLink
 from spanloom.worker.node.attempt import open_span
 from spanloom.worker.node.event_loop import EventLoopThread
 from spanloom.worker.node.lifespan import Lifespan
@@ -42,16 +43,15 @@ from spanloom.worker.telemetry.log_capture import LogCapture
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1  #: of prctl: Linux kills this process when the one that started it is gone
+_MAX_PICKLE = 1 << 20  #: bytes of an exception and its attributes
 
 
 def main(descriptor: int) -> int:
     """Serve the worker at the other end of the connection until it closes that."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # of a whole group or service: for the worker
-        signal.signal(number, _leave_to_the_worker)  # not ignored, which programs that handlers start would inherit
+    link = WorkerLink(descriptor)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    connection = Connection(descriptor)
-    start: Start = connection.recv()
+    start: Start = link.receive()
     sys.path[:] = start.path
     event_loop = EventLoopThread("spanloom-loop")
     capture = LogCapture(start.log_level, capture_output=start.capture_output)
@@ -62,16 +62,14 @@ def main(descriptor: int) -> int:
         state = lifespan.__enter__()
         capture.start()
     except BaseException as error:
-        connection.send(Unable(f"{type_of(error)}: {message_of(error)}"))
+        link.leave_fork(error)
+        link.send(Unable(f"{type_of(error)}: {message_of(error)}"))
         return 1
     with closing(event_loop), lifespan:
-        connection.send(Ready())
-        _Serving(connection, engine, state, event_loop, capture).run()
+        link.leave_fork()
+        link.send(Ready())
+        _Serving(link, engine, state, event_loop, capture).run()
     return 0
-
-
-def _leave_to_the_worker(_signal: int, _frame: FrameType | None) -> None:
-    """Do nothing: the worker ends this process when its grace is over."""
 
 
 def _load(target: str) -> WorkflowEngine:
@@ -88,19 +86,18 @@ class _Serving:
 
     def __init__(
         self,
-        connection: Connection,
+        link: WorkerLink,
         engine: WorkflowEngine,
         state: Any,
         event_loop: EventLoopThread,
         capture: LogCapture,
     ) -> None:
-        self._connection = connection
+        self._link = link
         self._engine = engine
         self._state = state
         self._event_loop = event_loop
         self._capture = capture
         self._calls: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        self._sending = threading.Lock()
         self._running: _Runtime | None = None
 
     def run(self) -> None:
@@ -109,40 +106,37 @@ class _Serving:
             contextvars.copy_context().run(self._run, call)
 
     def _read(self) -> None:
-        with suppress(EOFError, OSError):
+        with suppress(EOFError, OSError, MalformedFrame):
             while True:
-                message = self._connection.recv()
+                message = self._link.receive()
                 if isinstance(message, Call):
                     self._calls.put(message)
-                elif isinstance(message, Cancel) and (running := self._running) is not None:
+                elif isinstance(message, Cancel) and (running := self._running) and running.number == message.number:
                     running.cancel()
         if self._running is not None:  # nobody waits for its result any more
             os._exit(1)
         self._calls.put(None)
 
-    def _send(self, message: object) -> None:
-        with self._sending:
-            self._connection.send(message)
-
     def _run(self, call: Call) -> None:
         node = Node.model_validate_json(call.node)
-        runtime = self._running = _Runtime(call, self._send, self._capture)
+        runtime = self._running = _Runtime(call, self._link.send, self._capture)
         attempt = call.context["attempt"]
         try:
             handler = self._engine.registry.handler(node.type)
             result = self._call(handler, node, call, runtime)
             execution_id, limit = call.context["execution_id"], call.payload_limit_bytes
             ending = of_result(result, node, execution_id, limit, handler.encode_result)
-            answer: Ended | Failed = Ended(ending)
+            answer: Ended | Failed = Ended(call.number, ending)
         except BaseException as error:
-            answer = Failed(
-                of_error(error, node, attempt), _pickled(error), type_of(error), message_of(error), traceback_of(error)
-            )
+            self._link.leave_fork(error)
+            described = (type_of(error), message_of(error), traceback_of(error))
+            answer = Failed(call.number, of_error(error, node, attempt), _pickled(error), *described)
+        self._link.leave_fork()
         self._running = None
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):
                 stream.flush()
-        self._send(answer)
+        self._link.send(answer)
 
     def _call(self, handler: Handler, node: Node, call: Call, runtime: _Runtime) -> Any:
         context = NodeContext(**call.context, config=handler.config(node), state=self._state, runtime=runtime)
@@ -152,8 +146,14 @@ class _Serving:
         otel_context.attach(runtime.span_context)
         result = handler.function(*args, **kwargs)
         while hasattr(type(result), "__await__"):
-            result = self._event_loop.run(result, contextvars.copy_context(), begun=runtime.on_cancel)
+            result = self._event_loop.run(self._awaited(result), contextvars.copy_context(), begun=runtime.on_cancel)
         return result
+
+    async def _awaited(self, awaitable: Any) -> Any:
+        try:
+            return await awaitable
+        finally:
+            self._link.leave_fork(sys.exception())  # a copy has the loop alone, which would go on for ever
 
 
 class _Runtime:
@@ -161,6 +161,7 @@ class _Runtime:
 
     def __init__(self, call: Call, send: Callable[[object], None], capture: LogCapture) -> None:
         context = call.context
+        self.number = call.number
         self._call = call
         self._send = send
         self._interrupt: Callable[[], object] | None = None
@@ -178,7 +179,7 @@ class _Runtime:
         return self.buffer.logger
 
     def span(self, name: str, attributes: Mapping[str, Any]) -> AbstractContextManager[Span]:
-        return open_span(name, attributes, lambda line: self._send(SpanEnded(line)))
+        return open_span(name, attributes, lambda line: self._send(SpanEnded(self.number, line)))
 
     def heartbeat(self) -> None:
         if self.cancelled:
@@ -202,15 +203,34 @@ class _SendingBuffer(LogBuffer):
         self, claim: Any, call: Call, context: Callable[[], Any], capture: LogCapture, send: Callable[[object], None]
     ) -> None:
         super().__init__(claim, call.trace_id, call.span_id, context, None, capture)
+        self._number = call.number
         self._send = send
 
     def _keep(self, line: LogLine, fields: Mapping[str, Any] | None, *, exported: bool = False) -> None:
-        self._send(Line(line))
+        self._send(Line(self._number, line))
+
+
+class _BoundedBytes:
+    """A file in memory that refuses more than an exception may take."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self._left = _MAX_PICKLE
+
+    def write(self, data: Any) -> None:
+        """Keep the bytes. Raises OverflowError beyond the limit."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise OverflowError
+        self.parts.append(bytes(data))
 
 
 def _pickled(error: BaseException) -> bytes | None:
+    """Return an exception as bytes, None if it can't be pickled, or holds too much."""
+    file = _BoundedBytes()
     try:
-        text = pickle.dumps(error)
+        pickle.Pickler(file).dump(error)
+        text = b"".join(file.parts)
         pickle.loads(text)  # noqa: S301  its own
     except concurrent.futures.CancelledError:
         raise

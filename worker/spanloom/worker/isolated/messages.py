@@ -23,8 +23,12 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A node to run: its definition, the fields of its context, and its span."""
+    """A node to run: its definition, the fields of its context, and its span.
 
+    Its number is on all that belongs to it, in both directions: a message of another call is never taken for its own.
+    """
+
+    number: int
     node: str
     context: dict[str, Any]
     trace_id: str
@@ -36,6 +40,8 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Cancel:
     """The claim of the running node is lost, or the worker stops: an async handler is cancelled."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,7 @@ class Unable:
 class Line:
     """A log line of the running node."""
 
+    number: int
     line: LogLine
 
 
@@ -61,6 +68,7 @@ class Line:
 class SpanEnded:
     """A span that the handler has closed."""
 
+    number: int
     span: SpanLine
 
 
@@ -68,6 +76,7 @@ class SpanEnded:
 class Ended:
     """The result of the handler, as its outcome."""
 
+    number: int
     ending: AttemptResult
 
 
@@ -75,6 +84,7 @@ class Ended:
 class Failed:
     """The exception of the handler, as far as it can be pickled, and its outcome by the node's policy."""
 
+    number: int
     ending: AttemptResult
     error: bytes | None
     type: str

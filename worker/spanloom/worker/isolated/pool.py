@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import pickle
-import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from multiprocessing.connection import Connection
-from typing import Any
 
 import structlog
 from opentelemetry import trace
 from opentelemetry.trace import SpanContext
 
 from spanloom.engine.engine import WorkflowEngine
-from spanloom.engine.errors import ConfigurationError, HandlerDied, LeaseLost, NodeTimeout
 from spanloom.engine.handlers.context import NodeContext
 from spanloom.engine.handlers.handler import Handler
 from spanloom.engine.workflow.definitions import Node
-from spanloom.worker.isolated.messages import Call, Cancel, Ended, Failed, Line, Ready, SpanEnded, Start, Unable
+from spanloom.worker.isolated.bounds import NodeBounds
+from spanloom.worker.isolated.handler_process import HandlerProcess
+from spanloom.worker.isolated.messages import Call, Cancel, Ended, Failed, Line, SpanEnded, Start
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.outcomes import AttemptResult, IsolatedFailure
 from spanloom.worker.options import WorkerOptions
 
-__all__ = ["HandlerProcesses", "interpreter"]
+__all__ = ["HandlerProcesses"]
 
 _log = structlog.get_logger("spanloom.worker")
 _START_SECONDS = 120.0  #: for its imports and its lifespan
-_LOOK_SECONDS = 0.25  #: between looks whether the claim was lost
-_CANCEL_SECONDS = 0.5  #: how long a handler that was cancelled may clean up
-_END_SECONDS = 5.0
+_SHORT_START_SECONDS = 10.0  #: for a node with a shorter timeout; twice as long as the last start took
 
 
 class _RemoteTraceback(Exception):
@@ -43,58 +37,6 @@ class _RemoteTraceback(Exception):
 
 class _HandlerError(Exception):
     """Raised when a handler's exception can't be pickled, in its place."""
-
-
-class _HandlerProcess:
-    """One process, and the connection to it."""
-
-    def __init__(self, start: Start, spawner: ThreadPoolExecutor) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [*interpreter(), "-m", "spanloom.worker.isolated.child", str(theirs.fileno())]
-            passed = (theirs.fileno(),)
-            # On a thread that lives as long as the pool: Linux ends the process with the thread that has started it.
-            self._process = spawner.submit(subprocess.Popen, command, pass_fds=passed).result()
-        self.connection = Connection(ours.detach())
-        self.calls = 0
-        try:
-            self.connection.send(start)
-            answer = self.receive(_START_SECONDS)
-        except HandlerDied:
-            self.kill()
-            raise
-        if not isinstance(answer, Ready):
-            self.kill()
-            reason = answer.reason if isinstance(answer, Unable) else f"it did not start within {_START_SECONDS:g} s"
-            raise ConfigurationError(f"a handler process can't run {start.target}: {reason}")
-
-    def receive(self, seconds: float) -> Any:
-        """Return the next message; None if none comes. Raises HandlerDied."""
-        try:
-            return self.connection.recv() if self.connection.poll(seconds) else None
-        except (EOFError, OSError):
-            raise HandlerDied(self._process.wait()) from None
-
-    def send(self, message: object) -> None:
-        """Send a message. Raises HandlerDied."""
-        try:
-            self.connection.send(message)
-        except OSError:
-            raise HandlerDied(self._process.wait()) from None
-
-    def kill(self) -> None:
-        """End it now, whatever it does."""
-        self.connection.close()
-        self._process.kill()
-        self._process.wait()
-
-    def close(self) -> None:
-        """Let it leave its lifespan and end."""
-        self.connection.close()
-        try:
-            self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
 
 
 class HandlerProcesses:
@@ -109,10 +51,11 @@ class HandlerProcesses:
         self._options = options
         self._app = app or _name_of(engine)
         self._limit = engine.settings.payload_limit_bytes
-        self._idle: list[_HandlerProcess] = []
+        self._idle: list[HandlerProcess] = []
         self._spawner = ThreadPoolExecutor(1, "spanloom-spawner")  # its thread starts with the first process
         self._lock = threading.Lock()
         self._warned = False
+        self._patience = _SHORT_START_SECONDS
 
     def takes(self, handler: Handler) -> bool:
         """Return whether the handler runs in a process of its own."""
@@ -127,17 +70,20 @@ class HandlerProcesses:
     def run(self, node: Node, context: NodeContext, attempt: RunningAttempt) -> AttemptResult:
         """Run a node's handler in a process.
 
-        Raises NodeTimeout, LeaseLost if the claim was lost, HandlerDied if the process did, IsolatedFailure with the
-        exception of the handler, and ConfigurationError if the process can't import the engine.
+        Raises NodeTimeout, LeaseLost if the claim was lost, HandlerDied if the process did or could not start, and
+        IsolatedFailure with the exception of the handler.
         """
         span = trace.get_current_span(attempt.own.begin()).get_span_context()
-        process = self._take()
+        bounds = NodeBounds(node, attempt)
+        process = self._take(node, bounds)
+        bounds.begin()
         whole = False
         try:
-            process.send(_call(node, context, span, self._limit))
+            call = _call(process.calls, node, context, span, self._limit)
+            process.send(call, bounds.check)
             attempt.entered = True
             try:
-                ending = _await_end(process, node, attempt)
+                ending = _await_end(process, call.number, bounds, attempt)
             except IsolatedFailure:
                 whole = True
                 raise
@@ -157,16 +103,35 @@ class HandlerProcesses:
             process.close()
         self._spawner.shutdown(wait=False)
 
-    def _take(self) -> _HandlerProcess:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        assert self._app is not None
-        options = self._options
-        start = Start(self._app, list(sys.path), options.log_level, options.capture_output)
-        return _HandlerProcess(start, self._spawner)
+    def _take(self, node: Node, bounds: NodeBounds) -> HandlerProcess:
+        while True:
+            with self._lock:
+                process = self._idle.pop() if self._idle else None
+            if process is None:
+                return self._started(node, bounds)
+            if process.is_usable():
+                return process
+            process.kill()  # it has died since, or answered once more
 
-    def _put_back(self, process: _HandlerProcess) -> None:
+    def _started(self, node: Node, bounds: NodeBounds) -> HandlerProcess:
+        """Return a new process. A start may take as long as the node; but a short timeout must not end every start."""
+        assert self._app is not None
+        options, patience = self._options, self._patience
+        start = Start(self._app, list(sys.path), options.log_level, options.capture_output)
+        seconds = _START_SECONDS if node.timeout is None else min(_START_SECONDS, max(node.timeout, patience))
+        process = HandlerProcess(start, self._spawner, self._limit)
+        began = time.monotonic()
+        try:
+            process.await_ready(seconds, bounds.check)
+        except BaseException:
+            process.kill()
+            if time.monotonic() - began >= patience:
+                self._patience = min(2 * patience, _START_SECONDS)
+            raise
+        self._patience = max(_SHORT_START_SECONDS, 2 * (time.monotonic() - began))
+        return process
+
+    def _put_back(self, process: HandlerProcess) -> None:
         process.calls += 1
         if process.calls >= self._options.tasks_per_process:
             process.close()
@@ -175,38 +140,36 @@ class HandlerProcesses:
             self._idle.append(process)
 
 
-def _await_end(process: _HandlerProcess, node: Node, attempt: RunningAttempt) -> AttemptResult:
-    began, until = time.monotonic(), None if node.timeout is None else time.monotonic() + node.timeout
-    cancelled_at: float | None = None
+def _await_end(process: HandlerProcess, number: int, bounds: NodeBounds, attempt: RunningAttempt) -> AttemptResult:
+    cancelled = False
+
+    def check() -> float:
+        nonlocal cancelled
+        seconds = bounds.check()
+        if bounds.cancelled and not cancelled:
+            cancelled = True
+            process.send(Cancel(number), bounds.check)
+        return seconds
+
     while True:
-        left = _LOOK_SECONDS if until is None else min(_LOOK_SECONDS, max(0.0, until - time.monotonic()))
-        message = process.receive(left)
+        message = process.receive(number, check)
         if isinstance(message, Line):
             attempt.log_buffer.take_line(message.line)
         elif isinstance(message, SpanEnded):
             attempt.keep_span(message.span)
         elif isinstance(message, Ended):
-            if node.timeout is not None and time.monotonic() - began >= node.timeout:
-                raise NodeTimeout(node.id, node.timeout)
+            bounds.check_timeout()
             return message.ending
         elif isinstance(message, Failed):
             raise IsolatedFailure(message.ending, _exception(message))
-        now = time.monotonic()
-        if node.timeout is not None and until is not None and now >= until:
-            raise NodeTimeout(node.id, node.timeout)
-        if cancelled_at is None and attempt.cancelled:
-            cancelled_at = now
-            process.send(Cancel())
-        if cancelled_at is not None and now - cancelled_at > _CANCEL_SECONDS:
-            claim = attempt.claim
-            raise LeaseLost(claim.header.execution_id, node.id, claim.node.fence)
+        check()
 
 
-def _call(node: Node, context: NodeContext, span: SpanContext, limit: int) -> Call:
+def _call(number: int, node: Node, context: NodeContext, span: SpanContext, limit: int) -> Call:
     fields = {name: getattr(context, name) for name in _FIELDS}
     fields["results_json"], fields["metadata"] = dict(context.results_json), dict(context.metadata)
     trace_id, span_id = f"{span.trace_id:032x}", f"{span.span_id:016x}"
-    return Call(node.model_dump_json(), fields, trace_id, span_id, span.trace_flags, limit)
+    return Call(number, node.model_dump_json(), fields, trace_id, span_id, span.trace_flags, limit)
 
 
 _FIELDS = (
@@ -236,13 +199,3 @@ def _name_of(engine: WorkflowEngine) -> str | None:
                 if value is engine:
                     return f"{name}:{attribute}"
     return None
-
-
-def interpreter() -> list[str]:
-    """Return this interpreter with its own options. With -P, no module of the working directory hides Python's own."""
-    options: Callable[[], list[str]] = subprocess._args_from_interpreter_flags  # type: ignore[attr-defined]  # pyright: ignore  as multiprocessing does
-    flags = options()
-    if "-X" in flags:  # the last ones, and not all of them
-        flags = flags[: flags.index("-X")]
-    more = [f"-X{name}" if value is True else f"-X{name}={value}" for name, value in sys._xoptions.items()]  # pyright: ignore[reportPrivateUsage]  documented
-    return [sys.executable, *(flag for flag in flags if flag != "-P"), *more, "-P"]

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict
 
-from spanloom.worker.isolated.pool import interpreter
+from spanloom.worker.isolated.handler_process import interpreter
 from spanloom.worker.options import WorkerOptions
 from spanloom.worker.process import supervisor
 from spanloom.worker.process.endpoints import Listen
