@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from spanloom.engine.errors import LeaseLost, NodeTimeout
 from spanloom.engine.workflow.definitions import Node
@@ -22,6 +24,15 @@ class NodeBounds:
         self._attempt = attempt
         self._until: float | None = None
         self._cancelled_at: float | None = None
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Note that the node waits for its process, while the block lasts."""
+        self._attempt.starting = True
+        try:
+            yield
+        finally:
+            self._attempt.starting = False
 
     def begin(self) -> None:
         """Start the node's timeout: its process is ready."""

@@ -122,7 +122,8 @@ class HandlerProcesses:
         process = HandlerProcess(start, self._spawner, self._limit)
         began = time.monotonic()
         try:
-            process.await_ready(seconds, bounds.check)
+            with bounds.starting():
+                process.await_ready(seconds, bounds.check)
         except BaseException:
             process.kill()
             if time.monotonic() - began >= patience:

@@ -30,6 +30,8 @@ __all__ = ["RunningAttempt", "open_span"]
 class RunningAttempt:
     """An attempt while its handler runs: the runtime behind `ctx` (NodeRuntime), and the telemetry to record."""
 
+    starting = False  #: it waits for a handler process; its timeout begins after that
+
     def __init__(
         self,
         claim: Claim,

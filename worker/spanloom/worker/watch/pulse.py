@@ -183,7 +183,9 @@ class Pulse:
         return None if self._lacks is None else 0
 
     def _overdue(self, running: Sequence[RunningNode], now: float) -> list[RunningNode]:
-        began = self._began = {one.attempt: self._began.get(one.attempt, now) for one in running}
+        began = self._began = {
+            one.attempt: now if one.attempt.starting else self._began.get(one.attempt, now) for one in running
+        }
         timed = [(one, one.node.timeout) for one in running]
         return [
             one for one, timeout in timed if timeout is not None and now - began[one.attempt] > timeout + self._seconds
