@@ -8,7 +8,7 @@ import socket
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def writes(data: str) -> None:
 
 
 @contextmanager
-def lifespan() -> Iterator[dict[str, Any]]:
+def lifespan() -> Generator[dict[str, Any]]:
     """Fail or wait, in a handler process, as long as a file is there."""
     if (FOLDER / "fails").exists():
         (FOLDER / "has_failed").touch()

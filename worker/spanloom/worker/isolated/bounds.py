@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from spanloom.engine.errors import LeaseLost, NodeTimeout
@@ -26,7 +26,7 @@ class NodeBounds:
         self._cancelled_at: float | None = None
 
     @contextmanager
-    def starting(self) -> Iterator[None]:
+    def starting(self) -> Generator[None]:
         """Note that the node waits for its process, while the block lasts."""
         self._attempt.starting = True
         try:
