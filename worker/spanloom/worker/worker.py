@@ -102,7 +102,7 @@ class Worker:
         self._unknown_types = UnknownTypeFilter(self._consumer, engine.registry)
         side_lists = SideListFollower(self._consumer, lambda: {*engine.registry.types, *BUILT_IN})
         self._isolation = Isolation(self._slots, options)
-        self._shortages = Shortages(2 * options.stalled_after)
+        self._shortages = Shortages(2 * options.stalled_after or 120.0)
         self._event_loop = EventLoopThread(f"spanloom-loop-{name}")
         self._time_limit = TimeLimit()
         self._processes = HandlerProcesses(engine, options, app)

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import structlog
+
 from spanloom.engine.queue.message import NodeMessage
 from spanloom.engine.store.requests import Claim
 from spanloom.worker.briefness import LONG_SECONDS
@@ -17,6 +19,8 @@ from spanloom.worker.node.outcomes import AttemptResult
 from spanloom.worker.service import JOIN_SECONDS
 
 __all__ = ["Entry", "FinishedRun", "Wave", "WaveMonitor"]
+
+_log = structlog.get_logger("spanloom.worker")
 
 Entry = tuple[NodeMessage | None, Claim]  #: a claimed node, and its job; None: work first goes on without one
 
@@ -113,4 +117,7 @@ class WaveMonitor:
                 now = time.monotonic()
                 for wave in tuple(self._waves):
                     if wave.is_held_up(now):
-                        self._leave(wave)
+                        try:
+                            self._leave(wave)
+                        except Exception:
+                            _log.exception("wave_not_left")  # the next one must still be
