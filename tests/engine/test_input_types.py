@@ -198,6 +198,20 @@ def test_a_result_that_its_type_does_not_read_back_is_stored_as_the_type_writes_
     assert text == '{"shown":1}'
 
 
+def test_a_validator_that_breaks_keeps_no_result_from_being_stored() -> None:
+    class Broken(BaseModel):
+        number: int
+
+        @field_validator("number")
+        @classmethod
+        def look_up(cls, number: int) -> int:
+            return {1: 1}[number]
+
+    text = Handler("t", lambda: None).encode_result(Broken.model_construct(number=2), "the result", 1_000)
+
+    assert text == '{"number":2}'
+
+
 def test_defaults_are_filled_in_once_so_that_all_nodes_see_the_same() -> None:
     builder = WorkflowBuilder("w", input=Made)
     text = builder.encode_input({}, 1_000)

@@ -207,10 +207,12 @@ def test_a_run_that_was_lost_shares_no_wave() -> None:
 def test_more_is_fetched_while_all_is_brief_and_the_rest_is_left() -> None:
     briefness = Briefness()
     briefness.note("quick", WAVE_SECONDS / 1_000)
-    assert briefness.wanted(2) == 2
+    assert briefness.portion([], 2) == ([], [])
+    assert briefness.wanted(2) == 2  # nothing that was fetched was brief
 
     taken, left = briefness.portion([message(number, "quick") for number in range(2)], 2)
     assert (len(taken), left) == (2, [])
+    briefness.portion([], 2)
     assert briefness.wanted(2) == 64
 
     mixed = [message(number, "long" if number in (3, 5, 7) else "quick") for number in range(10)]

@@ -49,7 +49,8 @@ class Briefness:
         """Return the jobs that `free` slots can run, and those that must wait for others."""
         waves = self.waves(messages, lambda message: message)
         left = {message.job_id for wave in waves[free:] for message in wave}
-        self._fetches_waves = not left and all(self.is_brief(message.node_type) for message in messages)
+        if messages:
+            self._fetches_waves = not left and all(self.is_brief(message.node_type) for message in messages)
         taken = [message for message in messages if message.job_id not in left]
         return taken, [message for message in messages if message.job_id in left]
 

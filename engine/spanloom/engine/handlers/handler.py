@@ -168,7 +168,7 @@ class Handler:
         try:
             kind = JsonType(_adapter_of(data.__class__)) if first is data else self._result_type()
             found = None if kind is None else kind.lossless(data, where, limit)
-        except (ConfigurationError, PydanticUserError):  # the annotation is no help for this data
+        except Exception:  # the annotation is no help for this data, or a validator of the user's fails otherwise
             found = None
         return text if found is None else found
 

@@ -1,1 +1,1 @@
-"""The pipeline of one node run: call, time limit, outcome, record."""
+"""The pipeline of node runs: waves, call, time limit, outcome."""

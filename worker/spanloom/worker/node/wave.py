@@ -25,7 +25,7 @@ _log = structlog.get_logger("spanloom.worker")
 Entry = tuple[NodeMessage | None, Claim]  #: a claimed node, and its job; None: work first goes on without one
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class FinishedRun:
     """A node run whose handler has ended, and that is to be recorded."""
 
@@ -93,11 +93,6 @@ class WaveMonitor:
     def end(self, wave: Wave) -> None:
         """Watch it no longer."""
         self._waves.discard(wave)
-
-    @property
-    def died(self) -> bool:
-        """Whether the thread has ended without stop()."""
-        return self._thread.ident is not None and not self._thread.is_alive() and not self._stopped.is_set()
 
     def start(self) -> None:
         """Start the thread."""

@@ -144,7 +144,7 @@ class Completion:
                     if nodes[successor].queue == node.queue and nodes[successor].type in self._engine.registry
                 ]
             )
-        if together and not self._is_queue_away():
+        if together and not self._engine.queue.breaker.is_open:
             found = tuple([one for one in found if self._briefness.is_brief(nodes[one].type)])
         if not found:
             return ()
@@ -152,10 +152,6 @@ class Completion:
             return () if self._consumer.urgent_waits(node.queue, claim.header.priority) else found
         except QueueUnavailable:
             return found  # nothing can be handed over through Redis: the more reason to go on here
-
-    def _is_queue_away(self) -> bool:
-        breaker = self._engine.queue.breaker
-        return breaker.is_open or breaker.is_refusing
 
     def _settled(
         self, run: FinishedRun, answer: RecordResult | Exception, worker_id: str, *, more: bool
