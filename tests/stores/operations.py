@@ -29,7 +29,8 @@ RUN = RunRow(
     "00ff", NOW + timedelta(seconds=1), 10, 0, NOW, NOW,
 )  # fmt: skip
 RESULT = ResultRow(
-    ID, "w2", 0, "work", "failed", "1", '{"type":"Boom"}', '["join"]', False, 2, 3, 4, 5, WORKER, "00ff", NOW, NOW,
+    ID, "w2", 0, "work", "failed", "1", '{"type":"Boom"}', '["join"]', False, 2, 3, 4, 5, WORKER, "00ff",
+    5, 7, '{"k":1}', '[["parent","00fe"]]', NOW, NOW,
 )  # fmt: skip
 CREATED = request(
     "fan", execution_id=CHILD, parent=W1, parent_fence=1, depth=1, idempotency_key="key", input_hash="hash",
@@ -132,7 +133,7 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "results": lambda tx: [tx.results(ID), tx.results(ID, ["w2"])],
     "inputs": lambda tx: [tx.inputs(ID, ["split", "w2", "x"]), tx.inputs(ID, [])],
     "result": lambda tx: [tx.result(SPLIT), tx.result(JOIN)],
-    "mark_cancelled": lambda tx: [tx.mark_cancelled(SPLIT), tx.mark_cancelled(JOIN)],
+    "mark_cancelled": lambda tx: [tx.mark_cancelled(RESULT._replace(node_id=node)) for node in ("split", "join", "w2")],
     "insert_items": lambda tx: tx.insert_items(ID, "w2", {0: "{}", 1: "1", 2: "2", 3: "3"}),
     "item": lambda tx: [tx.item(NodeKey(ID, "w2", 2)), tx.item(NodeKey(ID, "w2", 9))],
     "bounds": lambda tx: tx.bounds(ID, ["w1", "w2"]),

@@ -72,6 +72,7 @@ def use_whole_port(store: ExecutionStore) -> None:
     store.list_executions(wanted)
     store.get_execution_count(wanted)
     for execution in (done, parent, late):
+        store.get_status(execution)
         store.get_node_results(execution)
         store.get_node_results(execution, ["n1"])
         store.get_attempts(execution, "n1")

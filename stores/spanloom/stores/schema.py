@@ -16,6 +16,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
 __all__ = [
+    "ATTEMPT",
     "EXECUTIONS_CANCELLED",
     "EXECUTIONS_ENDED",
     "EXECUTIONS_OPEN",
@@ -31,6 +32,9 @@ SCHEMA_VERSION = "0001"  #: the Alembic revision that this release reads and wri
 #: A run's fence begins at its execution's revision times this, so that a run that a retry resets is never claimed under
 #: a fence that was used before.
 FENCES_A_REVISION = 1 << 20
+
+#: The kind of a span in short form: `status` is the outcome, and reads derive the name and the common attributes.
+ATTEMPT = "attempt"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -266,7 +270,12 @@ node_results = _table(  # ended ones
     _column("fence", sa.BigInteger),
     _column("push", sa.Integer),
     _column("worker_id", sa.Text, nullable=True),
-    _column("span", sa.Text, nullable=True),  # of the attempt that ended it, which its successors link to
+    # of the attempt that ended it, to which its successors link; with a start also its own span, in short form
+    _column("span", sa.Text, nullable=True),
+    _column("span_start_ns", sa.BigInteger, nullable=True),
+    _column("span_end_ns", sa.BigInteger, nullable=True),
+    _column("span_attributes", sa.Text, nullable=True),
+    _column("span_links", sa.Text, nullable=True),
     _column("started_at", Instant, nullable=True),
     _column("ended_at", Instant),
 )

@@ -50,7 +50,7 @@ from spanloom.engine.store.requests import (
     SweepResult,
     WorkerLease,
 )
-from spanloom.engine.store.states import EndedStatus
+from spanloom.engine.store.states import EndedStatus, ExecutionStatus
 from spanloom.engine.store.telemetry import SpanExports, Telemetry
 from spanloom.engine.store.transitions import Control, NodeTransitions
 from spanloom.engine.workflow.definitions import Workflow
@@ -137,6 +137,10 @@ class ExecutionReads(ABC):
 
         `data_limit` is a bound on its output.
         """
+
+    @abstractmethod
+    def get_status(self, execution_id: str) -> ExecutionStatus | None:
+        """Return an execution's status. None if unknown, also for an id that is no UUID."""
 
     @abstractmethod
     def get_node_results(

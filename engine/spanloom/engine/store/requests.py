@@ -217,6 +217,19 @@ class SpanLine(NamedTuple):
     links: JsonList = "[]"  # [{trace_id, span_id}]
 
 
+class AttemptSpan(NamedTuple):
+    """The span of the attempt that a record ends, in short form: it is kept with the run's result.
+
+    Its id is the `span` of the record, its trace and its parent are those of the execution. Reads add the attributes
+    that the result and the execution have.
+    """
+
+    start_ns: int
+    end_ns: int
+    attributes: JsonObject = "{}"
+    links: JsonList = "[]"  # [[kind, span_id]], in the same trace
+
+
 @dataclass(frozen=True, slots=True)
 class FanOut:
     """The items for each of which a node is to be run. `items` is not empty; each item is JSON text."""
@@ -249,6 +262,8 @@ class RecordRequest(NamedTuple):
     span: str | None = None  # of its attempt, stored with the run for the claims of the next attempt and the successors
     logs: Sequence[LogLine] = ()
     spans: Sequence[SpanLine] = ()
+    own_span: AttemptSpan | None = None  # the span of that id, of COMPLETED, FAILED and SKIPPED; else it is in `spans`
+    workflow: tuple[str, int] | None = None  # of the execution, with its version: spares the store a look
     successors: tuple[str, ...] = ()  # those this worker would run next, in order of preference
 
     @property

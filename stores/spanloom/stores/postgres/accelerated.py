@@ -29,7 +29,7 @@ from spanloom.engine.store.requests import (
     StartRequest,
     SweepResult,
 )
-from spanloom.engine.store.states import WaitKind
+from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.engine.store.texts import check_exact
 from spanloom.stores.postgres import function_json
 from spanloom.stores.postgres.connections import PostgresConnections
@@ -38,6 +38,7 @@ from spanloom.stores.postgres.transaction import PostgresTransaction
 from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.sql.reads import SqlStore
 from spanloom.stores.transitions.port import Transitions, exact_starts
+from spanloom.stores.transitions.record import ENDS
 from spanloom.stores.transitions.rows import Graph
 from spanloom.stores.transitions.start import create
 from spanloom.stores.transitions.sweep import LostJobCheck
@@ -67,6 +68,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
         self._record = f"select {schema}.record_v1(%s::json, %s::bigint, %s::timestamptz)"
         self._wake = f"select {schema}.wake_parents_v1(%s::json, %s::bigint, %s::timestamptz)"
         self._sweep = f"select {schema}.sweep_v1(%s::json, %s::bigint, %s::integer, %s::float8, %s::timestamptz)"
+        self._status = f"select status from {schema}.executions where id = %s::uuid"  # noqa: S608  as below
         self._renew = (
             f"update {schema}.workers w "  # noqa: S608  the namespace was checked
             "set lease_until = coalesce(g.at, statement_timestamp()) + g.seconds * interval '1 second' "
@@ -136,12 +138,31 @@ class AcceleratedTransitions(Transitions, SqlStore):
             if not order:
                 return [RecordResult(recorded=False)] * len(some)
             try:
-                answer = self._call(self._record, function_json.records(some, order), epoch, now)
+                graphs = self._graphs_of([some[position] for position in order])
+                answer = self._call(self._record, function_json.records(some, order, graphs), epoch, now)
             except StoreRefused as error:
                 raise (_key_conflict(some[0], error) or error) from error.__cause__
             return function_json.recorded(some, order, answer)
 
         return self._record_each(records, call)
+
+    def _graphs_of(self, records: Sequence[RecordRequest]) -> dict[str, Graph]:
+        """Return the graphs of the executions, by id, in which a node ends."""
+        versions = {record.execution_id: record.workflow for record in records if record.outcome in ENDS}
+        if unknown := [one for one, workflow in versions.items() if workflow is None]:
+            rows = self._transact(lambda tx: tx.executions(unknown))
+            versions |= {row.id: (row.workflow_id, row.version) for row in rows.values()}
+        graphs: dict[str, Graph] = {}
+        for execution_id, workflow in versions.items():
+            if workflow is not None:
+                graphs[execution_id] = self._graphs.get(workflow) or self._transact(partial(_graph, workflow))
+        return graphs
+
+    def get_status(self, execution_id: str) -> ExecutionStatus | None:
+        """See ExecutionReads.get_status. One short statement: callers wait by it."""
+        spelled = canonical_id(execution_id)
+        status = None if spelled is None else self._call(self._status, spelled)
+        return None if status is None else ExecutionStatus(status)
 
     def wake_parents(
         self, execution_ids: Sequence[str], *, epoch: int = 0, now: datetime | None = None
@@ -229,6 +250,10 @@ class AcceleratedTransitions(Transitions, SqlStore):
     def _call(self, statement: str, document: str | None, *parameters: Any) -> Any:
         self.open()
         return self._connections.call(statement, (document, *parameters))
+
+
+def _graph(workflow: tuple[str, int], tx: Transaction) -> Graph:
+    return tx.graph(*workflow)
 
 
 def _replays(requests: Sequence[StartRequest]) -> bool:

@@ -7,12 +7,14 @@ are strings in it, which Postgres never parses: they come back to the letter.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache, partial
 from typing import Any
 
 from spanloom.engine.errors import IdempotencyConflict, UnknownWorkflow
 from spanloom.engine.store.requests import (
+    END,
     Claim,
     ClaimAnswer,
     ExecutionHeader,
@@ -34,6 +36,7 @@ from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.engine.store.texts import storable
 from spanloom.stores.schema import from_micros
 from spanloom.stores.sql.base import canonical_id
+from spanloom.stores.transitions.rows import Graph
 
 __all__ = [
     "claims",
@@ -153,9 +156,67 @@ def in_key_order(requests: Sequence[RecordRequest]) -> list[int]:
     return known
 
 
-def records(requests: Sequence[RecordRequest], order: Sequence[int]) -> str:
-    """Return the argument of record_v1."""
-    return json.dumps([_record(number, requests[position]) for number, position in enumerate(order, 1)])
+def records(requests: Sequence[RecordRequest], order: Sequence[int], graphs: Mapping[str, Graph]) -> str:
+    """Return the argument of record_v1. `graphs` has those of the executions in which a node ends."""
+    documents = []
+    exclusive = set()
+    for number, position in enumerate(order, 1):
+        request = requests[position]
+        document = _record(number, request)
+        if (graph := graphs.get(request.execution_id)) is not None and (sequel := _sequel(graph, request)):
+            document |= sequel
+            if "exclusive" in sequel:
+                exclusive.add(request.execution_id)
+        documents.append(document)
+    for document in documents:
+        if document["execution_id"] in exclusive:
+            document["exclusive"] = True
+    return json.dumps(documents)
+
+
+def _sequel(graph: Graph, record: RecordRequest) -> dict[str, Any]:
+    """Return the consequences of a node's end, by the edges of its workflow, which never change."""
+    if record.item:
+        return {}
+    if record.taken is None and not record.handled:
+        return _usual_sequel(graph, record.node_id, record.outcome)
+    return _sequel_of(graph, record.node_id, record.outcome, record.taken, handled=record.handled)
+
+
+def _sequel_of(
+    graph: Graph, node_id: str, outcome: Outcome, taken: tuple[str, ...] | None, *, handled: bool = False
+) -> dict[str, Any]:
+    arrivals = []
+    sequel: dict[str, Any] = {}
+    exclusive = outcome is not Outcome.COMPLETED
+    for edge in graph.following(node_id):
+        if edge.target == END:
+            sequel["sinks"] = 1
+            exclusive = True
+            continue
+        took = edge.is_taken(outcome, taken)
+        handled, exclusive = handled or took, exclusive or not took
+        arrivals.append((edge, took))
+    if len(arrivals) == 1:
+        (edge, took), *_ = arrivals
+        sequel |= {
+            "target": edge.target, "target_type": edge.target_type, "target_queue": edge.target_queue,
+            "target_inputs": edge.target_inputs, "took": took,
+        }  # fmt: skip
+    elif arrivals:
+        sequel["arrivals"] = [
+            {"target": edge.target, "node_type": edge.target_type, "queue": edge.target_queue,
+             "inputs": edge.target_inputs, "took": took}
+            for edge, took in arrivals
+        ]  # fmt: skip
+    if handled:
+        sequel["handled"] = True
+    if exclusive:
+        sequel["exclusive"] = True
+    return sequel
+
+
+_usual_sequel = lru_cache(maxsize=4096)(partial(_sequel_of, taken=None))
 
 
 def _record(number: int, record: RecordRequest) -> dict[str, Any]:
@@ -178,8 +239,8 @@ def _record(number: int, record: RecordRequest) -> dict[str, Any]:
         document["taken"] = record.taken
     if record.span is not None:
         document["span"] = record.span
-    if record.handled:
-        document["handled"] = True
+    if record.own_span is not None:
+        document |= record.own_span._asdict()
     if record.outcome is Outcome.RETRY:
         document["delay_seconds"] = record.delay_seconds
         document["wait_kind"] = WaitKind.RETRY

@@ -39,10 +39,10 @@ from spanloom.stores.sql.payloads import SqlPayloads, fitting, octet_length, rea
 from spanloom.stores.sql.span_exports import SqlExports
 from spanloom.stores.sql.telemetry import SqlTelemetry
 
-__all__ = ["SqlStore"]
+__all__ = ["ANY_SIZE", "SqlStore", "as_execution", "output_of"]
 
 VIRTUAL = (START, END, PARENT)
-_ANY_SIZE = 2**62
+ANY_SIZE = 2**62
 
 
 class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, SqlPayloads, ExecutionStore):
@@ -59,7 +59,16 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Sq
                 return None
             completed = row.status == ExecutionStatus.COMPLETED
             output, size = _output(connection, row, data_limit) if completed else (None, None)
-        return _execution(row, output, size)
+        return as_execution(row, output, size)
+
+    def get_status(self, execution_id: str) -> ExecutionStatus | None:
+        """See ExecutionReads.get_status."""
+        spelled = canonical_id(execution_id)
+        if spelled is None:
+            return None
+        with self._reading() as connection:
+            status = connection.scalar(_STATUS, {"execution_id": spelled})
+        return None if status is None else ExecutionStatus(status)
 
     def get_node_results(
         self, execution_id: str, node_ids: Sequence[str] | None = None, *, data_limit: int | None = None
@@ -172,6 +181,7 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Sq
 
 
 _EXECUTION = sa.select(executions).where(executions.c.id == sa.bindparam("execution_id"))
+_STATUS = sa.select(executions.c.status).where(executions.c.id == sa.bindparam("execution_id"))
 _OPEN = tuple(status for status in NodeStatus if not status.ended)
 
 
@@ -275,9 +285,13 @@ def _sink_query() -> sa.Select[Any, Any, Any, int]:
 def _output(connection: sa.Connection, row: sa.Row[Any], limit: int | None) -> tuple[Any, int]:
     """Derive a completed execution's output from its sinks: those with an edge to `$end` and with data."""
     of_it = {"execution_id": row.id, "workflow_id": row.workflow_id, "version": row.version}
-    most = _ANY_SIZE if limit is None else limit
-    sinks = connection.execute(_sink_query(), {**of_it, "most": most}).all()
-    size = int(sinks[0].size or 0) if sinks else 0
+    most = ANY_SIZE if limit is None else limit
+    return output_of(connection.execute(_sink_query(), {**of_it, "most": most}).all(), most)
+
+
+def output_of(sinks: Sequence[Any], most: int) -> tuple[Any, int]:
+    """Derive an output from its sinks, each (source, node id, data, bytes of all data); node id None: without data."""
+    size = int(sinks[0][3] or 0) if sinks else 0
     if size > most:
         return None, size
     left = {source: decoded(data) for source, node_id, data, _ in sinks if node_id is not None}
@@ -303,8 +317,8 @@ def _inputs(connection: sa.Connection, rows: Sequence[sa.Row[Any]], limit: int |
 
 def _listed_execution(inputs: dict[str, str] | None, row: sa.Row[Any]) -> Execution:
     if inputs is None:
-        return _execution(row)
-    return _execution(row, input=inputs.get(row.id), input_size=row.input_size)
+        return as_execution(row)
+    return as_execution(row, input=inputs.get(row.id), input_size=row.input_size)
 
 
 def decoded(text: str | None) -> Any:
@@ -312,14 +326,15 @@ def decoded(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def _execution(
-    row: sa.Row[Any],
+def as_execution(
+    row: Any,
     output: Any = None,
     output_size: int | None = None,
     *,
     input: str | None = None,
     input_size: int | None = None,
 ) -> Execution:
+    """Read a row of `executions`, with its output."""
     text: str | None = row.input if input_size is None else input
     return Execution(
         id=row.id,

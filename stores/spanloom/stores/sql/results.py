@@ -8,7 +8,7 @@ from typing import Any
 from spanloom.engine.limits import MAX_CLAIM_BYTES
 from spanloom.engine.store.requests import LEFT_OUT, NodeKey
 from spanloom.stores.sql.rows import KEY, SqlRows
-from spanloom.stores.sql.statements import RESULT, RESULT_COLUMNS, RESULT_WITHOUT_DATA, insert
+from spanloom.stores.sql.statements import KEEP_SPANS, RESULT, RESULT_COLUMNS, RESULT_WITHOUT_DATA, insert, update_of
 from spanloom.stores.transitions.rows import InputRow, ResultRow, StoredEvent
 
 __all__ = ["SqlResults"]
@@ -55,14 +55,16 @@ class SqlResults(SqlRows):
         row = self._one(f"SELECT {RESULT} FROM {{s}}node_results WHERE {KEY}", key._asdict())
         return None if row is None else self._result(row)
 
-    def mark_cancelled(self, key: NodeKey) -> bool:
+    def mark_cancelled(self, result: ResultRow) -> bool:
         """See Transaction.mark_cancelled."""
+        columns = ("taken", "span", "span_start_ns", "span_end_ns", "span_attributes", "span_links")
         condition = f"{KEY} AND status = 'cancelled' AND taken IS NULL"
-        statement = f"UPDATE {{s}}node_results SET taken = '[]' WHERE {condition} RETURNING item"
-        return bool(self._all(statement, key._asdict()))
+        statement = update_of("node_results", columns, condition, returning="item")
+        return bool(self._all(statement, {**result._asdict(), "taken": "[]"}))
 
     def delete_result(self, key: NodeKey) -> None:
         """See Transaction.delete_result."""
+        self._run(KEEP_SPANS.replace("{condition}", KEY), [key._asdict()])
         self._run(f"DELETE FROM {{s}}node_results WHERE {KEY}", [key._asdict()])
 
     def delete_results(self, execution_id: str, node_ids: Collection[str]) -> list[ResultRow]:
@@ -137,6 +139,8 @@ class SqlResults(SqlRows):
         parameters = {"source": source, "target": target, "nodes": list(node_ids)}
         changed = {
             "execution_id": ":target::uuid", "arrived": "true", "fence": "0", "push": "0", "span": "NULL::text",
+            "span_start_ns": "NULL::bigint", "span_end_ns": "NULL::bigint", "span_attributes": "NULL::text",
+            "span_links": "NULL::text",
         }  # fmt: skip
         self._run(
             f"INSERT INTO {{s}}node_results ({RESULT}) "

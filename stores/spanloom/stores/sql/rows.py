@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from spanloom.engine.store.requests import NodeKey
-from spanloom.stores.sql.statements import RESULT_WITHOUT_DATA, RUN
+from spanloom.stores.sql.statements import KEEP_SPANS, RESULT_WITHOUT_DATA, RUN
 from spanloom.stores.transitions.rows import ExecutionRow, ResultRow, RunRow, StoredEvent
 from spanloom.stores.transitions.transaction import Transaction
 
@@ -69,7 +69,7 @@ class SqlRows(Transaction):
     def _result(self, row: Row) -> ResultRow:
         values = list(row)
         values[0], values[8] = self._id(values[0]), bool(values[8])
-        values[15], values[16] = self._time(values[15]), self._time(values[16])
+        values[-2], values[-1] = self._time(values[-2]), self._time(values[-1])
         return ResultRow._make(values)
 
     def _executions_of(self, statement: str, ids: Collection[str]) -> dict[str, ExecutionRow]:
@@ -86,6 +86,7 @@ class SqlRows(Transaction):
         return [self._run_row(row) for row in rows]
 
     def _deleted_results(self, condition: str, parameters: Mapping[str, Any]) -> list[ResultRow]:
+        self._run(KEEP_SPANS.replace("{condition}", condition), [parameters])
         statement = f"DELETE FROM {{s}}node_results WHERE {condition} RETURNING {RESULT_WITHOUT_DATA}"
         return sorted(map(self._result, self._all(statement, parameters)))
 

@@ -14,13 +14,14 @@ from functools import cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from spanloom.stores.schema import executions, node_results, node_runs
+from spanloom.stores.schema import ATTEMPT, executions, node_results, node_runs
 
 __all__ = [
     "ARRIVE",
     "EXECUTION",
     "HEADER",
     "IS_LIVE",
+    "KEEP_SPANS",
     "RESULT",
     "RUN",
     "for_postgres",
@@ -93,6 +94,23 @@ def insert(table: str, columns: tuple[str, ...], conflict: str = "") -> str:
     values = ", ".join(f":{name}" for name in columns)
     return f"INSERT INTO {{s}}{table} ({', '.join(columns)}) VALUES ({values}) {conflict}"
 
+
+#: Keeps the spans of results that are about to be deleted: `{condition}` selects the results.
+KEEP_SPANS = f"""
+INSERT INTO {{s}}spans (
+    execution_id, span_id, trace_id, parent_span_id, node_id, item, attempt, name, kind, status, start_ns, end_ns,
+    attributes, links
+)
+SELECT execution_id, span, coalesce(substr(trace_parent, 4, 32), ''), substr(trace_parent, 37, 16), node_id, item,
+    attempt, '', '{ATTEMPT}', outcome, span_start_ns, span_end_ns, span_attributes, span_links
+FROM (
+    SELECT *, status AS outcome FROM {{s}}node_results
+    WHERE {{condition}} AND span IS NOT NULL AND span_start_ns IS NOT NULL
+) r
+JOIN {{s}}executions x ON x.id = execution_id
+WHERE true  -- SQLite reads "ON CONFLICT" as a part of the join else
+ON CONFLICT DO NOTHING
+"""
 
 #: Whether a worker's lease is live. SQLite binds the parameters of these three by position, in their order here.
 IS_LIVE = "SELECT 1 FROM {s}workers WHERE id = :id AND released_at IS NULL AND lease_until > :now"

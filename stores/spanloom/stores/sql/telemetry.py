@@ -14,7 +14,7 @@ from spanloom.engine.store.port import Telemetry
 from spanloom.engine.store.requests import LogLine, NodeLines, SpanLine
 from spanloom.engine.store.states import NodeStatus
 from spanloom.engine.store.texts import check_exact, storable
-from spanloom.stores.schema import logs, node_runs, spans
+from spanloom.stores.schema import ATTEMPT, executions, logs, node_results, node_runs, spans
 from spanloom.stores.sql.base import SqlStoreBase, canonical_id, known_id
 
 __all__ = ["SqlTelemetry"]
@@ -143,18 +143,58 @@ class SqlTelemetry(SqlStoreBase, Telemetry):
         spelled = canonical_id(execution_id)
         if spelled is None:
             return []
-        query = sa.select(spans).where(spans.c.execution_id == spelled).order_by(spans.c.start_ns, spans.c.span_id)
+        trace = _trace(spelled)
+        query = (
+            sa.select(trace, executions.c.workflow_id, executions.c.version)
+            .join(executions, executions.c.id == trace.c.execution_id)
+            .order_by(trace.c.start_ns, trace.c.span_id)
+        )
         if after is not None:
             last = sa.literal(after.start_ns, sa.BigInteger), sa.literal(after.span_id)
-            query = query.where(sa.tuple_(spans.c.start_ns, spans.c.span_id) > sa.tuple_(*last))
+            query = query.where(sa.tuple_(trace.c.start_ns, trace.c.span_id) > sa.tuple_(*last))
         if limit is not None:
             query = query.limit(limit)
         with self._reading() as connection:
             rows = connection.execute(query).mappings().all()
-        return [
-            SpanRecord(**{**row, "attributes": json.loads(row["attributes"]), "links": json.loads(row["links"])})
-            for row in rows
-        ]
+        return [_span(dict(row)) for row in rows]
+
+
+def _trace(execution_id: str) -> sa.Subquery:
+    """Select the spans of an execution: stored ones, and those that are kept with results, in short form."""
+    columns = node_results.c
+    kept = sa.select(
+        columns.execution_id, columns.span.label("span_id"),
+        sa.func.coalesce(sa.func.substr(executions.c.trace_parent, 4, 32), "").label("trace_id"),
+        sa.func.substr(executions.c.trace_parent, 37, 16).label("parent_span_id"),
+        columns.node_id, columns.item, columns.attempt, sa.literal("", sa.Text).label("name"),
+        sa.literal(ATTEMPT, sa.Text).label("kind"), columns.status,
+        columns.span_start_ns.label("start_ns"), columns.span_end_ns.label("end_ns"),
+        columns.span_attributes.label("attributes"), columns.span_links.label("links"),
+    ).join(executions, executions.c.id == columns.execution_id).where(
+        columns.execution_id == execution_id, columns.span.is_not(None), columns.span_start_ns.is_not(None)
+    )  # fmt: skip
+    stored = sa.select(*(spans.c[column.name] for column in kept.selected_columns))
+    return sa.union_all(stored.where(spans.c.execution_id == execution_id), kept).subquery()
+
+
+def _span(row: dict[str, Any]) -> SpanRecord:
+    """Read a span; of one in short form the rest is derived."""
+    workflow = {"spanloom.workflow.id": row.pop("workflow_id"), "spanloom.workflow.version": row.pop("version")}
+    attributes, links = json.loads(row["attributes"]), json.loads(row["links"])
+    if row["kind"] == ATTEMPT:
+        of_run = {
+            "spanloom.execution.id": row["execution_id"],
+            "spanloom.node.id": row["node_id"],
+            "spanloom.node.attempt": row["attempt"],
+            "spanloom.node.outcome": row["status"],
+        }
+        if row["item"]:
+            of_run["spanloom.node.item"] = row["item"]
+        attributes = {**workflow, **of_run, **attributes}
+        links = [{"trace_id": row["trace_id"], "span_id": span_id, "kind": kind} for kind, span_id in links]
+        failed = attributes["spanloom.node.outcome"] == NodeStatus.FAILED
+        row |= {"name": f"run {row['node_id']}", "kind": "consumer", "status": "error" if failed else "unset"}
+    return SpanRecord(**{**row, "attributes": attributes, "links": links})
 
 
 def _kept_before(connection: sa.Connection, execution_id: str, request: NodeLines) -> int | None:

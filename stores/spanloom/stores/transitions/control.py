@@ -198,7 +198,7 @@ def cancel_open(tx: Transaction, rows: Sequence[ExecutionRow]) -> list[Execution
         [
             ResultRow(
                 *run.key, run.node_type, NodeStatus.CANCELLED.value, None, None, None, False, run.attempt,
-                run.recovery_attempts, run.fence, run.push, run.worker_id, None, run.started_at, tx.now,
+                run.recovery_attempts, run.fence, run.push, run.worker_id, started_at=run.started_at, ended_at=tx.now,
             )
             for run in runs
         ]

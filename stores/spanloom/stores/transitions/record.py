@@ -6,7 +6,15 @@ import json
 from collections.abc import Sequence
 from operator import attrgetter
 
-from spanloom.engine.store.requests import END, NodeClaim, NodeJob, NodeKey, Outcome, RecordRequest, RecordResult
+from spanloom.engine.store.requests import (
+    END,
+    NodeClaim,
+    NodeJob,
+    NodeKey,
+    Outcome,
+    RecordRequest,
+    RecordResult,
+)
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.transitions.arrivals import Arrival, Propagation, Wish, complete, fail
@@ -28,6 +36,7 @@ ENDS = {
 _TEXTS = {status: status.value for status in ENDS.values()}
 _ENDED = {status: f"node.{status.value}" for status in ENDS.values()}
 _STALE = RecordResult(recorded=False)
+_NO_SPAN = (None, None, None, None)
 _KEY = attrgetter("key")
 
 
@@ -162,10 +171,12 @@ class _Group:
         tx, request = self._tx, work.request
         status = ENDS[request.outcome]
         lost = status is NodeStatus.FAILED and not run.item and not self._is_handled(work)
+        start_ns, end_ns, attributes, links = request.own_span or _NO_SPAN
         result = ResultRow(
             run.execution_id, run.node_id, run.item, run.node_type, _TEXTS[status], request.data, request.error,
             None if request.taken is None else json.dumps(request.taken), not lost, run.attempt, run.recovery_attempts,
-            run.fence, run.push, run.worker_id, request.span, run.started_at, tx.now,
+            run.fence, run.push, run.worker_id, request.span, start_ns, end_ns,
+            attributes, links, run.started_at, tx.now,
         )  # fmt: skip
         tx.end_runs([(run, result)])
         del self._runs[work.key]

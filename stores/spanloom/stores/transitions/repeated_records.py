@@ -7,7 +7,7 @@ import json
 from spanloom.engine.store.requests import NodeClaim, NodeJob, Outcome, RecordRequest, RecordResult
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores.transitions.claim import node_claim
-from spanloom.stores.transitions.rows import ExecutionRow, RunFilter, RunRow, claim_reference
+from spanloom.stores.transitions.rows import ExecutionRow, ResultRow, RunFilter, RunRow, as_data, claim_reference
 from spanloom.stores.transitions.transaction import Transaction
 from spanloom.stores.transitions.waits.rules import PARKED
 
@@ -22,7 +22,7 @@ def answer_again(tx: Transaction, execution: ExecutionRow, request: RecordReques
     mine = result is not None and result.fence == request.fence and (result.worker_id or "") == request.worker_id
     if result is not None and mine and result.status == NodeStatus.CANCELLED:
         # Nothing follows, but its telemetry is stored once, which the mark ensures.
-        if tx.mark_cancelled(request.key):
+        if tx.mark_cancelled(_with_span(result, request)):
             tx.add_telemetry(request.key, request.logs, request.spans)
         return RecordResult(True)
     if result is not None and mine and result.status == request.outcome:
@@ -30,6 +30,17 @@ def answer_again(tx: Transaction, execution: ExecutionRow, request: RecordReques
     if request.outcome in PARKED and _was_parked(tx, request):
         return _continuation(tx, execution, request, run)
     return _STALE
+
+
+def _with_span(result: ResultRow, request: RecordRequest) -> ResultRow:
+    """Return the result of a cancelled run with the span of its attempt, which has an outcome of its own."""
+    if request.own_span is None:
+        return result
+    start_ns, end_ns, attributes, links = request.own_span
+    attributes = as_data({"spanloom.node.outcome": request.outcome.value, **json.loads(attributes)})
+    return result._replace(
+        span=request.span, span_start_ns=start_ns, span_end_ns=end_ns, span_attributes=attributes, span_links=links
+    )
 
 
 def _was_parked(tx: Transaction, request: RecordRequest) -> bool:

@@ -118,6 +118,10 @@ class ResultRow(NamedTuple):
     push: int = 0
     worker_id: str | None = None
     span: str | None = None
+    span_start_ns: int | None = None
+    span_end_ns: int | None = None
+    span_attributes: str | None = None
+    span_links: str | None = None
     started_at: Time | None = None
     ended_at: Time | None = None
 

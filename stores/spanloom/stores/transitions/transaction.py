@@ -268,12 +268,12 @@ class Transaction(ABC):
         """Return the result of one node run."""
 
     @abstractmethod
-    def mark_cancelled(self, key: NodeKey) -> bool:
-        """Mark a cancelled result as recorded. False if it is marked already."""
+    def mark_cancelled(self, result: ResultRow) -> bool:
+        """Mark a cancelled result as recorded, with the span in `result`. False if it is marked already."""
 
     @abstractmethod
     def delete_result(self, key: NodeKey) -> None:
-        """Delete the result of one node run."""
+        """Delete the result of one node run, but for its span."""
 
     @abstractmethod
     def delete_results(self, execution_id: str, node_ids: Collection[str]) -> list[ResultRow]:

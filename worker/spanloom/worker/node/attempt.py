@@ -15,7 +15,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags
 
 from spanloom.engine.errors import LeaseLost, NodeTimeout
 from spanloom.engine.limits import MAX_ATTEMPT_CHARACTERS, MAX_LINES, MAX_SPAN_NAME, shortened
-from spanloom.engine.store.requests import Claim, Outcome, SpanLine
+from spanloom.engine.store.requests import AttemptSpan, Claim, Outcome, SpanLine
 from spanloom.engine.telemetry.tracing import SCOPE, new_span_id
 from spanloom.engine.workflow.definitions import Node
 from spanloom.engine.workflow.evaluation import EvaluationBudget
@@ -46,6 +46,7 @@ class RunningAttempt:
         self.spans: list[SpanLine] = []
         self._span_characters = 0
         self.reference: str | None = None  #: its span, as the store keeps it; set by close()
+        self.own_span: AttemptSpan | None = None  #: its span, if its run's result keeps it; set by close()
         self.entered = False  #: its handler was called
         self._is_lost = is_lost
         self._is_stopping = is_stopping
@@ -126,7 +127,11 @@ class RunningAttempt:
         """
         waits = outcome is Outcome.WAITING or (outcome is Outcome.RELEASED and self.own.goes_on)
         self.reference = self.own.reference if waits else self.own.span_id
-        self.spans.append(self.own.wait() if waits else self.own.end(outcome, error))
+        line = self.own.wait() if waits else self.own.end(outcome, error)
+        if isinstance(line, AttemptSpan):
+            self.own_span = line
+        else:
+            self.spans.append(line)
         self.log_buffer.end(error, final=outcome is Outcome.FAILED)
 
 

@@ -176,7 +176,7 @@ class Completion:
 
     def _record_less(self, run: FinishedRun, worker_id: str, refused: Exception) -> RecordResult:
         """Record the outcome without the parts that the store will never keep, or else its words as a failure."""
-        for record in lesser_records(_request(run, worker_id, ()), refused):
+        for record in lesser_records(_request(run, worker_id, ()), run.claim.node.attempt, refused):
             try:
                 return self._recorder.record(record)
             except StoreUnavailable:
@@ -275,6 +275,8 @@ def _request(run: FinishedRun, worker_id: str, successors: tuple[str, ...]) -> R
         span=run.attempt.reference,
         logs=run.attempt.log_buffer.unstored,
         spans=run.attempt.spans,
+        own_span=run.attempt.own_span,
+        workflow=(run.claim.header.workflow_id, run.claim.header.version),
         successors=successors,
     )
 

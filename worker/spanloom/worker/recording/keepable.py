@@ -15,11 +15,12 @@ _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 _MAX_REASON = 1_000
 
 
-def lesser_records(record: RecordRequest, refused: Exception) -> Iterator[RecordRequest]:
+def lesser_records(record: RecordRequest, attempt: int, refused: Exception) -> Iterator[RecordRequest]:
     """Yield records of the same outcome that the store may keep instead, the most complete first.
 
     A database whose encoding is not UTF-8 can't keep each character, and no line of a log is worth a node's result.
     """
+    own = record.own_span
     plain = record._replace(
         data=None if record.data is None else _as_ascii(record.data),
         logs=[line._replace(message=_as_ascii(line.message), fields=_as_ascii(line.fields)) for line in record.logs],
@@ -27,15 +28,17 @@ def lesser_records(record: RecordRequest, refused: Exception) -> Iterator[Record
             span._replace(name=_as_ascii(span.name), attributes=_as_ascii(span.attributes), links=_as_ascii(span.links))
             for span in record.spans
         ],
+        own_span=None if own is None else own._replace(attributes=_as_ascii(own.attributes)),
     )
     if plain != record._replace(logs=list(record.logs), spans=list(record.spans)):
         yield plain
-    if record.logs or record.spans:
+    if record.logs or record.spans or own is not None:
         why = _as_ascii(message_of(refused).replace("\0", "\\0"))[:_MAX_REASON]
-        lost = f"{len(record.logs)} lines and {len(record.spans)} spans can't be kept: {why}"
-        attempt = record.logs[0].attempt if record.logs else record.spans[0].attempt
-        yield plain._replace(logs=[LogLine("warning", lost, datetime.now(UTC), attempt=attempt)], spans=())
-        yield plain._replace(logs=(), spans=())
+        spans = len(record.spans) + (own is not None)
+        lost = f"{len(record.logs)} lines and {spans} spans can't be kept: {why}"
+        line = LogLine("warning", lost, datetime.now(UTC), attempt=attempt)
+        yield plain._replace(logs=[line], spans=(), own_span=None)
+        yield plain._replace(logs=(), spans=(), own_span=None)
 
 
 def _as_ascii(text: str) -> str:

@@ -15,7 +15,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode
 
 from spanloom.engine.limits import MAX_STATUS_CHARACTERS, shortened
-from spanloom.engine.store.requests import Claim, Outcome, SpanLine
+from spanloom.engine.store.requests import AttemptSpan, Claim, Outcome, SpanLine
 from spanloom.engine.telemetry.spans import PROCESSING, links_to
 from spanloom.engine.telemetry.tracing import below, execution_span, new_span_id, sdk
 from spanloom.worker.error_text import main_error, message_of, traceback_of, type_of
@@ -23,6 +23,20 @@ from spanloom.worker.error_text import main_error, message_of, traceback_of, typ
 __all__ = ["NodeSpan", "record_error"]
 
 _encoded = json.JSONEncoder(separators=(",", ":")).encode
+_ENDS = (Outcome.COMPLETED, Outcome.FAILED, Outcome.SKIPPED)
+
+#: The attributes that reads derive for a span that a result keeps.
+_OF_THE_RESULT = frozenset(
+    {
+        "spanloom.workflow.id",
+        "spanloom.workflow.version",
+        "spanloom.execution.id",
+        "spanloom.node.id",
+        "spanloom.node.item",
+        "spanloom.node.attempt",
+        "spanloom.node.outcome",
+    }
+)
 
 
 class NodeSpan:
@@ -96,8 +110,8 @@ class NodeSpan:
         """Return the span in the form that is stored while its run waits."""
         return self._line("unset", None)
 
-    def end(self, outcome: Outcome, error: BaseException | None) -> SpanLine:
-        """End the span, and return it in its stored form."""
+    def end(self, outcome: Outcome, error: BaseException | None) -> SpanLine | AttemptSpan:
+        """End the span, and return it in its stored form: the short one, if a result of the run is to keep it."""
         ended: dict[str, Any] = {"spanloom.node.outcome": outcome.value}
         if error is not None:
             ended["error.type"] = type_of(error)
@@ -110,7 +124,10 @@ class NodeSpan:
                 if error is not None:
                     record_error(span, error)
             span.end(end_ns)
-        return self._line("unset" if error is None else "error", end_ns)
+        if self._own is None or self.goes_on or outcome not in _ENDS:
+            return self._line("unset" if error is None else "error", end_ns)
+        attributes = {name: value for name, value in self._varying.items() if name not in _OF_THE_RESULT}
+        return AttemptSpan(self.start_ns, end_ns, self._constant.own_json + _rest(attributes), _encoded(self._links))
 
     def _begun(self) -> Span | None:
         here = sdk() if self._span is None else None
@@ -146,7 +163,7 @@ class NodeSpan:
             node_id=node.node_id,
             item=node.item,
             attempt=node.attempt,
-            attributes=self._constant.json + _encoded(self._varying)[1:],
+            attributes=self._constant.json + _rest(self._varying),
             links=f"[{','.join(links)}]",
         )
 
@@ -166,12 +183,18 @@ def record_error(span: Span, error: BaseException) -> None:
     span.set_status(Status(StatusCode.ERROR, shortened(f"{kind.__name__}: {message}", MAX_STATUS_CHARACTERS)))
 
 
+def _rest(attributes: dict[str, Any]) -> str:
+    """Return the end of a JSON object to which these are added."""
+    return f",{_encoded(attributes)[1:]}" if attributes else "}"
+
+
 class _Constant(NamedTuple):
     """The attributes that all runs of a node share in one worker: for an SDK, and as the start of the stored JSON."""
 
     name: str
     attributes: dict[str, Any]
     json: str
+    own_json: str  # without those that the result and the execution have
 
 
 @functools.lru_cache(maxsize=4096)
@@ -184,4 +207,5 @@ def _constant(workflow_id: str, version: int, node_id: str, node_type: str, work
         "spanloom.worker": worker,
         "messaging.destination.name": destination,
     }
-    return _Constant(f"run {node_id}", {**PROCESSING, **stored}, json.dumps(stored)[:-1] + ",")
+    own = {name: value for name, value in stored.items() if name not in _OF_THE_RESULT}
+    return _Constant(f"run {node_id}", {**PROCESSING, **stored}, _encoded(stored)[:-1], _encoded(own)[:-1])

@@ -216,6 +216,10 @@ def _create_node_runs() -> None:
         _column("push", sa.Integer()),
         _optional("worker_id", sa.Text()),
         _optional("span", sa.Text()),
+        _optional("span_start_ns", sa.BigInteger()),
+        _optional("span_end_ns", sa.BigInteger()),
+        _optional("span_attributes", sa.Text()),
+        _optional("span_links", sa.Text()),
         _optional("started_at", INSTANT),
         _column("ended_at", INSTANT),
     )  # fmt: skip

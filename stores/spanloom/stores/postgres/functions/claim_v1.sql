@@ -79,7 +79,13 @@ begin
             ),
             json_build_array(
                 n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.recovery_attempts,
-                case n.item when 0 then {schema}.inputs_v1(x.id, x.workflow_id, x.version, n.node_id) end,
+                case
+                    when n.item = 0 and exists (  -- an entry node has no parents: the look costs less than the call
+                        select from {schema}.workflow_edges e
+                        where e.workflow_id = x.workflow_id and e.version = x.version and e.target = n.node_id
+                            and e.source <> '$start'
+                    ) then {schema}.inputs_v1(x.id, x.workflow_id, x.version, n.node_id)
+                end,
                 case when n.item > 0 then {schema}.item_data_v1(x.id, n.node_id, n.item) end, n.wait_kind, n.wait_key,
                 n.span
             )

@@ -75,6 +75,7 @@ declare
     v_worker text;
 begin
     -- Items of an earlier round are deleted; none of their fences may be used again.
+    perform {schema}.keep_item_spans_v1(p_work.execution_id, p_work.node_id);
     with gone as (
         delete from {schema}.node_results
         where execution_id = p_work.execution_id and node_id = p_work.node_id and item > 0

@@ -21,23 +21,30 @@ create type {schema}.record_batch_v1 as (
     error text,
     brief text,  -- the part of the error in the event of the execution's failure
     taken text[],
+    handled boolean,  -- whether the record has it, or an edge to a successor is taken
     delay_seconds double precision,
     due_at timestamptz,
     wait_kind text,
     wait_key text,
     span text,
+    start_ns bigint,  -- of the span, as the two below, if the result keeps it
+    end_ns bigint,
+    attributes text,
+    links text,
     spends_attempt boolean,
     successors text[],
     logs json,
     spans json,
     child json,  -- the argument of start_v1
     fan_out json,  -- {items: [text], max_concurrency, tolerated_failures}
-    workflow_id text,
-    version integer,
-    arrivals {schema}.arrival_v1[],  -- at its successors
-    sinks integer,  -- arrivals at $end: 1 or 0
-    handled boolean,  -- whether the record has it, or an edge to a successor is taken
-    exclusive boolean  -- whether it may change the execution's status
+    exclusive boolean,  -- whether it may change the execution's status
+    sinks integer,  -- arrivals at $end: 1 or null
+    target text collate "C",  -- its successor, with its type, queue and inputs, and whether the edge is taken
+    target_type text,
+    target_queue text,
+    target_inputs integer,
+    took boolean,
+    arrivals json  -- in place of it, if there are several: [{target, node_type, queue, inputs, took}]
 );
 
 -- The end of an item, for its node's run.
@@ -124,8 +131,28 @@ as $$
     )
 $$;
 
+-- Keep the spans of a mapped node's items, whose results are about to be deleted.
+create function {schema}.keep_item_spans_v1(p_execution uuid, p_node text) returns void
+language plpgsql
+as $$
+begin
+    insert into {schema}.spans (
+        execution_id, span_id, trace_id, parent_span_id, node_id, item, attempt, name, kind, status, start_ns, end_ns,
+        attributes, links
+    )
+    select r.execution_id, r.span, coalesce(substr(x.trace_parent, 4, 32), ''), substr(x.trace_parent, 37, 16), r.node_id,
+        r.item, r.attempt, '', 'attempt', r.status, r.span_start_ns, r.span_end_ns, r.span_attributes, r.span_links
+    from {schema}.node_results r
+    join {schema}.executions x on x.id = r.execution_id
+    where r.execution_id = p_execution and r.node_id = p_node and r.item > 0
+        and r.span is not null and r.span_start_ns is not null
+    on conflict do nothing;
+end
+$$;
+
 -- Answer a record that was refused: with the same continuation if it was recorded before, else as not recorded.
-create function {schema}.recorded_before_v1(p_work {schema}.record_batch_v1) returns text
+create function {schema}.recorded_before_v1(p_work {schema}.record_batch_v1, p_workflow text, p_version integer)
+returns text
 language plpgsql
 as $$
 declare
@@ -146,6 +173,14 @@ begin
         where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item and taken is null;
         if found then
             perform {schema}.insert_telemetry_v1(p_work.execution_id, p_work.node_id, p_work.item, p_work.logs, p_work.spans);
+            if p_work.start_ns is not null then
+                update {schema}.node_results
+                set span = p_work.span, span_start_ns = p_work.start_ns, span_end_ns = p_work.end_ns,
+                    span_attributes = '{"spanloom.node.outcome":"' || p_work.outcome || '"'
+                        || case p_work.attributes when '{}' then '}' else ',' || substr(p_work.attributes, 2) end,
+                    span_links = p_work.links
+                where execution_id = p_work.execution_id and node_id = p_work.node_id and item = p_work.item;
+            end if;
         end if;
         return '[true,null,null,null]';
     elsif v_status is distinct from p_work.outcome and (
@@ -169,7 +204,7 @@ begin
             n.node_id, n.item, n.node_type, n.queue, n.fence, n.attempt, n.recovery_attempts,
             case n.item
                 when 0 then
-                    coalesce({schema}.inputs_v1(n.execution_id, p_work.workflow_id, p_work.version, n.node_id), '{}')
+                    coalesce({schema}.inputs_v1(n.execution_id, p_workflow, p_version, n.node_id), '{}')
                 else '{}'
             end,
             case when n.item > 0 then {schema}.item_data_v1(n.execution_id, n.node_id, n.item) end,

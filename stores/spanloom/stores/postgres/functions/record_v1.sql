@@ -22,13 +22,22 @@ declare
     v_statuses text[] := '{}';
     v_priorities text[] := '{}';
     v_revisions integer[] := '{}';
+    v_workflows text[] := '{}';
+    v_versions integer[] := '{}';
     v_queues text[] := '{}';
     v_nexts text[] := '{}';
     v_jobs text[] := '{}';
     v_events {schema}.event_v1[] := '{}';
-    v_exclusive boolean;
+    v_number integer;
+    v_live_of text;  -- the worker of which v_live is
+    v_live boolean;
     -- of the current execution
+    v_execution uuid;
+    v_workflow text;
+    v_version integer;
     v_first integer;
+    v_last boolean;  -- the current work is its last one
+    v_link boolean;  -- its only work leads to one node with no other input
     v_vias text[];  -- the claim reference of each work, for the rows that it makes ready
     v_status text;
     v_priority text;
@@ -61,81 +70,59 @@ declare
     v_lines integer;  -- an assignment calls a function without the cost of a query
     r record;
 begin
-    -- Edges never change once they are saved: the consequences of each outcome are computed before any lock.
-    select array_agg(row (
-        q.number, q.execution_id, q.node_id, q.item, q.fence, q.worker_id, q.outcome, q.data, q.error, q.brief, q.taken,
-        q.delay_seconds, q.due_at, q.wait_kind, q.wait_key, q.span, q.spends_attempt, q.successors, q.logs, q.spans, q.child,
-        q.fan_out, x.workflow_id, x.version, e.arrivals, e.sinks, q.handled or e.handled,
-        q.item = 0 and (q.outcome in ('failed', 'skipped') or e.sinks > 0 or e.skips)
-    )::{schema}.record_batch_v1 order by q.number)
-    into v_works
-    from json_to_recordset(p_records) as q (
-        number integer, execution_id uuid, node_id text collate "C", item integer, fence bigint, worker_id text,
-        outcome text, data text, error text, brief text, taken text[], handled boolean,
-        delay_seconds double precision, due_at timestamptz, wait_kind text, wait_key text, span text, spends_attempt boolean,
-        successors text[], logs json, spans json, child json, fan_out json
-    )
-    left join {schema}.executions x on x.id = q.execution_id
-    left join lateral (
-        select
-            array_agg(row (
-                e.target, e.target_type, e.target_queue, e.target_inputs, e.took, q.number
-            )::{schema}.arrival_v1) filter (where e.target <> '$end') as arrivals,
-            count(*) filter (where e.target = '$end') as sinks,
-            bool_or(e.took and e.target <> '$end') as handled,
-            bool_or(not e.took) as skips
-        from (
-            select e.*, {schema}.edge_taken_v1(q.outcome, q.taken, e.kind, e.target) as took
-            from {schema}.workflow_edges e
-            where e.workflow_id = x.workflow_id and e.version = x.version and e.source = q.node_id
-        ) e
-        where q.outcome in ('completed', 'failed', 'skipped') and q.item = 0
-    ) e on true;
+    v_works := array(select q from json_populate_recordset(null::{schema}.record_batch_v1, p_records) q);
+    v_number := cardinality(v_works);
 
     -- Every transition locks executions first, in the order of their ids, then the ending runs, in the order of their
     -- keys, then the successors. A record that may change an execution's status (a failure, a way to $end, or a skip, which
     -- may propagate there) locks it exclusively at once: sharing first and upgrading later would deadlock two siblings that fail.
-    for i in 1 .. cardinality(v_works) loop
+    for i in 1 .. v_number loop
         w := v_works[i];
-        if i = 1 or w.execution_id <> v_works[i - 1].execution_id then
-            v_exclusive := w.exclusive;
-            for k in i + 1 .. cardinality(v_works) loop
-                exit when v_works[k].execution_id <> w.execution_id;
-                v_exclusive := v_exclusive or v_works[k].exclusive;
-            end loop;
-            if v_exclusive then
-                select status, priority, revision into v_status, v_priority, v_revision
-                from {schema}.executions where id = w.execution_id for no key update;
-            else
-                select status, priority, revision into v_status, v_priority, v_revision
-                from {schema}.executions where id = w.execution_id for share;
-            end if;
+        continue when w.execution_id = v_execution;
+        v_execution := w.execution_id;
+        if w.exclusive then
+            select status, priority, revision, workflow_id, version
+            into v_status, v_priority, v_revision, v_workflow, v_version
+            from {schema}.executions where id = w.execution_id for no key update;
+        else
+            select status, priority, revision, workflow_id, version
+            into v_status, v_priority, v_revision, v_workflow, v_version
+            from {schema}.executions where id = w.execution_id for share;
         end if;
         v_statuses[i] := v_status;
         v_priorities[i] := v_priority;
         v_revisions[i] := v_revision;
+        v_workflows[i] := v_workflow;
+        v_versions[i] := v_version;
     end loop;
 
-    for i in 1 .. cardinality(v_works) loop
+    v_execution := null;
+    for i in 1 .. v_number loop
         w := v_works[i];
-        if i = 1 or w.execution_id <> v_works[i - 1].execution_id then
+        if w.execution_id is distinct from v_execution then
+            v_execution := w.execution_id;
             v_first := i;
             v_vias := '{}';
             v_status := v_statuses[i];
             v_priority := v_priorities[i];
-            v_base := v_revisions[i]::bigint << 20;
+            v_revision := v_revisions[i];
+            v_workflow := v_workflows[i];
+            v_version := v_versions[i];
+            v_base := v_revision::bigint << 20;
             v_item_ends := '{}';
             v_arrivals := '{}';
             v_sinks := 0;
             v_error := null;
             v_ended := null;
+            v_link := false;
         end if;
+        v_last := i = v_number or v_works[i + 1].execution_id <> w.execution_id;
 
         -- 1. The run itself. `coalesce` prevents the planner from scanning all runs of the worker by their index.
         v_vias[i] := w.node_id || '/' || w.item || '/' || w.fence;
         if w.outcome not in ('completed', 'failed', 'skipped') then
             v_sequel := {schema}.wait_v1(
-                w, v_vias[i], case when v_error is null then v_status else 'failed' end, v_revisions[i], p_epoch, v_now
+                w, v_vias[i], case when v_error is null then v_status else 'failed' end, v_revision, p_epoch, v_now
             );
             v_vias[i] := null;
             if v_sequel.work is null and cardinality(v_events) > 0 then
@@ -144,7 +131,7 @@ begin
                 v_events := '{}';
             end if;
             v_answers[i] := case
-                when v_sequel.work is null then {schema}.recorded_before_v1(w) else v_sequel.answer
+                when v_sequel.work is null then {schema}.recorded_before_v1(w, v_workflow, v_version) else v_sequel.answer
             end;
             if v_sequel.events is not null then
                 v_lines := {schema}.insert_telemetry_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
@@ -159,20 +146,22 @@ begin
             ), kept as (
                 insert into {schema}.node_results (
                     execution_id, node_id, item, node_type, status, data, error, taken, arrived, attempt, recovery_attempts, fence,
-                    push, worker_id, span, started_at, ended_at
+                    push, worker_id, span, span_start_ns, span_end_ns, span_attributes, span_links, started_at, ended_at
                 )
                 select w.execution_id, w.node_id, w.item, e.node_type, w.outcome, w.data, w.error,
                     case when w.taken is not null then array_to_json(w.taken)::text end,
                     w.outcome <> 'failed' or w.item > 0 or coalesce(w.handled, false), e.attempt, e.recovery_attempts, w.fence,
-                    e.push, nullif(w.worker_id, ''), w.span, e.started_at, v_now
+                    e.push, nullif(w.worker_id, ''), w.span, w.start_ns, w.end_ns, w.attributes, w.links, e.started_at, v_now
                 from ended e
             )
             select queue, attempt into v_queue, v_attempt from ended;
             if not found then
                 v_vias[i] := null;
-                v_answers[i] := {schema}.recorded_before_v1(w);
+                v_answers[i] := {schema}.recorded_before_v1(w, v_workflow, v_version);
             else
-                v_lines := {schema}.insert_telemetry_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
+                if w.logs is not null or w.spans is not null then
+                    v_lines := {schema}.insert_telemetry_v1(w.execution_id, w.node_id, w.item, w.logs, w.spans);
+                end if;
                 v_events := v_events || row (
                     w.execution_id, 'node.' || w.outcome, w.node_id, w.item, v_attempt, nullif(w.worker_id, ''),
                     case w.outcome when 'failed' then '{"error":' || coalesce(w.error, '{}') || '}' end
@@ -186,8 +175,21 @@ begin
                 else
                     -- A failure that no taken edge handles arrives nowhere: its successors are untouched when it is retried.
                     if w.outcome <> 'failed' or w.handled then
-                        v_arrivals := v_arrivals || w.arrivals;
-                        v_sinks := v_sinks + w.sinks;
+                        v_sinks := v_sinks + coalesce(w.sinks, 0);
+                        if w.arrivals is not null then
+                            v_arrivals := v_arrivals || array(
+                                select row (e.target, e.node_type, e.queue, e.inputs, e.took, i)::{schema}.arrival_v1
+                                from json_to_recordset(w.arrivals) e (
+                                    target text, node_type text, queue text, inputs integer, took boolean
+                                )
+                            );
+                        elsif v_last and i = v_first and w.target_inputs = 1 and w.took then
+                            v_link := true;
+                        elsif w.target is not null then
+                            v_arrivals := v_arrivals || row (
+                                w.target, w.target_type, w.target_queue, w.target_inputs, w.took, i
+                            )::{schema}.arrival_v1;
+                        end if;
                     end if;
                     if v_error is null then
                         v_ended_by := i;
@@ -201,7 +203,7 @@ begin
                 end if;
             end if;
         end if;
-        continue when i < cardinality(v_works) and v_works[i + 1].execution_id = w.execution_id;
+        continue when not v_last;
 
         -- 2. The execution fails, if it does, before any run is made ready.
         if v_error is not null then
@@ -218,7 +220,7 @@ begin
         if cardinality(v_item_ends) > 0 then
             for v_sequel in
                 select * from {schema}.items_ended_v1(
-                    w.execution_id, w.workflow_id, w.version, v_item_ends, v_ready, v_revisions[i], p_epoch, v_now
+                    w.execution_id, v_workflow, v_version, v_item_ends, v_ready, v_revision, p_epoch, v_now
                 )
             loop
                 v_events := v_events || v_sequel.events;
@@ -227,35 +229,43 @@ begin
             end loop;
         end if;
 
-        -- 4. Arrivals, round by round: the skips of one round arrive at their own successors in the next. The events are
-        -- ordered across the rounds: first skips, then claims, then queued and held runs.
-        v_skips := '{}';
-        v_readies := '{}';
-        v_open := '{}';
-        while cardinality(v_arrivals) > 0 loop
-            a := v_arrivals[1];
-            if cardinality(v_arrivals) = 1 and a.inputs = 1 and a.took and v_ready = 'queued'
-                and a.queue = v_queues[a.work] and a.target = any(v_works[a.work].successors)
-                and {schema}.is_live_v1(v_works[a.work].worker_id, v_now)
-            then
-                -- The link of a chain: its one successor is inserted as running, under the same worker's claim.
-                w := v_works[a.work];
+        -- 4. Arrivals. The link of a chain: its one successor is inserted as running, under the same worker's claim.
+        if v_link then
+            if v_ready = 'queued' and w.target_queue = v_queue and w.target = any(w.successors) then
+                if v_live_of is distinct from w.worker_id then
+                    v_live := {schema}.is_live_v1(w.worker_id, v_now);
+                    v_live_of := w.worker_id;
+                end if;
+            else
+                v_live_of := null;
+            end if;
+            if v_live_of = w.worker_id and v_live then
                 insert into {schema}.node_runs (
                     execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, recovery_attempts,
                     worker_id, claim_reference, push, pushed_epoch, started_at
                 )
                 values (
-                    w.execution_id, a.target, 0, 'running', a.node_type, a.queue, v_priority, 0, 1, v_base + 1, 1, 0,
-                    w.worker_id, v_vias[a.work], 0, p_epoch, v_now
+                    w.execution_id, w.target, 0, 'running', w.target_type, w.target_queue, v_priority, 0, 1, v_base + 1, 1, 0,
+                    w.worker_id, v_vias[i], 0, p_epoch, v_now
                 );
                 v_events := v_events
-                    || row (w.execution_id, 'node.started', a.target, 0, 1, w.worker_id, null)::{schema}.event_v1;
-                v_nexts[a.work] := json_build_array(
-                    a.target, 0, a.node_type, a.queue, v_base + 1, 1, 0, null, null, null, null
+                    || row (w.execution_id, 'node.started', w.target, 0, 1, w.worker_id, null)::{schema}.event_v1;
+                v_nexts[i] := json_build_array(
+                    w.target, 0, w.target_type, w.target_queue, v_base + 1, 1, 0, null, null, null, null
                 );
-                exit;
+            else
+                v_arrivals := array[row (
+                    w.target, w.target_type, w.target_queue, w.target_inputs, w.took, i
+                )::{schema}.arrival_v1];
             end if;
+        end if;
 
+        -- All others, round by round: the skips of one round arrive at their own successors in the next. The events are
+        -- ordered across the rounds: first skips, then claims, then queued and held runs.
+        v_skips := '{}';
+        v_readies := '{}';
+        v_open := '{}';
+        while cardinality(v_arrivals) > 0 loop
             -- All arrivals at one row are summed; the rows are taken in the order of their keys.
             with landed as (
                 insert into {schema}.node_runs as o (
@@ -277,7 +287,7 @@ begin
                     -- excluded.pending is the number of inputs less those that arrive now
                     pending = o.pending + excluded.pending - (
                         select e.target_inputs from {schema}.workflow_edges e
-                        where e.workflow_id = w.workflow_id and e.version = w.version and e.target = excluded.node_id
+                        where e.workflow_id = v_workflow and e.version = v_version and e.target = excluded.node_id
                         limit 1
                     ),
                     taken = o.taken + excluded.taken,
@@ -317,7 +327,7 @@ begin
                 into v_arrivals, v_sinks
                 from unnest(v_skipped) d
                 join {schema}.workflow_edges e
-                    on e.workflow_id = w.workflow_id and e.version = w.version and e.source = d.node_id;
+                    on e.workflow_id = v_workflow and e.version = v_version and e.source = d.node_id;
             end if;
         end loop;
 
@@ -344,7 +354,7 @@ begin
                     -- A statement after the arrival, so that it sees the arrivals of other transactions at this join.
                     v_nexts[k] := json_build_array(
                         v_target, 0, l.node_type, l.queue, v_fence, 1, 0,
-                        {schema}.inputs_v1(w.execution_id, w.workflow_id, w.version, v_target), null, null, null
+                        {schema}.inputs_v1(w.execution_id, v_workflow, v_version, v_target), null, null, null
                     );
                     exit;
                 end if;

@@ -41,6 +41,7 @@ class Reads:
     @pytest.mark.parametrize("unknown", [str(uuid.UUID(int=7)), "no such thing", ""])
     def test_what_is_unknown_is_absent_and_no_error(self, store: ExecutionStore, unknown: str) -> None:
         assert store.get_execution(unknown) is None
+        assert store.get_status(unknown) is None
         assert store.get_node_results(unknown) == []
         assert store.get_child_executions(unknown) == []
         assert store.get_parent_execution(unknown) is None

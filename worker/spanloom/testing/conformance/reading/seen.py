@@ -20,7 +20,9 @@ def execution_of(store: ExecutionStore, execution_id: str) -> Execution:
 
 def status_of(store: ExecutionStore, execution_id: str) -> ExecutionStatus:
     """Return an execution's status."""
-    return execution_of(store, execution_id).status
+    status = execution_of(store, execution_id).status
+    assert store.get_status(execution_id) is status
+    return status
 
 
 def run_of(store: ExecutionStore, execution_id: str, node_id: str, item: int = 0) -> NodeRun:
