@@ -228,7 +228,7 @@ class WorkflowEngine(BulkControl):
         workflow_id, pinned = self._registrations.resolve(workflow)
         chosen: StartOptions = {**pinned, **options}
         execution_id = self.enqueue_workflow(workflow_id, data, **chosen)
-        return ExecutionHandle(execution_id, self._parts, self._waiter, self._watcher)
+        return ExecutionHandle(execution_id, self._parts, self._waiter, self._watcher, started=True)
 
     def run(
         self,

@@ -19,10 +19,13 @@ __all__ = ["ExecutionHandle", "output_of"]
 class ExecutionHandle(ExecutionControl):
     """A handle on one execution, which follows and controls it. Cheap to make and to keep."""
 
-    __slots__ = ("_waiter", "_watcher")
+    __slots__ = ("_started", "_waiter", "_watcher")
 
-    def __init__(self, execution_id: str, engine: EngineParts, waiter: Waiter, watcher: EventWatcher) -> None:
+    def __init__(
+        self, execution_id: str, engine: EngineParts, waiter: Waiter, watcher: EventWatcher, *, started: bool = False
+    ) -> None:
         super().__init__(execution_id, engine)
+        self._started = started  # by the call that returns this handle
         self._waiter = waiter
         self._watcher = watcher
 
@@ -37,11 +40,11 @@ class ExecutionHandle(ExecutionControl):
         Raises ExecutionFailed (also when cancelled), WaitTimeout, UnknownExecution, StoreUnavailable, and
         PayloadRejected for an output of more than the settings' `join_limit_bytes`.
         """
-        return output_of(self._waiter.wait(self.id, timeout))
+        return output_of(self._waiter.wait(self.id, timeout, started=self._started))
 
     async def aresult(self, timeout: Timeout = None) -> Any:
         """Like result(), on the running event loop, which it never blocks."""
-        return output_of(await self._waiter.await_execution(self.id, timeout))
+        return output_of(await self._waiter.await_execution(self.id, timeout, started=self._started))
 
     def events(self, after: str | None = None, *, timeout: Timeout = None) -> EventStream:
         """Iterate over the execution's events, live. See WorkflowEngine.events."""

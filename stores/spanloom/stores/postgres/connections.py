@@ -143,6 +143,21 @@ class PostgresConnections:
         with self._translated():
             return self._call(engine, statement, parameters)
 
+    def row(self, statement: str, parameters: Sequence[Any]) -> tuple[Any, ...] | None:
+        """Run a statement that reads one row, in this thread's transaction or outside any. Return the row, or None."""
+        joined = self.joined
+
+        def read(raw: Any) -> tuple[Any, ...] | None:
+            # In binary form, which no setting of the session changes.
+            cursor = raw.cursor(binary=True, row_factory=tuple_row)
+            row: tuple[Any, ...] | None = cursor.execute(
+                statement, parameters, prepare=self._prepare or None
+            ).fetchone()
+            return row
+
+        with self._translated():
+            return self._lend(self.engine, read) if joined is None else read(joined.connection.driver_connection)
+
     def step(self, step: Callable[[psycopg.Connection[Any], bool], Answer]) -> Answer:
         """Run a step in this thread's transaction, or in a new one; its second argument is whether it is a new one.
 

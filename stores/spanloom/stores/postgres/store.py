@@ -13,14 +13,16 @@ from sqlalchemy.dialects import postgresql
 
 from spanloom.engine.arguments import Bound, Text, Url, checked
 from spanloom.engine.errors import ConfigurationError, StoreNotMigrated, StoreUnavailable, Unavailability
-from spanloom.engine.store.models import Event
+from spanloom.engine.store.models import Event, Execution
 from spanloom.stores.postgres.accelerated import AcceleratedTransitions
 from spanloom.stores.postgres.connections import PostgresConnections
+from spanloom.stores.postgres.execution_read import execution_of, execution_statement
 from spanloom.stores.postgres.time_limit import long
 from spanloom.stores.postgres.url import DEFAULT_NAMESPACE, Location
 from spanloom.stores.schema import events, metadata
 from spanloom.stores.sql.base import Upsert, canonical_id
 from spanloom.stores.sql.paging import bad_cursor
+from spanloom.stores.sql.reads import ANY_SIZE
 from spanloom.stores.version import check_version
 
 __all__ = ["PostgresExecutionStore"]
@@ -64,6 +66,7 @@ class PostgresExecutionStore(AcceleratedTransitions):
             prepare=prepare if location.prepare is None else location.prepare,
         )
         super().__init__(connections, accelerated=accelerated)
+        self._execution = execution_statement(f'"{location.namespace}"')
 
     # Over whole tables, or families of any size: no worker waits for these.
     stats = long()(AcceleratedTransitions.stats)
@@ -139,6 +142,16 @@ class PostgresExecutionStore(AcceleratedTransitions):
         """See Lifecycle.transaction. A transaction inside another joins it. A driver error ends all of it."""
         with self._writing():
             yield
+
+    def get_execution(self, execution_id: str, *, data_limit: int | None = None) -> Execution | None:
+        """See ExecutionReads.get_execution."""
+        spelled = canonical_id(execution_id)
+        if spelled is None:
+            return None
+        self.open()
+        most = ANY_SIZE if data_limit is None else data_limit
+        row = self._connections.row(self._execution, (most, spelled))
+        return None if row is None else execution_of(row, most)
 
     def get_events(self, execution_id: str, *, after: str | None = None, limit: int = 1000) -> list[Event]:
         """See ExecutionReads.get_events. Waits up to a tenth of a second for older transactions to end."""
