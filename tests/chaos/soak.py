@@ -119,6 +119,9 @@ def _faults(rate: float) -> list[Fault]:
 def _migrated(postgres: PostgresServer) -> str:
     with psycopg.connect(postgres.url, autocommit=True) as connection:
         connection.execute(f"create database {_DATABASE}")
+        # A crash loses the statistics by which a vacuum is due, and here one comes within each minute.
+        connection.execute("alter system set autovacuum_naptime = '5s'")
+        connection.execute("select pg_reload_conf()")
     url = postgres.database_url(_DATABASE)
     store = open_store(url)
     store.migrate()
