@@ -222,6 +222,18 @@ def test_more_is_fetched_while_all_is_brief_and_the_rest_is_left() -> None:
     assert briefness.wanted(3) == 3
 
 
+def test_as_many_are_fetched_as_make_waves() -> None:
+    briefness = Briefness()
+    briefness.note("quarter", WAVE_SECONDS / 4)
+    jobs = [message(number, "quarter") for number in range(10)]
+
+    taken, left = briefness.portion(jobs, 2)
+    assert (len(taken), len(left)) == (8, 2)
+    assert briefness.wanted(2) == 8
+    assert briefness.portion(jobs[:8], 2) == (jobs[:8], [])
+    assert briefness.wanted(5) == 20
+
+
 # ---- records that ended together ----
 
 

@@ -15,6 +15,7 @@ WAVE_SECONDS = 0.002  #: for so long a slot runs handlers one after the other un
 LONG_SECONDS = 0.05  #: a handler that takes so long is left behind by those beside it
 MOST = 32  #: nodes of one wave
 _MOST_FETCHED = 100  #: jobs that are fetched, and claimed, at once
+_LEAST_SECONDS = WAVE_SECONDS / MOST
 _SHARE = 1 / 8  #: of the latest run in what counts as usual
 
 Item = TypeVar("Item")
@@ -30,7 +31,7 @@ class Briefness:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
-        self._fetches_waves = False
+        self._a_wave = 1  # as many of the jobs that were fetched last make a wave
 
     def note(self, node_type: str, seconds: float) -> None:
         """Take a run into account."""
@@ -42,15 +43,19 @@ class Briefness:
         return self._expected(node_type) <= WAVE_SECONDS / 2
 
     def wanted(self, free: int) -> int:
-        """Return how many jobs to fetch for `free` slots: more than one for each if all of late were brief."""
-        return max(free, min(free * MOST, _MOST_FETCHED)) if self._fetches_waves else free
+        """Return how many jobs to fetch for `free` slots: a wave for each, as those that were fetched last make."""
+        return max(free, min(free * self._a_wave, _MOST_FETCHED))
 
     def portion(self, messages: Sequence[NodeMessage], free: int) -> tuple[list[NodeMessage], list[NodeMessage]]:
         """Return the jobs that `free` slots can run, and those that must wait for others."""
         waves = self.waves(messages, lambda message: message)
         left = {message.job_id for wave in waves[free:] for message in wave}
         if messages:
-            self._fetches_waves = not left and all(self.is_brief(message.node_type) for message in messages)
+            usual = sum(self._expected(message.node_type) for message in messages) / len(messages)
+            brief = all(self.is_brief(message.node_type) for message in messages)
+            self._a_wave = int(WAVE_SECONDS / max(usual, _LEAST_SECONDS) + 0.01) if brief else 1
+            if left:
+                self._a_wave = max(1, min(self._a_wave, (len(messages) - len(left)) // free))
         taken = [message for message in messages if message.job_id not in left]
         return taken, [message for message in messages if message.job_id in left]
 

@@ -263,7 +263,7 @@ class JobConsumer:
         """
         name = (queue, priority)
         before = self._more_urgent.get(name)
-        if not before:
+        if not before or self._blocked:  # while it is blocked, the fetch takes such a job at once, for a free slot
             return False
         looked, answer = self._urgent.get(name, (0.0, False))
         now = time.monotonic()
