@@ -37,7 +37,6 @@ declare
     v_version integer;
     v_first integer;
     v_last boolean;  -- the current work is its last one
-    v_link boolean;  -- its only work leads to one node with no other input
     v_vias text[];  -- the claim reference of each work, for the rows that it makes ready
     v_status text;
     v_priority text;
@@ -102,21 +101,75 @@ begin
         if w.execution_id is distinct from v_execution then
             v_execution := w.execution_id;
             v_first := i;
-            v_vias := '{}';
             v_status := v_statuses[i];
             v_priority := v_priorities[i];
             v_revision := v_revisions[i];
             v_workflow := v_workflows[i];
             v_version := v_versions[i];
             v_base := v_revision::bigint << 20;
+            v_last := i = v_number or v_works[i + 1].execution_id <> w.execution_id;
+
+            -- The link of a chain, alone of its execution: the successor is inserted as running under the same worker's
+            -- claim, in the statement that ends the run.
+            if v_last and w.outcome = 'completed' and w.target_inputs = 1 and w.took and w.target = any(w.successors)
+                and v_status = 'running'
+            then
+                if v_live_of is distinct from w.worker_id then
+                    v_live := {schema}.is_live_v1(w.worker_id, v_now);
+                    v_live_of := w.worker_id;
+                end if;
+                if v_live then
+                    with ended as (
+                        delete from {schema}.node_runs
+                        where execution_id = w.execution_id and node_id = w.node_id and item = 0
+                            and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
+                            and queue = w.target_queue
+                        returning node_type, attempt, recovery_attempts, push, started_at
+                    ), kept as (
+                        insert into {schema}.node_results (
+                            execution_id, node_id, item, node_type, status, data, taken, arrived, attempt, recovery_attempts,
+                            fence, push, worker_id, span, span_start_ns, span_end_ns, span_attributes, span_links, started_at,
+                            ended_at
+                        )
+                        select w.execution_id, w.node_id, 0, e.node_type, 'completed', w.data,
+                            case when w.taken is not null then array_to_json(w.taken)::text end, true, e.attempt,
+                            e.recovery_attempts, w.fence, e.push, w.worker_id, w.span, w.start_ns, w.end_ns, w.attributes,
+                            w.links, e.started_at, v_now
+                        from ended e
+                    ), linked as (
+                        insert into {schema}.node_runs (
+                            execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
+                            recovery_attempts, worker_id, claim_reference, push, pushed_epoch, started_at
+                        )
+                        select w.execution_id, w.target, 0, 'running', w.target_type, w.target_queue, v_priority, 0, 1,
+                            v_base + 1, 1, 0, w.worker_id, w.node_id || '/0/' || w.fence, 0, p_epoch, v_now
+                        from ended
+                    )
+                    select attempt into v_attempt from ended;
+                    if found then
+                        if w.logs is not null or w.spans is not null then
+                            v_lines := {schema}.insert_telemetry_v1(w.execution_id, w.node_id, 0, w.logs, w.spans);
+                        end if;
+                        v_events := v_events || array[
+                            row (w.execution_id, 'node.completed', w.node_id, 0, v_attempt, w.worker_id, null),
+                            row (w.execution_id, 'node.started', w.target, 0, 1, w.worker_id, null)
+                        ]::{schema}.event_v1[];
+                        v_answers[i] := '[true,null,' || json_build_array(
+                            w.target, 0, w.target_type, w.target_queue, v_base + 1, 1, 0, null, null, null, null
+                        ) || ',null]';
+                        continue;
+                    end if;
+                end if;
+            end if;
+            v_vias := '{}';
             v_item_ends := '{}';
             v_arrivals := '{}';
             v_sinks := 0;
             v_error := null;
             v_ended := null;
-            v_link := false;
+        else
+            v_last := i = v_number or v_works[i + 1].execution_id <> w.execution_id;
         end if;
-        v_last := i = v_number or v_works[i + 1].execution_id <> w.execution_id;
 
         -- 1. The run itself. `coalesce` prevents the planner from scanning all runs of the worker by their index.
         v_vias[i] := w.node_id || '/' || w.item || '/' || w.fence;
@@ -183,8 +236,6 @@ begin
                                     target text, node_type text, queue text, inputs integer, took boolean
                                 )
                             );
-                        elsif v_last and i = v_first and w.target_inputs = 1 and w.took then
-                            v_link := true;
                         elsif w.target is not null then
                             v_arrivals := v_arrivals || row (
                                 w.target, w.target_type, w.target_queue, w.target_inputs, w.took, i
@@ -229,38 +280,7 @@ begin
             end loop;
         end if;
 
-        -- 4. Arrivals. The link of a chain: its one successor is inserted as running, under the same worker's claim.
-        if v_link then
-            if v_ready = 'queued' and w.target_queue = v_queue and w.target = any(w.successors) then
-                if v_live_of is distinct from w.worker_id then
-                    v_live := {schema}.is_live_v1(w.worker_id, v_now);
-                    v_live_of := w.worker_id;
-                end if;
-            else
-                v_live_of := null;
-            end if;
-            if v_live_of = w.worker_id and v_live then
-                insert into {schema}.node_runs (
-                    execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt, recovery_attempts,
-                    worker_id, claim_reference, push, pushed_epoch, started_at
-                )
-                values (
-                    w.execution_id, w.target, 0, 'running', w.target_type, w.target_queue, v_priority, 0, 1, v_base + 1, 1, 0,
-                    w.worker_id, v_vias[i], 0, p_epoch, v_now
-                );
-                v_events := v_events
-                    || row (w.execution_id, 'node.started', w.target, 0, 1, w.worker_id, null)::{schema}.event_v1;
-                v_nexts[i] := json_build_array(
-                    w.target, 0, w.target_type, w.target_queue, v_base + 1, 1, 0, null, null, null, null
-                );
-            else
-                v_arrivals := array[row (
-                    w.target, w.target_type, w.target_queue, w.target_inputs, w.took, i
-                )::{schema}.arrival_v1];
-            end if;
-        end if;
-
-        -- All others, round by round: the skips of one round arrive at their own successors in the next. The events are
+        -- 4. Arrivals, round by round: the skips of one round arrive at their own successors in the next. The events are
         -- ordered across the rounds: first skips, then claims, then queued and held runs.
         v_skips := '{}';
         v_readies := '{}';
