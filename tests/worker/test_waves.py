@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -51,6 +52,8 @@ class Handlers:
         if data == "wait":
             self.entered.set()
             assert self.leave.wait(60)
+        if data == "late":
+            time.sleep(2 * WAVE_SECONDS)
         if data == "fail":
             raise ValueError("as it was told to")
         return data
@@ -147,6 +150,20 @@ def test_nobody_waits_for_one_that_the_store_does_not_serve(engine: WorkflowEngi
 
         store.unserved = set()
         assert engine.wait(ids[10], 30).output == 1
+
+
+def test_nor_do_those_that_have_yet_to_run(engine: WorkflowEngine, store: Counting) -> None:
+    with engine.start_workers(1, concurrency=2):
+        known_as_brief(engine, store)
+
+        ids = engine.enqueue_workflows("single", ["late"] + [1] * 19)  # the first one alone takes the wave's time
+        store.unserved = {ids[0]}
+        for execution_id in ids[1:]:
+            assert engine.wait(execution_id, 30).output == 1
+        assert store.met.wait(30)
+
+        store.unserved = set()
+        assert engine.wait(ids[0], 30).output == "late"
 
 
 def test_a_worker_that_stops_ends_its_wave_or_gives_it_back(engine: WorkflowEngine, store: Counting) -> None:

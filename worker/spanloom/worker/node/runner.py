@@ -118,7 +118,7 @@ class NodeRunner:
         late = [run for run in finished if _pauses(run)] if len(now) < len(finished) else []
         try:
             if now:
-                following, unserved = self._completion.complete(now, worker_id, more=more)
+                following, unserved = self._completion.complete(now, worker_id, more=more, others_wait=bool(waiting))
                 self._held.claims.update({id(claim): claim for claim in following})
                 waiting += [(None, claim) for claim in following]
                 if unserved:

@@ -75,23 +75,24 @@ class Completion:
         self._log_flusher.settle(run.attempt.log_buffer)
 
     def complete(
-        self, runs: Sequence[FinishedRun], worker_id: str, *, more: bool
+        self, runs: Sequence[FinishedRun], worker_id: str, *, more: bool, others_wait: bool = False
     ) -> tuple[list[Claim], list[FinishedRun]]:
         """Record runs that have ended. Return the claims to go on with, if `more` may run, and the unserved runs.
 
-        A run is unserved if the store can't record it now, though it recorded others. Raises StoreUnavailable if it
-        can't record any of them, and the worker should wait no longer.
+        A run is unserved if the store can't record it now, though it recorded others, or would: those that wait to run
+        after these must not wait for it. Raises StoreUnavailable if it can't record any, and the worker should wait no
+        longer.
         """
         with self._span_exporter.recording((run.attempt.own for run in runs), worker_id):
             together = len(runs) > 1
             requests = [_request(run, worker_id, self._successors(run, together) if more else ()) for run in runs]
             recorded: list[tuple[FinishedRun, RecordResult]] = []
             unserved: list[FinishedRun] = []
-            for run, answer in zip(runs, self._recorder.record_all(requests), strict=True):
+            for run, answer in zip(runs, self._recorder.record_all(requests, patient=not others_wait), strict=True):
                 try:
                     recorded.append((run, self._settled(run, answer, worker_id, more=more)))
                 except StoreUnavailable:
-                    if not together:
+                    if not (together or others_wait):
                         raise
                     unserved.append(run)
                 except BaseException as error:

@@ -93,15 +93,17 @@ class Recorder:
             return answer
         raise answer
 
-    def record_all(self, records: Sequence[RecordRequest]) -> list[RecordResult | Exception]:
+    def record_all(self, records: Sequence[RecordRequest], *, patient: bool = True) -> list[RecordResult | Exception]:
         """Record outcomes that ended together, and return for each its consequences, or the store's error.
 
         While the store can serve none of them, tries again as `record` does, and raises StoreUnavailable in the same
-        cases. The answer StoreUnavailable is that of one that is not served now, though another one was.
+        cases; without `patient` only while it is away. The answer StoreUnavailable is that of one that is not served
+        now, though another one was, or would be.
         """
         entries = [_Entry(record) for record in records]
         self._try(entries)
-        if isinstance(entries[0].answer, StoreUnavailable):
+        first = entries[0].answer
+        if isinstance(first, StoreUnavailable) and (patient or first.reason is Unavailability.AWAY):
             self._try_again(entries)
         return [entry.answered for entry in entries]
 
