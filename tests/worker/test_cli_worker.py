@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from pydantic import ByteSize
 
 from spanloom.cli.exit_codes import DONE, MISTAKE, run
 from spanloom.engine import NodeRegistry, WorkflowEngine
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("clean_environment")
 TOLD = [
     "--concurrency", "2", "--queues", "high,default", "--grace", "5s", "--lease", "3s", "--max-recovery-attempts", "5",
     "--isolation", "2m", "--stall", "0", "--log-level", "warning", "--capture-output", "--burst",
+    "--max-nodes", "500", "--max-memory", "1.5GiB",
 ]  # fmt: skip
 
 
@@ -71,6 +73,8 @@ def test_what_was_told_is_what_it_works_by(served: list[WorkerOptions]) -> None:
             log_level="warning",
             capture_output=True,
             burst=True,
+            max_nodes=500,
+            max_memory=ByteSize(3 * 2**29),
         )
     ]
 
@@ -126,6 +130,11 @@ def test_every_field_of_the_options_has_an_option_and_its_help(capsys: pytest.Ca
         (["--concurrency", "many"], "many"),
         (["--name", "a b"], "name"),
         (["--name", "one", "--processes", "2"], "leave it out with --processes"),
+        (["--max-nodes", "0"], "max_nodes"),
+        (["--max-nodes", "many"], "many"),
+        (["--max-memory", "0"], "max_memory"),
+        (["--max-memory", "much"], "'much' is no size; write bytes, or 500MB"),
+        (["--max-memory", "-1MB"], "is no size"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_with_a_sentence(

@@ -174,3 +174,14 @@ def test_a_running_worker_stops_when_its_redis_is_given_to_another_store(redis_u
 
         assert worker.state.wait_for(Phase.DRAINING, 30)
     second.close()
+
+
+@pytest.mark.parametrize("option", [{"max_nodes": 10}, {"max_memory": "1GiB"}])
+def test_limits_that_end_a_process_are_refused_for_workers_in_threads(option: dict[str, Any]) -> None:
+    engine = WorkflowEngine(registry(), InMemoryExecutionStore(), FakeRedis(server=FakeServer()))
+
+    with (
+        pytest.raises(ConfigurationError, match="end a worker's process, and start_workers"),
+        engine.start_workers(1, **option),
+    ):
+        pass

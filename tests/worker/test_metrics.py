@@ -27,9 +27,11 @@ from spanloom.engine import (
 from spanloom.engine.telemetry.instruments import instruments
 from spanloom.engine.telemetry.metrics import METRICS, Kind
 from spanloom.testing.servers import RedisServer
+from spanloom.worker import Worker, WorkerOptions
 
 LISTS = {"messaging.system": "rq", "messaging.destination.name": "spanloom.default"}
-MAY_BE_MISSING = {"spanloom.worker.leases.lost", "spanloom.store.unavailable"}  # in a good run there is neither
+#: In a good run there is none of these.
+MAY_BE_MISSING = {"spanloom.worker.leases.lost", "spanloom.worker.recycles", "spanloom.store.unavailable"}
 
 
 class Seen:
@@ -304,6 +306,15 @@ def test_a_lost_lease_and_what_the_sweep_recovers_are_counted(seen: Seen, engine
         until(lost)
         engine.run("good", timeout=30)
         until(lambda: seen.value("spanloom.sweep.moved", cause="retry") >= 1)
+
+
+def test_a_replacement_that_is_requested_is_counted(seen: Seen, engine: WorkflowEngine) -> None:
+    register(engine, "good", Node(id="a", type="echo"))
+    engine.enqueue_workflow("good")
+
+    Worker(engine, WorkerOptions(max_nodes=1)).run()  # it stops by itself
+
+    assert seen.value("spanloom.worker.recycles") == 1
 
 
 def test_ends_by_hand_and_by_deadline_are_counted(seen: Seen, engine: WorkflowEngine) -> None:

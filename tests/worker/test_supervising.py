@@ -50,6 +50,21 @@ os.wait()
 for _ in requests(): os._exit(0)
 """
 )
+#: The first two are to be replaced at once; what comes after them works once a file named "goes" is there.
+RETIRES = (
+    WORKS.replace(
+        "page[8] = 1",
+        """
+first = sum(name.isdigit() for name in os.listdir(sys.argv[1])) < 2
+open(f"{sys.argv[1]}/{os.getpid()}", "w").close()
+while not first and not os.path.exists(f"{sys.argv[1]}/goes"):
+    time.sleep(0.02)
+page[8], page[9] = 1, first
+""",
+    )
+    + "\nfor _ in requests(): os._exit(0)"
+)
+NEVER_ENDS = WORKS + "\npage[9] = 1\nfor _ in requests(): pass"
 _CHILD_SUBREAPER = 36  #: of prctl: orphans below this process become its children, as they do below the first one
 
 
@@ -84,7 +99,7 @@ class Supervising:
 
     @property
     def started(self) -> set[int]:
-        return {int(path.name) for path in self.folder.iterdir()}
+        return {int(path.name) for path in self.folder.iterdir() if path.name.isdigit()}
 
     def end(self, timeout: float = 20) -> tuple[int, list[dict[str, object]]]:
         """Wait for its end; return its exit code and what it logged."""
@@ -175,6 +190,49 @@ def test_it_ends_if_no_process_ever_works(
     assert made.end()[0] == code
 
     assert len(made.started) == starts
+
+
+def test_processes_that_are_to_be_replaced_are_so_one_after_the_other(supervise: Callable[..., Supervising]) -> None:
+    made = supervise(RETIRES, processes=2)
+    until(lambda: len(made.started) == 3)
+    threading.Event().wait(0.5)  # two turns of the supervisor
+    first = {pid for pid in made.started if psutil.pid_exists(pid)}
+    assert len(made.started) == 3, "the other one was stopped before the new one worked"
+    assert len(first) == 2
+
+    (made.folder / "goes").touch()
+
+    until(lambda: len(made.started) == 4)
+    until(lambda: sum(map(psutil.pid_exists, made.started)) == 2)
+    made.process.terminate()
+    assert made.end() == (0, []), "nothing died"
+
+
+def test_a_burst_goes_on_with_the_new_process(supervise: Callable[..., Supervising]) -> None:
+    """It ends with 0, as one that has found nothing left to do."""
+    made = supervise(RETIRES.replace("os.listdir(sys.argv[1])) < 2", "os.listdir(sys.argv[1])) < 1"), burst=True)
+    (made.folder / "goes").touch()
+
+    until(lambda: len(made.started) == 2)
+
+    made.process.terminate()
+    assert made.end() == (0, [])
+
+
+@pytest.mark.torture
+def test_one_that_does_not_end_is_killed_after_its_grace_and_replaced(supervise: Callable[..., Supervising]) -> None:
+    made = supervise(NEVER_ENDS, grace_seconds=0.0, stall_seconds=0.0)
+    until(lambda: len(made.started) == 2)
+
+    made.process.terminate()
+    made.process.terminate()
+
+    code, log = made.end()
+    assert code == 0
+    assert [(line["event"], line.get("reason")) for line in log][:2] == [
+        ("worker_killed", "it has not ended"),
+        ("worker_died", None),
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets another process than the first adopt orphans")

@@ -24,6 +24,7 @@ from spanloom.worker import sweeper
 TICK_SECONDS = 0.02
 RENEWAL = "BEHAVIOUR_RENEWAL_SECONDS"  #: the variable that says how long a sweep lets others renew after an outage
 
+_leaked: list[bytes] = []
 registry = NodeRegistry()
 log_handlers.add_to(registry)
 
@@ -50,6 +51,15 @@ def echo(data: Any, ctx: NodeContext) -> Any:
 def plain(data: Any) -> Any:
     """Return the data that came in, and leave no trace."""
     return data
+
+
+@registry.node("leaks")
+def leaks(ctx: NodeContext) -> int:
+    """Keep 16 MB for ever; the data is this process' id."""
+    ran(ctx)
+    _leaked.append(b"x" * 16_000_000)
+    time.sleep(0.05)
+    return os.getpid()
 
 
 @registry.node("unhurried")

@@ -38,6 +38,11 @@ def start_workers(engine: WorkflowEngine, workers: int = 1, **options: Any) -> G
     chosen = worker_options(**options)
     if chosen.name is not None and workers > 1:
         raise ConfigurationError("a name is for one worker; leave it out to start several")
+    if chosen.max_nodes is not None or chosen.max_memory is not None:
+        raise ConfigurationError(
+            "max_nodes and max_memory end a worker's process, and start_workers() runs workers in yours; leave them "
+            "out, or use serve() or `spanloom worker`"
+        )
     running = [_Running(engine, chosen) for _ in range(workers)]
     for worker in running:
         worker.thread.start()

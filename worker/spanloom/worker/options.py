@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from spanloom.engine.workflow.definitions import QUEUE_NAME
 
@@ -74,6 +74,18 @@ class WorkerOptions(BaseModel):
         default=60.0,
         ge=0,
         description="How long the other nodes of a worker wait while one runs alone that one more loss would fail.",
+    )
+    max_nodes: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many nodes a process runs before another one takes its place; up to a tenth fewer, so that "
+        "processes do not end together.  [default: any number]",
+    )
+    max_memory: ByteSize | None = Field(
+        default=None,
+        ge=1,
+        description="How much memory of its own a process may have after a node before another one takes its place, "
+        "such as 500MB or 1GiB.  [default: any]",
     )
     executor: Literal["thread", "process"] = Field(
         default="thread",

@@ -50,6 +50,7 @@ from spanloom.worker.telemetry.log_flusher import LogFlusher
 from spanloom.worker.telemetry.span_exporter import SpanExporter
 from spanloom.worker.telemetry.worker_metrics import WorkerGauges
 from spanloom.worker.watch.pulse import Pulse, Turning
+from spanloom.worker.watch.recycling import Recycling
 from spanloom.worker.watch.servers import Servers, check_store
 from spanloom.worker.watch.surrender import Surrender
 from spanloom.worker.watch.threads import check_threads
@@ -74,13 +75,14 @@ class Worker:
         beat: Callable[[], object] = lambda: None,
         given_up: Callable[[], object] = lambda: None,
         failure: Callable[[], str | None] = lambda: None,
+        recycle: Callable[[], object] | None = None,
         app: str | None = None,
     ) -> None:
         """`ready` is called once node jobs are fetched, then `beat` several times a second while all parts move.
 
         `given_up` is called when one of them stands still, once its claims have an end; it may end the process.
-        `failure` returns why this process can't be trusted any more; None if it can. `app` is the engine's name, as
-        `module:name`, for handler processes.
+        `failure` returns why this process can't be trusted any more; None if it can. `recycle` is called once this
+        process is to be replaced; without it the worker stops. `app`, as `module:name`, is for handler processes.
         """
         self.engine = engine
         self.options = options = options or WorkerOptions()
@@ -139,7 +141,8 @@ class Worker:
             served_at=lambda: self._lease.renewed_at,
             patience_seconds=max(_PATIENCE_SECONDS, 2 * options.lease_seconds),
         )
-        self._identity = identity = WorkerIdentity(options, self._lease, self._shortages)
+        recycling = self._recycling = Recycling(options, name, recycle or (lambda: state.advance(Phase.DRAINING)))
+        self._identity = identity = WorkerIdentity(options, self._lease, self._shortages, recycling)
         self._completion = Completion(
             engine,
             identity,
@@ -262,6 +265,7 @@ class Worker:
                     stack.enter_context(running(service))
                 with suppress(QueueUnavailable):  # the sweeper cleans, too
                     self._sweeper.started_jobs.clean(self.name)  # what a namesake left that was killed
+                self._recycling.check_start()
                 options = self.options
                 _log.info("worker_ready", worker=self.name, queues=options.queues, concurrency=options.concurrency)
                 self._last_loop_at = time.monotonic()
@@ -346,12 +350,8 @@ class Worker:
             self._put_back(left)
 
     def _fetch(self, free: int) -> list[NodeMessage]:
-        return self._consumer.fetch(self._briefness.wanted(free), self._block_seconds())
-
-    def _block_seconds(self) -> float:
-        if not self.options.burst:
-            return _BLOCK_SECONDS
-        return 0.05 if self._slots.busy else 0.0
+        seconds = _BLOCK_SECONDS if not self.options.burst else 0.05 if self._slots.busy else 0.0
+        return self._consumer.fetch(self._briefness.wanted(free), seconds)
 
     # ---- the end ----
 

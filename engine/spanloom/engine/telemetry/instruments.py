@@ -35,6 +35,7 @@ from spanloom.engine.telemetry.metrics import (
     QUEUE_CALLS,
     QUEUE_WAIT,
     REASON,
+    RECYCLES,
     STATUS,
     STORE_CALL,
     STORE_CALLS,
@@ -82,6 +83,7 @@ class Instruments:
         self._run_seconds = made[NODE_DURATION.name]
         self._waits = made[QUEUE_WAIT.name]
         self._leases_lost = made[LEASES_LOST.name]
+        self._recycles = made[RECYCLES.name]
         self._sweeps = made[SWEEPS.name]
         self._last_loop_at = made[SWEEP_MOVED.name]
         self._store_calls = made[STORE_CALLS.name]
@@ -109,6 +111,10 @@ class Instruments:
     def lease_lost(self) -> None:
         """Count a lease that lapsed."""
         self._leases_lost.add(1)
+
+    def worker_recycled(self) -> None:
+        """Count a process that requests its replacement."""
+        self._recycles.add(1)
 
     def swept(self, moved: Mapping[str, int], error: BaseException | None = None) -> None:
         """Count a whole pass of the sweep with the rows it moved, or a failed pass."""

@@ -109,6 +109,13 @@ LEASES_LOST = Metric(
     (),
     "Leases of this worker that lapsed, with all their claims.",
 )
+RECYCLES = Metric(
+    "spanloom.worker.recycles",
+    Kind.COUNTER,
+    "{process}",
+    (),
+    "Replacements that this worker's process has requested, after --max-nodes or beyond --max-memory.",
+)
 SWEEPS = Metric("spanloom.sweeps", Kind.COUNTER, "{sweep}", (ERROR,), "Passes of the sweep; error.type if one failed.")
 SWEEP_MOVED = Metric(
     "spanloom.sweep.moved",
@@ -160,6 +167,7 @@ METRICS = (
     CLAIMS,
     SLOTS,
     LEASES_LOST,
+    RECYCLES,
     SWEEPS,
     SWEEP_MOVED,
     DEFINITION_LOOKUPS,

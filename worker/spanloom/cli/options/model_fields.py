@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import click
-from pydantic import BaseModel
+from pydantic import BaseModel, ByteSize
 from pydantic.fields import FieldInfo
 
-from spanloom.cli.options.parameters import duration
+from spanloom.cli.options.parameters import duration, size
 
 __all__ = ["model_options"]
 
@@ -47,6 +47,10 @@ def _settings(name: str, field: FieldInfo) -> dict[str, Any]:
         return {"type": duration, "default": f"{default:g}s", "show_default": True, "metavar": "DURATION"}
     if kind is int:
         return {"type": int, "default": default, "show_default": True, "metavar": "N"}
+    if int in get_args(kind):
+        return {"type": int, "default": default, "metavar": "N"}
+    if ByteSize in get_args(kind):
+        return {"type": size, "default": default, "metavar": "SIZE"}
     if get_origin(kind) is tuple:
         settings = {"default": ",".join(default), "show_default": True, "metavar": "NAME,…"}
         return {**settings, "callback": lambda context, parameter, value: _names(value)}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from spanloom.engine.errors import UnknownExecution, UserError
 from spanloom.engine.escaping import shown
@@ -28,11 +29,13 @@ __all__ = [
     "node_and_item",
     "page_options",
     "pair",
+    "size",
 ]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_SECONDS = 9e9
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_SIZE = TypeAdapter(ByteSize)
 _WHOLE_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SHORTEST_PART = 6
 _RECENT, _PAGE = 1000, 200  # how many executions a part of an id is searched in, and the size of a page
@@ -48,6 +51,14 @@ def duration(text: str) -> float:
     if seconds > _LONGEST_SECONDS:
         raise click.BadParameter(f"{shown(text)} is more than three centuries")
     return seconds
+
+
+def size(text: str) -> int:
+    """Read bytes, or a number with a unit (500MB, 1GiB), as bytes."""
+    try:
+        return int(_SIZE.validate_python(text.strip()))
+    except ValidationError:
+        raise click.BadParameter(f"{shown(text)} is no size; write bytes, or 500MB, 512MiB, 1GiB") from None
 
 
 def moment(text: str) -> datetime:

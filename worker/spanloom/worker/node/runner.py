@@ -59,6 +59,7 @@ class NodeRunner:
         self._lease = identity.lease
         self._options = identity.options
         self._shortages = identity.shortages
+        self._recycling = identity.recycling
         self._consumer = consumer
         self._caller = caller
         self._completion = completion
@@ -136,6 +137,7 @@ class NodeRunner:
         self._drop([run.claim for run in now])
         for run in late:
             self._slots.submit_beside(partial(self._complete_late, run, worker_id))
+        self._recycling.count(len(finished))
         return waiting
 
     def _complete_late(self, run: FinishedRun, worker_id: str) -> None:

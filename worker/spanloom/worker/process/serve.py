@@ -27,7 +27,15 @@ from spanloom.worker.process.health import Health
 from spanloom.worker.process.log_setup import configure_logging
 from spanloom.worker.process.otel_sdk import configure_sdk
 from spanloom.worker.process.resource_limits import limit_failure, watch_limits
-from spanloom.worker.process.supervisor import DUMP_SIGNAL, GAVE_UP, PARENT_PIPE, PULSE, PULSE_BYTES, READY_AT
+from spanloom.worker.process.supervisor import (
+    DUMP_SIGNAL,
+    GAVE_UP,
+    PARENT_PIPE,
+    PULSE,
+    PULSE_BYTES,
+    READY_AT,
+    RETIRES_AT,
+)
 from spanloom.worker.service import Phase
 from spanloom.worker.worker import Worker
 
@@ -49,8 +57,9 @@ def serve(
     After the signal nothing new is claimed, running nodes have their grace, and the other claims are given back. A
     second signal ends the grace. SIGHUP is like a first SIGTERM. If a handler, or a thread that it has started, does
     not end within the grace, the process exits here, or when the interpreter waits for it, with 0. If a part of the
-    worker stands still, the process exits with 75, to be replaced. Call it in the main thread. With `listen`, metrics
-    and health are served at that address until the worker has drained. `app` is the engine's name, as `module:name`.
+    worker stands still, the process exits with 75, to be replaced; so it does, after a drain, once `max_nodes` or
+    `max_memory` is reached. Call it in the main thread. With `listen`, metrics and health are served at that address
+    until the worker has drained. `app` is the engine's name, as `module:name`.
 
     Raises ConfigurationError for a store that other processes can't open, a port that is taken or an exporter that is
     missing, and the errors of Worker.run().
@@ -69,6 +78,10 @@ def serve(
         watch_limits()
         page.begin()
 
+    def recycle() -> None:
+        if not page.request_replacement():
+            exit_in_time.recycle()
+
     worker = Worker(
         engine,
         options,
@@ -76,6 +89,7 @@ def serve(
         beat=page.count,
         given_up=lambda: _leave(GAVE_UP),
         failure=_process_failure,
+        recycle=recycle,
         app=app,
     )
     exit_in_time = _TimelyExit(worker, options.grace_seconds)
@@ -102,9 +116,9 @@ def serve(
             page.end()
     engine.close()
     if not ended:  # a handler that does not end must not keep the process; its node run was given back
-        _leave(0)
+        _leave(exit_in_time.code)
     exit_in_time.worker_has_ended()
-    return 0
+    return exit_in_time.code
 
 
 def _process_failure() -> str | None:
@@ -135,6 +149,11 @@ class _PulsePage:
         self._count += 1
         self._write(0, struct.pack("=Q", self._count))
 
+    def request_replacement(self) -> bool:
+        """Have the supervisor replace this process, when it is its turn; False if there is no supervisor."""
+        self._write(RETIRES_AT, b"\x01")
+        return self._page is not None
+
     def end(self) -> None:
         """Have the supervisor watch no longer: the rest has a time limit here."""
         self._write(READY_AT, b"\x00")
@@ -154,6 +173,7 @@ class _TimelyExit:
         self._hurry = threading.Event()  # a signal has come after the grace had ended
         self._ended = threading.Event()
         self.supervised = False  #: a supervisor passes requests on
+        self.code = 0  #: the exit code
 
     def start(self) -> None:
         """Count from the time on at which the worker is to stop."""
@@ -161,6 +181,7 @@ class _TimelyExit:
 
     def stop(self) -> None:
         """Stop the worker; end its grace if it stops already, and the process if the grace has ended."""
+        self.code = 0
         if self._worker.state.aborting:
             self._hurry.set()
         self._worker.stop()
@@ -177,7 +198,13 @@ class _TimelyExit:
 
     def hang_up(self) -> None:
         """Stop the worker, unless it stops already."""
+        self.code = 0
         self._worker.state.advance(Phase.DRAINING)
+
+    def recycle(self) -> None:
+        """Stop the worker, unless it stops already, and exit with the code of a process that is to be replaced."""
+        if self._worker.state.advance(Phase.DRAINING):
+            self.code = GAVE_UP
 
     def worker_has_ended(self) -> None:
         """Give the rest of the grace to the threads that handlers have started."""
@@ -202,7 +229,7 @@ class _TimelyExit:
             second.wait(0.05)
         if not self._ended.is_set():
             _log.warning("exit_without_clean_up", worker=self._worker.name)
-        _leave(0)
+        _leave(self.code)
 
 
 def _leave(code: int) -> NoReturn:

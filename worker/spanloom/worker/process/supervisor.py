@@ -23,6 +23,7 @@ __all__ = ["GAVE_UP", "PARENT_PIPE", "PLAN", "PULSE", "Supervisor"]
 PARENT_PIPE = "SPANLOOM_PARENT_PIPE"  #: a descriptor; each byte is one request to stop, its end that nobody supervises
 PULSE = "SPANLOOM_PULSE"  #: a descriptor of a file in memory: the process counts in its first 8 bytes while it moves
 READY_AT = 8  #: the byte of that file which is set once the worker works
+RETIRES_AT = 9  #: the byte which the worker sets to be replaced, as it has run enough nodes or has grown too large
 PULSE_BYTES = 16  #: what follows in that file are the stacks of the process' threads, once DUMP_SIGNAL has come
 PLAN = "SPANLOOM_SUPERVISOR_PLAN"  #: the arguments of the Supervisor, as JSON
 
@@ -53,6 +54,7 @@ class _Child:
         self.pause = 0.0
         self.still = 0.0  #: for how many seconds it has not moved
         self.doomed_at: float | None = None
+        self.retires_by: float | None = None  #: when it must have ended, which was requested to end and be replaced
         self._pipe = -1
         self._page: mmap.mmap | None = None
         self._file = -1
@@ -75,7 +77,7 @@ class _Child:
             raise
         finally:
             os.close(read_end)
-        self.started, self.still, self.doomed_at = now, 0.0, None
+        self.started, self.still, self.doomed_at, self.retires_by = now, 0.0, None, None
 
     def close(self) -> None:
         """Forget a process that has ended, or could not start."""
@@ -91,6 +93,11 @@ class _Child:
     def ready(self) -> bool:
         """Whether it has ever worked."""
         return self._page is not None and self._page[READY_AT] != 0
+
+    @property
+    def wants_to_retire(self) -> bool:
+        """Whether it is to be replaced by a new process, in its turn."""
+        return self._page is not None and self._page[RETIRES_AT] != 0
 
     def moved(self) -> bool:
         """Return whether it has counted since the last call, or does not count yet."""
@@ -128,6 +135,9 @@ class Supervisor:
     A process that does not count for `stall_seconds` (0: for ever) is killed, with the processes that it has started.
     Only seconds in which the supervisor itself runs count, so that no process is killed because the machine or the
     supervisor was stopped; nor is one that a debugger traces.
+
+    A process that wants to retire is stopped with its grace, and replaced at once. They do so one after the other: the
+    next one goes on working until the new process works.
     """
 
     def __init__(
@@ -159,6 +169,8 @@ class Supervisor:
         self._read_at = time.monotonic()
         self._worked = False
         self._failed_starts = 0
+        self._retiring: _Child | None = None  # whose turn it is to be replaced, until its new process works
+        self._turn_until = 0.0
         self._code: int | None = None
 
     def run(self) -> int:
@@ -201,6 +213,8 @@ class Supervisor:
             self._worked = self._worked or child.ready
             if self._stall_seconds and child.process is not None:
                 self._watch(child, elapsed)
+        if not self._signals and self._code is None:
+            self._retire()
 
     def _start_due(self) -> None:
         for number, child in enumerate(self._children):
@@ -230,13 +244,33 @@ class Supervisor:
                     child.process.returncode = os.waitstatus_to_exitcode(status)
                     self._ended(child, child.process.returncode)
 
+    def _retire(self) -> None:
+        """Replace processes that want to retire, one at a time, the oldest first."""
+        one = self._retiring
+        if one is not None and one.retires_by is not None:
+            if self._now > one.retires_by:
+                self._kill(one, "it has not ended")
+            return
+        if one is not None and not (one.ready or self._now > self._turn_until):
+            return
+        self._retiring = min(
+            (child for child in self._children if child.wants_to_retire), key=lambda child: child.started, default=None
+        )
+        if self._retiring is not None:
+            self._retiring.retires_by = self._now + self._grace_seconds + _END_SECONDS
+            self._retiring.stop()
+
     def _ended(self, child: _Child, code: int) -> None:
+        retired = child.retires_by is not None
+        child.retires_by = None
+        if retired:
+            self._turn_until = self._now + _FIRST_SECONDS
         self._worked = self._worked or child.ready
         stalled = child.ready and (child.doomed_at is not None or code == GAVE_UP)  # after it has worked for a while
         child.close()
         if self._signals or self._code is not None:
             return
-        if code == 0 and self._burst:
+        if code == 0 and self._burst and not retired:
             self._worked = True
             self._children = [other for other in self._children if other is not child]
             return
@@ -249,7 +283,7 @@ class Supervisor:
                 self._log("no_worker_starts", exit_code=code, starts=self._failed_starts)
                 self._code = 1
                 return
-        self._postpone(child, at_once=stalled)
+        self._postpone(child, at_once=stalled or retired)
         if code != 0:
             self._log("worker_died", exit_code=code, restart_in=round(max(0.0, child.start_at - self._now), 1))
 
@@ -279,7 +313,8 @@ class Supervisor:
         """End all processes: within their grace, or at once at a second signal."""
         requests = self._stops()
         for child in self._children:
-            child.stop()
+            if child.retires_by is None:  # a second request would end its grace
+                child.stop()
         until = self._now + self._grace_seconds + _END_SECONDS
         while any(child.process is not None for child in self._children):
             self._turn(wakeups)
@@ -290,10 +325,13 @@ class Supervisor:
                     child.stop()
             if self._now > until:
                 for child in self._children:
-                    if child.process is not None and child.doomed_at is None:
-                        self._log("worker_killed", pid=child.process.pid, reason="it has not ended")
-                        child.doomed_at = self._now
-                    child.send(signal.SIGKILL, group=True)
+                    self._kill(child, "it has not ended")
+
+    def _kill(self, child: _Child, reason: str) -> None:
+        if child.process is not None and child.doomed_at is None:
+            self._log("worker_killed", pid=child.process.pid, reason=reason)
+            child.doomed_at = self._now
+        child.send(signal.SIGKILL, group=True)
 
     def _stops(self) -> int:
         return sum(number in _STOP for number in self._signals)
