@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import multiprocessing
 import os
 import time
@@ -395,3 +396,20 @@ def test_a_store_that_is_dropped_without_close_ends_its_sessions(
         while watcher.execute(left, [name]).fetchone() != (0,):
             assert time.monotonic() < give_up
             watcher.execute("select pg_sleep(0.01)")
+
+
+def test_a_sweep_returns_the_time_to_what_is_due_next(store: PostgresExecutionStore) -> None:
+    """Only the function knows it: a pass of an idle worker is one round trip."""
+
+    def due_in() -> float:
+        return store.sweep(heads={}, epoch=1).due_in_seconds
+
+    assert due_in() == math.inf
+    store.create_execution(request("single", None, delay_seconds=600))
+    assert 500 < due_in() <= 600
+    store.register_worker("w", name="w", host="h", pid=1, queues=["default"], lease_seconds=100)
+    assert 50 < due_in() <= 100
+    store.unregister_worker("w")
+    assert 500 < due_in() <= 600
+    store.create_execution(request("single", None, deadline_seconds=300))
+    assert due_in() <= 2, "its job is looked for"

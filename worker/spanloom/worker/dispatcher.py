@@ -93,6 +93,7 @@ class Dispatcher:
         """
         if not messages:
             return
+        self._held.claimed_at = time.monotonic()
         worker_id = self._lease.worker_id
         keys = [message.key for message in messages]
         answers = self._claim(keys, worker_id, token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 
 import structlog
@@ -12,6 +13,7 @@ from spanloom.engine.store.requests import Claim, NodeKey, Outcome, RecordReques
 __all__ = ["HeldClaims"]
 
 _log = structlog.get_logger("spanloom.worker")
+_QUIET_SECONDS = 60.0  #: after the last claim there is none in the store without an answer: no call takes so long
 
 
 class HeldClaims:
@@ -25,12 +27,19 @@ class HeldClaims:
         #: By id(): those on their way to a slot, or in it. Each change is one step of the dict.
         self.claims: dict[int, Claim] = {}
         self._suspects: set[tuple[NodeKey, int]] = set()
+        self.claimed_at = time.monotonic()  #: when claims were asked for last
 
     def check(self, worker_id: str) -> None:
         """Give back the worker's claims in the store that were in no slot at this check and at the last one.
 
-        One that is on its way to a slot is found by one check at most. Raises StoreUnavailable.
+        One that is on its way to a slot is found by one check at most. A worker that has run nothing for a minute reads
+        nothing. Raises StoreUnavailable.
         """
+        now = time.monotonic()
+        if self.claims or self._suspects:
+            self.claimed_at = now
+        elif now - self.claimed_at > _QUIET_SECONDS:
+            return
         stored = self._engine.store.list_claims(worker_id)
         held = {
             (claim.header.execution_id, claim.node.node_id, claim.node.item, claim.node.fence)

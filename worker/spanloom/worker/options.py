@@ -57,7 +57,9 @@ class WorkerOptions(BaseModel):
         description="How long a process may stand still, or a handler go on after its timeout, before the process is "
         "replaced; two leases at least. 0: for ever.",
     )
-    sweep_seconds: float = Field(default=0.5, gt=0, description="How often to look for what is due.")
+    sweep_seconds: float = Field(
+        default=0.5, gt=0, description="How often to look for what is due; an idle worker may do so half as often."
+    )
     lost_job_after_seconds: float = Field(
         default=2.0, gt=0, description="How long after its list has gone past it a job counts as lost."
     )

@@ -32,6 +32,7 @@ class Slots:
         self._brief = False  # the work that ended last took next to no time
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
+        self.ended = 0  #: how often a slot has become free
         self.failure: str | None = None  #: why the end of a node that ran here may be unknown
 
     @property
@@ -109,6 +110,7 @@ class Slots:
             with self._changed:
                 self._brief = time.monotonic() - started < _BRIEF_SECONDS
                 self._free += 1
+                self.ended += 1
                 self._changed.notify_all()
 
 

@@ -15,6 +15,7 @@ from spanloom.engine.errors import ConfigurationError, QueueUnavailable, StoreUn
 from spanloom.engine.queue.job_pusher import JobPusher
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.queue.redis_epoch import NO_EPOCH, Epoch
+from spanloom.engine.queue.redis_look import RedisLook
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import SweepResult
 from spanloom.engine.store.states import ExecutionStatus
@@ -23,6 +24,7 @@ from spanloom.worker.options import WorkerOptions
 from spanloom.worker.queue.depth import QueueDepths
 from spanloom.worker.queue.started_jobs import StartedJobCleaner
 from spanloom.worker.service import JOIN_SECONDS, WorkerEvents
+from spanloom.worker.slots import Slots
 from spanloom.worker.store_troubles import StoreTroubles
 
 __all__ = ["Sweeper"]
@@ -46,7 +48,9 @@ class Sweeper:
         options: WorkerOptions,
         events: WorkerEvents,
         troubles: StoreTroubles | None = None,
+        slots: Slots | None = None,
     ) -> None:
+        """With `slots`, passes are half as often while nothing runs there and the store has nothing due."""
         self._store = store
         self._troubles = troubles or StoreTroubles()
         self._queue = queue
@@ -58,6 +62,9 @@ class Sweeper:
         self.queue_depths = QueueDepths(queue)
         self._changed = threading.Condition()
         self._wake_at = float("inf")
+        self._slots = slots
+        self._ended = 0  # in the slots, as of the last pass
+        self._more_pause = 0.0  # after the regular one, unless something has run in a slot
         self._stopped = False
         self.started_jobs = StartedJobCleaner(store, queue, list_names)
         self._clean_at = time.monotonic() + random.uniform(0.5, 1.0) * _CLEAN_SECONDS  # noqa: S311  as below
@@ -75,7 +82,7 @@ class Sweeper:
     @property
     def longest_pause(self) -> float:
         """Seconds that may pass between two passes if no server is slow."""
-        return max(1.2 * self._options.sweep_seconds, 1.2 * _MAX_PAUSE) + _RENEWAL_SECONDS
+        return max(1.2 * 2 * self._options.sweep_seconds, 1.2 * _MAX_PAUSE) + _RENEWAL_SECONDS
 
     def start(self) -> None:
         """Start the thread."""
@@ -115,24 +122,28 @@ class Sweeper:
         Raises StoreUnavailable, ConfigurationError, and QueueUnavailable once the store is swept.
         """
         epoch, away = NO_EPOCH, None
+        look: RedisLook | None = None
+        self._ended, self._more_pause = 0 if self._slots is None else self._slots.ended, 0.0
         try:
-            epoch = self._epoch.check()
+            look = self._queue.look()
+            epoch = self._epoch.check(look)
         except QueueUnavailable as error:
             epoch, away = NO_EPOCH, error
         moved: Counter[str] = Counter()
-        more = True
+        more, due_in = True, 0.0
         while more and not self._stopped:  # a stop must not wait for many passes
             heads: Mapping[str, datetime | None] = {}  # an unknown list is not used to find lost jobs
             if away is None:
                 try:
-                    heads = self._queue.heads(self._list_names, seen=self._events.lists_seen)
+                    heads = self._queue.heads(self._list_names, seen=self._events.lists_seen, look=look)
+                    look = None  # for the next turn it is old
                 except QueueUnavailable as error:
                     epoch, away = NO_EPOCH, error
             swept = self._store.sweep(
                 heads=heads, epoch=epoch, lost_job_after_seconds=self._options.lost_job_after_seconds
             )
             moved.update(swept.moved)
-            more = swept.more
+            more, due_in = swept.more, 0.0 if swept.errors else swept.due_in_seconds
             self._report(swept, heads)
             if away is None and (swept.jobs or swept.ended):
                 try:
@@ -145,6 +156,9 @@ class Sweeper:
             self._clean_at = 0.0
         if away is not None:
             raise away
+        if not moved.total():
+            usual = self._options.sweep_seconds
+            self._more_pause = max(0.0, min(due_in - usual, usual))
         if time.monotonic() >= self._clean_at:
             self.started_jobs.clean()
             self._queue.drop_empty_side_lists()
@@ -213,12 +227,18 @@ class Sweeper:
             return not self._changed.wait_for(lambda: self._stopped, _RENEWAL_SECONDS)
 
     def _wait(self, seconds: float) -> bool:
-        regular = time.monotonic() + seconds
+        regular, more = time.monotonic() + seconds, self._more_pause
         with self._changed:
             while not self._stopped:
-                remaining = min(regular, self._wake_at) - time.monotonic()
-                if remaining <= 0:
+                now = time.monotonic()
+                if now >= regular and more and self._idle():
+                    regular, more = now + more, 0.0
+                if now >= min(regular, self._wake_at):
                     self._wake_at = float("inf")
                     return True
-                self._changed.wait(remaining)
+                self._changed.wait(min(regular, self._wake_at) - now)
             return False
+
+    def _idle(self) -> bool:
+        """Return whether nothing has run in the slots since the last pass."""
+        return self._slots is not None and not self._slots.busy and self._slots.ended == self._ended

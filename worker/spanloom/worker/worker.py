@@ -99,7 +99,7 @@ class Worker:
         )
         self._consumer = JobConsumer(engine.queue, options.queues, name, renew_seconds=self._lease.renew_seconds)
         lists = self._consumer.list_names
-        self._slots = Slots(options.concurrency, f"spanloom-{name}")
+        self._slots = slots = Slots(options.concurrency, f"spanloom-{name}")
         self._briefness = Briefness()
         self._unknown_types = UnknownTypeFilter(self._consumer, engine.registry)
         side_lists = SideListFollower(self._consumer, lambda: {*engine.registry.types, *BUILT_IN})
@@ -120,7 +120,7 @@ class Worker:
             delayed=lambda seconds: self._sweeper.due_in(seconds),
             lists_seen=side_lists.follow,
         )
-        self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, lists, options, self._events, troubles)
+        self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, lists, options, self._events, troubles, slots)
         self._held = HeldClaims(engine)
         self._dispatcher = Dispatcher(
             engine, self._consumer, self._slots, self._briefness, self._lease, self._held, troubles, self._events

@@ -23,6 +23,7 @@ from spanloom.engine.queue.circuit_breaker import CircuitBreaker
 from spanloom.engine.queue.keys import RedisKeys
 from spanloom.engine.queue.message import JOB_FUNCTION, MOST_ID_BYTES, MOST_JOB_BYTES, NodeMessage
 from spanloom.engine.queue.redis_client import BLOCKING_SECONDS, redis_client, redis_location
+from spanloom.engine.queue.redis_look import RedisLook
 from spanloom.engine.queue.redis_probe import RedisProbe
 from spanloom.engine.queue.redis_refusals import WrongKeyType, bounded_text, is_of_one_key, is_passing
 from spanloom.engine.queue.side_lists import base_list
@@ -89,6 +90,7 @@ class NodeQueue:
             rf"{re.escape(namespace)}\.[A-Za-z0-9_-]{{1,100}}(\.high|\.low)?(@[A-Za-z0-9%._~-]+)?"
         ).fullmatch
         self._named: set[str | bytes] = set()
+        self._known_keys: list[str] = []  # of the lists of which heads() has returned the heads last
 
     @property
     def location(self) -> str:
@@ -172,7 +174,21 @@ class NodeQueue:
                     what = {"key": bounded_text(key), "found": found.decode(), "expected": wanted, "moved_to": aside}
                     _log.warning("key_displaced", **what)
 
-    def known_lists(self, named: Iterable[str]) -> list[str]:
+    def look(self) -> RedisLook:
+        """Read all that check() of the epoch and heads() need, in one round trip. Raises QueueUnavailable."""
+        keys = self._known_keys
+        with self.breaker.guard():
+            pipeline = self.redis.pipeline(transaction=False)
+            pipeline.get(self.keys.epoch)
+            pipeline.info("server")
+            pipeline.smembers(self.keys.queues)
+            self._add_heads(pipeline, keys)
+            return RedisLook(pipeline.execute(raise_on_error=False), keys)
+
+    def _add_heads(self, client: Any, keys: Sequence[str]) -> Any:
+        return client.eval(_HEADS, len(keys), *keys, self.keys.job(""), MOST_ID_BYTES, MOST_JOB_BYTES)
+
+    def known_lists(self, named: Iterable[str], look: RedisLook | None = None) -> list[str]:
         """Return the lists in `named` and every other list of the namespace in RQ's set, in order.
 
         A member of the set that is the name of no list is passed over, and so are all if they are thousands. Raises
@@ -180,7 +196,7 @@ class NodeQueue:
         """
         try:
             with self.breaker.guard():
-                members = self.redis.smembers(self.keys.queues)
+                members = self.redis.smembers(self.keys.queues) if look is None else look.lists()
         except WrongKeyType:
             self._name_once(self.keys.queues, "no set")
             members = set()
@@ -196,23 +212,29 @@ class NodeQueue:
         return sorted(named) if len(known) > _MOST_LISTS else sorted(known)
 
     def heads(
-        self, list_names: Iterable[str], *, seen: Callable[[Sequence[str]], object] = lambda names: None
+        self,
+        list_names: Iterable[str],
+        *,
+        seen: Callable[[Sequence[str]], object] = lambda names: None,
+        look: RedisLook | None = None,
     ) -> dict[str, datetime | None]:
         """Return, by `queue_key`, the time at which the first job of each list was pushed; None for an empty list.
 
         Covers the lists in `list_names` and every other list of the namespace in RQ's set, and calls `seen` with all of
         them. The first job of a side list stands under `{queue_key}@{node type}`; an empty side list is left out. So is
         a key that is no list, and is moved aside if it is in `list_names`, and a list whose first job is none of ours:
-        the next call will find another one. Raises QueueUnavailable.
+        the next call will find another one. The answers in `look` are not read again. Raises QueueUnavailable.
         """
         own = set(list_names)
-        names = self.known_lists(own)
+        names = self.known_lists(own, look)
         seen(names)
         if not names:
             return {}
-        keys = [self.keys.queue(name) for name in names]
+        self._known_keys = keys = [self.keys.queue(name) for name in names]
         with self.breaker.guard():
-            answers = self.redis.eval(_HEADS, len(keys), *keys, self.keys.job(""), MOST_ID_BYTES, MOST_JOB_BYTES)
+            answers = None if look is None else look.heads(keys)
+            if answers is None:
+                answers = self._add_heads(self.redis, keys)
         heads: dict[str, datetime | None] = {}
         for name, key, answer in zip(names, keys, answers, strict=True):
             base, tag = base_list(name)

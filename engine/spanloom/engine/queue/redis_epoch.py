@@ -12,6 +12,7 @@ from spanloom.engine.errors import ConfigurationError, QueueUnavailable
 from spanloom.engine.logs import Logger
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.queue.redis_client import check_version
+from spanloom.engine.queue.redis_look import RedisLook
 from spanloom.engine.queue.redis_refusals import WrongKeyType, bounded_text
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import EpochState
@@ -54,16 +55,18 @@ class Epoch:
                 self._checked = time.monotonic()  # not before every start
         return self.number
 
-    def check(self) -> int:
+    def check(self, look: RedisLook | None = None) -> int:
         """Read Redis' mark, raise the store's epoch if Redis has lost its data, and return the epoch.
 
+        `look` has the answers of Redis of a moment ago, if there are any.
         Raises QueueUnavailable, StoreUnavailable, and ConfigurationError if the namespace in this Redis belongs to
         another store, or if this Redis is too old.
         """
         with self._lock:
             state = self._state or self._store.get_epoch()
             for pause in _PAUSES:
-                number, run_id = self._read(state.store_id)
+                number, run_id = self._read(state.store_id, look)
+                look = None  # not for a second reading
                 if number is not None and number > state.epoch:
                     state = self._store.get_epoch()
                 # A number below the store's was written late, after another loss, or comes from an old snapshot.
@@ -92,15 +95,15 @@ class Epoch:
             if mark is not None and mark.startswith(state.store_id.encode()):
                 self._queue.redis.delete(self._queue.keys.epoch)
 
-    def _read(self, store_id: str) -> tuple[int | None, str | None]:
+    def _read(self, store_id: str, look: RedisLook | None = None) -> tuple[int | None, str | None]:
         """Return the epoch in Redis, None if it is missing, and the run id of the server."""
         try:
             with self._queue.breaker.guard():
-                mark = self._queue.redis.get(self._queue.keys.epoch)
+                mark = self._queue.redis.get(self._queue.keys.epoch) if look is None else look.mark()
         except WrongKeyType:
             mark = b""
         with self._queue.breaker.guard():
-            run_id = self._run_id()
+            run_id = self._run_id(look)
         if mark is None:
             return None, run_id
         found = _MARK(mark)
@@ -122,10 +125,10 @@ class Epoch:
         with self._queue.breaker.guard():
             self._queue.redis.set(self._queue.keys.epoch, f"{state.store_id} {state.epoch}", ex=lasts)
 
-    def _run_id(self) -> str | None:
+    def _run_id(self, look: RedisLook | None) -> str | None:
         """Return the server's run id, None if it does not report one. Raises ConfigurationError if it is too old."""
         try:
-            server = self._queue.redis.info("server")
+            server = self._queue.redis.info("server") if look is None else look.server()
         except ResponseError:
             return None  # fakeredis, and some managed services, have no INFO: only the key is checked
         check_version(self._queue.redis, server.get("redis_version"))

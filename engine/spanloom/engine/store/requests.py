@@ -363,6 +363,9 @@ class SweepResult:
     more: bool = False  # the limit was reached and rows were moved or deferred: call again
     ended: Sequence[str] = ()  # executions that ended in this pass (deadline)
     errors: Mapping[str, SpanloomError] = field(default_factory=dict)
+    #: No row that is there becomes due, and no lease lapses, before so many seconds; inf: none ever does. 0: a store
+    #: need not find out, and then its sweepers look as often as ever.
+    due_in_seconds: float = field(default=0.0, compare=False)
 
 
 ClaimAnswer = Claim | Refusal | SpanloomError

@@ -33,7 +33,9 @@ def instrument(store: ExecutionStore, queue: NodeQueue) -> None:
     if instruments() is None:
         return
     _instrument_store(store)
-    instrument_calls(queue, {"push": "push", "heads": "heads", "ping": "ping", "check_for_worker": "ping"})
+    instrument_calls(
+        queue, {"push": "push", "look": "look", "heads": "heads", "ping": "ping", "check_for_worker": "ping"}
+    )
 
 
 def _instrument_store(store: ExecutionStore) -> None:

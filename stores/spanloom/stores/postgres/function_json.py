@@ -7,6 +7,7 @@ are strings in it, which Postgres never parses: they come back to the letter.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache, partial
@@ -352,4 +353,7 @@ def swept(answer: str) -> SweepResult:
     """Read the result of sweep_v1."""
     document = json.loads(answer)
     pushes = jobs(document["jobs"], from_micros(document["at"]))
-    return SweepResult(pushes, document["moved"] or {}, document["more"], tuple(document["ended"] or ()))
+    due_in = math.inf if document["due_in"] is None else float(document["due_in"])
+    return SweepResult(
+        pushes, document["moved"] or {}, document["more"], tuple(document["ended"] or ()), due_in_seconds=due_in
+    )

@@ -89,6 +89,7 @@ class JobConsumer:
         self._published = 0.0
         self._owed: list[Callable[[Any], None]] = []
         self._blocked = False
+        self._empty = False  # the lists were so long empty as the last fetch has waited
         self._started: dict[str, str] = {}  # job id -> list name, of jobs that run here now
         self._refused, self._refused_since = 0, 0.0
         self._more_urgent = {one: self._lists[:number] for number, one in enumerate(served)}
@@ -104,12 +105,14 @@ class JobConsumer:
         served = self._served
         # From a Redis that is out of memory jobs can still be taken: maybe it is they that fill it.
         with self._guard(anyway=self._queue.breaker.is_refusing):
-            fetched = self._pop(count, served)
+            empty, self._empty = self._empty and self._in_hand is None and block_seconds > 0, False
+            fetched = [] if empty and self._may_block() else self._pop(count, served)
             if not fetched and block_seconds > 0 and self._may_block():
                 try:
                     popped = self._queue.blocking.blpop([self._wake_key, *served.keys], timeout=block_seconds)
                 finally:
                     self._blocked = False
+                self._empty = popped is None
                 if popped is not None and (key := popped[0].decode()) != self._wake_key:
                     self._in_hand = (key, popped[1])
                     fetched = self._pop(count, served)

@@ -71,15 +71,23 @@ class RqRegistration(BaseWorker):
 
     def _heartbeat(self, busy: bool) -> bool:
         with self._breaker.guard():
-            if not self.connection.hexists(self.key, "birth"):
-                # RQ would take the counters written after a flush for a namesake.
+            born, suspended = self._send(busy)
+            if not born:
+                # RQ would take what was written after a flush for a namesake.
                 self.connection.hset(self.key, "death", "")
-                self.register_birth()  # type: ignore[no-untyped-call]  # RQ leaves it untyped, as the two below
-            with self.connection.pipeline(transaction=False) as pipeline:
-                self.heartbeat(self.worker_ttl, pipeline=pipeline)
-                self.set_state(WorkerStatus.BUSY if busy else WorkerStatus.IDLE, pipeline=pipeline)
-                pipeline.exists(WORKERS_SUSPENDED)
-                return bool(pipeline.execute()[-1])
+                self.register_birth()  # type: ignore[no-untyped-call]  # RQ leaves it untyped
+                _, suspended = self._send(busy)
+            return suspended
+
+    def _send(self, busy: bool) -> tuple[bool, bool]:
+        """Send one heartbeat; return whether the worker was registered before, and whether workers are suspended."""
+        with self.connection.pipeline(transaction=False) as pipeline:
+            pipeline.hexists(self.key, "birth")
+            self.heartbeat(self.worker_ttl, pipeline=pipeline)
+            self.set_state(WorkerStatus.BUSY if busy else WorkerStatus.IDLE, pipeline=pipeline)
+            pipeline.exists(WORKERS_SUSPENDED)
+            answers = pipeline.execute()
+            return bool(answers[0]), bool(answers[-1])
 
     def unregister(self) -> None:
         """Remove the registration."""

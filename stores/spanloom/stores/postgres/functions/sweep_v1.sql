@@ -1,4 +1,4 @@
--- Move at most p_limit rows that are due. Returns {at, jobs, moved, more, ended}.
+-- Move at most p_limit rows that are due. Returns {at, jobs, moved, more, ended, due_in}: the seconds to the next due row.
 -- It never waits: executions and runs that other transactions have locked are left to the next pass, so it can't deadlock.
 -- `more` is true only if the limit was reached and this pass moved or deferred a row; locked rows do not count.
 
@@ -245,7 +245,11 @@ begin
             from (select cause, count(*) as number from unnest(v_causes || v_new_causes) as c (cause) group by cause) m
         ),
         'more', v_seen >= p_limit and v_touched > 0,
-        'ended', to_json(v_ended)
+        'ended', to_json(v_ended),
+        'due_in', extract(epoch from least(
+            (select min(due_at) from {schema}.node_runs),
+            (select min(lease_until) from {schema}.workers where released_at is null)
+        ) - v_now)
     )::text;
 end
 $$;
