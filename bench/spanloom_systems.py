@@ -47,7 +47,7 @@ class SpanloomSystem(System):
             if self.name == "memory":
                 stack.enter_context(engine.start_workers(WORKERS))
             else:
-                command = [sys.executable, "-m", "spanloom.cli", "worker", "app:engine"]
+                command = [sys.executable, "-m", "spanloom.cli", "worker", "app:engine", "--processes", "1"]
                 environment = {"SPANLOOM_STORE_URL": store_url, "SPANLOOM_REDIS_URL": ground.redis.url}
                 stack.enter_context(
                     worker_processes(

@@ -18,6 +18,7 @@ from e2e.support.harness import System, WorkerProcess, until, worker_processes
 from e2e.support.harness import system as new_system
 from e2e.support.receivers import otlp_receiver
 from spanloom.testing.servers import PostgresServer, RedisServer
+from spanloom.worker import WorkerOptions
 
 FAST = ("--lease", "1")
 AT_ONCE_SECONDS = 4.0  # for several answers, of which one waits for 1.5 s
@@ -76,13 +77,7 @@ def test_what_is_scraped_is_what_happened(idle_system: System, monkeypatch: pyte
     assert value(samples, "spanloom_store_call_duration_seconds_count", spanloom_store_operation="record") >= 4
     assert value(samples, "spanloom_sweep_moved_total", spanloom_sweep_cause="retry") >= 1
     assert value(samples, "target_info", service_name="spanloom-worker", service_instance_id="w-1") == 1
-    assert (
-        value(
-            samples,
-            "spanloom_worker_slots",
-        )
-        == 4
-    )
+    assert value(samples, "spanloom_worker_slots") == WorkerOptions().concurrency
     # The same provider has a second reader, and both were told.
     assert [point.resource["service.instance.id"] for point in ended] == ["w-1"]
 

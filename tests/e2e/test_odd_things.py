@@ -105,7 +105,7 @@ def worker_into(log: int, system: System) -> Iterator[subprocess.Popen[bytes]]:
     """Run a worker whose log goes into this file, which is closed here."""
     urls = {"SPANLOOM_STORE_URL": system.store_url, "SPANLOOM_REDIS_URL": system.redis_url}
     worker = subprocess.Popen(
-        [sys.executable, "-m", "spanloom.cli", "worker", APP],
+        [sys.executable, "-m", "spanloom.cli", "worker", APP, "--processes", "1"],
         cwd=TESTS,
         env={**os.environ, **urls, "BEHAVIOUR_REDIS_URL": system.redis_url, "SPANLOOM_LOG_FORMAT": "json"},
         stdout=log,

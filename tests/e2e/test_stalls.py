@@ -44,6 +44,8 @@ class Supervised:
         self, *options: str, app: str = APP, folder: Path = TESTS, flags: tuple[str, ...] = (), shell: str = ""
     ) -> Iterator[subprocess.Popen[bytes]]:
         """Run `spanloom worker` while the block lasts, in an interpreter of its own; kill it if it goes on then."""
+        if "--processes" not in options:
+            options = ("--processes", "1", *options)
         command = [sys.executable, *flags, "-P", "-m", "spanloom.cli", "worker", app, *options]
         if shell:
             command = ["/bin/sh", "-c", f'exec "$@" {shell}', "sh", *command]

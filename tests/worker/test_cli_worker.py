@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from pydantic import ByteSize
@@ -10,6 +11,7 @@ from pydantic import ByteSize
 from spanloom.cli.exit_codes import DONE, MISTAKE, run
 from spanloom.engine import NodeRegistry, WorkflowEngine
 from spanloom.worker import Listen, WorkerOptions
+from spanloom.worker.process.cpus import usable_cpus
 from spanloom.worker.process.supervised import SupervisedProcess
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -79,11 +81,49 @@ def test_what_was_told_is_what_it_works_by(served: list[WorkerOptions]) -> None:
     ]
 
 
-def test_without_being_told_it_has_the_options_own_defaults_and_a_supervisor(
-    served: list[WorkerOptions], supervised: list[tuple[int, WorkerOptions]]
+@pytest.mark.parametrize(("cpus", "processes"), [(1, 1), (3, 3), (64, 4)])
+def test_without_being_told_it_has_the_options_own_defaults_and_a_process_for_each_cpu_up_to_four(
+    served: list[WorkerOptions],
+    supervised: list[tuple[int, WorkerOptions]],
+    monkeypatch: pytest.MonkeyPatch,
+    cpus: int,
+    processes: int,
 ) -> None:
+    monkeypatch.setattr("spanloom.cli.commands.worker.usable_cpus", lambda: cpus)
     assert run(["worker", "shop:engine"]) == DONE
-    assert (served, supervised) == ([], [(1, WorkerOptions())])
+    assert (served, supervised) == ([], [(processes, WorkerOptions())])
+
+
+def test_a_worker_with_a_name_is_one_process(
+    supervised: list[tuple[int, WorkerOptions]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spanloom.cli.commands.worker.usable_cpus", lambda: 8)
+    assert run(["worker", "shop:engine", "--name", "one"]) == DONE
+    assert supervised == [(1, WorkerOptions(name="one"))]
+
+
+@pytest.mark.parametrize(
+    ("limits", "cpus"),
+    [
+        ({"a/b": "max 100000", "a": "max 100000"}, None),
+        ({"a/b": "250000 100000"}, 2),
+        ({"a/b": "50000 100000"}, 1),
+        ({"a/b": "max 100000", "a": "100000 100000"}, 1),
+        ({}, None),
+    ],
+)
+def test_the_limits_of_a_container_and_of_what_it_is_in_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, str], cpus: int | None
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2, 3, 4}, raising=False)
+    for group, limit in limits.items():
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / group / "cpu.max").write_text(f"{limit}\n")
+    own = tmp_path / "own"
+    own.write_text("1:cpuset:/\n0::/a/b\n")
+
+    assert usable_cpus(tmp_path, own) == (cpus or 4)
+    assert usable_cpus(tmp_path, tmp_path / "missing") == 4
 
 
 def test_each_of_several_processes_works_by_the_same_options(

@@ -47,8 +47,8 @@ class WorkerProcess:
             "SPANLOOM_LOG_FORMAT": "json",
             "BEHAVIOUR_REDIS_URL": handlers_redis_url or redis_url,
         }
-        if not {"--processes", "--stall"} & {*options}:
-            options = (*options, *ALONE)
+        if "--processes" not in options:
+            options = (*options, "--processes", "1", *(() if "--stall" in options else ALONE))
         self.process = ForkedProcess(["worker", APP, *options], TESTS, environment, new_session=new_session)
         self.lines: list[str] = []
         self.waited = False  # somebody has looked at its exit code

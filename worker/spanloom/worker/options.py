@@ -32,7 +32,7 @@ class WorkerOptions(BaseModel):
         min_length=1,
         description="Which queues to serve, each with its high, normal and low list; an earlier one goes first.",
     )
-    concurrency: int = Field(default=4, ge=1, le=1000, description="How many nodes run at once in each process.")
+    concurrency: int = Field(default=8, ge=1, le=1000, description="How many nodes run at once in each process.")
     name: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9_.-]{1,100}$",
