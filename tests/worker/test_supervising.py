@@ -64,6 +64,18 @@ page[8], page[9] = 1, first
     )
     + "\nfor _ in requests(): os._exit(0)"
 )
+#: It is to be replaced, leaves a file at the first request to end, and ends at the second.
+RETIRES_SLOWLY = (
+    WORKS
+    + """
+page[9] = 1
+requested = requests()
+next(requested)
+open(f"{sys.argv[1]}/asked", "w").close()
+next(requested)
+os._exit(0)
+"""
+)
 NEVER_ENDS = WORKS + "\npage[9] = 1\nfor _ in requests(): pass"
 _CHILD_SUBREAPER = 36  #: of prctl: orphans below this process become its children, as they do below the first one
 
@@ -206,6 +218,21 @@ def test_processes_that_are_to_be_replaced_are_so_one_after_the_other(supervise:
     until(lambda: sum(map(psutil.pid_exists, made.started)) == 2)
     made.process.terminate()
     assert made.end() == (0, []), "nothing died"
+
+
+def test_a_signal_leaves_one_that_is_being_replaced_its_grace_and_a_second_one_ends_it(
+    supervise: Callable[..., Supervising],
+) -> None:
+    made = supervise(RETIRES_SLOWLY)
+    until((made.folder / "asked").exists)
+
+    made.process.terminate()
+    threading.Event().wait(0.5)
+    assert made.process.poll() is None, "it was requested to end once, by its supervisor"
+    made.process.terminate()
+
+    assert made.end() == (0, [])
+    assert len(made.started) == 1
 
 
 def test_a_burst_goes_on_with_the_new_process(supervise: Callable[..., Supervising]) -> None:
