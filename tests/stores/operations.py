@@ -90,7 +90,7 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "insert_execution": lambda tx: [tx.insert_execution(CREATED, 1, ExecutionStatus.PENDING) for _ in range(2)],
     "children": lambda tx: tx.children(ID, ["w1", "w2"]),
     "lock_descendants": lambda tx: tx.lock_descendants([ID]),
-    "lock_family": lambda tx: tx.lock_family(ID),
+    "lock_families": lambda tx: [tx.lock_families([ID]), tx.lock_families([CHILD, ID]), tx.lock_families([])],
     "header": lambda tx: [tx.header(tx.executions([one])[one]) for one in (ID, CHILD)],
     "update_executions": lambda tx: tx.update_executions(
         list(tx.executions([ID]).values()), revise=True, priority="low"
@@ -165,9 +165,11 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "release_lapsed_leases": lambda tx: tx.release_lapsed_leases(),
     "set_status": lambda tx: _executions(tx, ExecutionStatus.COMPLETED),
     "ended_roots": lambda tx: [
-        tx.ended_roots(tx.after(timedelta(1)), after, 9)
+        tx.ended_roots(status, tx.after(timedelta(1)), after, 9)
         for after in (None, (tx.after(timedelta(-1)), ID), (tx.now, ID))
+        for status in ("completed", "failed")
     ],
+    "lock_keys": lambda tx: tx.lock_keys([ID, CHILD]),
     "delete_executions": lambda tx: [tx.delete_executions([ID, CHILD]), tx.executions([ID, CHILD])],
     "delete_expired_keys": lambda tx: tx.delete_expired_keys(9),
 }  # fmt: skip

@@ -21,7 +21,7 @@ from spanloom.stores.postgres.time_limit import long
 from spanloom.stores.postgres.url import DEFAULT_NAMESPACE, Location
 from spanloom.stores.schema import events, metadata
 from spanloom.stores.sql.base import Upsert, canonical_id
-from spanloom.stores.sql.paging import bad_cursor
+from spanloom.stores.sql.lists.paging import bad_cursor
 from spanloom.stores.sql.reads import ANY_SIZE
 from spanloom.stores.version import check_version
 

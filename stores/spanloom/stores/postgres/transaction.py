@@ -52,6 +52,12 @@ _NEWER_SPAN = "ON CONFLICT (execution_id, span_id) DO UPDATE SET " + ", ".join(
 class PostgresTransaction(SqlTransaction):
     """A write transaction that buffers events until `flush`, which writes them in order."""
 
+    # One look-up for each member, whatever the statistics are.
+    children_joined = (
+        "CROSS JOIN LATERAL (SELECT c.id FROM {s}executions c "
+        "WHERE c.parent_id = member_id AND c.parent_id IS NOT NULL OFFSET 0) x"
+    )
+
     def __init__(
         self,
         connection: psycopg.Connection[Any],
@@ -167,22 +173,27 @@ class PostgresTransaction(SqlTransaction):
         rows = map(self._run_row, self._all(statement, names))
         return {row.key: row for row in rows}
 
-    def lock_family(self, root: str) -> list[ExecutionRow] | None:
-        """See Transaction.lock_family. Reads, locks and reads again: a locked execution gets no further child."""
-        before = self._family(root)
-        statement = "SELECT id FROM {s}executions WHERE id = ANY(:ids::uuid[]) FOR UPDATE SKIP LOCKED"
-        if len(self._all(statement, {"ids": [row.id for row in before]})) < len(before):
-            return None
-        after = self._family(root)
-        return after if {row.id for row in after} == {row.id for row in before} else None
-
-    def _hold_keys(self, ids: Sequence[str]) -> bool:
-        # A start that repeats one of these keys holds its lock until the end of its transaction.
+    def lock_keys(self, ids: Sequence[str]) -> set[str]:
+        """See Transaction.lock_keys. A start that repeats one of them holds its lock until its transaction ends."""
         condition = "FROM {s}idempotency_keys WHERE execution_id = ANY(:ids::uuid[])"
         every = {"ids": list(ids)}
-        named = self._all(f"SELECT workflow_id, key {condition}", every)
-        held = self._all(f"SELECT workflow_id, key {condition} FOR UPDATE SKIP LOCKED", every)
-        return len(named) == len(held)
+        named = self._all(f"SELECT workflow_id, key, execution_id {condition}", every)
+        held = self._all(f"SELECT workflow_id, key, execution_id {condition} FOR UPDATE SKIP LOCKED", every)
+        return {str(execution_id) for _, _, execution_id in set(named) - set(held)}
+
+    def _lock_members(self, ids: Sequence[str]) -> set[str]:
+        statement = "SELECT id FROM {s}executions WHERE id = ANY(:ids::uuid[]) FOR UPDATE SKIP LOCKED"
+        return {str(execution_id) for (execution_id,) in self._all(statement, {"ids": list(ids)})}
+
+    def _delete_metadata(self, ids: Sequence[str]) -> None:
+        # Without bringing them here; each pair is looked up by the whole key.
+        self._run(
+            "DELETE FROM {s}execution_metadata m "
+            "USING {s}executions x CROSS JOIN LATERAL json_each_text(x.metadata::json) p "
+            "WHERE x.id = ANY(:ids::uuid[]) AND m.key = p.key AND m.value = p.value "
+            "AND m.created_at = x.created_at AND m.execution_id = x.id",
+            [{"ids": list(ids)}],
+        )
 
     # ---- history and telemetry ----
 
@@ -261,13 +272,3 @@ class PostgresTransaction(SqlTransaction):
         lock = "FOR NO KEY UPDATE" if alone else "FOR SHARE"
         statement = f"SELECT {EXECUTION} FROM {{s}}executions WHERE id = ANY(:ids::uuid[]) ORDER BY id {lock}"
         return self._executions_of(statement + ("" if wait else " SKIP LOCKED"), ids)
-
-    def _family(self, root: str) -> list[ExecutionRow]:
-        rows = self._all(
-            "WITH RECURSIVE family (family_id, level) AS (SELECT :root::uuid, 0 UNION ALL "
-            "SELECT c.id, level + 1 FROM family CROSS JOIN LATERAL (SELECT x.id FROM {s}executions x "
-            "WHERE x.parent_id = family_id AND x.parent_id IS NOT NULL OFFSET 0) c) "
-            f"SELECT {EXECUTION} FROM family JOIN {{s}}executions ON id = family_id ORDER BY level, id",
-            {"root": root},
-        )
-        return [self._execution(row) for row in rows]

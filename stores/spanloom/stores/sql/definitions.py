@@ -16,7 +16,7 @@ from spanloom.engine.workflow.definitions import Workflow
 from spanloom.engine.workflow.validation import edges
 from spanloom.stores.schema import workflow_edges, workflow_versions, workflows
 from spanloom.stores.sql.base import SqlStoreBase
-from spanloom.stores.sql.paging import page, sort_key
+from spanloom.stores.sql.lists.paging import page, sort_key
 
 __all__ = ["SqlVersions"]
 

@@ -10,19 +10,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from spanloom.engine.limits import MAX_METADATA_PAIRS
 from spanloom.engine.store.models import Event, Execution, ExecutionFilter, NodeRun, Page, StoreStats
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import END, PARENT, START
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
-from spanloom.engine.store.texts import check_exact, check_filter
+from spanloom.engine.store.texts import check_exact
 from spanloom.stores.schema import (
-    EXECUTIONS_OPEN,
-    Id,
+    EXECUTIONS_NOT_COMPLETED,
     Instant,
-    execution_metadata,
     executions,
-    from_micros,
     node_results,
     node_runs,
     to_micros,
@@ -34,7 +30,8 @@ from spanloom.stores.sql.attempts import SqlAttempts
 from spanloom.stores.sql.base import canonical_id
 from spanloom.stores.sql.definitions import SqlVersions
 from spanloom.stores.sql.leases import SqlLeases
-from spanloom.stores.sql.paging import bad_cursor, page, sort_key
+from spanloom.stores.sql.lists.filters import count_query, list_query
+from spanloom.stores.sql.lists.paging import page
 from spanloom.stores.sql.payloads import SqlPayloads, fitting, octet_length, read_data, read_inputs, size_of
 from spanloom.stores.sql.span_exports import SqlExports
 from spanloom.stores.sql.telemetry import SqlTelemetry
@@ -99,20 +96,7 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Sq
         data_limit: int | None = None,
     ) -> Page[Execution]:
         """See ExecutionReads.list_executions."""
-        conditions = _conditions(filter)
-        if cursor is not None:
-            created_at, last_id = sort_key(cursor, int, str)
-            if canonical_id(last_id) != last_id:
-                raise bad_cursor(cursor)
-            # A single row comparison, so that an index on (created_at, id) can seek.
-            last = sa.tuple_(sa.literal(from_micros(created_at), Instant), sa.literal(last_id, Id))
-            conditions.append(sa.tuple_(executions.c.created_at, executions.c.id) < last)
-        query = (
-            _listed(data=data_limit is None)
-            .where(*conditions)
-            .order_by(executions.c.created_at.desc(), executions.c.id.desc())
-            .limit(limit + 1)
-        )
+        query = list_query(_listed(data=data_limit is None), filter, cursor, limit + 1)
         with self._reading() as connection:
             rows = connection.execute(query).all()
             read = partial(_listed_execution, _inputs(connection, rows, data_limit))
@@ -121,9 +105,7 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Sq
     def get_execution_count(self, filter: ExecutionFilter | None = None) -> int:
         """See ExecutionReads.get_execution_count."""
         with self._reading() as connection:
-            return connection.scalars(
-                sa.select(sa.func.count()).select_from(executions).where(*_conditions(filter))
-            ).one()
+            return int(connection.scalars(count_query(filter)).one())
 
     def get_child_executions(self, execution_id: str, *, data_limit: int | None = None) -> list[Execution]:
         """See ExecutionReads.get_child_executions."""
@@ -158,7 +140,11 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Sq
 
     def stats(self, *, now: datetime | None = None) -> StoreStats:
         """See ExecutionReads.stats."""
-        by_status = sa.select(executions.c.status, sa.func.count()).group_by(executions.c.status)
+        status = executions.c.status
+        not_completed = sa.select(status, sa.func.count()).where(EXECUTIONS_NOT_COMPLETED).group_by(status)
+        by_status = sa.union_all(
+            not_completed, sa.select(sa.literal("completed"), count_query(_COMPLETED).scalar_subquery())
+        )
         open_runs = (
             sa.select(node_runs.c.status, sa.func.count(), sa.func.min(node_runs.c.pushed_at, type_=Instant))
             .where(node_runs.c.node_id.not_in(VIRTUAL))
@@ -180,42 +166,10 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Sq
             )
 
 
+_COMPLETED = ExecutionFilter(status=ExecutionStatus.COMPLETED)
 _EXECUTION = sa.select(executions).where(executions.c.id == sa.bindparam("execution_id"))
 _STATUS = sa.select(executions.c.status).where(executions.c.id == sa.bindparam("execution_id"))
 _OPEN = tuple(status for status in NodeStatus if not status.ended)
-
-
-def _conditions(filter: ExecutionFilter | None) -> list[sa.ColumnElement[bool] | sa.TextClause]:
-    check_filter(filter)
-    if filter is None:
-        return []
-    columns = executions.c
-    conditions: list[sa.ColumnElement[bool] | sa.TextClause] = []
-    if filter.workflow_id is not None:
-        conditions.append(columns.workflow_id == filter.workflow_id)
-    if filter.status is not None:
-        conditions.append(columns.status == filter.status.value)
-        if filter.status not in (ExecutionStatus.COMPLETED, ExecutionStatus.CANCELLED):
-            conditions.append(EXECUTIONS_OPEN)
-    if filter.parent_execution_id is not None:
-        parent = canonical_id(filter.parent_execution_id)
-        conditions.append(sa.false() if parent is None else columns.parent_id == parent)
-    if filter.root is not None:
-        conditions.append(columns.parent_id.is_(None) if filter.root else columns.parent_id.is_not(None))
-    if filter.acknowledged is not None:
-        conditions.append(
-            columns.acknowledged_at.is_not(None) if filter.acknowledged else columns.acknowledged_at.is_(None)
-        )
-    if filter.created_after is not None:
-        conditions.append(columns.created_at >= filter.created_after)
-    if filter.created_before is not None:
-        conditions.append(columns.created_at < filter.created_before)
-    if len(filter.metadata) > MAX_METADATA_PAIRS:
-        return [sa.false()]  # no execution has so many
-    pairs = execution_metadata.c
-    for key, value in filter.metadata.items():
-        conditions.append(columns.id.in_(sa.select(pairs.execution_id).where(pairs.key == key, pairs.value == value)))
-    return conditions
 
 
 @cache  # building it takes longer than most databases need to run it

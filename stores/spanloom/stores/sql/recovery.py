@@ -6,21 +6,33 @@ import json
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from datetime import timedelta
+from typing import ClassVar
 
 from spanloom.engine.store.requests import NodeKey, StartRequest
 from spanloom.stores.sql.deletion import delete_statements
 from spanloom.stores.sql.rows import SqlRows
 from spanloom.stores.sql.statements import IS_LIVE, insert
-from spanloom.stores.transitions.rows import Time, UsedKey
+from spanloom.stores.transitions.rows import Ended, MemberRow, Time, UsedKey
 
 __all__ = ["SqlRecovery"]
 
 RELEASED_KEPT = timedelta(hours=1)  #: the time that a worker's row is kept after its lease
 UNEXPORTED_KEPT = timedelta(days=1)  #: the same, while another worker has yet to export its spans
 
+_FAMILIES = (
+    "WITH RECURSIVE family (root_id, member_id, level) AS ("
+    "SELECT id, id, 0 FROM {{s}}executions WHERE id = ANY(:ids::uuid[]) UNION ALL "
+    "SELECT root_id, x.id, level + 1 FROM family {children}) "
+    "SELECT root_id, id, status, ended_at FROM family JOIN {{s}}executions ON id = member_id "
+    "ORDER BY root_id, level, id"
+)
+
 
 class SqlRecovery(SqlRows):
     """Operations on idempotency keys, workers, due runs, and retention."""
+
+    #: A join of `family` with the children of its `member_id`, as `x`.
+    children_joined: ClassVar[str]
 
     # ---- idempotency keys ----
 
@@ -126,41 +138,62 @@ class SqlRecovery(SqlRows):
 
     # ---- retention ----
 
-    def ended_roots(
-        self, ended_before: Time, after: tuple[Time, str] | None, limit: int
-    ) -> list[tuple[Time, str, str]]:
+    def ended_roots(self, status: str, until: Time, last: Ended | None, limit: int) -> list[Ended]:
         """See Transaction.ended_roots."""
-        later = "AND (ended_at, id) > (:after_at, :after_id::uuid)" if after is not None else ""
+        later = "AND (ended_at, id) > (:after_at, :after_id::uuid)" if last is not None else ""
         rows = self._all(
-            "SELECT ended_at, id, status FROM {s}executions WHERE parent_id IS NULL AND ended_at IS NOT NULL "
-            f"AND ended_at < :ended_before {later} ORDER BY ended_at, id LIMIT :limit",
+            "SELECT ended_at, id FROM {s}executions WHERE status = :status AND parent_id IS NULL "
+            f"AND ended_at IS NOT NULL AND ended_at < :until {later} ORDER BY ended_at, id LIMIT :limit",
             {
-                "ended_before": ended_before,
+                "status": status,
+                "until": until,
                 "limit": limit,
-                **({} if after is None else {"after_at": after[0], "after_id": after[1]}),
+                **({} if last is None else {"after_at": last[0], "after_id": last[1]}),
             },
         )
-        return [(self._time(at), self._id(execution_id), status) for at, execution_id, status in rows]
+        return [(self._time(at), self._id(execution_id)) for at, execution_id in rows]
 
-    def delete_executions(self, ids: Sequence[str]) -> int | None:
+    def lock_families(self, roots: Sequence[str]) -> dict[str, list[MemberRow]]:
+        """See Transaction.lock_families. Reads, locks and reads again: a locked execution gets no further child."""
+        before = self._families(roots)
+        locked = self._lock_members([member.id for family in before.values() for member in family])
+        if locked is None:  # no other transaction writes
+            return before
+        free = {root: family for root, family in before.items() if all(member.id in locked for member in family)}
+        after = self._families(list(free))
+        return {root: family for root, family in after.items() if _ids(family) == _ids(free[root])}
+
+    def _families(self, roots: Sequence[str]) -> dict[str, list[MemberRow]]:
+        families: dict[str, list[MemberRow]] = {}
+        statement = _FAMILIES.format(children=self.children_joined)
+        for root, execution_id, status, ended_at in self._all(statement, {"ids": list(roots)}) if roots else ():
+            member = MemberRow(self._id(root), self._id(execution_id), status, self._time(ended_at))
+            families.setdefault(member.root, []).append(member)
+        return families
+
+    def delete_executions(self, ids: Sequence[str]) -> int:
         """See Transaction.delete_executions."""
-        if not self._hold_keys(ids):
-            return None
         every = {"ids": list(ids)}
-        keys = self._all("DELETE FROM {s}idempotency_keys WHERE execution_id = ANY(:ids::uuid[]) RETURNING key", every)
-        rows = self._all("SELECT id, metadata FROM {s}executions WHERE id = ANY(:ids::uuid[])", every)
-        pairs = [
-            {"key": key, "value": value, "execution_id": self._id(execution_id)}
-            for execution_id, text in rows
-            for key, value in json.loads(text).items()
-        ]
-        if pairs:
-            condition = "key = :key AND value = :value AND execution_id = :execution_id"
-            self._run(f"DELETE FROM {{s}}execution_metadata WHERE {condition}", pairs)
+        keys = self._all("DELETE FROM {s}idempotency_keys WHERE execution_id = ANY(:ids::uuid[]) RETURNING 1", every)
+        self._delete_metadata(ids)
         for statement in delete_statements():
             self._run(statement, [every])
         self._run("DELETE FROM {s}executions WHERE id = ANY(:ids::uuid[])", [every])
         return len(keys)
+
+    def _delete_metadata(self, ids: Sequence[str]) -> None:
+        """Delete the pairs that are stored with executions, by their key."""
+        rows = self._all(
+            "SELECT id, created_at, metadata FROM {s}executions WHERE id = ANY(:ids::uuid[])", {"ids": list(ids)}
+        )
+        pairs = [
+            {"key": key, "value": value, "created_at": created_at, "execution_id": execution_id}
+            for execution_id, created_at, text in rows
+            for key, value in json.loads(text).items()
+        ]
+        if pairs:
+            condition = "key = :key AND value = :value AND created_at = :created_at AND execution_id = :execution_id"
+            self._run(f"DELETE FROM {{s}}execution_metadata WHERE {condition}", pairs)
 
     def delete_expired_keys(self, limit: int) -> int:
         """See Transaction.delete_expired_keys."""
@@ -173,5 +206,9 @@ class SqlRecovery(SqlRows):
         return len(gone)
 
     @abstractmethod
-    def _hold_keys(self, ids: Sequence[str]) -> bool:
-        """Lock the idempotency keys of executions without waiting. False if another transaction holds one of them."""
+    def _lock_members(self, ids: Sequence[str]) -> set[str] | None:
+        """Lock executions without waiting, and return those that it has locked. None: no other transaction writes."""
+
+
+def _ids(family: Sequence[MemberRow]) -> set[str]:
+    return {member.id for member in family}

@@ -12,7 +12,6 @@ from spanloom.engine.store.requests import END, PendingExports
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.engine.store.texts import check_exact
 from spanloom.stores.schema import (
-    EXECUTIONS_CANCELLED,
     EXECUTIONS_ENDED,
     Id,
     Instant,
@@ -25,7 +24,7 @@ from spanloom.stores.schema import (
     workers,
 )
 from spanloom.stores.sql.base import SqlStoreBase
-from spanloom.stores.sql.paging import check_limit
+from spanloom.stores.sql.lists.paging import check_limit
 
 __all__ = ["SqlExports"]
 
@@ -146,14 +145,14 @@ def _ended(gone: sa.Row[Any], limit: int) -> sa.Select[Any, Any, bool]:
     key = sa.tuple_(columns.ended_at, columns.id)
     after = key > sa.tuple_(sa.literal(from_micros(int(micros)), Instant), sa.literal(last_id, Id))
 
-    def first(*conditions: sa.ColumnElement[bool] | sa.TextClause) -> sa.Select[Any]:
-        wanted = sa.select(columns.id, columns.ended_at, columns.status).where(*conditions, after)
+    def first(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+        wanted = sa.select(columns.id, columns.ended_at, columns.status).where(*conditions, EXECUTIONS_ENDED, after)
         return sa.select(wanted.order_by(columns.ended_at, columns.id).limit(limit).subquery())
 
     since = gone.spans_confirmed_at
     either = sa.union_all(
-        first(EXECUTIONS_ENDED, columns.ended_at >= since, columns.status != ExecutionStatus.FAILED.value),
-        first(EXECUTIONS_CANCELLED, columns.ended_at < since),
+        first(columns.status == ExecutionStatus.COMPLETED.value, columns.ended_at >= since),
+        first(columns.status == ExecutionStatus.CANCELLED.value),
     ).subquery()
     page = sa.select(either).order_by(either.c.ended_at, either.c.id).limit(limit).subquery()
     results = node_results.c

@@ -52,6 +52,8 @@ ORDER BY level, created_at, id
 class SqliteTransaction(SqliteRows):
     """A write transaction that buffers results and events until `flush`."""
 
+    children_joined = "JOIN {s}executions x ON x.parent_id = member_id AND x.parent_id IS NOT NULL"
+
     def __init__(
         self,
         connection: sqlite3.Connection,
@@ -124,10 +126,6 @@ class SqliteTransaction(SqliteRows):
         runs = self.runs(keys)
         return runs if status is None else {key: run for key, run in runs.items() if run.status == status}
 
-    def lock_family(self, root: str) -> list[ExecutionRow] | None:
-        """See Transaction.lock_family."""
-        return [self._execution(row) for row in self._all(_FAMILY, {"ids": [root], "least": 0})]
-
     # ---- history and telemetry ----
 
     def add_events(self, events: Iterable[Event], *, at: Time | None = None) -> None:
@@ -160,8 +158,12 @@ class SqliteTransaction(SqliteRows):
 
     # ---- retention ----
 
-    def _hold_keys(self, ids: Sequence[str]) -> bool:
-        return True
+    def lock_keys(self, ids: Sequence[str]) -> set[str]:
+        """See Transaction.lock_keys."""
+        return set()
+
+    def _lock_members(self, ids: Sequence[str]) -> None:
+        return None
 
     # ---- hooks of the dialect ----
 

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import sqlite
 
 from spanloom.stores.schema import events, from_micros, logs, to_micros
 from spanloom.stores.sql.base import Upsert
-from spanloom.stores.sql.paging import bad_cursor
+from spanloom.stores.sql.lists.paging import bad_cursor
 from spanloom.stores.sql.reads import SqlStore
 from spanloom.stores.sqlite.clock_steps import ClockSteps
 from spanloom.stores.sqlite.connections import DRIVER_ERRORS, SqliteConnections

@@ -11,11 +11,13 @@ from spanloom.engine.store.states import NodeStatus
 from spanloom.stores.schema import FENCES_A_REVISION
 
 __all__ = [
+    "Ended",
     "Event",
     "ExecutionRow",
     "Graph",
     "GraphEdge",
     "InputRow",
+    "MemberRow",
     "ResultRow",
     "RunFilter",
     "RunRow",
@@ -37,6 +39,10 @@ class Time(Protocol):
     def __le__(self, other: Any, /) -> bool: ...
     def __gt__(self, other: Any, /) -> bool: ...
     def __ge__(self, other: Any, /) -> bool: ...
+
+
+#: When an execution ended, and its id.
+Ended = tuple[Time, str]
 
 
 class ExecutionRow(NamedTuple):
@@ -62,6 +68,15 @@ class ExecutionRow(NamedTuple):
     def first_fence(self) -> int:
         """The fence that a run of this execution has before its first claim."""
         return self.revision * FENCES_A_REVISION
+
+
+class MemberRow(NamedTuple):
+    """The columns of an execution of a family that decide whether the family may be deleted."""
+
+    root: str
+    id: str
+    status: str
+    ended_at: Time | None
 
 
 class RunRow(NamedTuple):

@@ -17,10 +17,12 @@ from spanloom.engine.store.states import (
     check_node_transition,
 )
 from spanloom.stores.transitions.rows import (
+    Ended,
     Event,
     ExecutionRow,
     Graph,
     InputRow,
+    MemberRow,
     ResultRow,
     RunFilter,
     RunRow,
@@ -378,21 +380,20 @@ class Transaction(ABC):
     # ---- retention ----
 
     @abstractmethod
-    def ended_roots(
-        self, ended_before: Time, after: tuple[Time, str] | None, limit: int
-    ) -> list[tuple[Time, str, str]]:
-        """Return executions without a parent that ended before a time, as (ended_at, id, status), in this order."""
+    def ended_roots(self, status: str, until: Time, last: Ended | None, limit: int) -> list[Ended]:
+        """Return executions of a status without a parent that ended before a time, as (ended_at, id), by these."""
 
     @abstractmethod
-    def lock_family(self, root: str) -> list[ExecutionRow] | None:
-        """Lock an execution and all its descendants, root first, without waiting. None if one of them is locked."""
+    def lock_families(self, roots: Sequence[str]) -> dict[str, list[MemberRow]]:
+        """Lock executions with all their descendants, without waiting; return the families of which none was locked."""
 
     @abstractmethod
-    def delete_executions(self, ids: Sequence[str]) -> int | None:
-        """Delete executions, parents before children in `ids`, with all rows that refer to them; return how many keys.
+    def lock_keys(self, ids: Sequence[str]) -> set[str]:
+        """Lock the keys of executions without waiting, and return the executions whose keys were locked by others."""
 
-        None, and nothing is deleted, if another transaction has locked one of their idempotency keys.
-        """
+    @abstractmethod
+    def delete_executions(self, ids: Sequence[str]) -> int:
+        """Delete executions with all rows that refer to them, and return the number of their idempotency keys."""
 
     @abstractmethod
     def delete_expired_keys(self, limit: int) -> int:

@@ -156,15 +156,22 @@ def _create_executions() -> None:
     )  # fmt: skip
     _index("executions_created", "executions", "created_at", "id")
     _index("executions_workflow", "executions", "workflow_id", "created_at", "id")
-    still_open = "status not in ('completed', 'cancelled')"
-    _index("executions_open", "executions", "status", "created_at", "id", where=still_open)
+    _index(
+        "executions_not_completed", "executions", "status", "created_at", "id", "workflow_id",
+        where="status <> 'completed'",
+    )  # fmt: skip
     _index("executions_parent", "executions", "parent_id", "created_at", "id", where="parent_id is not null")
-    _index("executions_ended", "executions", "ended_at", "parent_id", where="ended_at is not null")
-    _index("executions_cancelled", "executions", "ended_at", where="status = 'cancelled'")
+    _index("executions_ended", "executions", "status", "ended_at", "id", "parent_id", where="ended_at is not null")
+    _index("executions_acknowledged", "executions", "created_at", "id", where="acknowledged_at is not null")
+    _index(
+        "executions_to_acknowledge", "executions", "created_at", "id",
+        where="status = 'failed' and acknowledged_at is null",
+    )  # fmt: skip
     _table(
-        "execution_metadata", ("key", "value", "execution_id"),
+        "execution_metadata", ("key", "value", "created_at", "execution_id"),
         _column("key", sa.Text()),
         _column("value", sa.Text()),
+        _column("created_at", INSTANT),
         _column("execution_id", ID),
         clustered=True,
     )  # fmt: skip

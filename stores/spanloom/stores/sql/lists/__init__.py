@@ -1,0 +1,1 @@
+"""Lists and counts of executions, and the paging of every list."""
