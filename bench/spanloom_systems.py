@@ -20,7 +20,7 @@ from workloads import Workload
 from spanloom.engine import ExecutionFilter, ExecutionStatus, NodeStatus, WorkflowEngine
 from spanloom.testing.servers import PostgresServer
 
-__all__ = ["SPANLOOM_SYSTEMS"]
+__all__ = ["SPANLOOM_SYSTEMS", "SpanloomPlayer"]
 
 _INPUT = {"id": 7}
 
@@ -54,7 +54,7 @@ class SpanloomSystem(System):
                         command, environment, ground.log_path, count_ready=lambda: len(engine.store.list_workers())
                     )
                 )
-            yield _SpanloomPlayer(engine)
+            yield SpanloomPlayer(engine)
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def _database(server: PostgresServer) -> Generator[str]:
             connection.execute("drop database bench with (force)")
 
 
-class _SpanloomPlayer(Player):
+class SpanloomPlayer(Player):
     def __init__(self, engine: WorkflowEngine) -> None:
         self._engine = engine
         self._ids: list[str] = []
