@@ -6,7 +6,10 @@ from functools import cache
 
 from spanloom.stores.schema import execution_metadata, idempotency_keys, metadata
 
-__all__ = ["delete_statements"]
+__all__ = ["DELETE_EXECUTIONS", "DELETE_KEYS", "delete_statements"]
+
+DELETE_EXECUTIONS = "DELETE FROM {s}executions WHERE id = ANY(:ids::uuid[])"
+DELETE_KEYS = "DELETE FROM {s}idempotency_keys WHERE execution_id = ANY(:ids::uuid[]) RETURNING 1"
 
 # Deleted otherwise: a key by its name, metadata by the pairs that are stored with the execution.
 _FOUND_OTHERWISE = (idempotency_keys, execution_metadata)

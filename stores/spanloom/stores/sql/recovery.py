@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import ClassVar
 
 from spanloom.engine.store.requests import NodeKey, StartRequest
-from spanloom.stores.sql.deletion import delete_statements
 from spanloom.stores.sql.rows import SqlRows
 from spanloom.stores.sql.statements import IS_LIVE, insert
 from spanloom.stores.transitions.rows import Ended, MemberRow, Time, UsedKey
@@ -19,13 +16,16 @@ __all__ = ["SqlRecovery"]
 RELEASED_KEPT = timedelta(hours=1)  #: the time that a worker's row is kept after its lease
 UNEXPORTED_KEPT = timedelta(days=1)  #: the same, while another worker has yet to export its spans
 
-_FAMILIES = (
+_FAMILY = (
     "WITH RECURSIVE family (root_id, member_id, level) AS ("
     "SELECT id, id, 0 FROM {{s}}executions WHERE id = ANY(:ids::uuid[]) UNION ALL "
     "SELECT root_id, x.id, level + 1 FROM family {children}) "
-    "SELECT root_id, id, status, ended_at FROM family JOIN {{s}}executions ON id = member_id "
-    "ORDER BY root_id, level, id"
 )
+_LOCK_MEMBERS = (
+    "SELECT root_id, id, status, ended_at FROM family JOIN {s}executions m ON id = member_id "
+    "ORDER BY root_id, level, id FOR UPDATE OF m SKIP LOCKED"
+)
+_COUNT_MEMBERS = "SELECT root_id, count(*) FROM family GROUP BY root_id"
 
 
 class SqlRecovery(SqlRows):
@@ -154,46 +154,16 @@ class SqlRecovery(SqlRows):
         return [(self._time(at), self._id(execution_id)) for at, execution_id in rows]
 
     def lock_families(self, roots: Sequence[str]) -> dict[str, list[MemberRow]]:
-        """See Transaction.lock_families. Reads, locks and reads again: a locked execution gets no further child."""
-        before = self._families(roots)
-        locked = self._lock_members([member.id for family in before.values() for member in family])
-        if locked is None:  # no other transaction writes
-            return before
-        free = {root: family for root, family in before.items() if all(member.id in locked for member in family)}
-        after = self._families(list(free))
-        return {root: family for root, family in after.items() if _ids(family) == _ids(free[root])}
-
-    def _families(self, roots: Sequence[str]) -> dict[str, list[MemberRow]]:
-        families: dict[str, list[MemberRow]] = {}
-        statement = _FAMILIES.format(children=self.children_joined)
-        for root, execution_id, status, ended_at in self._all(statement, {"ids": list(roots)}) if roots else ():
+        """See Transaction.lock_families. Locks, then counts: a locked execution gets no further child."""
+        if not roots:
+            return {}
+        family, every = _FAMILY.format(children=self.children_joined), {"ids": list(roots)}
+        locked: dict[str, list[MemberRow]] = {}
+        for root, execution_id, status, ended_at in self._all(family + _LOCK_MEMBERS, every):
             member = MemberRow(self._id(root), self._id(execution_id), status, self._time(ended_at))
-            families.setdefault(member.root, []).append(member)
-        return families
-
-    def delete_executions(self, ids: Sequence[str]) -> int:
-        """See Transaction.delete_executions."""
-        every = {"ids": list(ids)}
-        keys = self._all("DELETE FROM {s}idempotency_keys WHERE execution_id = ANY(:ids::uuid[]) RETURNING 1", every)
-        self._delete_metadata(ids)
-        for statement in delete_statements():
-            self._run(statement, [every])
-        self._run("DELETE FROM {s}executions WHERE id = ANY(:ids::uuid[])", [every])
-        return len(keys)
-
-    def _delete_metadata(self, ids: Sequence[str]) -> None:
-        """Delete the pairs that are stored with executions, by their key."""
-        rows = self._all(
-            "SELECT id, created_at, metadata FROM {s}executions WHERE id = ANY(:ids::uuid[])", {"ids": list(ids)}
-        )
-        pairs = [
-            {"key": key, "value": value, "created_at": created_at, "execution_id": execution_id}
-            for execution_id, created_at, text in rows
-            for key, value in json.loads(text).items()
-        ]
-        if pairs:
-            condition = "key = :key AND value = :value AND created_at = :created_at AND execution_id = :execution_id"
-            self._run(f"DELETE FROM {{s}}execution_metadata WHERE {condition}", pairs)
+            locked.setdefault(member.root, []).append(member)
+        counted = {self._id(root): number for root, number in self._all(family + _COUNT_MEMBERS, every)}
+        return {root: members for root, members in locked.items() if len(members) == counted[root]}
 
     def delete_expired_keys(self, limit: int) -> int:
         """See Transaction.delete_expired_keys."""
@@ -204,11 +174,3 @@ class SqlRecovery(SqlRows):
             {"now": self.now, "limit": limit},
         )
         return len(gone)
-
-    @abstractmethod
-    def _lock_members(self, ids: Sequence[str]) -> set[str] | None:
-        """Lock executions without waiting, and return those that it has locked. None: no other transaction writes."""
-
-
-def _ids(family: Sequence[MemberRow]) -> set[str]:
-    return {member.id for member in family}

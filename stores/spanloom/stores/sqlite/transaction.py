@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
 from spanloom.engine.store.states import NodeStatus
 from spanloom.engine.store.texts import storable
 from spanloom.stores.schema import from_micros, to_micros
+from spanloom.stores.sql.deletion import DELETE_EXECUTIONS, DELETE_KEYS, delete_statements
 from spanloom.stores.sql.rows import Row
 from spanloom.stores.sql.statements import EXECUTION, for_sqlite
 from spanloom.stores.sqlite.rows import SqliteRows
@@ -34,6 +36,8 @@ _ADD_SPAN = f"""
 INSERT OR REPLACE INTO spans (execution_id, {", ".join(SpanLine._fields)})
 VALUES (?, {", ".join("?" * len(SpanLine._fields))})
 """
+
+_DELETE_PAIR = "DELETE FROM execution_metadata WHERE key = ? AND value = ? AND created_at = ? AND execution_id = ?"
 
 _MICROSECOND = timedelta(microseconds=1)
 _LATEST = to_micros(datetime.max.replace(tzinfo=UTC))
@@ -162,8 +166,20 @@ class SqliteTransaction(SqliteRows):
         """See Transaction.lock_keys."""
         return set()
 
-    def _lock_members(self, ids: Sequence[str]) -> None:
-        return None
+    def delete_executions(self, ids: Sequence[str]) -> int:
+        """See Transaction.delete_executions."""
+        every = {"ids": list(ids)}
+        keys = self._all(DELETE_KEYS, every)
+        rows = self._all("SELECT id, created_at, metadata FROM executions WHERE id = ANY(:ids::uuid[])", every)
+        pairs = [
+            (key, value, created_at, execution_id)
+            for execution_id, created_at, text in rows
+            for key, value in json.loads(text).items()
+        ]
+        self._executemany(_DELETE_PAIR, pairs)
+        for statement in (*delete_statements(), DELETE_EXECUTIONS):
+            self._run(statement, [every])
+        return len(keys)
 
     # ---- hooks of the dialect ----
 

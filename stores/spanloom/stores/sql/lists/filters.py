@@ -1,7 +1,7 @@
 """The queries of lists and counts of executions: each reads an index in its order, whatever the filter.
 
 Most executions are completed, have no parent and are not acknowledged; that has no index of its own. A list passes the
-few others on its way. A count subtracts them: they have small indexes, and all together are counted by an index as well.
+few others on its way. A count subtracts them: they have small indexes, and the sum is counted by an index as well.
 """
 
 from __future__ import annotations
