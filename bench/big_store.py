@@ -33,6 +33,7 @@ from spanloom.testing.servers import PostgresServer, RedisServer, postgres_serve
 
 PARTS = ("reads", "sizes", "load", "purge")
 _BIG, _EMPTY = "big", "little"
+_FAST = ("max_wal_size = '8GB'", "autovacuum = off")  #: while it is filled
 _PURGE_SECONDS = 10.0
 _SIZES = """
 select relname, greatest(reltuples, 1), pg_table_size(oid), pg_indexes_size(oid), pg_total_relation_size(oid)
@@ -68,13 +69,14 @@ def _fill(directory: Path, executions: int) -> None:
     with postgres_server(directory, fsync=False) as server, psycopg.connect(server.url, autocommit=True) as connection:
         found = {name for (name,) in connection.execute("select datname from pg_database")}
         if _BIG not in found:
-            connection.execute("alter system set max_wal_size = '8GB'")
+            for setting in _FAST:
+                connection.execute(f"alter system set {setting}".encode())
             connection.execute("select pg_reload_conf()")
             connection.execute(f"create database {_BIG}")
             with _engine(server.database_url(_BIG)) as engine:
                 register(engine)
             fill(server.database_url(_BIG), executions, _progress)
-            connection.execute("alter system reset max_wal_size")
+            connection.execute("alter system reset all")
 
 
 @contextmanager

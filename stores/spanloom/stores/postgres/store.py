@@ -172,6 +172,17 @@ class PostgresExecutionStore(AcceleratedTransitions):
         self.open()
         return self._connections.reading()
 
+    @contextmanager
+    def _searching(self) -> Generator[sa.Connection]:
+        # A prepared statement may get one plan for all values: for a rare workflow that of a frequent one.
+        with self._reading() as connection:
+            raw: Any = connection.connection.driver_connection
+            threshold, raw.prepare_threshold = raw.prepare_threshold, None
+            try:
+                yield connection
+            finally:
+                raw.prepare_threshold = threshold
+
     def _writing(self) -> AbstractContextManager[sa.Connection]:
         self.open()
         return self._connections.writing()

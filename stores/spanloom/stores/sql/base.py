@@ -32,6 +32,10 @@ class SqlStoreBase(ABC):
         Driver errors leave the block as StoreUnavailable. Two statements of a read need not see the same snapshot.
         """
 
+    def _searching(self) -> AbstractContextManager[sa.Connection]:
+        """Lend a connection as `_reading` does, for statements whose best plan depends on the values that they get."""
+        return self._reading()
+
     @abstractmethod
     def _writing(self) -> AbstractContextManager[sa.Connection]:
         """Lend a connection inside a write transaction: committed at the end of the block, rolled back by an exception.

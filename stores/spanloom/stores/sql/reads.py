@@ -97,14 +97,14 @@ class SqlStore(SqlVersions, SqlTelemetry, SqlExports, SqlLeases, SqlAttempts, Sq
     ) -> Page[Execution]:
         """See ExecutionReads.list_executions."""
         query = list_query(_listed(data=data_limit is None), filter, cursor, limit + 1)
-        with self._reading() as connection:
+        with self._searching() as connection:
             rows = connection.execute(query).all()
             read = partial(_listed_execution, _inputs(connection, rows, data_limit))
         return page(rows, limit, read, lambda row: (to_micros(row.created_at), row.id))
 
     def get_execution_count(self, filter: ExecutionFilter | None = None) -> int:
         """See ExecutionReads.get_execution_count."""
-        with self._reading() as connection:
+        with self._searching() as connection:
             return int(connection.scalars(count_query(filter)).one())
 
     def get_child_executions(self, execution_id: str, *, data_limit: int | None = None) -> list[Execution]:

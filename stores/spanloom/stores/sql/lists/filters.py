@@ -84,6 +84,8 @@ def _number(filter: ExecutionFilter, also: Sequence[Condition]) -> sa.ColumnElem
     if _has_pairs(filter) and not also and not _of_executions(filter):
         counted = _pair(0)  # each row is an execution's, which need not be looked at
     conditions = _conditions(filter, whole=counted is executions)
+    if filter.status is ExecutionStatus.COMPLETED:
+        conditions.append(EXECUTIONS_ENDED)  # a list is in another order than the index with this condition
     return sa.select(sa.func.count()).select_from(counted).where(*conditions, *also).scalar_subquery()
 
 
@@ -125,8 +127,8 @@ def _of_executions(filter: ExecutionFilter) -> list[Condition]:
         conditions.append(columns.workflow_id == filter.workflow_id)
     if filter.status is not None:
         conditions.append(columns.status == filter.status.value)
-        completed = filter.status is ExecutionStatus.COMPLETED
-        conditions.append(EXECUTIONS_ENDED if completed else EXECUTIONS_NOT_COMPLETED)
+        if filter.status is not ExecutionStatus.COMPLETED:
+            conditions.append(EXECUTIONS_NOT_COMPLETED)
     if filter.status is ExecutionStatus.FAILED and filter.acknowledged is False:
         conditions.append(EXECUTIONS_TO_ACKNOWLEDGE)
     if filter.parent_execution_id is not None:
