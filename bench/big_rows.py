@@ -130,8 +130,8 @@ _STATEMENTS = (
     from wanted w order by w.i
     """,
     """
-    insert into spanloom.execution_metadata (key, value, created_at, execution_id)
-    select m.key, m.value, w.at, w.id from wanted w, json_each_text(w.metadata::json) m order by 1, 2, 3, 4
+    insert into spanloom.execution_metadata (execution_id, key, value, created_at, workflow_id)
+    select w.id, m.key, m.value, w.at, w.workflow_id from wanted w, json_each_text(w.metadata::json) m order by w.i
     """,
     """
     insert into spanloom.idempotency_keys (workflow_id, key, input_hash, execution_id)

@@ -217,8 +217,8 @@ def test_a_family_of_ten_thousand_goes_in_seconds(store: PostgresExecutionStore,
             " from spanloom.executions, generate_series(1, 10000) number"
         )
         connection.execute(
-            "insert into spanloom.execution_metadata (key, value, created_at, execution_id)"
-            " select 'number', metadata::json ->> 'number', created_at, id from spanloom.executions"
+            "insert into spanloom.execution_metadata (execution_id, key, value, created_at, workflow_id)"
+            " select id, 'number', metadata::json ->> 'number', created_at, workflow_id from spanloom.executions"
             " where parent_id is not null"
         )
         connection.execute(

@@ -174,19 +174,25 @@ executions = _table(
     # A list reads one of these in its order. A count reads indexes only: their last columns are there for it.
     sa.Index("executions_created", "created_at", "id"),
     sa.Index("executions_workflow", "workflow_id", "created_at", "id"),
-    _index("executions_not_completed", EXECUTIONS_NOT_COMPLETED, "status", "created_at", "id", "workflow_id"),
-    _index("executions_parent", EXECUTIONS_CHILDREN, "parent_id", "created_at", "id"),
+    _index(
+        "executions_not_completed", EXECUTIONS_NOT_COMPLETED, "status", "created_at", "id", "workflow_id", "parent_id"
+    ),
+    _index("executions_parent", EXECUTIONS_CHILDREN, "parent_id", "created_at", "id", "workflow_id", "status"),
     _index("executions_ended", EXECUTIONS_ENDED, "status", "ended_at", "id", "parent_id"),
-    _index("executions_acknowledged", EXECUTIONS_ACKNOWLEDGED, "created_at", "id"),
-    _index("executions_to_acknowledge", EXECUTIONS_TO_ACKNOWLEDGE, "created_at", "id"),
+    _index(
+        "executions_acknowledged", EXECUTIONS_ACKNOWLEDGED, "created_at", "id", "workflow_id", "status", "parent_id"
+    ),
+    _index("executions_to_acknowledge", EXECUTIONS_TO_ACKNOWLEDGE, "created_at", "id", "workflow_id", "parent_id"),
 )
 
-execution_metadata = _clustered(  # an index to find executions by, in a list's order; reads return executions.metadata
+execution_metadata = _clustered(  # to find executions by; reads return executions.metadata
     "execution_metadata",
-    _column("key", sa.Text, primary_key=True),
-    _column("value", sa.Text, primary_key=True),
-    _column("created_at", Instant, primary_key=True),  # its execution's
     _column("execution_id", Id, primary_key=True),
+    _column("key", sa.Text, primary_key=True),
+    _column("value", sa.Text),
+    _column("created_at", Instant),  # its execution's, as is the next: a list by metadata reads one index, in its order
+    _column("workflow_id", Name),
+    sa.Index("execution_metadata_pair", "key", "value", "created_at", "execution_id", "workflow_id"),
 )
 
 idempotency_keys = _clustered(

@@ -51,19 +51,10 @@ _NEWER_SPAN = "ON CONFLICT (execution_id, span_id) DO UPDATE SET " + ", ".join(
 )
 
 
-# Each pair is looked up by the whole key.
-_DELETE_METADATA = (
-    "DELETE FROM {s}execution_metadata m USING (SELECT p.key, p.value, x.created_at, x.id "
-    "FROM {s}executions x CROSS JOIN LATERAL json_each_text(x.metadata::json) p "
-    "WHERE x.id = ANY(:ids::uuid[]) OFFSET 0) p WHERE m.key = p.key AND m.value = p.value "
-    "AND m.created_at = p.created_at AND m.execution_id = p.id"
-)
-
-
 @cache
 def _delete_all() -> str:
     """Return a statement over `:ids` that deletes executions with everything of theirs, and counts their keys."""
-    statements = (*delete_statements(), _DELETE_METADATA, DELETE_EXECUTIONS)
+    statements = (*delete_statements(), DELETE_EXECUTIONS)
     parts = [f"part_{number} AS ({statement})" for number, statement in enumerate(statements)]
     return f"WITH {', '.join(parts)}, keys AS ({DELETE_KEYS}) SELECT count(*) FROM keys"
 

@@ -104,7 +104,13 @@ class SqlTransaction(SqlResults, SqlRecovery):
         if not self._count(insert("executions", tuple(given), "ON CONFLICT (id) DO NOTHING"), given):
             return False
         pairs = [
-            {"key": key, "value": value, "created_at": self.now, "execution_id": request.execution_id}
+            {
+                "execution_id": request.execution_id,
+                "key": key,
+                "value": value,
+                "created_at": self.now,
+                "workflow_id": request.workflow_id,
+            }
             for key, value in request.metadata.items()
         ]
         if pairs:

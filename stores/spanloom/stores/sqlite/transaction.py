@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -36,8 +35,6 @@ _ADD_SPAN = f"""
 INSERT OR REPLACE INTO spans (execution_id, {", ".join(SpanLine._fields)})
 VALUES (?, {", ".join("?" * len(SpanLine._fields))})
 """
-
-_DELETE_PAIR = "DELETE FROM execution_metadata WHERE key = ? AND value = ? AND created_at = ? AND execution_id = ?"
 
 _MICROSECOND = timedelta(microseconds=1)
 _LATEST = to_micros(datetime.max.replace(tzinfo=UTC))
@@ -170,13 +167,6 @@ class SqliteTransaction(SqliteRows):
         """See Transaction.delete_executions."""
         every = {"ids": list(ids)}
         keys = self._all(DELETE_KEYS, every)
-        rows = self._all("SELECT id, created_at, metadata FROM executions WHERE id = ANY(:ids::uuid[])", every)
-        pairs = [
-            (key, value, created_at, execution_id)
-            for execution_id, created_at, text in rows
-            for key, value in json.loads(text).items()
-        ]
-        self._executemany(_DELETE_PAIR, pairs)
         for statement in (*delete_statements(), DELETE_EXECUTIONS):
             self._run(statement, [every])
         return len(keys)

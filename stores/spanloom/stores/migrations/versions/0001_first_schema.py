@@ -157,23 +157,33 @@ def _create_executions() -> None:
     _index("executions_created", "executions", "created_at", "id")
     _index("executions_workflow", "executions", "workflow_id", "created_at", "id")
     _index(
-        "executions_not_completed", "executions", "status", "created_at", "id", "workflow_id",
+        "executions_not_completed", "executions", "status", "created_at", "id", "workflow_id", "parent_id",
         where="status <> 'completed'",
     )  # fmt: skip
-    _index("executions_parent", "executions", "parent_id", "created_at", "id", where="parent_id is not null")
-    _index("executions_ended", "executions", "status", "ended_at", "id", "parent_id", where="ended_at is not null")
-    _index("executions_acknowledged", "executions", "created_at", "id", where="acknowledged_at is not null")
     _index(
-        "executions_to_acknowledge", "executions", "created_at", "id",
+        "executions_parent", "executions", "parent_id", "created_at", "id", "workflow_id", "status",
+        where="parent_id is not null",
+    )  # fmt: skip
+    _index("executions_ended", "executions", "status", "ended_at", "id", "parent_id", where="ended_at is not null")
+    _index(
+        "executions_acknowledged", "executions", "created_at", "id", "workflow_id", "status", "parent_id",
+        where="acknowledged_at is not null",
+    )  # fmt: skip
+    _index(
+        "executions_to_acknowledge", "executions", "created_at", "id", "workflow_id", "parent_id",
         where="status = 'failed' and acknowledged_at is null",
     )  # fmt: skip
     _table(
-        "execution_metadata", ("key", "value", "created_at", "execution_id"),
+        "execution_metadata", ("execution_id", "key"),
+        _column("execution_id", ID),
         _column("key", sa.Text()),
         _column("value", sa.Text()),
         _column("created_at", INSTANT),
-        _column("execution_id", ID),
+        _column("workflow_id", NAME),
         clustered=True,
+    )  # fmt: skip
+    _index(
+        "execution_metadata_pair", "execution_metadata", "key", "value", "created_at", "execution_id", "workflow_id"
     )  # fmt: skip
     _table(
         "idempotency_keys", ("workflow_id", "key"),

@@ -95,8 +95,8 @@ begin
             '{"version":' || r.found || '}'
         )::{schema}.event_v1;
         if r.metadata <> '{}' then
-            insert into {schema}.execution_metadata (key, value, created_at, execution_id)
-            select m.key, m.value, v_now, r.id from json_each_text(r.metadata::json) m;
+            insert into {schema}.execution_metadata (execution_id, key, value, created_at, workflow_id)
+            select r.id, m.key, m.value, v_now, r.workflow_id from json_each_text(r.metadata::json) m;
         end if;
         if v_delayed then
             insert into {schema}.node_runs (

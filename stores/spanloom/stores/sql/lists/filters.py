@@ -12,6 +12,8 @@ from itertools import combinations
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from spanloom.engine.limits import MAX_METADATA_PAIRS
 from spanloom.engine.store.models import ExecutionFilter
@@ -20,7 +22,6 @@ from spanloom.engine.store.texts import check_filter
 from spanloom.stores.schema import (
     EXECUTIONS_ACKNOWLEDGED,
     EXECUTIONS_CHILDREN,
-    EXECUTIONS_ENDED,
     EXECUTIONS_NOT_COMPLETED,
     EXECUTIONS_TO_ACKNOWLEDGE,
     Id,
@@ -43,18 +44,17 @@ def list_query(query: sa.Select[Any], filter: ExecutionFilter | None, cursor: st
     """Add to a query over `executions` a filter's conditions, the order (newest first), a cursor and a limit."""
     check_filter(filter)
     filter = filter or ExecutionFilter()
-    keys: list[tuple[sa.ColumnElement[Any], sa.ColumnElement[Any]]] = [(executions.c.created_at, executions.c.id)]
-    if _has_pairs(filter):
-        keys.append((_pair(0).c.created_at, _pair(0).c.execution_id))
+    columns, first = executions.c, _pair(0).c
+    key = (first.created_at, first.execution_id) if _has_pairs(filter) else (columns.created_at, columns.id)
     query = query.where(*_conditions(filter))
     if cursor is not None:
         micros, last_id = sort_key(cursor, int, str)
         if canonical_id(last_id) != last_id:
             raise bad_cursor(cursor)
+        # A single row comparison, so that an index on both can seek.
         last = sa.tuple_(sa.literal(from_micros(micros), Instant), sa.literal(last_id, Id))
-        # A row comparison, with which an index can seek; of both tables, as either may be read in its order.
-        query = query.where(*(sa.tuple_(*key) < last for key in keys))
-    return query.order_by(*(column.desc() for column in keys[-1])).limit(limit)
+        query = query.where(sa.tuple_(*key) < last)
+    return query.order_by(*(column.desc() for column in key)).limit(limit)
 
 
 def count_query(filter: ExecutionFilter | None) -> sa.Select[Any]:
@@ -64,10 +64,9 @@ def count_query(filter: ExecutionFilter | None) -> sa.Select[Any]:
     left_out: dict[str, Condition] = {}
     # A parent's children, and those of a status that is not the usual one, are few enough to be looked at.
     if filter.parent_execution_id is None and filter.status in (None, ExecutionStatus.COMPLETED):
-        ended = filter.status is not None and _by_end(filter)
-        if filter.status is not None and not ended:
+        if filter.status is not None:
             left_out["status"] = EXECUTIONS_NOT_COMPLETED
-        if filter.root and not ended:
+        if filter.root:
             left_out["root"] = EXECUTIONS_CHILDREN
         if filter.acknowledged is False:
             left_out["acknowledged"] = EXECUTIONS_ACKNOWLEDGED
@@ -80,57 +79,51 @@ def count_query(filter: ExecutionFilter | None) -> sa.Select[Any]:
 
 
 def _number(filter: ExecutionFilter, also: Sequence[Condition]) -> sa.ColumnElement[int]:
-    counted: sa.FromClause = executions
-    if _has_pairs(filter) and not also and not _of_executions(filter):
-        counted = _pair(0)  # each row is an execution's, which need not be looked at
-    conditions = _conditions(filter, whole=counted is executions)
-    if filter.status is ExecutionStatus.COMPLETED:
-        conditions.append(EXECUTIONS_ENDED)  # a list is in another order than the index with this condition
+    # If only columns of metadata are named, the executions need not be looked at.
+    by_pairs = _has_pairs(filter) and not also and not _of_executions(filter)
+    counted = _pair(0) if by_pairs else executions
+    conditions = _conditions(filter, whole=not by_pairs)
     return sa.select(sa.func.count()).select_from(counted).where(*conditions, *also).scalar_subquery()
 
 
 def _conditions(filter: ExecutionFilter, *, whole: bool = True) -> list[Condition]:
-    """Return a filter's conditions on metadata, and, if it is `whole`, on executions."""
+    """Return a filter's conditions: on metadata, and, if it is `whole`, on executions."""
     if len(filter.metadata) > MAX_METADATA_PAIRS:
         return [sa.false()]  # no execution has so many
-    conditions: list[Condition] = []
+    if not filter.metadata:
+        return _of_start(filter, executions.c) + _of_executions(filter)
+    first = _pair(0).c
+    conditions = _of_start(filter, first)
     for number, (key, value) in enumerate(filter.metadata.items()):
-        pair, first = _pair(number).c, _pair(0).c
-        of_it: tuple[Condition, ...] = (pair.key == key, pair.value == value)
-        if number:
-            of_it += (pair.created_at == first.created_at, pair.execution_id == first.execution_id)
-        else:
-            of_it += (*_times(filter, pair.created_at),)
-        conditions += of_it if number < _JOINED else [sa.exists().where(*of_it).correlate(_pair(0))]
-    if not whole:
-        return conditions
-    if _has_pairs(filter):
-        pair = _pair(0).c
-        conditions += (executions.c.created_at == pair.created_at, executions.c.id == pair.execution_id)
-    return conditions + _times(filter, executions.c.created_at) + _of_executions(filter)
+        pair = _pair(number).c
+        same: tuple[Condition, ...] = (pair.execution_id == first.execution_id,) if number else ()
+        of_pair = (*same, pair.key == key, pair.value == value)
+        conditions += of_pair if number < _JOINED else [sa.exists().where(*of_pair).correlate(_pair(0))]
+    return [*conditions, executions.c.id == first.execution_id, *_of_executions(filter)] if whole else conditions
 
 
-def _times(filter: ExecutionFilter, column: sa.ColumnElement[Any]) -> list[Condition]:
+def _of_start(filter: ExecutionFilter, columns: Any) -> list[Condition]:
+    """Return the conditions on columns of a start, which stand with each pair of metadata, too."""
     conditions: list[Condition] = []
+    if filter.workflow_id is not None:
+        conditions.append(columns.workflow_id == filter.workflow_id)
     if filter.created_after is not None:
-        conditions.append(column >= filter.created_after)
+        conditions.append(columns.created_at >= filter.created_after)
     if filter.created_before is not None:
-        conditions.append(column < filter.created_before)
+        conditions.append(columns.created_at < filter.created_before)
     return conditions
 
 
 def _of_executions(filter: ExecutionFilter) -> list[Condition]:
-    """Return the conditions on columns that only executions have, each in the words of an index's own condition."""
+    """Return the conditions on columns that only executions have."""
     columns = executions.c
     conditions: list[Condition] = []
-    if filter.workflow_id is not None:
-        conditions.append(columns.workflow_id == filter.workflow_id)
     if filter.status is not None:
         conditions.append(columns.status == filter.status.value)
         if filter.status is not ExecutionStatus.COMPLETED:
-            conditions.append(EXECUTIONS_NOT_COMPLETED)
+            conditions.append(_hint(EXECUTIONS_NOT_COMPLETED))
     if filter.status is ExecutionStatus.FAILED and filter.acknowledged is False:
-        conditions.append(EXECUTIONS_TO_ACKNOWLEDGE)
+        conditions.append(_hint(EXECUTIONS_TO_ACKNOWLEDGE))
     if filter.parent_execution_id is not None:
         parent = canonical_id(filter.parent_execution_id)
         conditions.append(sa.false() if parent is None else columns.parent_id == parent)
@@ -141,14 +134,28 @@ def _of_executions(filter: ExecutionFilter) -> list[Condition]:
     return conditions
 
 
-def _by_end(filter: ExecutionFilter) -> bool:
-    """Return whether the index of ended executions has all columns that a filter is on."""
-    others = (filter.workflow_id, filter.created_after, filter.created_before, filter.acknowledged)
-    return not filter.metadata and all(other is None for other in others)
-
-
 def _has_pairs(filter: ExecutionFilter) -> bool:
     return 0 < len(filter.metadata) <= MAX_METADATA_PAIRS
+
+
+class _hint(FunctionElement[Any]):
+    """The condition of a partial index, which follows from others: SQLite uses the index if it is repeated.
+
+    Postgres sees that it follows, and would take it for a further condition, which few of the rows fulfil.
+    """
+
+    type = sa.types.NULLTYPE  # of a Boolean SQLite would compare it with 1
+    inherit_cache = True
+
+
+@compiles(_hint)
+def _nothing(element: _hint, compiler: Any, **options: Any) -> str:
+    return "true"
+
+
+@compiles(_hint, "sqlite")
+def _repeated(element: _hint, compiler: Any, **options: Any) -> str:
+    return f"({compiler.process(element.clauses, **options)})"
 
 
 @cache
