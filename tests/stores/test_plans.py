@@ -139,6 +139,15 @@ def test_sqlite_counts_by_indexes(sqlite: InMemoryExecutionStore) -> None:
         assert not [step for step in steps if " USING " not in step], (filter, steps)
 
 
+def test_sqlite_counts_what_it_subtracts_by_the_index_of_the_few(sqlite: InMemoryExecutionStore) -> None:
+    sqlite.migrate()
+    filter = ExecutionFilter(workflow_id="orders", status=ExecutionStatus.COMPLETED, root=True, created_before=NOW)
+    steps = [step for step in _sqlite_plan(sqlite, "get_execution_count", filter) if "executions" in step]
+    assert len(steps) == 4
+    assert not [step for step in steps if "COVERING INDEX" not in step]
+    assert ["executions_workflow" in step for step in steps] == [True, False, False, False]
+
+
 @pytest.mark.services
 def test_postgres_lists_by_an_index_in_its_order(postgres: PostgresExecutionStore) -> None:
     postgres.open()
