@@ -34,7 +34,7 @@ from spanloom.testing.servers import PostgresServer, RedisServer, postgres_serve
 PARTS = ("reads", "sizes", "load", "purge")
 _BIG, _EMPTY = "big", "little"
 _FAST = ("max_wal_size = '8GB'", "autovacuum = off")  #: while it is filled
-_PURGE_SECONDS = 10.0
+_PURGE_SECONDS = 5.0
 _SIZES = """
 select relname, greatest(reltuples, 1), pg_table_size(oid), pg_indexes_size(oid), pg_total_relation_size(oid)
 from pg_class where relnamespace = 'spanloom'::regnamespace and relkind = 'r' and reltuples > 100 order by 5 desc

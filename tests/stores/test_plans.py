@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import event
 
 from spanloom.engine import ExecutionFilter, ExecutionStatus
+from spanloom.engine.limits import MAX_METADATA_PAIRS
 from spanloom.stores import InMemoryExecutionStore, PostgresExecutionStore
 from spanloom.stores.postgres import transaction as postgres_transaction
 from spanloom.stores.schema import executions
@@ -175,6 +176,15 @@ def test_postgres_counts_by_indexes_alone(postgres: PostgresExecutionStore) -> N
         scans = [step for step in plan if " Scan " in step]
         assert scans, plan
         assert not [step for step in scans if "Index Only Scan" not in step], (filter, plan)
+
+
+@pytest.mark.services
+def test_postgres_joins_the_first_pairs_of_metadata_and_looks_up_the_others(postgres: PostgresExecutionStore) -> None:
+    filter = ExecutionFilter(metadata={f"key {number}": "value" for number in range(MAX_METADATA_PAIRS)})
+    plan = _postgres_plan(postgres, "list_executions", filter, off=("seqscan", "bitmapscan"))
+    looked_up = [step for step in plan if "SubPlan" in step and "Filter" not in step]
+    assert len(looked_up) > MAX_METADATA_PAIRS - 9  # planning a join of all takes seconds
+    assert not [step for step in plan if "Seq Scan" in step], plan
 
 
 @pytest.mark.services
