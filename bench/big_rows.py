@@ -110,6 +110,7 @@ _ERROR = """'{"node_id":"n5","type":"ValueError","message":"no such item","trace
 _SPAN = "substr(md5(w.i || '/' || n), 1, 16)"
 _WORKER = "'vm-' || w.i % 8 || '-29bbf1:0596e94f'"
 _ENDED = "w.at + make_interval(secs => 0.02 * (n + 1))"
+_NANOSECONDS = f"(extract(epoch from {_ENDED}) * 1000000000)::bigint"
 _LAST = "n = w.ended_nodes - 1 and w.status = 'failed'"
 _XID = "pg_current_xact_id()::text::bigint"
 
@@ -140,28 +141,16 @@ _STATEMENTS = (
     f"""
     insert into spanloom.node_results (
         execution_id, node_id, item, node_type, status, data, error, arrived, attempt, recovery_attempts, fence, push,
-        worker_id, span, started_at, ended_at
+        worker_id, span, span_start_ns, span_end_ns, span_attributes, span_links, started_at, ended_at
     )
     select w.id, 'n' || n, 0, 'nothing', case when {_LAST} then 'failed' else 'completed' end,
         case when not ({_LAST}) then '{{"total":' || w.i || ',"note":"' || repeat('done ', 12) || '"}}' end,
         case when {_LAST} then {_ERROR} end, not ({_LAST}), 1, 0, 1, case when n = 0 then 1 else 0 end, {_WORKER},
-        {_SPAN}, {_ENDED}, {_ENDED} + interval '15 milliseconds'
-    from wanted w, generate_series(0, w.ended_nodes - 1) n order by w.i, n
-    """,
-    f"""
-    insert into spanloom.spans (
-        execution_id, span_id, trace_id, parent_span_id, node_id, item, attempt, name, kind, status, start_ns, end_ns,
-        attributes, links
-    )
-    select w.id, {_SPAN}, w.trace_id, substr(md5(w.i::text), 1, 16), 'n' || n, 0, 1, 'run n' || n, 'consumer', 'unset',
-        (extract(epoch from {_ENDED}) * 1000000000)::bigint,
-        (extract(epoch from {_ENDED}) * 1000000000)::bigint + 15000000,
-        '{{"spanloom.workflow.id": "' || w.workflow_id || '", "spanloom.workflow.version": ' || w.version
-            || ', "spanloom.node.id": "n' || n || '", "spanloom.node.type": "nothing", "spanloom.worker": "'
-            || {_WORKER} || '", "messaging.destination.name": "spanloom.default","spanloom.execution.id":"' || w.id
-            || '","spanloom.node.attempt":1,"spanloom.node.outcome":"completed"}}',
-        case when n = 0 then '[]' else '[{{"trace_id":"' || w.trace_id || '","span_id":"'
-            || substr(md5(w.i || '/' || n - 1), 1, 16) || '","kind":"parent"}}]' end
+        {_SPAN}, {_NANOSECONDS}, {_NANOSECONDS} + 15000000,
+        '{{"spanloom.node.type":"nothing","spanloom.worker":"' || {_WORKER}
+            || '","messaging.destination.name":"spanloom.default"}}',
+        case when n = 0 then '[]' else '[["parent","' || substr(md5(w.i || '/' || n - 1), 1, 16) || '"]]' end,
+        {_ENDED}, {_ENDED} + interval '15 milliseconds'
     from wanted w, generate_series(0, w.ended_nodes - 1) n order by w.i, n
     """,
     f"""
