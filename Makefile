@@ -3,6 +3,8 @@
 
 VENV := .venv
 BACKEND := .venv-backend
+PEERS := .venv-peers
+NPM := .npm-peers
 SBOM := .venv-sbom
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -14,7 +16,7 @@ help:
 	@echo "make test     run the tests, also end to end with real servers and processes, in minutes"
 	@echo "make check    run ruff, mypy, pyright, import-linter and the quick tests"
 	@echo "make coverage run all tests and show which lines and branches none of them reached"
-	@echo "make bench    measure throughput and latency, side by side with RQ"
+	@echo "make bench    measure throughput and latency, side by side with BullMQ and RQ"
 	@echo "make chaos    run real workers while everything around them is killed, for minutes, and count what was lost"
 	@echo "make soak     run workers for half an hour under load and faults, and show that nothing grows"
 	@echo "make e2e      send a trace to a real backend and read it back; installs Phoenix, 850 MB"
@@ -89,8 +91,23 @@ $(BACKEND)/bin/phoenix: | $(BIN)/python
 	@$(BIN)/python -m venv $(BACKEND)
 	@$(BACKEND)/bin/python -m pip --quiet --disable-pip-version-check install "arize-phoenix>=20"
 
+# What `make bench` runs beside us, each apart: what one needs may contradict another, and us.
+$(PEERS)/%/ready: bench/peers/%.txt | $(BIN)/python
+	@echo "Installing $* into $(@D)" >&2
+	@rm -rf $(@D)
+	@$(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip --quiet --disable-pip-version-check install --requirement $<
+	@touch $@
+
+$(NPM)/ready: bench/peers/package.json
+	@echo "Installing BullMQ into $(NPM)" >&2
+	@mkdir -p $(NPM)
+	@cp $< $(NPM)
+	@npm install --prefix $(NPM) --silent --no-audit --no-fund
+	@touch $@
+
 clean:
-	@rm -rf $(VENV) $(BACKEND) $(SBOM) sbom.cdx.json .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	@rm -rf $(VENV) $(BACKEND) $(PEERS) $(NPM) $(SBOM) sbom.cdx.json .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
 	@find engine stores worker tests bench docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/has-demo: EXTRAS := embedded,postgres,otlp

@@ -21,7 +21,7 @@ import psutil
 import psycopg
 from big_queries import time_reads
 from big_rows import fill, register
-from report import machine, postgres_versions
+from machine import machine, postgres_versions
 from spanloom_systems import SpanloomPlayer
 from systems import BenchFailed
 from workers import worker_processes

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from report import machine, postgres_versions, redis_version
+from machine import machine, postgres_versions, redis_version
 from systems import END_SECONDS, WORKERS, BenchFailed, Ground
 from workers import worker_processes
 from workflows import registry

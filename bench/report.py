@@ -1,105 +1,63 @@
-"""The report: what was measured on what, as a Markdown table with ratios, or as JSON."""
+"""The report: what was measured on what, as Markdown tables with ratios, or as JSON."""
 
 from __future__ import annotations
 
-import os
-import platform
-import sqlite3
-import statistics
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import psycopg
-from redis import Redis
+from outcome import Outcome
 from systems import WORKERS, System
 from workloads import Workload
 
-from spanloom.testing.servers import PostgresServer, RedisServer
+__all__ = ["as_json", "as_markdown", "as_ratios", "as_spread", "write_block"]
 
-__all__ = [
-    "Figures",
-    "as_json",
-    "as_markdown",
-    "as_ratios",
-    "machine",
-    "postgres_versions",
-    "redis_version",
-    "write_block",
-]
-
-YARDSTICK = "rq-simple"  #: the system that every other one is compared with
 BEGIN, END = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"  #: around the figures in a document
 
-#: The figure of each round, by system and workload.
-Figures = Mapping[tuple[str, str], Sequence[float]]
 
+def as_markdown(outcome: Outcome) -> str:
+    """Return the table of medians with their ratios, and what they were measured on."""
 
-def machine() -> dict[str, Any]:
-    """Say what this run is made on."""
-    packages = ("spanloom", "rq", "redis", "hiredis", "psycopg", "pydantic", "SQLAlchemy")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cores": cores,
-        "load before": round(os.getloadavg()[0], 1),  # of the last minute: what else the machine is doing
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "Python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "SQLite": sqlite3.sqlite_version,
-    }
+    def cell(system: System, work: Workload) -> str:
+        median, ratio = _number(outcome.median(system, work), work), outcome.ratio(system, work)
+        return median if ratio is None or system is outcome.yardstick else f"{median} ({ratio:.2f})"
 
-
-def redis_version(server: RedisServer) -> dict[str, str]:
-    """Say which server answers as Redis."""
-    with Redis.from_url(server.url) as client:
-        info = client.info("server")
-    name = "Valkey" if info.get("server_name") == "valkey" else "Redis"
-    return {f"{name} server": str(info.get("valkey_version") or info["redis_version"])}
-
-
-def postgres_versions(server: PostgresServer) -> dict[str, str]:
-    """Say which Postgres answers, and whether it really writes to disk."""
-    with psycopg.connect(server.url) as connection:
-        settings = ("server_version", "fsync", "synchronous_commit")
-        found = {name: str(connection.execute(f"show {name}").fetchone()[0]) for name in settings}  # type: ignore[index]
-    return {"Postgres": found.pop("server_version"), **found}
-
-
-def as_markdown(
-    ground: Mapping[str, Any], systems: Sequence[System], workloads: Sequence[Workload], figures: Figures, rounds: int
-) -> str:
-    """Return the header and the table of medians."""
+    noted = [system for system in outcome.systems if system.note]
+    marks = {system.name: f" [{number}]" for number, system in enumerate(noted, start=1)}
     lines = [
-        ", ".join(f"{name} {value}" for name, value in ground.items()),
+        *_table("system", outcome, outcome.systems, cell, lambda system: system.title + marks.get(system.name, "")),
         "",
-        f"{WORKERS} workers, no-op nodes. {_how_often(figures, rounds)}",
-        "",
-        *(f"- {work.name}: {work.title}" for work in workloads),
-        "",
-        "| system | " + " | ".join(f"{work.name} {work.unit}" for work in workloads) + " |",
-        "|---|" + "---|" * len(workloads),
+        *(f"{marks[system.name].strip()} {system.note}" for system in noted),
+        *([""] if noted else []),
+        " ".join(f"{work.name}: {work.title}." for work in outcome.workloads),
     ]
-    for system in systems:
-        cells = [_cell(system, work, figures) for work in workloads]
-        lines.append(f"| {system.title} | " + " | ".join(cells) + " |")
-    if any(system.name == YARDSTICK for system in systems):
-        lines += ["", "In brackets: how many times as fast as RQ's SimpleWorker in this run."]
+    if outcome.yardstick is not None:
+        lines.append(f"In brackets: the ratio to {outcome.yardstick.title} in this run; of times, less is better.")
+    lines += [f"Left out: {title}: {reason}" for title, reason in outcome.left_out.items()]
+    differ = f" that differ by up to {outcome.widest:.0%}" if outcome.rounds > 1 else ""
+    lines.append(f"{WORKERS} workers; systems taking turns, medians of {outcome.rounds} round(s){differ}.")
+    lines.append(", ".join(f"{name} {value}" for name, value in outcome.ground.items()) + ".")
     return "\n".join(lines)
 
 
-def as_ratios(systems: Sequence[System], workloads: Sequence[Workload], figures: Figures) -> str:
-    """Return the table of ratios alone: how many times as fast as the yardstick, in the same run."""
-    (yardstick,) = (system.title for system in systems if system.name == YARDSTICK)
-    lines = [
-        f"| times as fast as {yardstick} | " + " | ".join(work.name for work in workloads) + " |",
-        "|---|" + "---:|" * len(workloads),
-    ]
-    for system in systems:
-        if system.name != YARDSTICK:
-            cells = [f"{_times(system, work, figures):.1f}" for work in workloads]
-            lines.append(f"| {system.title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def as_spread(outcome: Outcome) -> str:
+    """Return the table of the least and the greatest figure over the rounds."""
+
+    def cell(system: System, work: Workload) -> str:
+        return " to ".join(_number(figure, work) for figure in outcome.spread(system, work))
+
+    return "\n".join(_table("from least to greatest", outcome, outcome.systems, cell))
+
+
+def as_ratios(outcome: Outcome) -> str:
+    """Return the table of ratios alone: to the yardstick, in the same run."""
+    assert outcome.yardstick is not None
+    others = [system for system in outcome.systems if system is not outcome.yardstick]
+
+    def cell(system: System, work: Workload) -> str:
+        return f"{outcome.ratio(system, work):.2f}"
+
+    return "\n".join(_table(f"ratio to {outcome.yardstick.title}", outcome, others, cell))
 
 
 def write_block(document: Path, text: str) -> None:
@@ -111,52 +69,52 @@ def write_block(document: Path, text: str) -> None:
     document.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
 
 
-def as_json(
-    ground: Mapping[str, Any], systems: Sequence[System], workloads: Sequence[Workload], figures: Figures, rounds: int
-) -> dict[str, Any]:
+def as_json(outcome: Outcome) -> dict[str, Any]:
     """Return the same, with the figure of every round."""
     return {
-        "ground": dict(ground),
-        "rounds": rounds,
+        "ground": outcome.ground,
+        "rounds": outcome.rounds,
         "workers": WORKERS,
+        "yardstick": outcome.yardstick.name if outcome.yardstick is not None else None,
         "workloads": {
             work.name: {"title": work.title, "unit": work.unit, "nodes": work.nodes, "executions": work.executions}
-            for work in workloads
+            for work in outcome.workloads
         },
         "systems": {
             system.name: {
                 "title": system.title,
+                "note": system.note,
                 "figures": {
                     work.name: {
-                        "median": statistics.median(figures[system.name, work.name]),
-                        "rounds": list(figures[system.name, work.name]),
-                        "times_rq_simple": _times(system, work, figures),
+                        "median": outcome.median(system, work),
+                        "spread": outcome.spread(system, work),
+                        "rounds": outcome.figures[system.name, work.name],
+                        "ratio": outcome.ratio(system, work),
                     }
-                    for work in workloads
+                    for work in outcome.workloads
                 },
             }
-            for system in systems
+            for system in outcome.systems
         },
+        "left_out": outcome.left_out,
     }
 
 
-def _cell(system: System, workload: Workload, figures: Figures) -> str:
-    median = statistics.median(figures[system.name, workload.name])
-    text = f"{median:,.1f}" if workload.one_by_one else f"{median:,.0f}"
-    times = _times(system, workload, figures)
-    return text if times is None or system.name == YARDSTICK else f"{text} ({times:.1f}x)"
+def _table(
+    head: str,
+    outcome: Outcome,
+    systems: Sequence[System],
+    cell: Callable[[System, Workload], str],
+    title: Callable[[System], str] = lambda system: system.title,
+) -> list[str]:
+    rows = [[title(system), *(cell(system, work) for work in outcome.workloads)] for system in systems]
+    columns = [head, *(f"{work.name} {work.unit}" for work in outcome.workloads)]
+    return [_row(columns), "|---|" + "---:|" * len(outcome.workloads), *map(_row, rows)]
 
 
-def _times(system: System, workload: Workload, figures: Figures) -> float | None:
-    if (YARDSTICK, workload.name) not in figures:
-        return None
-    own = statistics.median(figures[system.name, workload.name])
-    theirs = statistics.median(figures[YARDSTICK, workload.name])
-    return theirs / own if workload.one_by_one else own / theirs
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def _how_often(figures: Figures, rounds: int) -> str:
-    if rounds == 1:
-        return "One round."
-    widest = max(max(found) / min(found) for found in figures.values())
-    return f"Medians of {rounds} rounds, systems taking turns; rounds of one figure differ by up to {widest - 1:.0%}."
+def _number(figure: float, workload: Workload) -> str:
+    return f"{figure:,.1f}" if workload.one_by_one else f"{figure:,.0f}"

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import redis
-from report import machine
+from machine import machine
 from systems import BenchFailed
 from workflows import registry
 

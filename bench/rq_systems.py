@@ -18,7 +18,7 @@ from rq import Worker
 from rq.job import Job
 from rq.registry import FailedJobRegistry, FinishedJobRegistry
 from rq_jobs import QUEUE, enqueue_stage, job_id
-from systems import END_SECONDS, BenchFailed, Ground, Player, System
+from systems import END_SECONDS, BenchFailed, Ground, LocalPlayer, Player, System
 from workers import worker_processes
 from workloads import Workload
 
@@ -48,7 +48,7 @@ class RqSystem(System):
             yield _RqPlayer(redis)
 
 
-class _RqPlayer(Player):
+class _RqPlayer(LocalPlayer):
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._finished = FinishedJobRegistry(QUEUE, connection=redis)

@@ -12,13 +12,15 @@ import logging
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from report import YARDSTICK, as_json, as_markdown, as_ratios, machine, postgres_versions, redis_version, write_block
+from machine import machine, postgres_versions, redis_version
+from outcome import Outcome
+from peer_systems import PEER_SYSTEMS
+from report import as_json, as_markdown, as_ratios, as_spread, write_block
 from rq_systems import RQ_SYSTEMS
 from spanloom_systems import SPANLOOM_SYSTEMS
 from systems import BenchFailed, Ground, System
@@ -28,7 +30,7 @@ from spanloom.engine import SpanloomError
 from spanloom.testing.servers import PostgresServer, postgres_server, redis_server
 from spanloom.worker.process.log_setup import configure_logging
 
-SYSTEMS: tuple[System, ...] = (*SPANLOOM_SYSTEMS, *RQ_SYSTEMS)
+SYSTEMS: tuple[System, ...] = (*SPANLOOM_SYSTEMS, *PEER_SYSTEMS, *RQ_SYSTEMS)
 _ROOT = Path(__file__).parents[1]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -37,8 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench, print its report to stdout and return the exit code: 1 if a figure can't be trusted."""
     options = _parser().parse_args(arguments)
     systems, workloads = _chosen(options.only)
-    if options.write and not any(system.name == YARDSTICK for system in systems):
-        _parser().error(f"--write needs ratios, and so {YARDSTICK} among the systems")
     if options.quick:
         workloads = [quick(workload) for workload in workloads]
     rounds = options.rounds or (1 if options.quick else 3)
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, _interrupt)
     configure_logging("auto", logging.WARNING)  # of the workers in this process; stdout is for the report
     try:
-        ground, figures = _measure(systems, workloads, rounds)
+        outcome = _measure(systems, workloads, rounds)
     except (BenchFailed, SpanloomError) as error:
         print(f"the bench failed: {error}", file=sys.stderr)
         return 1
@@ -54,48 +54,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nstopped, and cleaned up", file=sys.stderr)
         return 130
     if options.json:
-        print(json.dumps(as_json(ground, systems, workloads, figures, rounds), indent=2, ensure_ascii=False))
+        print(json.dumps(as_json(outcome), indent=2, ensure_ascii=False))
     else:
-        print(as_markdown(ground, systems, workloads, figures, rounds))
+        print(as_markdown(outcome))
+        if rounds > 1:
+            print(f"\n{as_spread(outcome)}")
     if options.write:
-        write_block(_ROOT / "docs" / "performance.md", as_markdown(ground, systems, workloads, figures, rounds))
-        write_block(_ROOT / "README.md", as_ratios(systems, workloads, figures))
+        if outcome.yardstick is None:
+            print("nothing written: there are no ratios without BullMQ or RQ's SimpleWorker", file=sys.stderr)
+            return 1
+        write_block(_ROOT / "docs" / "performance.md", as_markdown(outcome))
+        write_block(_ROOT / "README.md", as_ratios(outcome))
     return 0
 
 
-def _measure(
-    systems: Sequence[System], workloads: Sequence[Workload], rounds: int
-) -> tuple[dict[str, Any], dict[tuple[str, str], list[float]]]:
-    ground = machine()
-    figures: dict[tuple[str, str], list[float]] = {}
+def _measure(systems: Sequence[System], workloads: list[Workload], rounds: int) -> Outcome:
+    outcome = Outcome(list(systems), workloads, rounds, machine())
+    for system in systems:
+        with _left_out_if_optional(outcome, system):
+            outcome.ground |= system.prepare()
     with ExitStack() as stack:
         postgres: PostgresServer | None = None
-        if any(system.needs_postgres for system in systems):
+        if any(system.needs_postgres for system in outcome.systems):
             postgres = stack.enter_context(postgres_server())
-            ground |= postgres_versions(postgres)
+            outcome.ground |= postgres_versions(postgres)
         for number in range(rounds):
-            for system in systems:
+            for system in outcome.systems[:]:
                 _progress(f"round {number + 1} of {rounds}: {system.title}")
-                found, redis = _play(system, workloads, postgres)
-                ground |= redis
-                for workload in workloads:
-                    figures.setdefault((system.name, workload.name), []).append(found[workload.name])
+                with _left_out_if_optional(outcome, system):
+                    _play(system, outcome, postgres)
     _progress("")
-    return ground, figures
+    if not outcome.systems:
+        raise BenchFailed("none of the systems could be run")
+    return outcome
 
 
-def _play(
-    system: System, workloads: Sequence[Workload], postgres: PostgresServer | None
-) -> tuple[dict[str, float], dict[str, str]]:
+def _play(system: System, outcome: Outcome, postgres: PostgresServer | None) -> None:
     """Start one system, warm it up, and measure every workload."""
     with (
         tempfile.TemporaryDirectory(prefix="spanloom-bench-") as directory,
         redis_server() as redis,
         system.playing(Ground(redis, Path(directory), postgres)) as player,
     ):
-        for workload in workloads:
+        for workload in outcome.workloads:
             player.measure(warm_up(workload))
-        return {workload.name: player.measure(workload) for workload in workloads}, redis_version(redis)
+        for workload in outcome.workloads:
+            outcome.figures.setdefault((system.name, workload.name), []).append(player.measure(workload))
+        outcome.ground |= redis_version(redis)
+
+
+@contextmanager
+def _left_out_if_optional(outcome: Outcome, system: System) -> Generator[None]:
+    try:
+        yield
+    except BenchFailed as error:
+        if not system.optional:
+            raise
+        _progress(f"goes on without {system.title}: {error}")
+        outcome.leave_out(system, str(error).splitlines()[0].rstrip(":") + ".")
 
 
 def _parser() -> argparse.ArgumentParser:

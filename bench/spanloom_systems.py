@@ -11,14 +11,12 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
-import psycopg
-from systems import END_SECONDS, WORKERS, BenchFailed, Ground, Player, System
+from systems import END_SECONDS, WORKERS, BenchFailed, Ground, LocalPlayer, Player, System
 from workers import worker_processes
 from workflows import registry, workflow
 from workloads import Workload
 
 from spanloom.engine import ExecutionFilter, ExecutionStatus, NodeStatus, WorkflowEngine
-from spanloom.testing.servers import PostgresServer
 
 __all__ = ["SPANLOOM_SYSTEMS", "SpanloomPlayer"]
 
@@ -36,8 +34,8 @@ class SpanloomSystem(System):
     @contextmanager
     def playing(self, ground: Ground) -> Generator[Player]:
         with ExitStack() as stack:
-            if ground.postgres is not None and self.needs_postgres:
-                store_url = stack.enter_context(_database(ground.postgres))
+            if self.needs_postgres:
+                store_url = stack.enter_context(ground.database())
             else:
                 store_url = "memory://" if self.name == "memory" else f"sqlite:///{ground.directory}/spanloom.db"
             engine = WorkflowEngine(registry, store_url, ground.redis.url)
@@ -57,18 +55,7 @@ class SpanloomSystem(System):
             yield SpanloomPlayer(engine)
 
 
-@contextmanager
-def _database(server: PostgresServer) -> Generator[str]:
-    """Make an empty database and drop it at the end, so that no round finds another one's tables."""
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute("create database bench")
-        try:
-            yield server.database_url("bench")
-        finally:
-            connection.execute("drop database bench with (force)")
-
-
-class SpanloomPlayer(Player):
+class SpanloomPlayer(LocalPlayer):
     def __init__(self, engine: WorkflowEngine) -> None:
         self._engine = engine
         self._ids: list[str] = []

@@ -13,7 +13,7 @@ from systems import WORKERS, BenchFailed
 
 from spanloom.engine import SpanloomError
 
-__all__ = ["worker_processes"]
+__all__ = ["log_tail", "worker_processes"]
 
 _READY_SECONDS = 30.0
 _END_SECONDS = 20.0
@@ -48,12 +48,12 @@ def worker_processes(
         while count_ready() < WORKERS:
             _check(processes, log_path)
             if time.monotonic() > deadline:
-                raise BenchFailed(f"the workers were not ready after {_READY_SECONDS:g} s:\n{_tail(log_path)}")
+                raise BenchFailed(f"the workers were not ready after {_READY_SECONDS:g} s:\n{log_tail(log_path)}")
             time.sleep(0.02)
         try:
             yield
         except (BenchFailed, SpanloomError) as error:
-            raise BenchFailed(f"{error}\nits workers' log ends with:\n{_tail(log_path)}") from error
+            raise BenchFailed(f"{error}\nits workers' log ends with:\n{log_tail(log_path)}") from error
         _check(processes, log_path)
     finally:
         for process in processes:
@@ -69,8 +69,9 @@ def worker_processes(
 def _check(processes: Sequence[subprocess.Popen[bytes]], log_path: Path) -> None:
     for process in processes:
         if process.poll() is not None:
-            raise BenchFailed(f"a worker ended with exit code {process.returncode}:\n{_tail(log_path)}")
+            raise BenchFailed(f"a worker ended with exit code {process.returncode}:\n{log_tail(log_path)}")
 
 
-def _tail(log_path: Path) -> str:
+def log_tail(log_path: Path) -> str:
+    """Return the last lines of a log, indented."""
     return "\n".join(f"  {line}" for line in log_path.read_text(errors="replace").splitlines()[-15:])
