@@ -148,4 +148,16 @@ class _Driver(Player):
         return answer
 
 
-PEER_SYSTEMS = (NodeSystem("bullmq", "BullMQ, raw jobs", ".npm-peers"),)
+PEER_SYSTEMS = (
+    PeerSystem(
+        "absurd",
+        "Absurd, Postgres",
+        ".venv-peers/absurd",
+        needs_postgres=True,
+        note="A task's steps run one after the other, in W2 all fifty.",
+    ),
+    PeerSystem("dbos", "DBOS, Postgres", ".venv-peers/dbos", needs_postgres=True),
+    NodeSystem("bullmq", "BullMQ, raw jobs", ".npm-peers"),
+    PeerSystem("dramatiq", "Dramatiq, 8 threads", ".venv-peers/dramatiq"),
+    PeerSystem("celery", "Celery, solo", ".venv-peers/celery"),
+)

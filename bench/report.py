@@ -12,8 +12,6 @@ from workloads import Workload
 
 __all__ = ["as_json", "as_markdown", "as_ratios", "as_spread", "write_block"]
 
-BEGIN, END = "<!-- bench:begin -->\n", "<!-- bench:end -->\n"  #: around the figures in a document
-
 
 def as_markdown(outcome: Outcome) -> str:
     """Return the table of medians with their ratios, and what they were measured on."""
@@ -60,12 +58,13 @@ def as_ratios(outcome: Outcome) -> str:
     return "\n".join(_table(f"ratio to {outcome.yardstick.title}", outcome, others, cell))
 
 
-def write_block(document: Path, text: str) -> None:
-    """Replace what a document has between the marks for figures."""
-    before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+def write_block(document: Path, text: str, block: str = "bench") -> None:
+    """Replace what a document has between the marks for the figures of a command."""
+    marks = (f"<!-- {block}:begin -->\n", f"<!-- {block}:end -->\n")
+    before, begin, rest = document.read_text(encoding="utf-8").partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise ValueError(f"{document} has no marks for figures: {BEGIN.strip()} and {END.strip()}")
+        raise ValueError(f"{document} has no marks for figures: {marks[0].strip()} and {marks[1].strip()}")
     document.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
 
 
