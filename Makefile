@@ -9,7 +9,7 @@ SBOM := .venv-sbom
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test check coverage bench chaos soak e2e mutants torture pictures lock sbom clean
+.PHONY: help demo test check coverage bench bench-cpu chaos soak e2e mutants torture pictures lock sbom clean
 
 help:
 	@echo "make demo     run a workflow over two worker processes, with a Redis of its own"
@@ -18,6 +18,7 @@ help:
 	@echo "make coverage run all tests and show which lines and branches none of them reached"
 	@echo "make bench    measure throughput and latency, side by side with RQ, Celery, Dramatiq, DBOS,"
 	@echo "              Absurd and, where node is found, BullMQ, which it installs"
+	@echo "make bench-cpu count what one node costs: CPU by process and function, commits, WAL, Redis commands"
 	@echo "make chaos    run real workers while everything around them is killed, for minutes, and count what was lost"
 	@echo "make soak     run workers for half an hour under load and faults, and show that nothing grows"
 	@echo "make e2e      send a trace to a real backend and read it back; installs Phoenix, 850 MB"
@@ -52,6 +53,9 @@ coverage: $(VENV)/has-dev
 
 bench: $(VENV)/has-dev
 	@$(BIN)/python bench/run.py $(ARGS)
+
+bench-cpu: $(VENV)/has-dev
+	@$(BIN)/python bench/cpu.py $(ARGS)
 
 chaos: $(VENV)/has-test
 	@cd tests && ../$(BIN)/python -m chaos $(ARGS)
