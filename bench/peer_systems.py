@@ -47,7 +47,7 @@ class PeerSystem(System):
         make = ["make", "--silent", "--no-print-directory", target]
         done = subprocess.run(make, cwd=_ROOT, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
-            raise BenchFailed(f"it can't be installed: {done.stderr.strip().splitlines()[-1:]}")
+            raise BenchFailed(f"`make {target}` failed:\n{done.stderr.strip()}")
         return self._versions()
 
     @contextmanager

@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(systems: Sequence[System], workloads: list[Workload], rounds: int) -> Outcome:
     outcome = Outcome(list(systems), workloads, rounds, machine())
     for system in systems:
+        _progress(f"installs what is missing of {system.title}" if system.optional else "")
         with _left_out_if_optional(outcome, system):
             outcome.ground |= system.prepare()
     with ExitStack() as stack:
