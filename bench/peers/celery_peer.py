@@ -14,7 +14,7 @@ from driver import Driver, ran, ready
 URL = f"redis+socket://{os.environ['BENCH_REDIS']}"
 
 app = Celery("bench", broker=URL, backend=URL)
-app.conf.update(worker_prefetch_multiplier=32, worker_send_task_events=False, worker_enable_remote_control=False)
+app.conf.update(worker_send_task_events=False, worker_enable_remote_control=False)
 
 
 @app.task(name="node")

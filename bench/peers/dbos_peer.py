@@ -15,7 +15,7 @@ from driver import Driver, ran, ready
 
 URL = os.environ["BENCH_POSTGRES"]
 QUEUE = "bench"
-POLL_SECONDS = 0.01  # by default 1
+POLL_SECONDS = 0.02  # by default 1
 CONCURRENCY = 20
 LOOK_SECONDS = 0.005  # of the driver, which asks for states
 
