@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,20 @@ def as_markdown(outcome: Outcome) -> str:
 
     noted = [system for system in outcome.systems if system.note]
     marks = {system.name: f" [{number}]" for number, system in enumerate(noted, start=1)}
-    lines = [
-        *_table("system", outcome, outcome.systems, cell, lambda system: system.title + marks.get(system.name, "")),
-        "",
+    yardstick, rounds = outcome.yardstick, outcome.rounds
+    differ = f" that differ by up to {outcome.widest:.0%}" if rounds > 1 else ""
+    paragraphs = [
         *(f"{marks[system.name].strip()} {system.note}" for system in noted),
-        *([""] if noted else []),
         " ".join(f"{work.name}: {work.title}." for work in outcome.workloads),
+        *([f"In brackets: the ratio to {yardstick.title} in this run; of times, less is better."] if yardstick else []),
+        *(f"Left out: {title}: {reason}" for title, reason in outcome.left_out.items()),
+        f"{WORKERS} workers; systems taking turns, medians of {rounds} round{'s' * (rounds > 1)}{differ}.",
+        ", ".join(f"{name} {value}" for name, value in outcome.ground.items()) + ".",
     ]
-    if outcome.yardstick is not None:
-        lines.append(f"In brackets: the ratio to {outcome.yardstick.title} in this run; of times, less is better.")
-    lines += [f"Left out: {title}: {reason}" for title, reason in outcome.left_out.items()]
-    differ = f" that differ by up to {outcome.widest:.0%}" if outcome.rounds > 1 else ""
-    lines.append(f"{WORKERS} workers; systems taking turns, medians of {outcome.rounds} round(s){differ}.")
-    lines.append(", ".join(f"{name} {value}" for name, value in outcome.ground.items()) + ".")
-    return "\n".join(lines)
+    table = _table("system", outcome, outcome.systems, cell, lambda system: system.title + marks.get(system.name, ""))
+    return "\n".join(
+        [*table, "", textwrap.fill(" ".join(paragraphs), 130, break_long_words=False, break_on_hyphens=False)]
+    )
 
 
 def as_spread(outcome: Outcome) -> str:

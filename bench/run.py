@@ -1,4 +1,4 @@
-"""`make bench`: throughput and latency of Spanloom over each store and of stock RQ, side by side on this machine.
+"""`make bench`: throughput and latency of Spanloom over each store and of its peers, side by side on this machine.
 
 Starts its own Redis and Postgres. Systems take turns, round after round, each on an empty Redis and an empty store, so
 that what else the machine does meets all of them; figures are medians over the rounds. Compare within one run only.
@@ -108,7 +108,7 @@ def _play(system: System, outcome: Outcome, postgres: PostgresServer | None) -> 
 def _left_out_if_optional(outcome: Outcome, system: System) -> Generator[None]:
     try:
         yield
-    except BenchFailed as error:
+    except (BenchFailed, OSError) as error:  # the latter if a program is not there or its pipe broke
         if not system.optional:
             raise
         _progress(f"goes on without {system.title}: {error}")
@@ -117,7 +117,7 @@ def _left_out_if_optional(outcome: Outcome, system: System) -> Generator[None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="bench/run.py", description="Compare Spanloom over each store with stock RQ, on this machine."
+        prog="bench/run.py", description="Compare Spanloom over each store with its peers, on this machine."
     )
     parser.add_argument("--quick", action="store_true", help="a quarter of the work and one round: a look, no claim")
     parser.add_argument("--rounds", type=_positive, metavar="N", help="how often each system has its turn (default: 3)")
