@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workloads = [
         quick(work) if options.quick else replace(work, executions=work.executions * _TIMES) for work in workloads
     ]
-    rounds = 1 if options.quick else options.rounds
+    rounds = 1 if options.quick else max(options.rounds, 1)
     try:
         with _running() as (player, redis, postgres):
             ground = machine() | postgres_versions(postgres) | redis_version(redis)

@@ -39,7 +39,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """The modules of the bench, which import each other by their bare names."""
     monkeypatch.syspath_prepend(str(BENCH))
     before = set(sys.modules)
-    names = ("outcome", "peer_systems", "report", "run", "systems", "workloads")
+    names = ("cpu", "outcome", "peer_systems", "report", "run", "systems", "workloads")
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(BENCH)):
@@ -152,3 +152,17 @@ def test_make_knows_how_to_install_every_peer(bench: SimpleNamespace) -> None:
         target = f"{peer._home.relative_to(ROOT)}/ready"
         made = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
+
+
+def test_the_table_of_costs_has_a_row_for_each_function_that_counts(bench: SimpleNamespace) -> None:
+    (workload, *_) = bench.workloads.WORKLOADS
+    rounds = [
+        {"workers": 200.0, "commits": 0.25, "function claim_v1": 40.0, "function rare_v1": 0.2},
+        {"workers": 210.0, "commits": 0.35, "function claim_v1": 42.0},
+        {"workers": 900.0, "commits": 0.30, "function claim_v1": 44.0},
+    ]
+    table = bench.cpu._as_markdown({"Postgres": "18"}, [workload], {"W1": bench.cpu._medians(rounds)}, len(rounds))
+    assert "| workers, µs | 210 |" in table
+    assert "| commits | 0.30 |" in table
+    assert "| of the backends: `claim_v1` itself, µs | 42 |" in table
+    assert "rare_v1" not in table
