@@ -12,6 +12,7 @@ import logging
 import statistics
 import sys
 import tempfile
+import textwrap
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -22,13 +23,14 @@ import psycopg
 from machine import machine, postgres_versions, redis_version
 from meter import FUNCTION, Counters, Meter
 from report import write_block
-from spanloom_systems import SPANLOOM_SYSTEMS
-from systems import BenchFailed, Ground, LocalPlayer
+from spanloom_systems import SPANLOOM_SYSTEMS, SpanloomPlayer
+from systems import BenchFailed, Ground
 from workloads import WORKLOADS, Workload, quick, warm_up
 
 from spanloom.testing.servers import PostgresServer, RedisServer, postgres_server, redis_server
 from spanloom.worker.process.log_setup import configure_logging
 
+_WORKLOADS = tuple(work for work in WORKLOADS if not work.one_by_one)
 _TIMES = 3  # so many times the executions of `make bench`: some seconds of each workload
 _LEAST_US = 1.0  # the time of a function that has a row of its own
 _ROWS = (
@@ -52,9 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="put the figures into docs/performance.md, too")
     options = parser.parse_args(arguments)
     configure_logging("auto", logging.WARNING)
-    workloads = [work for work in WORKLOADS if not work.one_by_one]
     workloads = [
-        quick(work) if options.quick else replace(work, executions=work.executions * _TIMES) for work in workloads
+        quick(work) if options.quick else replace(work, executions=work.executions * _TIMES) for work in _WORKLOADS
     ]
     rounds = 1 if options.quick else max(options.rounds, 1)
     try:
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BenchFailed as error:
         print(f"the bench failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nstopped, and cleaned up", file=sys.stderr)
+        return 130
     medians = {name: _medians(figures) for name, figures in found.items()}
     table = _as_markdown(ground, workloads, medians, rounds)
     if options.json:
@@ -76,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _running() -> Generator[tuple[LocalPlayer, RedisServer, PostgresServer]]:
+def _running() -> Generator[tuple[SpanloomPlayer, RedisServer, PostgresServer]]:
     (system,) = (system for system in SPANLOOM_SYSTEMS if system.needs_postgres)
     with (
         tempfile.TemporaryDirectory(prefix="spanloom-bench-") as directory,
@@ -91,21 +95,19 @@ def _running() -> Generator[tuple[LocalPlayer, RedisServer, PostgresServer]]:
 
 
 def _measure(
-    workloads: Sequence[Workload], rounds: int, player: LocalPlayer, redis: RedisServer, postgres: PostgresServer
+    workloads: Sequence[Workload], rounds: int, player: SpanloomPlayer, redis: RedisServer, postgres: PostgresServer
 ) -> dict[str, list[Counters]]:
     """Return what a node of each workload used in each round."""
     found: dict[str, list[Counters]] = {work.name: [] for work in workloads}
-    for work in workloads:
+    for work in _WORKLOADS:
         player.play(warm_up(work))
     with closing(Meter(redis, postgres)) as meter:
         for _ in range(rounds):
             for work in workloads:
                 player.begin(work)
                 used = meter.count(lambda work=work: player.run_all(work))
+                player.check_completed(work)
                 found[work.name].append({name: value / work.nodes for name, value in used.items()})
-        player.check(
-            workloads[-1]
-        )  # of the last one only: to look at each of so many ends is work for Postgres as well
     return found
 
 
@@ -129,6 +131,8 @@ def _as_markdown(
         if name.startswith(FUNCTION) and spent >= _LEAST_US
     }
     longest = sorted(functions, key=lambda name: -max(used.get(name, 0.0) for used in medians.values()))
+    what = [f"{work.name}: {work.title}." for work in workloads]
+    of = ", ".join(f"{name} {value}" for name, value in ground.items()) + "."
     return "\n".join(
         [
             "| a node | " + " | ".join(work.name for work in workloads) + " |",
@@ -136,9 +140,9 @@ def _as_markdown(
             *(row(title, key, digits) for key, title, digits in _ROWS),
             *(row(f"of the backends: `{name.removeprefix(FUNCTION)}` itself, µs", name, 0) for name in longest),
             "",
-            " ".join(f"{work.name}: {work.title}." for work in workloads),
-            f"Medians of {rounds} round(s).",
-            ", ".join(f"{name} {value}" for name, value in ground.items()) + ".",
+            textwrap.fill(
+                " ".join([*what, f"Medians of {rounds} round{'s' * (rounds > 1)}.", of]), 130, break_long_words=False
+            ),
         ]
     )
 

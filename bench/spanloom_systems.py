@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
-from systems import END_SECONDS, WORKERS, BenchFailed, Ground, LocalPlayer, Player, System
+from systems import END_SECONDS, WORKERS, BenchFailed, Ground, LocalPlayer, System
 from workers import worker_processes
 from workflows import registry, workflow
 from workloads import Workload
@@ -32,7 +32,7 @@ class SpanloomSystem(System):
         self.needs_postgres = name == "postgres"
 
     @contextmanager
-    def playing(self, ground: Ground) -> Generator[Player]:
+    def playing(self, ground: Ground) -> Generator[SpanloomPlayer]:
         with ExitStack() as stack:
             if self.needs_postgres:
                 store_url = stack.enter_context(ground.database())
@@ -56,6 +56,8 @@ class SpanloomSystem(System):
 
 
 class SpanloomPlayer(LocalPlayer):
+    """An engine whose workers are ready."""
+
     def __init__(self, engine: WorkflowEngine) -> None:
         self._engine = engine
         self._ids: list[str] = []
@@ -93,6 +95,10 @@ class SpanloomPlayer(LocalPlayer):
                     f"{workload.name}: execution {execution_id} did not record each of its nodes once, at the first "
                     f"attempt: {dict(found - Counter(expected))} {dict(Counter(expected) - found)} {dict(ended)}"
                 )
+        self.check_completed(workload)
+
+    def check_completed(self, workload: Workload) -> None:
+        """Raise BenchFailed unless as many executions completed as were started: one count, no look at each."""
         if (completed := self._completed(workload) - self._before) != workload.executions:
             raise BenchFailed(f"{workload.name}: {completed:,} executions completed, not {workload.executions:,}")
 
