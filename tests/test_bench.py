@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import json
@@ -166,3 +167,16 @@ def test_the_table_of_costs_has_a_row_for_each_function_that_counts(bench: Simpl
     assert "| commits | 0.30 |" in table
     assert "| of the backends: `claim_v1` itself, µs | 42 |" in table
     assert "rare_v1" not in table
+
+
+def test_every_name_that_a_program_takes_from_another_is_there(bench: SimpleNamespace) -> None:
+    own = {path.stem for path in BENCH.glob("*.py")}
+    taken = [
+        (path.name, node.module, alias.name)
+        for path in BENCH.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in own
+        for alias in node.names
+    ]
+    assert taken
+    assert [one for one in taken if not hasattr(importlib.import_module(one[1]), one[2])] == []
