@@ -194,7 +194,7 @@ def _span(row: dict[str, Any]) -> SpanRecord:
         links = [{"trace_id": row["trace_id"], "span_id": span_id, "kind": kind} for kind, span_id in links]
         failed = attributes["spanloom.node.outcome"] == NodeStatus.FAILED
         row |= {"name": f"run {row['node_id']}", "kind": "consumer", "status": "error" if failed else "unset"}
-    return SpanRecord(**{**row, "attributes": attributes, "links": links})
+    return SpanRecord.model_validate({**row, "attributes": attributes, "links": links})
 
 
 def _kept_before(connection: sa.Connection, execution_id: str, request: NodeLines) -> int | None:
