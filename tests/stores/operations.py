@@ -10,7 +10,7 @@ from typing import Any
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import LogLine, NodeKey, SpanLine
 from spanloom.engine.store.states import ExecutionStatus, NodeStatus
-from spanloom.stores.transitions.rows import Event, ResultRow, RunFilter, RunRow
+from spanloom.stores.transitions.rows import Event, NewExecution, ResultRow, RunFilter, RunRow
 from spanloom.stores.transitions.transaction import Transaction, always
 from spanloom.testing.clock import ManualClock
 from spanloom.testing.driver import StoreDriver, request
@@ -87,7 +87,9 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "lock_executions": lambda tx: [
         tx.lock_executions([ID]), tx.lock_executions([ID, CHILD], alone=lambda row: row.id == ID, wait=False)
     ],
-    "insert_execution": lambda tx: [tx.insert_execution(CREATED, 1, ExecutionStatus.PENDING) for _ in range(2)],
+    "insert_executions": lambda tx: [
+        tx.insert_executions([NewExecution(CREATED, 1, ExecutionStatus.PENDING)] * 2) for _ in range(2)
+    ],
     "children": lambda tx: tx.children(ID, ["w1", "w2"]),
     "lock_descendants": lambda tx: tx.lock_descendants([ID]),
     "lock_families": lambda tx: [tx.lock_families([ID]), tx.lock_families([CHILD, ID]), tx.lock_families([])],

@@ -58,7 +58,7 @@ def test_what_waits_for_several_rows_on_postgres_locks_them_in_an_order(
 
 def test_a_statement_is_rendered_for_each_dialect() -> None:
     statement = "SELECT x FROM {s}t WHERE id = ANY(:ids::uuid[]) AND n = :n::integer ORDER BY id FOR NO KEY UPDATE"
-    text, values, *_ = for_sqlite(statement)
+    text, values = for_sqlite(statement)
     assert text == "SELECT x FROM t WHERE id IN (SELECT value FROM json_each(?)) AND n = ? ORDER BY id"
     assert values({"n": 1, "ids": ["a", "b"], "else": 2}) == ['["a", "b"]', 1]
     assert for_postgres(statement, "odd schema") == (
@@ -73,13 +73,6 @@ def test_a_statement_is_rendered_for_each_dialect() -> None:
 def test_every_kind_of_lock_is_left_out_on_sqlite(lock: str) -> None:
     rendered = for_sqlite(f"SELECT 1 FROM {{s}}t n WHERE a = (SELECT 2 {lock}) {lock}")
     assert rendered.text == "SELECT 1 FROM t n WHERE a = (SELECT 2)"
-
-
-def test_a_statement_of_sqlite_says_which_buffered_rows_it_may_read() -> None:
-    reads = {
-        table: for_sqlite(f"DELETE FROM {{s}}{table} WHERE a = :a")[2:] for table in ("node_results", "events", "logs")
-    }
-    assert reads == {"node_results": (True, False), "events": (False, True), "logs": (False, False)}
 
 
 def test_parameters_of_sqlite_follow_their_places() -> None:

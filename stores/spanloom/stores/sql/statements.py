@@ -41,8 +41,6 @@ class SqliteStatement(NamedTuple):
 
     text: str
     values: Callable[[Mapping[str, Any]], Sequence[Any]]  # its parameters by position: by name they cost twice as much
-    reads_results: bool  # whether it may read or delete results
-    reads_events: bool  # whether it may read or delete events
 
 
 @cache
@@ -54,8 +52,6 @@ def for_sqlite(statement: str) -> SqliteStatement:
     return SqliteStatement(
         _PARAMETER.sub("?", text),
         _values(_PARAMETER.findall(text), lists),
-        "node_results" in text,
-        "events" in text,
     )
 
 

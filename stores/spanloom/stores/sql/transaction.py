@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from spanloom.engine.store.requests import ExecutionHeader, NodeKey, StartRequest
@@ -13,7 +13,15 @@ from spanloom.stores.sql.recovery import SqlRecovery
 from spanloom.stores.sql.results import SqlResults
 from spanloom.stores.sql.rows import KEY, Row
 from spanloom.stores.sql.statements import ARRIVE, EXECUTION, HEADER, RUN, RUN_COLUMNS, insert, update_of
-from spanloom.stores.transitions.rows import ExecutionRow, Graph, GraphEdge, RunFilter, RunRow, VersionRow
+from spanloom.stores.transitions.rows import (
+    ExecutionRow,
+    Graph,
+    GraphEdge,
+    NewExecution,
+    RunFilter,
+    RunRow,
+    VersionRow,
+)
 
 __all__ = ["SqlTransaction"]
 
@@ -75,10 +83,20 @@ class SqlTransaction(SqlResults, SqlRecovery):
         )
         return [self._execution(row) for row in rows]
 
-    def insert_execution(self, request: StartRequest, version: int, status: ExecutionStatus) -> bool:
-        """See Transaction.insert_execution."""
+    def insert_executions(self, new: Sequence[NewExecution]) -> set[str]:
+        """See Transaction.insert_executions."""
+        inserted: dict[str, StartRequest] = {}
+        for one in new:
+            given = {name: value for name, value in self._columns_of(one).items() if value is not None}
+            if self._count(insert("executions", tuple(given), "ON CONFLICT (id) DO NOTHING"), given):
+                inserted[one.request.execution_id] = one.request
+        self._insert_metadata(inserted.values())
+        return set(inserted)
+
+    def _columns_of(self, new: NewExecution) -> dict[str, Any]:
+        request, version, status = new
         parent = request.parent
-        values = {
+        return {
             "id": request.execution_id,
             "workflow_id": request.workflow_id,
             "version": version,
@@ -100,9 +118,8 @@ class SqlTransaction(SqlResults, SqlRecovery):
             "started_at": None if status is ExecutionStatus.PENDING else self.now,
             "replay_of": None if request.replay is None else canonical_id(request.replay.source),
         }
-        given = {name: value for name, value in values.items() if value is not None}
-        if not self._count(insert("executions", tuple(given), "ON CONFLICT (id) DO NOTHING"), given):
-            return False
+
+    def _insert_metadata(self, requests: Iterable[StartRequest]) -> None:
         pairs = [
             {
                 "execution_id": request.execution_id,
@@ -111,11 +128,11 @@ class SqlTransaction(SqlResults, SqlRecovery):
                 "created_at": self.now,
                 "workflow_id": request.workflow_id,
             }
+            for request in requests
             for key, value in request.metadata.items()
         ]
         if pairs:
             self._run(insert("execution_metadata", tuple(pairs[0])), pairs)
-        return True
 
     def update_executions(
         self, rows: Sequence[ExecutionRow], *, revise: bool = False, **columns: Any

@@ -20,22 +20,6 @@ from spanloom.stores.transitions.transaction import never
 
 __all__ = ["SqliteTransaction"]
 
-# There is one writer at a time, so the highest number plus one is free, and readers see the numbers in commit order.
-_ADD_EVENT = """
-INSERT INTO events (execution_id, seq, kind, node_id, item, attempt, worker_id, data, at)
-VALUES (?1, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE execution_id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-"""
-
-_ADD_LOG = """
-INSERT INTO logs (execution_id, id, node_id, item, attempt, level, message, fields, at, trace_id, span_id)
-VALUES (?1, (SELECT coalesce(max(id), 0) + 1 FROM logs WHERE execution_id = ?1), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-"""
-
-_ADD_SPAN = f"""
-INSERT OR REPLACE INTO spans (execution_id, {", ".join(SpanLine._fields)})
-VALUES (?, {", ".join("?" * len(SpanLine._fields))})
-"""
-
 _MICROSECOND = timedelta(microseconds=1)
 _LATEST = to_micros(datetime.max.replace(tzinfo=UTC))
 
@@ -51,7 +35,7 @@ ORDER BY level, created_at, id
 
 
 class SqliteTransaction(SqliteRows):
-    """A write transaction that buffers results and events until `flush`."""
+    """A write transaction whose writes are pending until they are read, or until `flush`."""
 
     children_joined = "JOIN {s}executions x ON x.parent_id = member_id AND x.parent_id IS NOT NULL"
 
@@ -66,9 +50,7 @@ class SqliteTransaction(SqliteRows):
         super().__init__(connection, graphs, epoch=epoch)
         self._now = now
         self._date: datetime | None = None  # of `now`, which most answers name
-        self._events: list[tuple[Any, ...]] = []
-        self._logs: list[tuple[Any, ...]] = []
-        self._spans: list[tuple[Any, ...]] = []
+        self._run_many = connection.executemany
 
     # ---- the clock: times are whole microseconds since 1970 ----
 
@@ -131,15 +113,15 @@ class SqliteTransaction(SqliteRows):
 
     def add_events(self, events: Iterable[Event], *, at: Time | None = None) -> None:
         """See Transaction.add_events."""
-        time = self._now if at is None else at
+        time, pending = self._now if at is None else at, self._pending.events
         for event in events:
-            self._events.append((*event, time))
+            pending.append((*event, time))
 
     def add_telemetry(self, key: NodeKey, logs: Sequence[LogLine], spans: Sequence[SpanLine]) -> None:
         """See Transaction.add_telemetry."""
         execution_id, node_id, item = key
         if logs:
-            self._logs += [
+            self._pending.logs += [
                 (execution_id, node_id, item, line.attempt, storable(line.level), storable(line.message), line.fields,
                  to_micros(line.at), line.trace_id, line.span_id)
                 for line in logs
@@ -147,15 +129,7 @@ class SqliteTransaction(SqliteRows):
         for span in spans:
             if (name := storable(span.name)) is not span.name:
                 span = span._replace(name=name)
-            self._spans.append((execution_id, *span))
-
-    def flush(self) -> None:
-        """See Transaction.flush."""
-        super().flush()
-        for statement, rows in ((_ADD_EVENT, self._events), (_ADD_LOG, self._logs), (_ADD_SPAN, self._spans)):
-            if rows:
-                self._executemany(statement, rows)
-                rows.clear()
+            self._pending.spans.append((execution_id, *span))
 
     # ---- retention ----
 
@@ -186,18 +160,14 @@ class SqliteTransaction(SqliteRows):
         if len(parameters) == 1:
             self._execute(text, values(parameters[0]))
         elif parameters:
-            self._executemany(text, map(values, parameters))
+            self._run_many(text, map(values, parameters))
 
     def _rendered(self, statement: str) -> tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]:
-        """Render a statement, write the buffered rows that it may read or delete, and drop prefetched ones."""
+        """Render a statement, make the pending writes, which it may read, and drop the rows that it may change."""
         rendered = for_sqlite(statement)
         if not rendered.text.startswith("SELECT"):
             self._prefetched.clear()
-            self._prefetched_runs.clear()
-        if rendered.reads_events and self._events:
-            self.flush()
-        elif rendered.reads_results and self._results:
-            super().flush()
+        self._pending.write()
         return rendered.text, rendered.values
 
     def _id(self, value: Any) -> Any:

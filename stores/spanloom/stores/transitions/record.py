@@ -60,8 +60,13 @@ def record(tx: Transaction, works: Sequence[Work]) -> list[RecordResult]:
     def may_end(execution: ExecutionRow) -> bool:
         return any(_may_end(tx, work.request, execution) for work in by_execution[execution.id])
 
-    tx.prefetch([work.key for group in by_execution.values() for work in group])
     executions = tx.lock_executions(by_execution, alone=may_end)
+    tx.prefetch(
+        [
+            *(work.key for group in by_execution.values() for work in group),
+            *(NodeKey(execution.id, END) for execution in executions.values() if may_end(execution)),
+        ]
+    )
     for execution_id, group in by_execution.items():
         if (execution := executions.get(execution_id)) is None:
             continue

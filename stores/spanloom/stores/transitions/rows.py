@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from spanloom.engine.store.requests import END, NodeKey
-from spanloom.engine.store.states import NodeStatus
+from spanloom.engine.store.requests import END, NodeKey, StartRequest
+from spanloom.engine.store.states import ExecutionStatus, NodeStatus
 from spanloom.stores.schema import FENCES_A_REVISION
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "GraphEdge",
     "InputRow",
     "MemberRow",
+    "NewExecution",
     "ResultRow",
     "RunFilter",
     "RunRow",
@@ -77,6 +78,14 @@ class MemberRow(NamedTuple):
     id: str
     status: str
     ended_at: Time | None
+
+
+class NewExecution(NamedTuple):
+    """An execution to be inserted."""
+
+    request: StartRequest
+    version: int
+    status: ExecutionStatus
 
 
 class RunRow(NamedTuple):

@@ -20,6 +20,7 @@ from spanloom.stores.transitions.rows import (
     Event,
     ExecutionRow,
     GraphEdge,
+    NewExecution,
     ResultRow,
     RunRow,
     UsedKey,
@@ -38,9 +39,16 @@ def create(tx: Transaction, requests: Sequence[StartRequest], *, outbox: bool = 
 
     With `outbox` no jobs are returned: the sweep makes the first push after the caller's transaction.
     """
-    answers: dict[int, StartAnswer] = {}
-    for place in sorted(range(len(requests)), key=lambda place: _lock_order(requests[place], place)):
-        answers[place] = _create(tx, requests[place], outbox=outbox)
+    order = sorted(range(len(requests)), key=lambda place: _lock_order(requests[place], place))
+    found = {place: _examine(tx, requests[place]) for place in order}
+    new = tx.insert_executions(
+        [
+            NewExecution(requests[place], version, _first_status(requests[place]))
+            for place, version in found.items()
+            if isinstance(version, int)
+        ]
+    )
+    answers = {place: _answer(tx, requests[place], found[place], new, outbox=outbox) for place in order}
     return [answers[place] for place in range(len(requests))]
 
 
@@ -64,37 +72,53 @@ def _lock_order(request: StartRequest, place: int) -> tuple[str, bool, str, int]
     return request.workflow_id, request.idempotency_key is None, request.idempotency_key or "", place
 
 
-def _create(tx: Transaction, request: StartRequest, *, outbox: bool) -> StartAnswer:
+def _first_status(request: StartRequest) -> ExecutionStatus:
+    delayed = request.delay_seconds > 0 and request.replay is None
+    return ExecutionStatus.PENDING if delayed else ExecutionStatus.RUNNING
+
+
+def _examine(tx: Transaction, request: StartRequest) -> int | UsedKey | SpanloomError:
+    """Return the version to start, or the holder of its idempotency key, or the reason why it can't be started."""
     found = tx.version(request.workflow_id, request.version)
     refused = _refusal(tx, request, found)
     if refused is not None:
         # A start that is sent again gets its answer even if its workflow or its source has changed or gone.
         used = None if request.idempotency_key is None else tx.used_key(request.workflow_id, request.idempotency_key)
-        return refused if used is None else _repeated(tx, request, used)
+        return refused if used is None else used
     assert found is not None
     assert found.version is not None
     if request.idempotency_key is not None:
         used = tx.take_key(request)
         if used.execution_id != request.execution_id:
-            return _repeated(tx, request, used)
-    delayed = request.delay_seconds > 0 and request.replay is None
-    status = ExecutionStatus.PENDING if delayed else ExecutionStatus.RUNNING
-    if not tx.insert_execution(request, found.version, status):  # sent again after a lost answer
-        return StartResult(request.execution_id, found.version, created=False)
+            return used
+    return found.version
+
+
+def _answer(
+    tx: Transaction, request: StartRequest, found: int | UsedKey | SpanloomError, new: set[str], *, outbox: bool
+) -> StartAnswer:
+    """Begin an execution that was inserted, and return the answer of its start."""
+    if isinstance(found, SpanloomError):
+        return found
+    if isinstance(found, UsedKey):
+        return _repeated(tx, request, found)
+    if request.execution_id not in new:  # sent again after a lost answer
+        return StartResult(request.execution_id, found, created=False)
+    new.remove(request.execution_id)
     replay = request.replay
     replayed = {} if replay is None else {"replay_of": canonical_id(replay.source), "carried": len(replay.carried)}
-    details = as_data({"version": found.version, **replayed})
-    tx.add_events([Event(request.execution_id, "execution.created", data=details)])
-    if delayed:
+    tx.add_events([Event(request.execution_id, "execution.created", data=as_data({"version": found, **replayed}))])
+    status = _first_status(request)
+    if status is ExecutionStatus.PENDING:
         tx.insert_runs([_delayed_start(tx, request)])
-        return StartResult(request.execution_id, found.version, True, created_at=tx.as_datetime(tx.now))
+        return StartResult(request.execution_id, found, True, created_at=tx.as_datetime(tx.now))
     execution = ExecutionRow(
-        request.execution_id, request.workflow_id, found.version, status.value, 0, request.priority.value,
+        request.execution_id, request.workflow_id, found, status.value, 0, request.priority.value,
         None if request.parent is None else request.parent.execution_id, None, None, request.parent_fence,
         request.depth, request.deadline_seconds, tx.now, None, None,
     )  # fmt: skip
     jobs = _take_over(tx, execution, replay, outbox=outbox) if replay else begin(tx, execution, outbox=outbox)
-    return StartResult(request.execution_id, found.version, True, jobs, tx.as_datetime(tx.now))
+    return StartResult(request.execution_id, found, True, jobs, tx.as_datetime(tx.now))
 
 
 def _refusal(tx: Transaction, request: StartRequest, found: VersionRow | None) -> SpanloomError | None:

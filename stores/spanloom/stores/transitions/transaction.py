@@ -23,6 +23,7 @@ from spanloom.stores.transitions.rows import (
     Graph,
     InputRow,
     MemberRow,
+    NewExecution,
     ResultRow,
     RunFilter,
     RunRow,
@@ -105,7 +106,7 @@ class Transaction(ABC):
     # ---- executions ----
 
     def prefetch(self, keys: Sequence[NodeKey]) -> None:  # noqa: B027  # an option of stores
-        """Prepare for locking these runs' executions, and then the runs, if a store can read both at once."""
+        """Prepare for locking these runs, if a store reads many at once faster than one by one."""
 
     @abstractmethod
     def executions(self, ids: Collection[str]) -> dict[str, ExecutionRow]:
@@ -133,8 +134,8 @@ class Transaction(ABC):
         """Return the executions that these nodes and their items have started, the oldest first."""
 
     @abstractmethod
-    def insert_execution(self, request: StartRequest, version: int, status: ExecutionStatus) -> bool:
-        """Insert an execution with its metadata. False if its id exists already."""
+    def insert_executions(self, new: Sequence[NewExecution]) -> set[str]:
+        """Insert executions with their metadata and return their ids, without those that existed already."""
 
     def set_status(
         self, rows: Sequence[ExecutionRow], to: ExecutionStatus, *, revise: bool = True, **columns: Any
