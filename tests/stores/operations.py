@@ -93,7 +93,7 @@ OPERATIONS: dict[str, Callable[[Transaction], Any]] = {
     "children": lambda tx: tx.children(ID, ["w1", "w2"]),
     "lock_descendants": lambda tx: tx.lock_descendants([ID]),
     "lock_families": lambda tx: [tx.lock_families([ID]), tx.lock_families([CHILD, ID]), tx.lock_families([])],
-    "header": lambda tx: [tx.header(tx.executions([one])[one]) for one in (ID, CHILD)],
+    "headers": lambda tx: [tx.headers(list(tx.executions([ID, CHILD]).values())), tx.headers([])],
     "update_executions": lambda tx: tx.update_executions(
         list(tx.executions([ID]).values()), revise=True, priority="low"
     ),

@@ -111,8 +111,8 @@ ON CONFLICT DO NOTHING
 #: Whether a worker's lease is live. SQLite binds the parameters of these three by position, in their order here.
 IS_LIVE = "SELECT 1 FROM {s}workers WHERE id = :id AND released_at IS NULL AND lease_until > :now"
 
-#: The columns of an execution's header that are not in its row.
-HEADER = "SELECT input, metadata, trace_parent, trace_state, caller_span_id FROM {s}executions WHERE id = :id"
+#: The columns that a statement must select for the header of an execution, but those of its row.
+HEADER = "id, input, metadata, trace_parent, trace_state, caller_span_id"
 
 #: Counts arrivals at a run, and inserts the run at the first; columns in `returning` are not those of the new row.
 ARRIVE = insert(

@@ -146,19 +146,22 @@ class SqlTransaction(SqlResults, SqlRecovery):
         known = {name: value for name, value in columns.items() if name in ExecutionRow._fields}
         return [row._replace(revision=row.revision + revise, **known) for row in rows]
 
-    def header(self, execution: ExecutionRow) -> ExecutionHeader:
-        """See Transaction.header."""
-        row = self._header_row(execution.id)
-        assert row is not None, f"execution {execution.id} has an open run and no row"
-        data, metadata, trace_parent, trace_state, caller_span_id = row
+    def headers(self, executions: Sequence[ExecutionRow]) -> dict[str, ExecutionHeader]:
+        """See Transaction.headers."""
+        rows = self._header_rows([row.id for row in executions]) if executions else ()
+        others = {self._id(row[0]): row for row in rows}
+        return {row.id: self._header(row, others[row.id]) for row in executions}
+
+    def _header(self, execution: ExecutionRow, others: Row) -> ExecutionHeader:
+        _, data, metadata, trace_parent, trace_state, caller_span_id = others
         return ExecutionHeader(
             execution.id, execution.workflow_id, execution.version, data, execution.priority, execution.depth,
             execution.parent_id, {} if metadata == "{}" else json.loads(metadata), trace_parent, trace_state,
             caller_span_id, self.as_datetime(execution.created_at),
         )  # fmt: skip
 
-    def _header_row(self, execution_id: str) -> Row | None:
-        return self._one(HEADER, {"id": execution_id})
+    def _header_rows(self, ids: Sequence[str]) -> list[Row]:
+        return self._all(f"SELECT {HEADER} FROM {{s}}executions WHERE id = ANY(:ids::uuid[])", {"ids": list(ids)})
 
     # ---- open node runs ----
 

@@ -20,13 +20,12 @@ from spanloom.stores.sql.statements import (
     for_sqlite,
 )
 from spanloom.stores.sql.transaction import SqlTransaction
-from spanloom.stores.sqlite.pending import PendingWrites, keys_given, places, portions
+from spanloom.stores.sqlite.pending import Key, PendingWrites, keys_given, places, portions
 from spanloom.stores.transitions.rows import ExecutionRow, Graph, InputRow, NewExecution, ResultRow, RunRow
 
 __all__ = ["SqliteRows"]
 
-_HEADER, _IS_LIVE = (for_sqlite(statement).text for statement in (HEADER, IS_LIVE))
-_ARRIVE = for_sqlite(ARRIVE).text
+_ARRIVE, _IS_LIVE = (for_sqlite(statement).text for statement in (ARRIVE, IS_LIVE))
 _INPUT = f"SELECT {', '.join(InputRow._fields)} FROM node_results WHERE execution_id = ? AND node_id = ? AND item = 0"
 _OF_NODES = "WHERE execution_id = ? AND node_id IN (SELECT value FROM json_each(?)) AND item = 0"
 _INPUTS = f"SELECT {', '.join(InputRow._fields)} FROM node_results {_OF_NODES}"
@@ -45,11 +44,14 @@ class SqliteRows(SqlTransaction):
         super().__init__(graphs, epoch=epoch)
         self._execute = connection.execute
         self._pending = PendingWrites(connection)
-        self._prefetched: dict[NodeKey, RunRow | None] = {}  # each until it is read, or written to
+        self._inputs: dict[tuple[str, tuple[str, ...]], list[InputRow]] = {}  # as read, for claims with one parent
+        self._prefetched: dict[Key, RunRow | None] = {}  # each until it is read, or written to
 
     def prefetch(self, keys: Sequence[NodeKey]) -> None:
         """See Transaction.prefetch."""
-        self._prefetched |= {**dict.fromkeys(keys), **self._read_runs(keys)}
+        found = self._read_runs(keys)
+        for key in keys:
+            self._prefetched[key] = found.get(key)
 
     def executions(self, ids: Collection[str]) -> dict[str, ExecutionRow]:
         """See Transaction.executions."""
@@ -73,12 +75,14 @@ class SqliteRows(SqlTransaction):
 
     def runs(self, keys: Collection[NodeKey]) -> dict[NodeKey, RunRow]:
         """See Transaction.runs."""
-        if not self._prefetched:
-            return self._read_runs(keys)
-        found = {key: self._prefetched.pop(key) for key in keys if key in self._prefetched}
-        others = [key for key in keys if key not in found] if len(found) < len(keys) else ()
-        there = {key: run for key, run in found.items() if run is not None}
-        return {**there, **self._read_runs(others)} if others else there
+        found: dict[NodeKey, RunRow] = {}
+        others: list[NodeKey] = []
+        for key in keys:
+            if key not in self._prefetched:
+                others.append(key)
+            elif (run := self._prefetched.pop(key)) is not None:
+                found[key] = run
+        return {**found, **self._read_runs(others)} if others else found
 
     def _read_runs(self, keys: Collection[NodeKey]) -> dict[NodeKey, RunRow]:
         if not self._pending.runs.isdisjoint(keys):
@@ -104,7 +108,7 @@ class SqliteRows(SqlTransaction):
     def insert_runs(self, rows: Sequence[RunRow]) -> None:
         """See Transaction.insert_runs."""
         for row in rows:
-            self._prefetched.pop(row.key, None)
+            self._prefetched.pop(row[:3], None)
             self._pending.insert_run(row)
 
     def delete_runs(self, keys: Sequence[NodeKey]) -> None:
@@ -115,6 +119,8 @@ class SqliteRows(SqlTransaction):
 
     def inputs(self, execution_id: str, node_ids: Collection[str]) -> list[InputRow]:
         """See Transaction.inputs."""
+        if (known := self._inputs.get((execution_id, tuple(node_ids)))) is not None:
+            return known
         if self._pending.results:
             self._pending.write()
         if len(node_ids) == 1:
@@ -133,10 +139,12 @@ class SqliteRows(SqlTransaction):
                     for row in self._execute(_INPUTS_WITHOUT_DATA, (execution_id, json.dumps(list(node_ids))))
                 ]
                 break
-        return sorted(found) if len(found) > 1 else found
+        self._inputs[execution_id, tuple(node_ids)] = sorted(found)
+        return self._inputs[execution_id, tuple(node_ids)]
 
     def insert_results(self, rows: Sequence[ResultRow]) -> None:
         """See Transaction.insert_results."""
+        self._inputs.clear()
         self._pending.results += rows
 
     def flush(self) -> None:
@@ -160,9 +168,8 @@ class SqliteRows(SqlTransaction):
         known = {name: value for name, value in columns.items() if name in ExecutionRow._fields}
         return [row._replace(revision=row.revision + revise, **known) for row in rows]
 
-    def _header_row(self, execution_id: str) -> Row | None:
-        found: Row | None = self._execute(_HEADER, (execution_id,)).fetchone()
-        return found
+    def _header_rows(self, ids: Sequence[str]) -> list[Row]:
+        return [row for some in portions(ids) for row in self._execute(_headers(len(some)), some).fetchall()]
 
     def _holds_lease(self, worker_id: str) -> bool:
         return self._execute(_IS_LIVE, (worker_id, self.now)).fetchone() is not None
@@ -182,6 +189,11 @@ class SqliteRows(SqlTransaction):
 @cache
 def _executions(number: int) -> str:
     return f"SELECT {EXECUTION} FROM executions WHERE id IN ({places('?', number)})"
+
+
+@cache
+def _headers(number: int) -> str:
+    return f"SELECT {HEADER} FROM executions WHERE id IN ({places('?', number)})"
 
 
 @cache

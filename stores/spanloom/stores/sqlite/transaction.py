@@ -167,6 +167,7 @@ class SqliteTransaction(SqliteRows):
         rendered = for_sqlite(statement)
         if not rendered.text.startswith("SELECT"):
             self._prefetched.clear()
+            self._inputs.clear()
         self._pending.write()
         return rendered.text, rendered.values
 

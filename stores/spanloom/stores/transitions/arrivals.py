@@ -20,6 +20,7 @@ from spanloom.stores.transitions.rows import (
     RunFilter,
     RunRow,
     as_data,
+    ended_by,
 )
 from spanloom.stores.transitions.transaction import Transaction
 
@@ -130,7 +131,7 @@ def complete(tx: Transaction, execution: ExecutionRow, by: str | None) -> Execut
     """Complete a running or paused execution that is locked exclusively and all of its sinks have ended."""
     (completed,) = tx.set_status([execution], ExecutionStatus.COMPLETED, revise=False, ended_at=tx.later())
     tx.delete_runs([NodeKey(execution.id, END)])
-    tx.add_events([Event(execution.id, "execution.completed", data=as_data({"by": by}))], at=tx.later())
+    tx.add_events([Event(execution.id, "execution.completed", data=ended_by(by))], at=tx.later())
     notify_parent(tx, execution)
     return completed
 

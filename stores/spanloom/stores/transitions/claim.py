@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from spanloom.engine.store.requests import (
     Claim,
     ClaimAnswer,
-    ExecutionHeader,
     NodeClaim,
     NodeKey,
     RecordRequest,
@@ -39,21 +38,23 @@ def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str |
     others = tx.runs([key for key in wanted if key not in queued])
     reference = None if token is None else _call_reference(token)
     answers: dict[NodeKey, ClaimAnswer] = {}
-    headers: dict[str, ExecutionHeader] = {}
+    claimed: list[RunRow] = []
     for key in sorted(set(keys)):
         if (run := queued.get(key)) is not None:
-            claimed = _claim(tx, executions[key.execution_id], run, worker_id, reference)
+            found = _claim(tx, executions[key.execution_id], run, worker_id, reference)
         elif (run := others.get(key)) is not None:
-            claimed = _claimed_before(run, worker_id, reference)
+            found = _claimed_before(run, worker_id, reference)
         else:
-            claimed = Refusal.GONE
-        if isinstance(claimed, Refusal):
-            answers[key] = claimed
-            continue
-        execution = executions[key.execution_id]
-        if execution.id not in headers:
-            headers[execution.id] = tx.header(execution)
-        answers[key] = Claim(headers[execution.id], node_claim(tx, execution, claimed))
+            found = Refusal.GONE
+        if isinstance(found, Refusal):
+            answers[key] = found
+        else:
+            claimed.append(found)
+    headers = tx.headers(
+        [executions[execution_id] for execution_id in dict.fromkeys(run.execution_id for run in claimed)]
+    )
+    for run in claimed:
+        answers[run.key] = Claim(headers[run.execution_id], node_claim(tx, executions[run.execution_id], run))
     given: set[NodeKey] = set()
     ordered: list[ClaimAnswer] = []
     for key in keys:

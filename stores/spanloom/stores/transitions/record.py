@@ -61,12 +61,14 @@ def record(tx: Transaction, works: Sequence[Work]) -> list[RecordResult]:
         return any(_may_end(tx, work.request, execution) for work in by_execution[execution.id])
 
     executions = tx.lock_executions(by_execution, alone=may_end)
-    tx.prefetch(
-        [
-            *(work.key for group in by_execution.values() for work in group),
-            *(NodeKey(execution.id, END) for execution in executions.values() if may_end(execution)),
-        ]
-    )
+    wanted: list[NodeKey] = []
+    for locked in executions.values():
+        sinks = tx.graph(locked.workflow_id, locked.version).sinks
+        group = by_execution[locked.id]
+        wanted += [work.key for work in group]
+        if any(work.request.node_id in sinks for work in group):
+            wanted.append(NodeKey(locked.id, END))
+    tx.prefetch(wanted)
     for execution_id, group in by_execution.items():
         if (execution := executions.get(execution_id)) is None:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from spanloom.engine.store.requests import END, NodeKey, StartRequest
@@ -28,6 +29,7 @@ __all__ = [
     "VersionRow",
     "as_data",
     "claim_reference",
+    "ended_by",
 ]
 
 _COMPLETED, _FAILED = NodeStatus.COMPLETED.value, NodeStatus.FAILED.value  # plain text, compared for every edge
@@ -237,6 +239,7 @@ class Graph:
         for edge in sorted(edges, key=lambda edge: (edge.source, edge.target)):
             self._following.setdefault(edge.source, []).append(edge)
             self._leading.setdefault(edge.target, []).append(edge)
+        self.sinks = frozenset(edge.source for edge in self.leading(END))  #: the nodes that `$end` waits for
 
     def following(self, source: str) -> Sequence[GraphEdge]:
         """Return the edges from a node, in the order of their targets."""
@@ -270,3 +273,9 @@ def claim_reference(node_id: str, item: int, fence: int) -> str:
 
 #: Encodes the data of an event: compact, keys in their order. A repeated record is found by the end of the text.
 as_data = json.JSONEncoder(separators=(",", ":")).encode
+
+
+@lru_cache(maxsize=1024)
+def ended_by(reference: str | None) -> str:
+    """Return the data of the event of an execution's end, which names the claim whose record was the last."""
+    return as_data({"by": reference})

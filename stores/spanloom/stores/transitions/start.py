@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 
 from spanloom.engine.errors import (
     IdempotencyConflict,
@@ -94,6 +95,17 @@ def _examine(tx: Transaction, request: StartRequest) -> int | UsedKey | Spanloom
     return found.version
 
 
+def _created(version: int, replay: Replay | None) -> str:
+    if replay is None:
+        return _created_first(version)
+    return as_data({"version": version, "replay_of": canonical_id(replay.source), "carried": len(replay.carried)})
+
+
+@lru_cache(maxsize=1024)
+def _created_first(version: int) -> str:
+    return as_data({"version": version})
+
+
 def _answer(
     tx: Transaction, request: StartRequest, found: int | UsedKey | SpanloomError, new: set[str], *, outbox: bool
 ) -> StartAnswer:
@@ -106,8 +118,7 @@ def _answer(
         return StartResult(request.execution_id, found, created=False)
     new.remove(request.execution_id)
     replay = request.replay
-    replayed = {} if replay is None else {"replay_of": canonical_id(replay.source), "carried": len(replay.carried)}
-    tx.add_events([Event(request.execution_id, "execution.created", data=as_data({"version": found, **replayed}))])
+    tx.add_events([Event(request.execution_id, "execution.created", data=_created(found, replay))])
     status = _first_status(request)
     if status is ExecutionStatus.PENDING:
         tx.insert_runs([_delayed_start(tx, request)])

@@ -156,8 +156,8 @@ class Transaction(ABC):
         """Set columns of executions and return the new rows. Only `set_status` may set their status."""
 
     @abstractmethod
-    def header(self, execution: ExecutionRow) -> ExecutionHeader:
-        """Return the facts of an execution that its handlers can read: of the row, and of columns beside it."""
+    def headers(self, executions: Sequence[ExecutionRow]) -> dict[str, ExecutionHeader]:
+        """Return the facts of executions that their handlers can read: of the row, and of columns beside it."""
 
     # ---- open node runs ----
 
