@@ -13,7 +13,7 @@ from spanloom.engine.store.requests import NodeKey, SpanLine
 from spanloom.stores.sql.statements import RESULT_COLUMNS, RUN_COLUMNS
 from spanloom.stores.transitions.rows import Event, ResultRow, RunRow
 
-__all__ = ["Key", "PendingWrites", "keys_given", "places", "portions"]
+__all__ = ["LAST_EVENT", "Key", "PendingWrites", "keys_given", "places", "portions"]
 
 Row = TypeVar("Row")
 Key = tuple[str, str, int]  #: as NodeKey; the first columns of a run's row are one, too, and are quicker to make
@@ -29,6 +29,8 @@ _COLUMNS = {
     ),
     "spans": ("execution_id", *SpanLine._fields),
 }  # fmt: skip
+#: The number of the last event of an execution `x`.
+LAST_EVENT = "SELECT coalesce(max(seq), 0) FROM events WHERE execution_id = x"
 _KEY = "execution_id = ? AND node_id = ? AND item = ?"
 
 
@@ -52,7 +54,7 @@ class PendingWrites:
         self._deleted: list[NodeKey] = []
         self._changed: dict[tuple[tuple[int, ...], tuple[Any, ...]], list[NodeKey]] = {}  # by columns and values
         self._changed_executions: dict[tuple[str, tuple[Any, ...]], list[str]] = {}
-        self._last_events: dict[str, int] = {}  # by execution: the number of its last event, once it is known
+        self.last_events: dict[str, int] = {}  #: by execution: the number of its last event, once it is known
 
     def insert_executions(self, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> list[str]:
         """Insert executions now, and return the ids of those that did not exist."""
@@ -62,7 +64,7 @@ class PendingWrites:
         for some in portions(rows):
             text = _insertion("INSERT", "executions", names, len(some)) + " ON CONFLICT (id) DO NOTHING RETURNING id"
             inserted += [row[0] for row in self._execute(text, _joined(map(values_of, some))).fetchall()]
-        self._last_events |= dict.fromkeys(inserted, 0)
+        self.last_events |= dict.fromkeys(inserted, 0)
         return inserted
 
     def insert_run(self, row: RunRow) -> None:
@@ -104,7 +106,7 @@ class PendingWrites:
         if self.results:
             self._insert("INSERT OR FAIL", "node_results", self.results)
         if self.events:
-            self._insert("INSERT OR FAIL", "events", self._numbered(_LAST_EVENT, self.events, self._last_events))
+            self._insert("INSERT OR FAIL", "events", self._numbered(LAST_EVENT, self.events, self.last_events))
         if self.logs:
             self._insert("INSERT OR FAIL", "logs", self._numbered(_LAST_LOG, self.logs, {}))
         if self.spans:
@@ -139,7 +141,7 @@ class PendingWrites:
         There is one writer at a time, so the highest number plus one is free, and readers see the numbers in commit
         order.
         """
-        unknown = [execution_id for execution_id in {row[0]: None for row in rows} if execution_id not in numbers]
+        unknown = list({row[0]: None for row in rows if row[0] not in numbers})
         for some in portions(unknown):
             numbers.update(self._execute(_of_each(last, len(some)), some).fetchall())
         numbered: list[tuple[Any, ...]] = []
@@ -166,6 +168,9 @@ def _without_nulls(rows: Sequence[tuple[Any, ...]]) -> tuple[list[int], Callable
 
 def portions(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
     """Cut rows into portions of few sizes."""
+    if len(rows) == 1:
+        yield rows
+        return
     begin, left = 0, len(rows)
     for size in _SIZES:
         while left >= size:
@@ -187,7 +192,6 @@ def _joined(rows: Iterable[Iterable[Any]]) -> list[Any]:
     return list(chain.from_iterable(rows))
 
 
-_LAST_EVENT = "SELECT coalesce(max(seq), 0) FROM events WHERE execution_id = x"
 _LAST_LOG = "SELECT coalesce(max(id), 0) FROM logs WHERE execution_id = x"
 
 

@@ -14,13 +14,15 @@ from spanloom.stores.sql.rows import Row
 from spanloom.stores.sql.statements import (
     ARRIVE,
     EXECUTION,
+    EXECUTION_COLUMNS,
     HEADER,
     IS_LIVE,
     RUN,
+    RUN_COLUMNS,
     for_sqlite,
 )
 from spanloom.stores.sql.transaction import SqlTransaction
-from spanloom.stores.sqlite.pending import Key, PendingWrites, keys_given, places, portions
+from spanloom.stores.sqlite.pending import LAST_EVENT, Key, PendingWrites, keys_given, places, portions
 from spanloom.stores.transitions.rows import ExecutionRow, Graph, InputRow, NewExecution, ResultRow, RunRow
 
 __all__ = ["SqliteRows"]
@@ -31,6 +33,8 @@ _OF_NODES = "WHERE execution_id = ? AND node_id IN (SELECT value FROM json_each(
 _INPUTS = f"SELECT {', '.join(InputRow._fields)} FROM node_results {_OF_NODES}"
 _INPUTS_WITHOUT_DATA = _INPUTS.replace("data", f"'{LEFT_OUT}'", 1)
 _DATA = InputRow._fields.index("data")
+
+_COLUMNS = len(EXECUTION_COLUMNS)
 
 _row = tuple.__new__  # as `_make` does, without its function in Python
 
@@ -45,20 +49,40 @@ class SqliteRows(SqlTransaction):
         self._execute = connection.execute
         self._pending = PendingWrites(connection)
         self._inputs: dict[tuple[str, tuple[str, ...]], list[InputRow]] = {}  # as read, for claims with one parent
+        self._known: dict[str, ExecutionRow] = {}  # those prefetched, until they are written to
         self._prefetched: dict[Key, RunRow | None] = {}  # each until it is read, or written to
 
     def prefetch(self, keys: Sequence[NodeKey]) -> None:
-        """See Transaction.prefetch."""
-        found = self._read_runs(keys)
+        """See Transaction.prefetch.
+
+        What a record needs is read in one statement: an execution and the number of its last event, a run, and the
+        lease of its worker. Of executions that were read before, only the runs.
+        """
+        if self._pending.runs or self._pending.executions:
+            self._pending.write()
+        known = [key for key in keys if key.execution_id in self._known] if self._known else []
+        runs = self._read_runs(known) if known else {}
+        new = [key for key in keys if key.execution_id not in self._known] if known else keys
+        for some in portions(new):
+            given = [value for key in some for value in key]
+            for row in self._execute(_together(len(some)), (*given, self.now)).fetchall():
+                execution = self._known[row[0]] = _row(ExecutionRow, row[:_COLUMNS])
+                self._pending.last_events.setdefault(execution.id, row[_COLUMNS])
+                if row[_COLUMNS + 1] is not None:
+                    run = _row(RunRow, row[_COLUMNS + 1 : -1])
+                    runs[run.key] = run
+                    if run.worker_id is not None:
+                        self._live[run.worker_id] = row[-1] == 1
         for key in keys:
-            self._prefetched[key] = found.get(key)
+            self._prefetched[key] = runs.get(key)
 
     def executions(self, ids: Collection[str]) -> dict[str, ExecutionRow]:
         """See Transaction.executions."""
         if not self._pending.executions.isdisjoint(ids):
             self._pending.write()
-        found: dict[str, ExecutionRow] = {}
-        for some in portions(list(dict.fromkeys(ids))):
+        found = {execution_id: self._known[execution_id] for execution_id in ids if execution_id in self._known}
+        others = [execution_id for execution_id in ids if execution_id not in found] if len(found) < len(ids) else ()
+        for some in portions(others):
             for row in self._execute(_executions(len(some)), some).fetchall():
                 found[row[0]] = _row(ExecutionRow, row)
         return found
@@ -164,6 +188,7 @@ class SqliteRows(SqlTransaction):
         """See Transaction.update_executions."""
         text, values = _assignments(tuple(columns), revise), tuple(columns.values())
         for row in rows:
+            self._known.pop(row.id, None)
             self._pending.change_execution(row.id, text, values)
         known = {name: value for name, value in columns.items() if name in ExecutionRow._fields}
         return [row._replace(revision=row.revision + revise, **known) for row in rows]
@@ -184,6 +209,18 @@ class SqliteRows(SqlTransaction):
 
     def _result(self, row: Sequence[Any]) -> ResultRow:
         return _row(ResultRow, row)
+
+
+@cache
+def _together(number: int) -> str:
+    execution = ", ".join(f"e.{name}" for name in EXECUTION_COLUMNS)
+    run = ", ".join(f"r.{name}" for name in RUN_COLUMNS)
+    return (
+        f"{keys_given(number)} SELECT {execution}, ({LAST_EVENT}), {run}, w.released_at IS NULL AND w.lease_until > ? "
+        "FROM given CROSS JOIN executions e ON e.id = x "
+        "LEFT JOIN node_runs r ON r.execution_id = x AND r.node_id = node AND r.item = i "
+        "LEFT JOIN workers w ON w.id = r.worker_id"
+    )
 
 
 @cache

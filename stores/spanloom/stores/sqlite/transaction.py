@@ -166,6 +166,7 @@ class SqliteTransaction(SqliteRows):
         """Render a statement, make the pending writes, which it may read, and drop the rows that it may change."""
         rendered = for_sqlite(statement)
         if not rendered.text.startswith("SELECT"):
+            self._known.clear()
             self._prefetched.clear()
             self._inputs.clear()
         self._pending.write()

@@ -31,6 +31,7 @@ def claim(tx: Transaction, keys: Sequence[NodeKey], worker_id: str, token: str |
     if not tx.is_live(worker_id):
         return [Refusal.RETIRED] * len(keys)
     known = set(filter(canonical_id, {key.execution_id for key in keys}))
+    tx.prefetch([key for key in keys if key.execution_id in known])
     executions = tx.lock_executions(known)
     wanted = [key for key in keys if key.execution_id in executions]
     # Only queued runs: a run that a record has locked may be waiting for a join that is locked before it here.

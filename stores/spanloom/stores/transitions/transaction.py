@@ -106,7 +106,7 @@ class Transaction(ABC):
     # ---- executions ----
 
     def prefetch(self, keys: Sequence[NodeKey]) -> None:  # noqa: B027  # an option of stores
-        """Prepare for locking these runs, if a store reads many at once faster than one by one."""
+        """Prepare for locking these runs' executions, and then the runs, if a store can read all at once."""
 
     @abstractmethod
     def executions(self, ids: Collection[str]) -> dict[str, ExecutionRow]:
