@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import chain
 from operator import itemgetter
@@ -13,7 +13,7 @@ from spanloom.engine.store.requests import NodeKey, SpanLine
 from spanloom.stores.sql.statements import RESULT_COLUMNS, RUN_COLUMNS
 from spanloom.stores.transitions.rows import Event, ResultRow, RunRow
 
-__all__ = ["LAST_EVENT", "Key", "PendingWrites", "keys_given", "places", "portions"]
+__all__ = ["LAST_EVENT", "THE_KEY", "Key", "PendingWrites", "keys_given", "places", "portions"]
 
 Row = TypeVar("Row")
 Key = tuple[str, str, int]  #: as NodeKey; the first columns of a run's row are one, too, and are quicker to make
@@ -31,6 +31,8 @@ _COLUMNS = {
 }  # fmt: skip
 #: The number of the last event of an execution `x`.
 LAST_EVENT = "SELECT coalesce(max(seq), 0) FROM events WHERE execution_id = x"
+#: The condition of one run, whose key is the first three parameters.
+THE_KEY = "execution_id = ?1 AND node_id = ?2 AND item = ?3"
 _KEY = "execution_id = ? AND node_id = ? AND item = ?"
 
 
@@ -129,10 +131,13 @@ class PendingWrites:
 
         "OR FAIL" as SQLite need not be able to undo the statement: an error undoes the transaction, or its savepoint.
         """
-        kept, values_of = _without_nulls(rows)
-        names = tuple([_COLUMNS[table][place] for place in kept])
-        for some in portions(rows):
-            self._execute(_insertion(how, table, names, len(some)), _joined(map(values_of, some)))
+        if len(rows) == 1:
+            kept = tuple([place for place, value in enumerate(rows[0]) if value is not None])
+            self._execute(_insertion_at(how, table, kept, 1), [value for value in rows[0] if value is not None])
+        else:
+            kept, values_of = _without_nulls(rows)
+            for some in portions(rows):
+                self._execute(_insertion_at(how, table, kept, len(some)), _joined(map(values_of, some)))
         rows.clear()
 
     def _numbered(self, last: str, rows: list[tuple[Any, ...]], numbers: dict[str, int]) -> list[tuple[Any, ...]]:
@@ -152,30 +157,35 @@ class PendingWrites:
         return numbered
 
 
-def _without_nulls(rows: Sequence[tuple[Any, ...]]) -> tuple[list[int], Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
+def _without_nulls(
+    rows: Sequence[tuple[Any, ...]],
+) -> tuple[tuple[int, ...], Callable[[tuple[Any, ...]], tuple[Any, ...]]]:
     """Return the places that are not null in all rows, and a function that returns the values there.
 
     sqlite3 takes longer to bind a None than any other value.
     """
     number = len(rows)
-    kept = [
-        place
-        for place, value in enumerate(rows[0])
-        if value is not None or (number > 1 and [row[place] for row in rows].count(None) < number)
-    ]
+    kept = tuple(
+        [
+            place
+            for place, value in enumerate(rows[0])
+            if value is not None or (number > 1 and [row[place] for row in rows].count(None) < number)
+        ]
+    )
     return kept, itemgetter(*kept)
 
 
-def portions(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+def portions(rows: Sequence[Row]) -> Sequence[Sequence[Row]]:
     """Cut rows into portions of few sizes."""
-    if len(rows) == 1:
-        yield rows
-        return
     begin, left = 0, len(rows)
+    if left < 2:
+        return (rows,) if left else ()
+    found: list[Sequence[Row]] = []
     for size in _SIZES:
         while left >= size:
-            yield rows[begin : begin + size]
+            found.append(rows[begin : begin + size])
             begin, left = begin + size, left - size
+    return found
 
 
 def keys_given(number: int) -> str:
@@ -201,6 +211,11 @@ def _of_each(query: str, number: int) -> str:
 
 
 @cache
+def _insertion_at(how: str, table: str, kept: Sequence[int], number: int) -> str:
+    return _insertion(how, table, tuple([_COLUMNS[table][place] for place in kept]), number)
+
+
+@cache
 def _insertion(how: str, table: str, names: tuple[str, ...], number: int) -> str:
     one = f"({places('?', len(names))})"
     return f"{how} INTO {table} ({', '.join(names)}) VALUES {places(one, number)}"
@@ -213,6 +228,9 @@ def _deletion(number: int) -> str:
 
 @cache
 def _change_of_runs(columns: Sequence[int], number: int) -> str:
+    if number == 1:
+        assignments = ", ".join(f"{RUN_COLUMNS[place]} = ?{at}" for at, place in enumerate(columns, 4))
+        return f"UPDATE node_runs SET {assignments} WHERE {THE_KEY}"
     assignments = ", ".join(f"{RUN_COLUMNS[place]} = ?" for place in columns)
     return (
         f"{keys_given(number)} UPDATE node_runs SET {assignments} FROM given "

@@ -22,7 +22,7 @@ from spanloom.stores.sql.statements import (
     for_sqlite,
 )
 from spanloom.stores.sql.transaction import SqlTransaction
-from spanloom.stores.sqlite.pending import LAST_EVENT, Key, PendingWrites, keys_given, places, portions
+from spanloom.stores.sqlite.pending import LAST_EVENT, THE_KEY, Key, PendingWrites, keys_given, places, portions
 from spanloom.stores.transitions.rows import ExecutionRow, Graph, InputRow, NewExecution, ResultRow, RunRow
 
 __all__ = ["SqliteRows"]
@@ -55,8 +55,8 @@ class SqliteRows(SqlTransaction):
     def prefetch(self, keys: Sequence[NodeKey]) -> None:
         """See Transaction.prefetch.
 
-        What a record needs is read in one statement: an execution and the number of its last event, a run, and the
-        lease of its worker. Of executions that were read before, only the runs.
+        One statement reads an execution and the number of its last event, a run, and the lease of its worker. Of
+        executions that were read before it reads only the runs.
         """
         if self._pending.runs or self._pending.executions:
             self._pending.write()
@@ -215,12 +215,18 @@ class SqliteRows(SqlTransaction):
 def _together(number: int) -> str:
     execution = ", ".join(f"e.{name}" for name in EXECUTION_COLUMNS)
     run = ", ".join(f"r.{name}" for name in RUN_COLUMNS)
-    return (
-        f"{keys_given(number)} SELECT {execution}, ({LAST_EVENT}), {run}, w.released_at IS NULL AND w.lease_until > ? "
+    text = (
+        f"SELECT {execution}, ({LAST_EVENT}), {run}, w.released_at IS NULL AND w.lease_until > :now "
         "FROM given CROSS JOIN executions e ON e.id = x "
         "LEFT JOIN node_runs r ON r.execution_id = x AND r.node_id = node AND r.item = i "
         "LEFT JOIN workers w ON w.id = r.worker_id"
     )
+    if number > 1:
+        return keys_given(number) + text.replace(":now", "?")
+    text = text.replace("given CROSS JOIN executions e ON e.id = x", "executions e") + " WHERE e.id = ?1"
+    for name, place in {"= x": "= ?1", "= node": "= ?2", "= i ": "= ?3 ", ":now": "?4"}.items():
+        text = text.replace(name, place)
+    return text
 
 
 @cache
@@ -236,6 +242,8 @@ def _headers(number: int) -> str:
 @cache
 def _runs(number: int) -> str:
     """Return the read of runs by their keys, one look-up for each: "CROSS" keeps the order of the join."""
+    if number == 1:
+        return f"SELECT {RUN} FROM node_runs WHERE {THE_KEY}"
     return (
         f"{keys_given(number)} SELECT {RUN} FROM given CROSS JOIN node_runs "
         "ON execution_id = x AND node_id = node AND item = i"
