@@ -55,15 +55,20 @@ class SqliteRows(SqlTransaction):
     def prefetch(self, keys: Sequence[NodeKey]) -> None:
         """See Transaction.prefetch.
 
-        One statement reads an execution and the number of its last event, a run, and the lease of its worker. Of
-        executions that were read before it reads only the runs.
+        One statement reads executions, the numbers of their last events, their first runs, and the leases of the runs'
+        workers. A second one reads the other runs.
         """
         if self._pending.runs or self._pending.executions:
             self._pending.write()
-        known = [key for key in keys if key.execution_id in self._known] if self._known else []
-        runs = self._read_runs(known) if known else {}
-        new = [key for key in keys if key.execution_id not in self._known] if known else keys
-        for some in portions(new):
+        first: dict[str, NodeKey] = {}
+        others: list[NodeKey] = []
+        for key in keys:
+            if key.execution_id in self._known or key.execution_id in first:
+                others.append(key)
+            else:
+                first[key.execution_id] = key
+        runs = self._read_runs(others) if others else {}
+        for some in portions(list(first.values())):
             given = [value for key in some for value in key]
             for row in self._execute(_together(len(some)), (*given, self.now)).fetchall():
                 execution = self._known[row[0]] = _row(ExecutionRow, row[:_COLUMNS])
