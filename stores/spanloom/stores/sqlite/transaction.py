@@ -35,7 +35,7 @@ ORDER BY level, created_at, id
 
 
 class SqliteTransaction(SqliteRows):
-    """A write transaction whose writes are pending until they are read, or until `flush`."""
+    """A write transaction: each write is pending until it is read, or until `flush`."""
 
     children_joined = "JOIN {s}executions x ON x.parent_id = member_id AND x.parent_id IS NOT NULL"
 

@@ -277,5 +277,5 @@ as_data = json.JSONEncoder(separators=(",", ":")).encode
 
 @lru_cache(maxsize=1024)
 def ended_by(reference: str | None) -> str:
-    """Return the data of the event of an execution's end, which names the claim whose record was the last."""
+    """Return the data of the event of an execution's end, which names the claim that was recorded last."""
     return as_data({"by": reference})

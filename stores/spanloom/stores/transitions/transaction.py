@@ -35,7 +35,6 @@ from spanloom.stores.transitions.rows import (
 
 __all__ = ["Transaction", "always", "never"]
 
-
 # The tables of states.py as pairs of plain text, as they are read several times for each node run.
 _EXECUTION_CHANGES = {(old.value, new.value) for old, some in EXECUTION_TRANSITIONS.items() for new in some}
 _RUN_CHANGES = {(old.value, new.value) for old, some in NODE_TRANSITIONS.items() for new in some}
