@@ -119,7 +119,8 @@ def _answered(
 def plain(value: Any) -> Any:
     """Return an answer as plain values, without what each store numbers for itself; jobs and ends are sets."""
     if isinstance(value, SweepResult):
-        value = dataclasses.replace(value, ended=sorted(value.ended))  # of one due_at they come as they are found
+        # Of one due_at they come as they are found. When a pass is due next is a hint that not each store has.
+        value = dataclasses.replace(value, ended=sorted(value.ended), due_in_seconds=0.0)
     if isinstance(value, BaseModel):
         left_out = {"cursor"} if isinstance(value, (Event, LogRecord)) else None
         return type(value).__name__, plain(value.model_dump(exclude=left_out))
