@@ -413,3 +413,13 @@ def test_a_sweep_returns_the_time_to_what_is_due_next(store: PostgresExecutionSt
     assert 500 < due_in() <= 600
     store.create_execution(request("single", None, deadline_seconds=300))
     assert due_in() <= 2, "its job is looked for"
+
+
+def test_a_record_that_spells_its_execution_otherwise_goes_on_to_the_successors(store: PostgresExecutionStore) -> None:
+    driver = StoreDriver(store)
+    execution = driver.start(chain(2))
+    record = driver.outcome(execution, driver.claim(execution, "n1"))
+
+    (answer,) = store.record([record._replace(execution_id=execution.upper())])
+
+    assert [job.node_id for job in answer.jobs] == ["n2"]

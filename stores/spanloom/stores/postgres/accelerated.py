@@ -151,7 +151,8 @@ class AcceleratedTransitions(Transitions, SqlStore):
         versions = {record.execution_id: record.workflow for record in records if record.outcome in ENDS}
         if unknown := [one for one, workflow in versions.items() if workflow is None]:
             rows = self._transact(lambda tx: tx.executions(unknown))
-            versions |= {row.id: (row.workflow_id, row.version) for row in rows.values()}
+            found = {one: rows.get(canonical_id(one) or "") for one in unknown}  # however they are spelled
+            versions |= {one: (row.workflow_id, row.version) for one, row in found.items() if row is not None}
         graphs: dict[str, Graph] = {}
         for execution_id, workflow in versions.items():
             if workflow is not None:
