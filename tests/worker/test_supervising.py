@@ -50,16 +50,20 @@ os.wait()
 for _ in requests(): os._exit(0)
 """
 )
-#: The first two are to be replaced at once; what comes after them works once a file named "goes" is there.
+#: The first two are to be replaced as soon as both run; what comes after them works once a file named "goes" is there.
 RETIRES = (
     WORKS.replace(
         "page[8] = 1",
         """
-first = sum(name.isdigit() for name in os.listdir(sys.argv[1])) < 2
+started = 2
+first = sum(name.isdigit() for name in os.listdir(sys.argv[1])) < started
 open(f"{sys.argv[1]}/{os.getpid()}", "w").close()
 while not first and not os.path.exists(f"{sys.argv[1]}/goes"):
     time.sleep(0.02)
-page[8], page[9] = 1, first
+page[8] = 1
+while first and sum(name.isdigit() for name in os.listdir(sys.argv[1])) < started:
+    time.sleep(0.02)
+page[9] = first
 """,
     )
     + "\nfor _ in requests(): os._exit(0)"
@@ -237,7 +241,7 @@ def test_a_signal_leaves_one_that_is_being_replaced_its_grace_and_a_second_one_e
 
 def test_a_burst_goes_on_with_the_new_process(supervise: Callable[..., Supervising]) -> None:
     """It ends with 0, as one that has found nothing left to do."""
-    made = supervise(RETIRES.replace("os.listdir(sys.argv[1])) < 2", "os.listdir(sys.argv[1])) < 1"), burst=True)
+    made = supervise(RETIRES.replace("started = 2", "started = 1"), burst=True)
     (made.folder / "goes").touch()
 
     until(lambda: len(made.started) == 2)
