@@ -176,14 +176,16 @@ class Answers:
         for record, answer in some:
             wanted = [] if record.outcome in (Outcome.RETRY, Outcome.RELEASED) else _wanted(execution, record, ready)
             may = self._model.live(record.worker_id, self._clock())
+            most = 1 if record.item or record.fan_out is not None else record.most_following
+            given = [(node.node_id, node.item) for node in answer.following]
             if alone:
-                must = may and wanted and execution.status is ExecutionStatus.RUNNING
-                assert (answer.next is not None) is bool(must), f"{wanted} is ready, {record} is answered {answer}"
-            if answer.next is not None:
-                key = (answer.next.node_id, answer.next.item)
-                assert may, f"{record.worker_id} has no lease"
-                assert key in (wanted[:1] if alone else wanted), f"{key} is none of {wanted}, or not the first"
-                self._give(execution, key, record.worker_id, answer.next)
+                must = wanted[:most] if may and execution.status is ExecutionStatus.RUNNING else []
+                assert given == must, f"{wanted} is ready, {record} is answered {answer}"
+            assert may or not given, f"{record.worker_id} has no lease"
+            assert len(given) <= most, f"{record} is answered {answer}"
+            for key, node in zip(given, answer.following, strict=True):
+                assert key in wanted, f"{key} is none of {wanted}"
+                self._give(execution, key, record.worker_id, node)
                 ready.discard(key)
         for _, answer in some:
             self.take(answer.jobs, held_too=not alone)
@@ -197,7 +199,10 @@ class Answers:
         if record.child is None:  # of its entry nodes' jobs those that are left out are lost jobs to the sweep
             assert sorted(again.jobs, key=_of_job) == sorted(first.jobs, key=_of_job), f"{first}, and then {again}"
         assert set(again.jobs) <= set(first.jobs), f"{first}, and then {again}"
-        assert (again.next, again.ended) == (first.next, first.ended), f"{first}, and then {again}"
+        assert again.ended == first.ended, f"{first}, and then {again}"
+        assert sorted(again.following, key=_of_node) == sorted(first.following, key=_of_node), (
+            f"{first}, and then {again}"
+        )
 
     # ---- sweeps ----
 
@@ -249,6 +254,10 @@ def _wanted(execution: Execution, record: RecordRequest, ready: Collection[Key])
 
 def _of_job(job: NodeJob) -> tuple[str, str, int]:
     return job.execution_id, job.node_id, job.item
+
+
+def _of_node(node: NodeClaim) -> tuple[str, int]:
+    return node.node_id, node.item
 
 
 def _has_word(execution: Execution, store: Any) -> bool:

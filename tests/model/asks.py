@@ -39,6 +39,7 @@ class Wish:
     taken: int | None  # a bit per successor; None leaves it to the edges
     handled: bool
     next: bool
+    most: int
     delay: float
     items: int
     bound: int
@@ -63,6 +64,7 @@ class Wish:
             wait_key=f"key {held.fence}" if waits else None,
             spends_attempt=not self.handled,
             successors=wished,
+            most_following=self.most,
         )
         return record._replace(**fields)
 
@@ -77,6 +79,7 @@ def wishes(*whats: Outcome | WaitKind) -> st.SearchStrategy[Wish]:
         taken=st.none() | st.integers(0, 15),
         handled=st.booleans(),
         next=st.booleans(),
+        most=st.sampled_from([1, 1, 2, 9]),
         delay=st.sampled_from([0.0, 1.5, 8.0]),
         items=st.integers(1, 4),
         bound=st.integers(1, 3),

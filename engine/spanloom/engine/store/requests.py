@@ -265,6 +265,7 @@ class RecordRequest(NamedTuple):
     own_span: AttemptSpan | None = None  # the span of that id, of COMPLETED, FAILED and SKIPPED; else it is in `spans`
     workflow: tuple[str, int] | None = None  # of the execution, with its version: spares the store a look
     successors: tuple[str, ...] = ()  # those this worker would run next, in order of preference
+    most_following: Count = 1  # at most so many of them
 
     @property
     def key(self) -> NodeKey:
@@ -280,12 +281,17 @@ class RecordResult(NamedTuple):
     """
 
     recorded: bool
-    jobs: Sequence[NodeJob] = ()  # ready successors to push, without the claimed one
-    next: NodeClaim | None = None  # claimed for this worker, to run at once
+    jobs: Sequence[NodeJob] = ()  # ready successors to push, without those that are claimed
+    following: Sequence[NodeClaim] = ()  # claimed for this worker, to run at once
     ended: ExecutionStatus | None = None  # the execution's status, if this record ended it
     ended_at: datetime | None = None  # and when, on the store's clock
     refused: UnknownWorkflow | None = None
     error: SpanloomError | None = None  # StoreUnavailable: not now; any other: never
+
+    @property
+    def next(self) -> NodeClaim | None:
+        """The first of `following`, if there is any."""
+        return self.following[0] if self.following else None
 
 
 @dataclass(frozen=True, slots=True)

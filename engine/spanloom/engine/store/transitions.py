@@ -107,7 +107,7 @@ class NodeTransitions(ABC):
           same continuation.
         - Records count in the order of their keys (execution, node, item): of two failures the first is the
           execution's error.
-        - A run that one record makes ready is not claimed (`next`) if another record fails the execution. Beside a
+        - A run that one record makes ready is not claimed (`following`) if another record fails the execution. Beside a
           failure that is refused or handled it may be pushed instead.
         - In the common case it is one round trip.
 
@@ -121,8 +121,8 @@ class NodeTransitions(ABC):
           node.queued would carry in a running execution.
         - A held run is not linked to the record that made it ready, so a record that is sent again returns no job of
           it. Resuming or retrying the execution pushes it.
-        - The first of `successors` that became ready by this record, and whose queue is the recorded node's, is claimed
-          for this worker at once (`next`) instead of pushed.
+        - The first `most_following` of `successors` that became ready by this record, and whose queue is the recorded
+          node's, are claimed for this worker at once (`following`) instead of pushed.
         - Arrivals count in every status of the execution. When `$end` has all arrivals, a running or paused execution
           completes. Nothing changes the status of an ended execution.
 
@@ -144,13 +144,14 @@ class NodeTransitions(ABC):
           be started, the answer has `refused`, and nothing is written. In an execution that is not running nothing is
           created, and the run is held, to be claimed and to request the child again.
         - items: the node's items 1..n are stored with their data, and the first `max_concurrency` of them are queued.
-          One of them is `next` if `successors` names the node itself. In an execution that is not running the run is
+          One of them is claimed (`following`) if `successors`
+          names the node itself. In an execution that is not running the run is
           held, to be claimed and to request the items again.
 
         The end of an item arrives at its node's run (item 0) and nowhere else:
         - The next item that was never started becomes ready, unless more than `tolerated_failures` have failed.
         - When no item is open any more, the node's run becomes ready, woken by its items.
-        - Either is claimed as `next` if `successors` names the node.
+        - Either is claimed as `following` if `successors` names the node.
 
         `span` is stored with the run, whose next claim contains it (`NodeClaim.span`). When the run has ended it is
         stored with the result, and claims of its successors contain it in `parent_spans`. A retry of the execution

@@ -210,6 +210,8 @@ def _sequel_of(
              "inputs": edge.target_inputs, "took": took}
             for edge, took in arrivals
         ]  # fmt: skip
+        if not exclusive and all(edge.target_inputs == 1 for edge, _ in arrivals):
+            sequel["fan"] = True
     if handled:
         sequel["handled"] = True
     if exclusive:
@@ -230,6 +232,7 @@ def _record(number: int, record: RecordRequest) -> dict[str, Any]:
         "worker_id": record.worker_id,
         "outcome": record.outcome,
         "successors": record.successors,
+        "most_following": record.most_following,
     }
     if record.data is not None:
         document["data"] = record.data
@@ -315,23 +318,23 @@ def _recorded(
     record: RecordRequest,
     at: datetime,
     ended: tuple[str, int] | None,
-    following: list[Any] | None,
+    following: list[list[Any]] | None,
     pushes: list[list[Any]] | None,
     refusal: str | None = None,
 ) -> RecordResult:
     if refusal is not None:
         assert record.child is not None
         return RecordResult(True, refused=_refusal(record.child, refusal))
-    claim = None
-    if following is not None:
-        if following[7] is None:
+    claims: list[NodeClaim] = []
+    for row in following or ():
+        if row[7] is None:
             # The data of a single parent is not sent back: it is the data of this record.
-            following[7] = {record.node_id: ("null" if record.data is None else record.data, record.span)}
-        claim = _node_claim(following)
+            row[7] = {record.node_id: ("null" if record.data is None else record.data, record.span)}
+        claims.append(_node_claim(row))
     if ended is None:
-        return RecordResult(True, jobs(pushes, at), claim)
+        return RecordResult(True, jobs(pushes, at), tuple(claims))
     status, ended_at = ended
-    return RecordResult(True, jobs(pushes, at), claim, ExecutionStatus(status), from_micros(ended_at))
+    return RecordResult(True, jobs(pushes, at), tuple(claims), ExecutionStatus(status), from_micros(ended_at))
 
 
 def jobs(pushes: Iterable[Sequence[Any]] | None, at: datetime) -> tuple[NodeJob, ...]:

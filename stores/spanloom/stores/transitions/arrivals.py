@@ -252,6 +252,7 @@ class Wish(NamedTuple):
     worker_id: str
     queue: str
     successors: Sequence[str]
+    most: int
 
 
 class Propagation:
@@ -348,10 +349,12 @@ class Propagation:
         placed: list[tuple[RunRow, RunRow]] = []
         started: list[Event] = []
         others: list[Event] = []
-        for wish in self._wishes[:]:
-            if (row := self._wanted(wish, ready)) is not None and self._tx.is_live(wish.worker_id):
+        for wish in self._wishes:
+            wanted = _wanted(wish, ready)
+            if not wanted or not self._tx.is_live(wish.worker_id):
+                continue
+            for row in wanted:
                 ready.remove(row)
-                self._wishes.remove(wish)
                 run = row._replace(
                     status=_RUNNING, fence=self._fence + 1, worker_id=wish.worker_id,
                     pushed_epoch=self._tx.epoch, started_at=self._tx.later(),
@@ -388,9 +391,8 @@ class Propagation:
             self._tx.update_runs(changed)
         self._tx.add_events([*sorted(started), *others])
 
-    def _wanted(self, wish: Wish, ready: Sequence[RunRow]) -> RunRow | None:
-        for node_id in wish.successors:
-            for row in ready:
-                if row.node_id == node_id and row.queue == wish.queue and row.claim_reference == wish.reference:
-                    return row
-        return None
+
+def _wanted(wish: Wish, ready: Sequence[RunRow]) -> list[RunRow]:
+    """Return the ready runs that a worker goes on with, in its order."""
+    rows = {row.node_id: row for row in ready if row.queue == wish.queue and row.claim_reference == wish.reference}
+    return [rows[node_id] for node_id in wish.successors if node_id in rows][: wish.most]

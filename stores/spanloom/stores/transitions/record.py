@@ -118,7 +118,7 @@ class Work:
         self.run: RunRow | None = None  # the run under its claim; None: the fence is stale
         self.answer = _STALE
         self.jobs: list[NodeJob] = []
-        self.following: NodeClaim | None = None
+        self.following: list[NodeClaim] = []
 
 
 class _Group:
@@ -221,12 +221,15 @@ class _Group:
                     else:
                         arrivals.append(Arrival(edge, edge.is_taken(status, request.taken), work.reference))
                 if request.successors:
-                    wishes.append(Wish(work.reference, request.worker_id, run.queue, request.successors))
+                    wishes.append(
+                        Wish(work.reference, request.worker_id, run.queue, request.successors, request.most_following)
+                    )
         if items:
             for follows in end_items(self._tx, self._execution, items):
                 work = by_reference[follows.reference]
                 work.jobs.extend(follows.jobs)
-                work.following = follows.claim or work.following
+                if follows.claim is not None:
+                    work.following.append(follows.claim)
         if arrivals:
             propagation = Propagation(self._tx, self._execution, self._graph, wishes)
             propagation.settle(arrivals)
@@ -237,7 +240,7 @@ class _Group:
                 work = by_reference[reference]
                 target = self._graph.target(run.node_id)
                 sole = work.request if target is not None and target.target_inputs == 1 else None
-                work.following = node_claim(self._tx, self._execution, run, sole_parent=sole)
+                work.following.append(node_claim(self._tx, self._execution, run, sole_parent=sole))
 
     def _is_handled(self, work: Work) -> bool:
         request = work.request
@@ -265,7 +268,7 @@ class _Group:
 
     def _answer(self, work: Work, ending: ExecutionStatus | None) -> RecordResult:
         if ending is None or work is not self._ended_by:
-            return RecordResult(True, tuple(work.jobs), work.following)
+            return RecordResult(True, tuple(work.jobs), tuple(work.following))
         assert self._execution.ended_at is not None
         ended_at = self._tx.as_datetime(self._execution.ended_at)
-        return RecordResult(True, tuple(work.jobs), work.following, ending, ended_at)
+        return RecordResult(True, tuple(work.jobs), tuple(work.following), ending, ended_at)

@@ -62,17 +62,19 @@ def _continuation(tx: Transaction, execution: ExecutionRow, request: RecordReque
     if request.outcome is Outcome.WAITING and request.child is not None:
         runs += _entries(tx, request)
     jobs: list[NodeJob] = []
-    following: NodeClaim | None = None
+    following: list[NodeClaim] = []
     for ready in sorted(set(runs)):
         if ready.status == NodeStatus.RUNNING and ready.worker_id == request.worker_id:
-            following = node_claim(tx, execution, ready)
+            following.append(node_claim(tx, execution, ready))
         elif ready.status == NodeStatus.QUEUED and ready.pushed_at is not None:
             jobs.append(tx.job(ready))
     for event in tx.end_events(request.execution_id):
         if json.loads(event.data or "{}").get("by") == reference:
             status = ExecutionStatus(event.kind.removeprefix("execution."))
-            return RecordResult(True, tuple(jobs), following, status, tx.as_datetime(execution.ended_at or event.at))
-    return RecordResult(True, tuple(jobs), following)
+            return RecordResult(
+                True, tuple(jobs), tuple(following), status, tx.as_datetime(execution.ended_at or event.at)
+            )
+    return RecordResult(True, tuple(jobs), tuple(following))
 
 
 def _entries(tx: Transaction, request: RecordRequest) -> list[RunRow]:

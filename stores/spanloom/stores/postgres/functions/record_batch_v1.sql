@@ -33,6 +33,8 @@ create type {schema}.record_batch_v1 as (
     links text,
     spends_attempt boolean,
     successors text[],
+    most_following integer,
+    fan boolean,  -- whether each successor has it as its only parent, and its edge is taken
     logs json,
     spans json,
     child json,  -- the argument of start_v1
@@ -209,7 +211,7 @@ begin
             end,
             case when n.item > 0 then {schema}.item_data_v1(n.execution_id, n.node_id, n.item) end,
             n.wait_kind, n.wait_key, n.span
-        )) filter (where n.status = 'running' and n.worker_id = p_work.worker_id) -> 0,
+        ) order by n.node_id, n.item) filter (where n.status = 'running' and n.worker_id = p_work.worker_id),
         json_agg({schema}.pushed_v1(n)) filter (where n.status = 'queued')
     into v_next, v_jobs
     from {schema}.node_runs n

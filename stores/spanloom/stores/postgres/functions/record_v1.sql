@@ -1,8 +1,8 @@
 -- Record outcomes of claims and all that follows from them. The records are numbered from 1 in the order of their keys.
 -- Returns {at, answers: [[recorded, ended, next, jobs]]} in that order; ended is [status, Unix microseconds].
 -- worker_id '' is no worker's, as of a run that is ended by hand.
--- next is [node, item, type, queue, fence, attempt, recovery_attempts, inputs, data, woken, wait_key, span]; inputs null: the
--- recorded node is its only parent. A fifth element of an answer is the reason why a child was refused.
+-- next is a list of [node, item, type, queue, fence, attempt, recovery_attempts, inputs, data, woken, wait_key, span], or null;
+-- inputs null: the recorded node is its only parent. A fifth element of an answer is the reason why a child was refused.
 
 create function {schema}.record_v1(p_records json, p_epoch bigint, p_now timestamptz) returns text
 language plpgsql
@@ -55,17 +55,17 @@ declare
     -- of one work
     v_queue text;
     v_attempt integer;
+    v_next text;
+    v_job text;
     v_sequel {schema}.record_result_v1;
     -- of one round of arrivals
     a {schema}.arrival_v1;
-    l {schema}.execution_progress_v1;
     v_landed {schema}.execution_progress_v1[];
     v_skipped {schema}.execution_progress_v1[];
     v_open {schema}.execution_progress_v1[];  -- ready, and not yet claimed or queued
+    v_taken {schema}.execution_progress_v1[];  -- that the current work's worker goes on with
     v_skips {schema}.event_v1[];
     v_readies {schema}.event_v1[];
-    v_target text;
-    v_fence bigint;
     v_lines integer;  -- an assignment calls a function without the cost of a query
     r record;
 begin
@@ -154,11 +154,87 @@ begin
                             row (w.execution_id, 'node.completed', w.node_id, 0, v_attempt, w.worker_id, null),
                             row (w.execution_id, 'node.started', w.target, 0, 1, w.worker_id, null)
                         ]::{schema}.event_v1[];
-                        v_answers[i] := '[true,null,' || json_build_array(
+                        v_answers[i] := '[true,null,[' || json_build_array(
                             w.target, 0, w.target_type, w.target_queue, v_base + 1, 1, 0, null, null, null, null
-                        ) || ',null]';
+                        ) || '],null]';
                         continue;
                     end if;
+                end if;
+            end if;
+            -- A fan-out, alone of its execution: those successors that the worker goes on with are inserted as running, the
+            -- others as queued, in the statement that ends the run.
+            if v_last and w.fan and v_status = 'running' then
+                if v_live_of is distinct from w.worker_id then
+                    v_live := {schema}.is_live_v1(w.worker_id, v_now);
+                    v_live_of := w.worker_id;
+                end if;
+                with ended as (
+                    delete from {schema}.node_runs
+                    where execution_id = w.execution_id and node_id = w.node_id and item = 0
+                        and status = 'running' and fence = w.fence and coalesce(worker_id, '') = w.worker_id
+                    returning node_type, queue, attempt, recovery_attempts, push, started_at
+                ), kept as (
+                    insert into {schema}.node_results (
+                        execution_id, node_id, item, node_type, status, data, taken, arrived, attempt, recovery_attempts,
+                        fence, push, worker_id, span, span_start_ns, span_end_ns, span_attributes, span_links, started_at,
+                        ended_at
+                    )
+                    select w.execution_id, w.node_id, 0, e.node_type, 'completed', w.data,
+                        case when w.taken is not null then array_to_json(w.taken)::text end, true, e.attempt,
+                        e.recovery_attempts, w.fence, e.push, nullif(w.worker_id, ''), w.span, w.start_ns, w.end_ns,
+                        w.attributes, w.links, e.started_at, v_now
+                    from ended e
+                ), reached as (
+                    select f.target, f.node_type, f.queue,
+                        case when s.place is not null and f.queue = e.queue and v_live then
+                            row_number() over (order by f.queue <> e.queue, s.place nulls last)
+                        end as place
+                    from ended e
+                    cross join json_to_recordset(w.arrivals) f (target text collate "C", node_type text, queue text)
+                    left join unnest(w.successors) with ordinality s (node_id, place) on s.node_id = f.target
+                ), placed as materialized (
+                    select h.*, coalesce(h.place <= w.most_following, false) as goes_on from reached h
+                ), linked as (
+                    insert into {schema}.node_runs (
+                        execution_id, node_id, item, status, node_type, queue, priority, pending, taken, fence, attempt,
+                        recovery_attempts, worker_id, claim_reference, push, pushed_epoch, started_at, due_at, pushed_at
+                    )
+                    select w.execution_id, p.target, 0, case when p.goes_on then 'running' else 'queued' end, p.node_type,
+                        p.queue, v_priority, 0, 1, case when p.goes_on then v_base + 1 else v_base end, 1, 0,
+                        case when p.goes_on then w.worker_id end, w.node_id || '/0/' || w.fence,
+                        case when p.goes_on then 0 else 1 end, p_epoch, case when p.goes_on then v_now end,
+                        case when not p.goes_on then v_due end, case when not p.goes_on then v_now end
+                    from placed p
+                    order by p.target
+                )
+                select
+                    (select e.attempt from ended e),
+                    string_agg(json_build_array(
+                        p.target, 0, p.node_type, p.queue, v_base + 1, 1, 0, null, null, null, null
+                    )::text, ',' order by p.place) filter (where p.goes_on),
+                    string_agg(json_build_array(
+                        w.execution_id, p.target, 0, p.node_type, p.queue, v_priority, 1
+                    )::text, ',' order by p.target) filter (where not p.goes_on),
+                    array_agg(
+                        case when p.goes_on then
+                            row (w.execution_id, 'node.started', p.target, 0, 1, w.worker_id, null)::{schema}.event_v1
+                        else
+                            row (w.execution_id, 'node.queued', p.target, 0, 1, null, '{"push":1}')::{schema}.event_v1
+                        end
+                        order by not p.goes_on, p.target
+                    )
+                into v_attempt, v_next, v_job, v_readies
+                from placed p;
+                if v_attempt is not null then
+                    if w.logs is not null or w.spans is not null then
+                        v_lines := {schema}.insert_telemetry_v1(w.execution_id, w.node_id, 0, w.logs, w.spans);
+                    end if;
+                    v_events := v_events || row (
+                        w.execution_id, 'node.completed', w.node_id, 0, v_attempt, nullif(w.worker_id, ''), null
+                    )::{schema}.event_v1 || v_readies;
+                    v_answers[i] := '[true,null,' || coalesce('[' || v_next || ']', 'null') || ','
+                        || coalesce('[' || v_job || ']', 'null') || ']';
+                    continue;
                 end if;
             end if;
             v_vias := '{}';
@@ -355,30 +431,36 @@ begin
         -- lease has lapsed is about to lose its claims: it gets no new one.
         for k in v_first .. i loop
             exit when v_ready = 'held' or cardinality(v_open) = 0;
-            continue when v_vias[k] is null or v_nexts[k] is not null or cardinality(v_works[k].successors) = 0
-                or not {schema}.is_live_v1(v_works[k].worker_id, v_now);
-            foreach v_target in array v_works[k].successors loop
-                select * into l from unnest(v_open) d
-                where d.node_id = v_target and d.queue = v_queues[k] and d.via = v_vias[k];  -- made ready by this record
-                if found then
-                    update {schema}.node_runs
-                    set status = 'running', fence = v_base + 1, worker_id = v_works[k].worker_id, due_at = null,
-                        push = 0, pushed_epoch = p_epoch, pushed_at = null,
-                        started_at = {schema}.transaction_time_v1(v_now), claim_reference = v_vias[k]
-                    where execution_id = w.execution_id and node_id = v_target and item = 0
-                    returning fence into v_fence;
-                    v_open := array_remove(v_open, l);
-                    v_readies := v_readies || row (
-                        w.execution_id, 'node.started', v_target, 0, 1, v_works[k].worker_id, null
-                    )::{schema}.event_v1;
-                    -- A statement after the arrival, so that it sees the arrivals of other transactions at this join.
-                    v_nexts[k] := json_build_array(
-                        v_target, 0, l.node_type, l.queue, v_fence, 1, 0,
-                        {schema}.inputs_v1(w.execution_id, v_workflow, v_version, v_target), null, null, null
-                    );
-                    exit;
-                end if;
-            end loop;
+            continue when v_vias[k] is null or v_nexts[k] is not null or cardinality(v_works[k].successors) = 0;
+            v_taken := array(
+                select d
+                from unnest(v_works[k].successors) with ordinality s (node_id, place)
+                join unnest(v_open) d on d.node_id = s.node_id
+                where d.queue = v_queues[k] and d.via = v_vias[k]  -- made ready by this record
+                order by s.place
+                limit v_works[k].most_following
+            );
+            continue when cardinality(v_taken) = 0 or not {schema}.is_live_v1(v_works[k].worker_id, v_now);
+            update {schema}.node_runs
+            set status = 'running', fence = v_base + 1, worker_id = v_works[k].worker_id, due_at = null,
+                push = 0, pushed_epoch = p_epoch, pushed_at = null,
+                started_at = {schema}.transaction_time_v1(v_now), claim_reference = v_vias[k]
+            where execution_id = w.execution_id and item = 0
+                and node_id = any(array(select d.node_id from unnest(v_taken) d));
+            v_open := array(select d from unnest(v_open) d where d.node_id <> all (array(select t.node_id from unnest(v_taken) t)));
+            v_readies := v_readies || array(
+                select row (w.execution_id, 'node.started', d.node_id, 0, 1, v_works[k].worker_id, null)::{schema}.event_v1
+                from unnest(v_taken) d
+            );
+            -- A statement after the arrival, so that it sees the arrivals of other transactions at this join.
+            v_nexts[k] := (
+                select string_agg(json_build_array(
+                    d.node_id, 0, d.node_type, d.queue, v_base + 1, 1, 0,
+                    {schema}.inputs_v1(w.execution_id, v_workflow, v_version, d.node_id), null, null, null
+                )::text, ',' order by d.place)
+                from unnest(v_taken) with ordinality d
+                    (node_id, node_type, queue, status, pending, taken, via, place)
+            );
         end loop;
 
         if cardinality(v_open) > 0 then
@@ -447,7 +529,7 @@ begin
                 v_answers[k] := '[true,'
                     || case when v_ended is not null and k = v_ended_by then {schema}.ended_v1(v_ended, v_ended_at) else 'null' end
                     || ','
-                    || coalesce(v_nexts[k], 'null') || ',' || coalesce('[' || v_jobs[k] || ']', 'null') || ']';
+                    || coalesce('[' || v_nexts[k] || ']', 'null') || ',' || coalesce('[' || v_jobs[k] || ']', 'null') || ']';
             end if;
         end loop;
     end loop;

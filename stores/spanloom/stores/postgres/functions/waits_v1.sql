@@ -156,7 +156,7 @@ begin
         v_items := {schema}.fan_out_v1(w, p_via, p_revision, p_epoch, p_now);
         v_answer.events := v_answer.events || v_items.events;
         v_answer.answer :=
-            '[true,null,' || coalesce(v_items.next, 'null') || ',' || coalesce('[' || v_items.jobs || ']', 'null') || ']';
+            '[true,null,' || coalesce('[' || v_items.next || ']', 'null') || ',' || coalesce('[' || v_items.jobs || ']', 'null') || ']';
     else
         v_answer.answer := json_build_array(true, null, null, case when v_run.status = 'queued' then
             json_build_array({schema}.job_v1(v_run))

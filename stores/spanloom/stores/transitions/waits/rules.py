@@ -127,7 +127,7 @@ def _wait_for_items(
     goes_on = run.node_id in request.successors and tx.is_live(request.worker_id)
     new, follows = fan_out(tx, execution, waiting, wanted, reference, request.worker_id if goes_on else None)
     tx.update_runs([(run, new)])
-    return RecordResult(True, tuple(follows.jobs), follows.claim), new
+    return RecordResult(True, tuple(follows.jobs), () if follows.claim is None else (follows.claim,)), new
 
 
 def _lacks_items(record: RecordRequest) -> str | None:

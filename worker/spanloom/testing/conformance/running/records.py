@@ -24,7 +24,7 @@ class Records:
         clock.advance(2)
         answer = driver.record(execution, node, data={"ok": True})
         ended_at = clock()
-        assert answer == RecordResult(True, answer.jobs, None, ExecutionStatus.COMPLETED, ended_at)
+        assert answer == RecordResult(True, answer.jobs, (), ExecutionStatus.COMPLETED, ended_at)
         assert list(answer.jobs) == []
         (run,) = store.get_node_results(execution)
         assert (run.status, run.data, run.error) == (NodeStatus.COMPLETED, {"ok": True}, None)
@@ -75,6 +75,58 @@ class Records:
         (run,) = store.get_node_results(execution, ["w2"])
         assert (run.status, run.worker_id, run.due_at) == (NodeStatus.RUNNING, driver.worker_id, None)
         assert driver.record(execution, answer.next).recorded
+
+    def test_several_of_the_named_successors_are_claimed_at_once(
+        self, store: ExecutionStore, driver: StoreDriver
+    ) -> None:
+        execution = driver.start(fan(5))
+        split = driver.claim(execution, "split")
+        wished = ("w4", "join", "w2", "w1")
+        request = driver.outcome(execution, split, data=5, successors=wished, most_following=2)
+        answer = driver.send(request)
+        assert [(node.node_id, node.fence, dict(node.results)) for node in answer.following] == [
+            ("w4", 1, {"split": "5"}),
+            ("w2", 1, {"split": "5"}),
+        ]
+        assert sorted(job.node_id for job in answer.jobs) == ["w1", "w3", "w5"]
+        rows = {run.node_id: run for run in store.get_node_results(execution)}
+        assert [rows[f"w{number}"].status for number in range(1, 6)] == [
+            *(NodeStatus.QUEUED, NodeStatus.RUNNING, NodeStatus.QUEUED, NodeStatus.RUNNING, NodeStatus.QUEUED)
+        ]
+        assert (rows["w4"].worker_id, rows["w4"].due_at, rows["w1"].worker_id) == (driver.worker_id, None, None)
+        kinds = [(event.kind, event.node_id) for event in store.get_events(execution)]
+        started = [("node.started", "w2"), ("node.started", "w4")]
+        assert kinds[-5:] == [*started, *(("node.queued", f"w{number}") for number in (1, 3, 5))]
+        again = driver.send(request)
+        assert sorted(node.node_id for node in again.following) == ["w2", "w4"]
+        assert sorted(job.node_id for job in again.jobs) == ["w1", "w3", "w5"]
+        for node in answer.following:
+            assert driver.record(execution, node).recorded
+        driver.drain()
+        found = store.get_execution(execution)
+        assert found is not None
+        assert found.status is ExecutionStatus.COMPLETED
+
+    def test_of_several_a_join_that_has_all_its_inputs_is_claimed_too(
+        self, store: ExecutionStore, driver: StoreDriver
+    ) -> None:
+        execution = driver.start(graph("beside", {"a": [], "b": [], "join": ["a", "b"], "c": ["b"], "d": ["b"]}))
+        driver.run(execution, "a", data="a")
+        node = driver.claim(execution, "b")
+        answer = driver.send(driver.outcome(execution, node, data="b", successors=("c", "join", "d"), most_following=2))
+        assert [(node.node_id, dict(node.results)) for node in answer.following] == [
+            ("c", {"b": '"b"'}),
+            ("join", {"a": '"a"', "b": '"b"'}),
+        ]
+        assert [job.node_id for job in answer.jobs] == ["d"]
+
+    def test_a_worker_without_a_lease_is_given_none_of_several(self, driver: StoreDriver, clock: ManualClock) -> None:
+        execution = driver.start(fan(3))
+        node = driver.claim(execution, "split")
+        clock.advance(3600)
+        answer = driver.send(driver.outcome(execution, node, successors=("w1", "w2", "w3"), most_following=3))
+        assert (answer.recorded, list(answer.following)) == (True, [])
+        assert sorted(job.node_id for job in answer.jobs) == ["w1", "w2", "w3"]
 
     def test_a_wish_counts_before_a_later_one_also_behind_what_is_skipped(
         self, store: ExecutionStore, driver: StoreDriver
