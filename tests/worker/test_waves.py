@@ -13,8 +13,9 @@ from fakeredis import FakeRedis, FakeServer
 from spanloom.engine import ExecutionStatus, Node, NodeRegistry, Workflow, WorkflowEngine
 from spanloom.engine.errors import SpanloomError, StoreUnavailable, Unavailability
 from spanloom.engine.queue.message import NodeMessage
-from spanloom.engine.store.requests import Outcome, RecordRequest, RecordResult
+from spanloom.engine.store.requests import ClaimAnswer, NodeKey, Outcome, RecordRequest, RecordResult
 from spanloom.stores import InMemoryExecutionStore
+from spanloom.testing.workflows import fan
 from spanloom.worker.briefness import LONG_SECONDS, WAVE_SECONDS, Briefness
 from spanloom.worker.recording.recorder import Recorder
 from spanloom.worker.service import Phase, WorkerState
@@ -28,8 +29,13 @@ class Counting(InMemoryExecutionStore):
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[list[RecordRequest]] = []
+        self.claimed: list[NodeKey] = []
         self.unserved: set[str] = set()
         self.met = threading.Event()
+
+    def claim(self, keys: Sequence[NodeKey], **options: Any) -> list[ClaimAnswer]:
+        self.claimed += keys
+        return super().claim(keys, **options)
 
     def record(self, records: Sequence[RecordRequest], **options: Any) -> list[RecordResult]:
         served = [record for record in records if record.execution_id not in self.unserved]
@@ -79,6 +85,7 @@ def engine(store: Counting, handlers: Handlers) -> Iterator[WorkflowEngine]:
         engine.register_workflow(Workflow(id="single", nodes=[Node(id="a", type="brief")]))
         chain = [Node(id=f"n{number}", type="brief", inputs=[f"n{number - 1}"] * bool(number)) for number in range(5)]
         engine.register_workflow(Workflow(id="chain", nodes=chain))
+        engine.register_workflow(fan(20, "fan", type="brief"))
         yield engine
 
 
@@ -106,6 +113,16 @@ def test_brief_nodes_are_recorded_in_waves(engine: WorkflowEngine, store: Counti
     completed = [one for batch in store.batches for one in batch if one.outcome is Outcome.COMPLETED]
     assert len(completed) == 200 * (5 if workflow == "chain" else 1)
     assert len(store.batches) < len(completed) / 4
+
+
+def test_brief_successors_go_on_where_the_node_ended(engine: WorkflowEngine, store: Counting) -> None:
+    with engine.start_workers(1):
+        known_as_brief(engine, store)
+        store.claimed.clear()
+
+        engine.run("fan", 7, timeout=30)
+
+    assert [key.node_id for key in store.claimed] == ["split"], "another one came by way of Redis"
 
 
 def test_nobody_waits_for_a_brief_one_that_turns_out_long(
@@ -219,6 +236,18 @@ def test_a_run_that_was_lost_shares_no_wave() -> None:
     waves = briefness.waves([0, 1, 0, 2], lambda losses: message(0, "quick", losses))
 
     assert sorted(waves) == [[0, 0], [1], [2]]
+
+
+def test_so_many_successors_go_on_as_a_slot_runs_in_a_moment() -> None:
+    briefness = Briefness()
+    briefness.note("brief", WAVE_SECONDS / 100)
+    briefness.note("less", WAVE_SECONDS / 2)
+
+    assert briefness.kept([], 0) == briefness.kept(["brief"], 0) == 1
+    assert briefness.kept(["brief"] * 50, 1) == 50
+    assert 50 < briefness.kept(["less"] * 500, 1) < briefness.kept(["brief"] * 500, 1) < 500
+    assert briefness.kept(["brief"] * 500, 10) == briefness.kept(["brief"] * 500, 1) // 10
+    assert briefness.kept(["brief"] * 500, 1000) == 1
 
 
 def test_more_is_fetched_while_all_is_brief_and_the_rest_is_left() -> None:

@@ -16,6 +16,8 @@ LONG_SECONDS = 0.05  #: a handler that takes so long is left behind by those bes
 MOST = 32  #: nodes of one wave
 _MOST_FETCHED = 100  #: jobs that are fetched, and claimed, at once
 _LEAST_SECONDS = WAVE_SECONDS / MOST
+_KEPT_SECONDS = 0.1  #: for about so long a slot goes on with the successors of nodes that ended together
+_NODE_SECONDS = 0.00025  #: what a node takes besides its handler
 _SHARE = 1 / 8  #: of the latest run in what counts as usual
 
 Item = TypeVar("Item")
@@ -41,6 +43,16 @@ class Briefness:
     def is_brief(self, node_type: str) -> bool:
         """Return whether several runs of this type make a wave."""
         return self._expected(node_type) <= WAVE_SECONDS / 2
+
+    def kept(self, node_types: Sequence[str], forks: int) -> int:
+        """Return how many successors of these brief types, of one node, go on where it ended; the rest is for others.
+
+        `forks` is the number of nodes that ended with it and have several such successors.
+        """
+        if len(node_types) < 2:
+            return 1
+        usual = sum(map(self._expected, node_types)) / len(node_types)
+        return max(1, min(len(node_types), int(_KEPT_SECONDS / forks / (usual + _NODE_SECONDS))))
 
     def wanted(self, free: int) -> int:
         """Return how many jobs to fetch for `free` slots: a wave for each, as those that were fetched last make."""

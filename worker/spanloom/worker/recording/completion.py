@@ -85,7 +85,7 @@ class Completion:
         """
         with self._span_exporter.recording((run.attempt.own for run in runs), worker_id):
             together = len(runs) > 1
-            requests = [_request(run, worker_id, self._successors(run, together) if more else ()) for run in runs]
+            requests = self._requests(runs, worker_id, more=more)
             recorded: list[tuple[FinishedRun, RecordResult]] = []
             unserved: list[FinishedRun] = []
             for run, answer in zip(runs, self._recorder.record_all(requests, patient=not others_wait), strict=True):
@@ -124,16 +124,26 @@ class Completion:
 
     # ---- before it is recorded ----
 
-    def _successors(self, run: FinishedRun, together: bool) -> tuple[str, ...]:
+    def _requests(self, runs: Sequence[FinishedRun], worker_id: str, *, more: bool) -> list[RecordRequest]:
+        if not more:
+            return [_request(run, worker_id) for run in runs]
+        wishes = [self._successors(run, together=len(runs) > 1) for run in runs]
+        forks = sum(len(brief) > 1 for _, brief in wishes)
+        return [
+            _request(run, worker_id, successors, self._briefness.kept(brief, forks))
+            for run, (successors, brief) in zip(runs, wishes, strict=True)
+        ]
+
+    def _successors(self, run: FinishedRun, *, together: bool) -> tuple[tuple[str, ...], list[str]]:
         """Work first: name what this worker may run next, if nothing more urgent waits and it is not told to stop.
 
-        After runs that ended `together`, only brief ones, as they will share a slot, unless no other worker can be
-        given a job.
+        Returns the types of the brief ones with them. These share a slot; so with several of them, or after runs that
+        ended `together`, there are no others, unless no other worker can be given a job.
         """
         loaded, claim, ending = run.loaded, run.claim, run.ending
         leads_on = ending.outcome in _LEADING or ending.fan_out is not None
         if loaded is None or not leads_on or self._state.draining:
-            return ()
+            return (), []
         node, nodes = loaded.node, loaded.plan.nodes
         if claim.node.item or ending.fan_out is not None:
             found: tuple[str, ...] = (node.id,)  # another item, or the node itself once all have ended
@@ -145,14 +155,17 @@ class Completion:
                     if nodes[successor].queue == node.queue and nodes[successor].type in self._engine.registry
                 ]
             )
-        if together and not self._engine.queue.breaker.is_open:
-            found = tuple([one for one in found if self._briefness.is_brief(nodes[one].type)])
+        brief = tuple([one for one in found if self._briefness.is_brief(nodes[one].type)])
+        if len(brief) > 1 or (together and not self._engine.queue.breaker.is_open):
+            found = brief
         if not found:
-            return ()
+            return (), []
         try:
-            return () if self._consumer.urgent_waits(node.queue, claim.header.priority) else found
-        except QueueUnavailable:
-            return found  # nothing can be handed over through Redis: the more reason to go on here
+            if self._consumer.urgent_waits(node.queue, claim.header.priority):
+                return (), []
+        except QueueUnavailable as error:  # nothing can be handed over through Redis: the more reason to go on here
+            _log.debug("urgent_jobs_unknown", error=str(error))
+        return found, [nodes[one].type for one in brief]
 
     def _settled(
         self, run: FinishedRun, answer: RecordResult | Exception, worker_id: str, *, more: bool
@@ -166,7 +179,7 @@ class Completion:
         if answer.refused is None:
             return answer
         self.end(run, of_refusal(answer.refused), answer.refused)  # its child can't be started
-        again = _request(run, worker_id, self._successors(run, together=True) if more else ())
+        (again,) = self._requests([run], worker_id, more=more)
         try:
             return self._recorder.record(again)
         except StoreUnavailable:
@@ -177,7 +190,7 @@ class Completion:
 
     def _record_less(self, run: FinishedRun, worker_id: str, refused: Exception) -> RecordResult:
         """Record the outcome without the parts that the store will never keep, or else its words as a failure."""
-        for record in lesser_records(_request(run, worker_id, ()), run.claim.node.attempt, refused):
+        for record in lesser_records(_request(run, worker_id), run.claim.node.attempt, refused):
             try:
                 return self._recorder.record(record)
             except StoreUnavailable:
@@ -213,8 +226,7 @@ class Completion:
                 log_failure(_log, "run_not_accounted", **ids_of(claim))
             if answer.ended is not None and claim.header.parent_execution_id is not None:
                 ended_children[execution_id] = claim.header.parent_execution_id
-            if answer.next is not None:
-                following.append(Claim(claim.header, answer.next))
+            following += [Claim(claim.header, node) for node in answer.following]
         if unpublished:
             self._events.executions_changed(unpublished)
         if ended_children:
@@ -269,7 +281,9 @@ def _with_edges(run: FinishedRun, ending: AttemptResult) -> AttemptResult:
         return AttemptResult(Outcome.RELEASED)
 
 
-def _request(run: FinishedRun, worker_id: str, successors: tuple[str, ...]) -> RecordRequest:
+def _request(
+    run: FinishedRun, worker_id: str, successors: tuple[str, ...] = (), most_following: int = 1
+) -> RecordRequest:
     return run.ending.request(
         run.claim,
         worker_id,
@@ -279,6 +293,7 @@ def _request(run: FinishedRun, worker_id: str, successors: tuple[str, ...]) -> R
         own_span=run.attempt.own_span,
         workflow=(run.claim.header.workflow_id, run.claim.header.version),
         successors=successors,
+        most_following=most_following,
     )
 
 
