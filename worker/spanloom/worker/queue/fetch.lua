@@ -14,45 +14,57 @@ local failure = nil
 local function is_wrong(answer)
   return string.find(answer.err, 'WRONGTYPE', 1, true)
 end
-local function start(number, id, popped)
-  if #id > tonumber(ARGV[9]) then
-    fetched[#fetched + 1] = {number, string.sub(id, 1, 200), -1}
-    return
+-- Starts jobs of a list, as far as they are some, and returns how many were taken, all unless something fails.
+local function start(number, ids)
+  local listed = {}
+  local taken = 0
+  for _, id in ipairs(ids) do
+    local key = ARGV[8] .. id
+    local data = #id > tonumber(ARGV[9]) and -1 or redis.pcall('HGET', key, 'data')
+    if type(data) == 'table' and not is_wrong(data) then
+      failure = data
+      break
+    end
+    taken = taken + 1
+    if data == -1 then
+      fetched[#fetched + 1] = {number, string.sub(id, 1, 200), -1}
+    elseif not data then
+      redis.call('DEL', key)
+    elseif type(data) == 'table' then
+      fetched[#fetched + 1] = {number, id, -2}
+    elseif #data > tonumber(ARGV[10]) then
+      redis.call('DEL', key)
+      fetched[#fetched + 1] = {number, id, #data}
+    else
+      redis.call('EXPIRE', key, ARGV[7])  -- first: a Redis that is out of memory lets a script go on that has written
+      redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[3], 'worker_name', ARGV[2])
+      listed[#listed + 1] = ARGV[4]
+      listed[#listed + 1] = id .. ':' .. ARGV[2]
+      fetched[#fetched + 1] = {number, id, data}
+    end
   end
-  local key = ARGV[8] .. id
-  local data = redis.pcall('HGET', key, 'data')
-  if not data then
-    redis.call('DEL', key)
-  elseif type(data) == 'table' and not is_wrong(data) then
-    failure = data
-    if popped then redis.call('LPUSH', KEYS[number], id) end
-  elseif type(data) == 'table' then
-    fetched[#fetched + 1] = {number, id, -2}
-  elseif #data > tonumber(ARGV[10]) then
-    redis.call('DEL', key)
-    fetched[#fetched + 1] = {number, id, #data}
-  else
-    redis.call('EXPIRE', key, ARGV[7])  -- first: a Redis that is out of memory lets a script go on that has written
-    redis.call('HSET', key, 'status', 'started', 'started_at', ARGV[3], 'worker_name', ARGV[2])
-    local listed = redis.pcall('ZADD', KEYS[lists + number], ARGV[4], id .. ':' .. ARGV[2])
-    damaged = damaged or (type(listed) == 'table' and is_wrong(listed))
-    fetched[#fetched + 1] = {number, id, data}
+  if #listed > 0 then
+    local added = redis.pcall('ZADD', KEYS[lists + number], unpack(listed))
+    damaged = damaged or (type(added) == 'table' and is_wrong(added))
   end
+  return taken
 end
 local want = tonumber(ARGV[1])
 if tonumber(ARGV[5]) > 0 then
-  start(tonumber(ARGV[5]), ARGV[6], false)
+  start(tonumber(ARGV[5]), {ARGV[6]})
   want = want - 1
 end
 for number = 1, lists do
-  while want > 0 and not failure do
-    local id = redis.pcall('LPOP', KEYS[number])
-    if type(id) == 'table' then
-      if is_wrong(id) then damaged = true else failure = id end
+  if want <= 0 or failure then break end
+  local ids = redis.pcall('LPOP', KEYS[number], want)
+  if type(ids) == 'table' and ids.err then
+    if is_wrong(ids) then damaged = true else failure = ids end
+  elseif type(ids) == 'table' then
+    local taken = start(number, ids)
+    for place = #ids, taken + 1, -1 do
+      redis.call('LPUSH', KEYS[number], ids[place])
     end
-    if type(id) ~= 'string' then break end
-    start(number, id, true)
-    want = want - 1
+    want = want - #ids
   end
 end
 if failure and #fetched == 0 then return failure end
