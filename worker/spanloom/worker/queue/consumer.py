@@ -82,9 +82,10 @@ class JobConsumer:
         self._failed_jobs = FailedJobs(queue, worker_name)
         self._lock = threading.Lock()
         # Sent with the next round trip to Redis: jobs that are over, by list; the number of nodes that ran; the
-        # executions that changed; the rest.
+        # executions that ended, and those that changed; the rest.
         self._over: dict[str, list[str]] = {}
         self._ran = 0
+        self._ended: list[str] = []
         self._changed: deque[str] = deque(maxlen=_MOST_OWED)
         self._published = 0.0
         self._owed: list[Callable[[Any], None]] = []
@@ -216,7 +217,8 @@ class JobConsumer:
 
     def announce(self, execution_id: str) -> None:
         """Publish the end of an execution, with the next round trip."""
-        self._defer_cleanup(lambda pipe: pipe.publish(self._keys.ended_channel(execution_id), "ended"))
+        with self._lock:
+            self._ended.append(execution_id)
 
     def publish_changed(self, execution_ids: Iterable[str]) -> None:
         """Publish, with the next round trip, that these executions have changed."""
@@ -314,12 +316,12 @@ class JobConsumer:
     def _forget_much(self) -> None:
         """Drop the deferred commands if a long outage has gathered too many; only RQ's own registries need them."""
         with self._lock:
-            if len(self._owed) + sum(map(len, self._over.values())) > _MOST_OWED:
-                self._over, self._owed = {}, []
+            if len(self._owed) + len(self._ended) + sum(map(len, self._over.values())) > _MOST_OWED:
+                self._over, self._owed, self._ended = {}, [], []
 
     def _may_block(self) -> bool:
         with self._lock:
-            self._blocked = not (self._over or self._ran or self._owed)
+            self._blocked = not (self._over or self._ran or self._owed or self._ended)
             return self._blocked
 
     def _defer_cleanup(self, tell: Callable[[Any], None]) -> None:
@@ -331,14 +333,19 @@ class JobConsumer:
             over, self._over = self._over, {}
             ran, self._ran = self._ran, 0
             owed, self._owed = self._owed, []
-            changed = self._take_changed(all_changes)
+            ended, self._ended = self._ended, []
+            changed = self._take_changed(all_changes).difference(ended)  # who follows one hears of its end, too
         for list_name, job_ids in over.items():
             pipeline.zrem(self._keys.started(list_name), *(f"{job_id}:{self._worker_name}" for job_id in job_ids))
             pipeline.delete(*map(self._keys.job, job_ids))
         if ran:
             pipeline.hincrby(self._keys.worker(self._worker_name), "successful_job_count", ran)
-        if changed:
-            pipeline.eval(_PUBLISH, 0, "changed", *map(self._keys.changed_channel, changed))
+        for what, channel, ids in (
+            ("ended", self._keys.ended_channel, ended),
+            ("changed", self._keys.changed_channel, changed),
+        ):
+            if ids:
+                pipeline.eval(_PUBLISH, 0, what, *map(channel, ids))
         for tell in owed:
             tell(pipeline)
 
