@@ -188,10 +188,17 @@ def _execution_span(trace_parent: str | None, trace_state: str | None, here: Sdk
     if ids is None or trace_parent is None:
         return None
     trace_id, span_id, flags = int(ids[0], 16), int(ids[1], 16), int(trace_parent[-2:], 16)
-    state = TraceState.from_header([trace_state]) if trace_state else TraceState()
-    if _UNDECIDED in state.items():
-        state = state.delete(_UNDECIDED[0])
-        if here is not None and not here.samples(trace_id, ""):
-            flags &= ~TraceFlags.SAMPLED
+    state, decided = _state(trace_state)
+    if not decided and here is not None and not here.samples(trace_id, ""):
+        flags &= ~TraceFlags.SAMPLED
     own = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags), trace_state=state)
     return Own(own, below(own))
+
+
+@functools.lru_cache(maxsize=256)  # without a caller's span it is the same for all executions
+def _state(trace_state: str | None) -> tuple[TraceState, bool]:
+    """Return a trace state without our mark, and whether sampling was decided at the start."""
+    state = TraceState.from_header([trace_state]) if trace_state else TraceState()
+    if _UNDECIDED in state.items():
+        return state.delete(_UNDECIDED[0]), False
+    return state, True
