@@ -28,7 +28,7 @@ from spanloom.engine import (
 )
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.worker.node.caller import Caller
-from spanloom.worker.node.event_loop import EventLoopThread
+from spanloom.worker.node.event_loop import Awaited, EventLoopThread
 from spanloom.worker.process.resource_limits import limit_failure, watch_limits
 from spanloom.worker.watch.threads import check_threads
 
@@ -212,7 +212,7 @@ def test_an_event_loop_that_is_being_started_has_not_died(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(threading.Thread, "start", starting)
     try:
-        assert loop.run(asyncio.sleep(0, "done")) == "done"
+        assert loop.run(Awaited(asyncio.sleep(0, "done"))) == "done"
         assert seen == [False]
         assert not loop.died
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -64,6 +65,13 @@ class Handlers:
             raise ValueError("as it was told to")
         return data
 
+    async def brief_async(self, data: Any) -> Any:
+        if data == "cancel all":
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            return data
+        return await asyncio.to_thread(self.brief, data) if data in ("wait", "late") else self.brief(data)
+
 
 @pytest.fixture
 def store() -> Counting:
@@ -77,10 +85,10 @@ def handlers() -> Iterator[Handlers]:
     made.leave.set()
 
 
-@pytest.fixture
-def engine(store: Counting, handlers: Handlers) -> Iterator[WorkflowEngine]:
+@pytest.fixture(params=["sync", "async"])
+def engine(store: Counting, handlers: Handlers, request: pytest.FixtureRequest) -> Iterator[WorkflowEngine]:
     registry = NodeRegistry()
-    registry.node("brief")(handlers.brief)
+    registry.node("brief")(handlers.brief if request.param == "sync" else handlers.brief_async)
     with WorkflowEngine(registry, store, FakeRedis(server=FakeServer())) as engine:
         engine.register_workflow(Workflow(id="single", nodes=[Node(id="a", type="brief")]))
         chain = [Node(id=f"n{number}", type="brief", inputs=[f"n{number - 1}"] * bool(number)) for number in range(5)]
@@ -192,6 +200,16 @@ def test_a_worker_that_stops_ends_its_wave_or_gives_it_back(engine: WorkflowEngi
     completed = [one for batch in store.batches for one in batch if one.outcome is Outcome.COMPLETED]
     ended = [one.execution_id for one in completed if one.node_id == "n4"]
     assert len(ended) == len(set(ended)) == 100
+
+
+@pytest.mark.parametrize("engine", ["async"], indirect=True)
+def test_a_wave_goes_on_though_one_of_it_cancels_all_tasks(engine: WorkflowEngine, store: Counting) -> None:
+    with engine.start_workers(1):
+        known_as_brief(engine, store)
+        ids = engine.enqueue_workflows("single", [*range(20), "cancel all", *range(20)])
+        outputs = [engine.wait(execution_id, 30).output for execution_id in ids]
+
+    assert outputs == [*range(20), "cancel all", *range(20)]
 
 
 # ---- what shares a wave ----

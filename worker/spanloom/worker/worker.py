@@ -283,9 +283,9 @@ class Worker:
             self.engine,
             self._identity,
             self._consumer,
+            self._event_loop,
             Caller(
                 self.engine,
-                self._event_loop,
                 self._time_limit,
                 self._claims,
                 app_state,

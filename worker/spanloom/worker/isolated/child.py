@@ -33,7 +33,7 @@ from spanloom.worker.isolated.frames import MalformedFrame
 from spanloom.worker.isolated.messages import Call, Cancel, Ended, Failed, Line, Ready, SpanEnded, Start, Unable
 from spanloom.worker.isolated.worker_link import WorkerLink
 from spanloom.worker.node.attempt import open_span
-from spanloom.worker.node.event_loop import EventLoopThread
+from spanloom.worker.node.event_loop import Awaited, EventLoopThread
 from spanloom.worker.node.lifespan import Lifespan
 from spanloom.worker.node.outcomes import of_error, of_result
 from spanloom.worker.process.log_setup import configure_logging
@@ -146,7 +146,9 @@ class _Serving:
         otel_context.attach(runtime.span_context)
         result = handler.function(*args, **kwargs)
         while hasattr(type(result), "__await__"):
-            result = self._event_loop.run(self._awaited(result), contextvars.copy_context(), begun=runtime.on_cancel)
+            result = self._event_loop.run(
+                Awaited(self._awaited(result), contextvars.copy_context(), begun=runtime.on_cancel)
+            )
         return result
 
     async def _awaited(self, awaitable: Any) -> Any:

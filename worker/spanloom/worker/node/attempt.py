@@ -48,6 +48,7 @@ class RunningAttempt:
         self.reference: str | None = None  #: its span, as the store keeps it; set by close()
         self.own_span: AttemptSpan | None = None  #: its span, if its run's result keeps it; set by close()
         self.entered = False  #: its handler was called
+        self.waited = 0.0  #: seconds in which its handler waited for its turn on the event loop
         self._is_lost = is_lost
         self._is_stopping = is_stopping
         self._revoking = threading.Lock()

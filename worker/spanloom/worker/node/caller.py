@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import sys
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from spanloom.worker.isolated.pool import HandlerProcesses
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.builtin import BUILT_IN, evaluated, scope_of
 from spanloom.worker.node.claim_monitor import ClaimMonitor
-from spanloom.worker.node.event_loop import EventLoopThread
+from spanloom.worker.node.event_loop import Awaited, Steps
 from spanloom.worker.node.handler_waits import HandlerWaits
 from spanloom.worker.node.mapped import run_mapped
 from spanloom.worker.node.outcomes import AttemptResult, of_load_error, of_result
@@ -51,7 +51,6 @@ class Caller:
     def __init__(
         self,
         engine: WorkflowEngine,
-        event_loop: EventLoopThread,
         time_limit: TimeLimit,
         claims: ClaimMonitor,
         state: Any,
@@ -63,7 +62,6 @@ class Caller:
         self._waits = waits
         self._processes = processes
         self._engine = engine
-        self._event_loop = event_loop
         self._time_limit = time_limit
         self._claims = claims
         self._state = state
@@ -76,15 +74,28 @@ class Caller:
         node = plan.nodes[claim.node.node_id]
         return Loaded(plan, node, self._engine.registry.handler(node.type))
 
-    def call(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt, worker_id: str) -> AttemptResult:
+    def runs_on_loop(self, claims: Sequence[Claim]) -> bool:
+        """Return whether these nodes have async handlers, and nothing else about them takes time."""
+        return all(self._is_awaited(claim) for claim in claims)
+
+    def _is_awaited(self, claim: Claim) -> bool:
+        loaded = self.load(claim)
+        return (
+            loaded.handler.is_async
+            and loaded.node.map is None
+            and not self._processes.takes(loaded.handler)
+            and LEFT_OUT not in claim.node.results.values()
+        )
+
+    def call(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt, worker_id: str) -> Steps[AttemptResult]:
         """Run a claimed node and classify its result. Raises the exceptions of its handler."""
         self._claims.begin(attempt, worker_id, loaded.plan, loaded.node)
         try:
-            return self._run(loaded, claim, attempt)
+            return (yield from self._run(loaded, claim, attempt))
         finally:
             self._claims.end(attempt)
 
-    def _run(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt) -> AttemptResult:
+    def _run(self, loaded: Loaded, claim: Claim, attempt: RunningAttempt) -> Steps[AttemptResult]:
         node = loaded.node
         if claim.node.recovery_attempts >= self._max_losses:
             raise WorkerLost(node.id, claim.node.recovery_attempts)
@@ -99,7 +110,7 @@ class Caller:
             return BUILT_IN[node.type](self._engine, node, claim, context, attempt)
         if self._processes.takes(loaded.handler):
             return self._processes.run(node, context, attempt)
-        result = self._call(loaded.handler, node, context, attempt)
+        result = yield from self._call(loaded.handler, node, context, attempt)
         limit = self._engine.settings.payload_limit_bytes
         return of_result(result, node, claim.header.execution_id, limit, loaded.handler.encode_result)
 
@@ -144,7 +155,7 @@ class Caller:
             context.data_json = encode(value, f"the mapped data of node {node.id!r}", settings.payload_limit_bytes)
         return context
 
-    def _call(self, handler: Handler, node: Node, context: NodeContext, attempt: RunningAttempt) -> Any:
+    def _call(self, handler: Handler, node: Node, context: NodeContext, attempt: RunningAttempt) -> Steps[Any]:
         args, kwargs = handler.arguments(node, context)
         token, previous = otel_context.attach(attempt.own.begin()), CURRENT.set(attempt.log_buffer)
         WAIT_GUARD.set(self._waits)  # in the context of this node alone
@@ -157,7 +168,7 @@ class Caller:
             else:
                 result = self._time_limit.call(partial(handler.function, *args, **kwargs), node.id, node.timeout)
             while hasattr(type(result), "__await__"):  # of an async function, or of a sync decorator over one
-                result = self._await(result, node, attempt, began)
+                result = yield from _await(result, node, attempt, began)
             return result
         finally:
             # What a handler leaves behind must not break what follows it, nor the nodes beside it.
@@ -168,12 +179,16 @@ class Caller:
             CURRENT.reset(previous)
             otel_context.detach(token)
 
-    def _await(self, awaitable: Awaitable[Any], node: Node, attempt: RunningAttempt, began: float) -> Any:
-        clock, context = time.monotonic(), contextvars.copy_context()
-        left = None if node.timeout is None else max(0.0, node.timeout - (clock - began))
-        try:
-            return self._event_loop.run(awaitable, context, left, begun=attempt.on_revoke, owner=attempt)
-        except TimeoutError as error:
-            if node.timeout is not None and left is not None and time.monotonic() - clock >= left:
-                raise NodeTimeout(node.id, node.timeout) from error
-            raise  # the handler's own
+
+def _await(awaitable: Awaitable[Any], node: Node, attempt: RunningAttempt, began: float) -> Steps[Any]:
+    clock, context = time.monotonic(), contextvars.copy_context()
+    left = None if node.timeout is None else max(0.0, node.timeout - (clock - began))
+    awaited = Awaited(awaitable, context, left, attempt.on_revoke, attempt)
+    try:
+        return (yield awaited)
+    except TimeoutError as error:
+        if node.timeout is not None and left is not None and time.monotonic() - clock >= left:
+            raise NodeTimeout(node.id, node.timeout) from error
+        raise  # the handler's own
+    finally:
+        attempt.waited += time.monotonic() - clock - awaited.took

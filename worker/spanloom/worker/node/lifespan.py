@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from spanloom.engine.errors import ConfigurationError
-from spanloom.worker.node.event_loop import EventLoopThread
+from spanloom.worker.node.event_loop import Awaited, EventLoopThread
 
 __all__ = ["Lifespan"]
 
@@ -37,7 +37,7 @@ class Lifespan:
         if callable(manager):
             manager = manager(self._engine) if _takes_engine(manager) else manager()
         if isinstance(manager, AbstractAsyncContextManager):
-            state = self._event_loop.run(_await(manager.__aenter__()))
+            state = self._event_loop.run(Awaited(_await(manager.__aenter__())))
         elif isinstance(manager, AbstractContextManager):
             state = manager.__enter__()
         else:
@@ -52,7 +52,7 @@ class Lifespan:
         """Leave the context manager. Raises TimeoutError if a handler blocks the event loop."""
         manager, self._entered = self._entered, None
         if isinstance(manager, AbstractAsyncContextManager):
-            self._event_loop.run(_await(manager.__aexit__(None, None, None)), patience=_LEAVE_SECONDS)
+            self._event_loop.run(Awaited(_await(manager.__aexit__(None, None, None))), patience=_LEAVE_SECONDS)
         elif manager is not None:
             manager.__exit__(None, None, None)
 

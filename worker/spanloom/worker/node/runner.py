@@ -6,9 +6,9 @@ import concurrent.futures
 import contextvars
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import structlog
 
@@ -21,7 +21,7 @@ from spanloom.worker.error_text import members_of
 from spanloom.worker.held_claims import HeldClaims
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.caller import Caller, Loaded
-from spanloom.worker.node.event_loop import CancelledByOthers
+from spanloom.worker.node.event_loop import Answer, Awaited, CancelledByOthers, EventLoopThread, Steps
 from spanloom.worker.node.identity import WorkerIdentity
 from spanloom.worker.node.outcomes import AttemptResult, IsolatedFailure, of_error, of_load_error
 from spanloom.worker.node.wave import Entry, FinishedRun, Wave, WaveMonitor
@@ -47,6 +47,7 @@ class NodeRunner:
         engine: WorkflowEngine,
         identity: WorkerIdentity,
         consumer: JobConsumer,
+        event_loop: EventLoopThread,
         caller: Caller,
         completion: Completion,
         log_capture: LogCapture,
@@ -61,6 +62,7 @@ class NodeRunner:
         self._shortages = identity.shortages
         self._recycling = identity.recycling
         self._consumer = consumer
+        self._event_loop = event_loop
         self._caller = caller
         self._completion = completion
         self._log_capture = log_capture
@@ -95,23 +97,36 @@ class NodeRunner:
     def _run_wave(self, entries: list[Entry], worker_id: str, more: bool) -> list[Entry]:
         """Run and complete as many as the bound on time allows; return those that wait still, and their successors."""
         wave = Wave(entries, worker_id)
-        if len(entries) > 1:
+        several = len(entries) > 1
+        if several:
             self.monitor.begin(wave)
-        until = time.monotonic() + WAVE_SECONDS
         try:
-            while (entry := wave.next()) is not None:
-                try:
-                    # In a context of its own: what a handler leaves in it does not reach the next node.
-                    wave.keep(contextvars.copy_context().run(self._execute, entry, worker_id))
-                except BaseException as error:  # a fault of ours: nothing stays claimed that nobody runs
-                    self._completion.fail(entry[1], worker_id, error)
-                    self._drop([entry[1]])
-                if time.monotonic() > until:
-                    break
+            if several and self._runs_on_loop(entries):
+                self._event_loop.run_steps_on_loop(self._steps_of(wave))
+            else:
+                self._event_loop.run_steps(self._steps_of(wave))
         finally:
             self.monitor.end(wave)
         finished, waiting = wave.take()
         return self._complete(finished, waiting, worker_id, more)
+
+    def _runs_on_loop(self, entries: Sequence[Entry]) -> bool:
+        try:
+            return self._caller.runs_on_loop([claim for _, claim in entries])
+        except Exception:  # a definition that can't be read is for its node to meet
+            return False
+
+    def _steps_of(self, wave: Wave) -> Steps[None]:
+        until = time.monotonic() + WAVE_SECONDS
+        while (entry := wave.next()) is not None:
+            try:
+                # In a context of its own: what a handler leaves in it does not reach the next node.
+                wave.keep((yield from _within(contextvars.copy_context(), self._execute(entry, wave.worker_id))))
+            except BaseException as error:  # a fault of ours: nothing stays claimed that nobody runs
+                self._completion.fail(entry[1], wave.worker_id, error)
+                self._drop([entry[1]])
+            if time.monotonic() > until:
+                return
 
     def _complete(self, finished: list[FinishedRun], waiting: list[Entry], worker_id: str, more: bool) -> list[Entry]:
         """Complete runs, and return the nodes to run now. Never raises."""
@@ -174,7 +189,7 @@ class NodeRunner:
         if finished or waiting:
             self._slots.submit_beside(end)
 
-    def _execute(self, entry: Entry, worker_id: str) -> FinishedRun:
+    def _execute(self, entry: Entry, worker_id: str) -> Steps[FinishedRun]:
         """Run one node up to the result that is to be recorded."""
         job, claim = entry
         began = time.monotonic()
@@ -193,7 +208,7 @@ class NodeRunner:
         loaded: Loaded | None = None
         try:
             loaded = self._caller.load(claim)
-            ending = self._caller.call(loaded, claim, attempt, worker_id)
+            ending = yield from self._caller.call(loaded, claim, attempt, worker_id)
         except BaseException as raised:  # whatever a handler raises, SystemExit too, is its node's failure and no more
             # By type(): isinstance() also reads __class__, which an exception may have made its own.
             error = raised.error if type(raised) is IsolatedFailure else raised
@@ -211,7 +226,7 @@ class NodeRunner:
         if os.getpid() != self._pid:
             _leave_process(error)
         seconds = time.monotonic() - began
-        self._briefness.note(claim.node.node_type, seconds)
+        self._briefness.note(claim.node.node_type, seconds - attempt.waited)
         run = FinishedRun(job, claim, attempt, loaded, ending, error, seconds)
         self._completion.end(run, ending, error)
         return run
@@ -219,6 +234,21 @@ class NodeRunner:
     def _drop(self, claims: Sequence[Claim]) -> None:
         for claim in claims:
             self._held.claims.pop(id(claim), None)
+
+
+def _within(context: contextvars.Context, steps: Steps[Answer]) -> Steps[Answer]:
+    """Run each step in this context."""
+    advance: Callable[[Any], Awaited] = steps.send
+    value: Any = None
+    while True:
+        try:
+            awaited = context.run(advance, value)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # as Steps says
+        try:
+            advance, value = steps.send, (yield awaited)
+        except BaseException as error:
+            advance, value = steps.throw, error
 
 
 def _pauses(run: FinishedRun) -> bool:

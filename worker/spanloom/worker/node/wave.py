@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -49,7 +50,7 @@ class Wave:
         self._lock = threading.Lock()
         self._waiting = deque(entries)
         self._finished: list[FinishedRun] = []
-        self._began = 0.0
+        self._began = math.inf  # of the one that runs
 
     def next(self) -> Entry | None:
         """Return the node to run now; None if no other waits."""
