@@ -16,7 +16,7 @@ from spanloom.engine.engine import WorkflowEngine
 from spanloom.engine.errors import LeaseLost, QueueUnavailable, StoreUnavailable
 from spanloom.engine.store.requests import Claim, Outcome
 from spanloom.engine.workflow.exception_names import unknown_names
-from spanloom.worker.briefness import WAVE_SECONDS, Briefness
+from spanloom.worker.briefness import MOST, WAVE_SECONDS, Briefness
 from spanloom.worker.error_text import members_of
 from spanloom.worker.held_claims import HeldClaims
 from spanloom.worker.node.attempt import RunningAttempt
@@ -118,7 +118,9 @@ class NodeRunner:
 
     def _steps_of(self, wave: Wave) -> Steps[None]:
         until = time.monotonic() + WAVE_SECONDS
-        while (entry := wave.next()) is not None:
+        for _ in range(MOST):
+            if (entry := wave.next()) is None:
+                return
             try:
                 # In a context of its own: what a handler leaves in it does not reach the next node.
                 wave.keep((yield from _within(contextvars.copy_context(), self._execute(entry, wave.worker_id))))
