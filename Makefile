@@ -5,11 +5,12 @@ VENV := .venv
 BACKEND := .venv-backend
 PEERS := .venv-peers
 NPM := .npm-peers
+PLOTS := .venv-plots
 SBOM := .venv-sbom
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test check coverage bench bench-cpu chaos soak e2e mutants torture pictures lock sbom clean
+.PHONY: help demo test check coverage bench bench-cpu bench-scale chaos soak e2e mutants torture pictures lock sbom clean
 
 help:
 	@echo "make demo     run a workflow over two worker processes, with a Redis of its own"
@@ -19,6 +20,7 @@ help:
 	@echo "make bench    measure throughput and latency, side by side with RQ, Celery, Dramatiq, DBOS,"
 	@echo "              Absurd and, where node is found, BullMQ, which it installs"
 	@echo "make bench-cpu count what one node costs: CPU by process and function, commits, WAL, Redis commands"
+	@echo "make bench-scale measure how throughput, memory and bytes grow, and draw it; ARGS=--write for docs/performance.md"
 	@echo "make chaos    run real workers while everything around them is killed, for minutes, and count what was lost"
 	@echo "make soak     run workers for half an hour under load and faults, and show that nothing grows"
 	@echo "make e2e      send a trace to a real backend and read it back; installs Phoenix, 850 MB"
@@ -56,6 +58,9 @@ bench: $(VENV)/has-dev
 
 bench-cpu: $(VENV)/has-dev
 	@$(BIN)/python bench/cpu.py $(ARGS)
+
+bench-scale: $(VENV)/has-dev
+	@$(BIN)/python bench/scale.py $(ARGS)
 
 chaos: $(VENV)/has-test
 	@cd tests && ../$(BIN)/python -m chaos $(ARGS)
@@ -111,8 +116,16 @@ $(NPM)/ready: bench/peers/package.json
 	@npm install --prefix $(NPM) --silent --no-audit --no-fund
 	@touch $@
 
+# What draws the pictures of `make bench-scale ARGS=--write`: of one version, so that they change with the figures alone.
+$(PLOTS)/ready: bench/plots.txt | $(BIN)/python
+	@echo "Installing matplotlib into $(PLOTS)" >&2
+	@rm -rf $(PLOTS)
+	@$(BIN)/python -m venv $(PLOTS)
+	@$(PLOTS)/bin/python -m pip --quiet --disable-pip-version-check install --requirement $<
+	@touch $@
+
 clean:
-	@rm -rf $(VENV) $(BACKEND) $(PEERS) $(NPM) $(SBOM) sbom.cdx.json .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
+	@rm -rf $(VENV) $(BACKEND) $(PEERS) $(NPM) $(PLOTS) $(SBOM) sbom.cdx.json .demo dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.*
 	@find engine stores worker tests bench docs examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/has-demo: EXTRAS := embedded,postgres,otlp

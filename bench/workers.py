@@ -22,10 +22,17 @@ _HERE = Path(__file__).parent
 
 @contextmanager
 def worker_processes(
-    command: Sequence[str], environment: Mapping[str, str], log_path: Path, count_ready: Callable[[], int]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log_path: Path,
+    count_ready: Callable[[], int],
+    *,
+    copies: int = WORKERS,
+    workers: int | None = None,
 ) -> Generator[None]:
-    """Run two copies of `command` in this directory until the block ends; begins once `count_ready` says two.
+    """Run copies of `command` in this directory until the block ends.
 
+    Begins once `count_ready` says as many as there are workers: by default one for each copy.
     Raises BenchFailed, with the end of their log, if one ends by itself or is not ready in time, and for whatever goes
     wrong inside the block.
     """
@@ -42,13 +49,14 @@ def worker_processes(
                     stderr=log,
                     start_new_session=True,  # Ctrl-C reaches the bench, which then ends its workers
                 )
-                for _ in range(WORKERS)
+                for _ in range(copies)
             )
-        deadline = time.monotonic() + _READY_SECONDS
-        while count_ready() < WORKERS:
+        wanted = copies if workers is None else workers
+        deadline = time.monotonic() + (ready_seconds := _READY_SECONDS + wanted)
+        while count_ready() < wanted:
             _check(processes, log_path)
             if time.monotonic() > deadline:
-                raise BenchFailed(f"the workers were not ready after {_READY_SECONDS:g} s:\n{log_tail(log_path)}")
+                raise BenchFailed(f"the workers were not ready after {ready_seconds:g} s:\n{log_tail(log_path)}")
             time.sleep(0.02)
         try:
             yield

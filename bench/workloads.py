@@ -9,7 +9,7 @@ __all__ = ["WORKLOADS", "Workload", "quick", "warm_up"]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One graph of no-op nodes, run `executions` times: all started at once, or one by one on an idle system.
+    """One graph of nodes of one type, run `executions` times: all started at once, or one by one on an idle system.
 
     `stages` says how many nodes stand side by side, stage after stage; every node waits for all of the stage before.
     """
@@ -19,6 +19,7 @@ class Workload:
     stages: tuple[int, ...]
     executions: int
     one_by_one: bool = False
+    node_type: str = "nothing"
 
     @property
     def title(self) -> str:

