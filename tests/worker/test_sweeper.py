@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from spanloom.engine.errors import QueueUnavailable
 from spanloom.engine.queue.node_queue import NodeQueue
 from spanloom.engine.queue.redis_epoch import Epoch
+from spanloom.engine.queue.redis_look import RedisLook
 from spanloom.engine.store.port import ExecutionStore
 from spanloom.engine.store.requests import NodeKey, Outcome, SweepResult
 from spanloom.engine.store.states import ExecutionStatus
@@ -137,3 +139,41 @@ def _until_back(queue: NodeQueue) -> None:
 def _is_queued(store: ExecutionStore, execution_id: str) -> bool:
     (run,) = store.get_node_results(execution_id)
     return run.status == "queued"
+
+
+class Passes(InMemoryExecutionStore):
+    """A store that counts its sweeps, and has nothing due."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted = 0
+
+    def sweep(self, **_: Any) -> SweepResult:
+        self.counted += 1
+        return SweepResult((), {}, more=False)
+
+
+def test_many_workers_share_the_passes_over_the_store(queue: NodeQueue) -> None:
+    store = Passes()
+    many = [sweeper(store, queue) for _ in range(20)]
+
+    for one in many:
+        one.sweep(shared=True)
+    assert store.counted == 1
+
+    for one in many:
+        one.sweep()  # a row is due
+    assert store.counted == 21
+    give_up = time.monotonic() + 10
+    while queue.redis.exists(queue.keys.sweep):
+        assert time.monotonic() < give_up, "the turn never ends"
+    many[7].sweep(shared=True)
+    assert store.counted == 22
+    store.close()
+
+
+def test_a_pass_that_cannot_tell_whose_turn_it_is_has_it() -> None:
+    refused = ResponseError("NOPERM this user has no permissions to run the 'set' command")
+    assert RedisLook([b"", {}, set(), [], refused], []).has_turn
+    assert RedisLook([b"", {}, set(), [], True], []).has_turn
+    assert not RedisLook([b"", {}, set(), [], None], []).has_turn

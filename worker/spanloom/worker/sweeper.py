@@ -30,6 +30,7 @@ from spanloom.worker.store_troubles import StoreTroubles
 __all__ = ["Sweeper"]
 
 _log = structlog.get_logger("spanloom.worker")
+_TURN = 0.75  #: of the time between two passes: less than any pause, so that one worker alone never misses its turn
 _CLEAN_SECONDS = 30.0  #: between checks for jobs of workers that died before they claimed them
 _PATIENCE_SECONDS = 5.0  #: how long passes may fail before the worker is not ready
 _MAX_PAUSE = 1.0  #: short: jobs that were lost with a server are to run again soon after it is back
@@ -62,6 +63,7 @@ class Sweeper:
         self.queue_depths = QueueDepths(queue)
         self._changed = threading.Condition()
         self._wake_at = float("inf")
+        self._was_due = False  # a row was, when the pause ended
         self._slots = slots
         self._ended = 0  # in the slots, as of the last pass
         self._more_pause = 0.0  # after the regular one, unless something has run in a slot
@@ -112,8 +114,11 @@ class Sweeper:
             self._wake_at = min(self._wake_at, time.monotonic() + seconds + 0.005)
             self._changed.notify()
 
-    def sweep(self) -> int:
+    def sweep(self, *, shared: bool = False) -> int:
         """Make one whole pass and return the number of rows it moved.
+
+        A `shared` pass leaves the store to the worker that began to sweep it a moment ago, if there is one: a hundred
+        workers need no more passes than one, and would wait for each other's locks.
 
         While Redis is away the store is swept all the same: deadlines pass, and lapsed leases are released. Node runs
         that become queued then belong to no epoch, so the first pass that reaches Redis pushes them. The pass removes
@@ -125,10 +130,11 @@ class Sweeper:
         look: RedisLook | None = None
         self._ended, self._more_pause = 0 if self._slots is None else self._slots.ended, 0.0
         try:
-            look = self._queue.look()
+            look = self._queue.look(_TURN * self._options.sweep_seconds if shared else 0.0)
             epoch = self._epoch.check(look)
         except QueueUnavailable as error:
             epoch, away = NO_EPOCH, error
+        is_anothers = look is not None and not look.has_turn
         moved: Counter[str] = Counter()
         more, due_in = True, 0.0
         while more and not self._stopped:  # a stop must not wait for many passes
@@ -139,6 +145,8 @@ class Sweeper:
                     look = None  # for the next turn it is old
                 except QueueUnavailable as error:
                     epoch, away = NO_EPOCH, error
+            if is_anothers:
+                break
             swept = self._store.sweep(
                 heads=heads, epoch=epoch, lost_job_after_seconds=self._options.lost_job_after_seconds
             )
@@ -182,9 +190,10 @@ class Sweeper:
         pause, swept = self._options.sweep_seconds, time.monotonic()
         while self._wait(pause * random.uniform(0.8, 1.2)):  # noqa: S311  so that sweepers do not run in step
             try:
+                shared = not self._was_due
                 if time.monotonic() - swept > self._options.lease_seconds / 2 and not self._let_renew():
                     return
-                self._sweep_without_redis_too()
+                self._sweep_without_redis_too(shared=shared)
                 self._troubles.over("sweep")
                 self.turns += 1
                 pause, swept = self._options.sweep_seconds, time.monotonic()
@@ -207,9 +216,9 @@ class Sweeper:
                     measured.swept({}, error)
                 pause = min(pause * 2, _MAX_PAUSE)
 
-    def _sweep_without_redis_too(self) -> None:
+    def _sweep_without_redis_too(self, *, shared: bool) -> None:
         try:
-            self.sweep()
+            self.sweep(shared=shared)
             self._redis_away = False
             self._well_at, self._problem = time.monotonic(), None
         except QueueUnavailable as error:
@@ -234,6 +243,7 @@ class Sweeper:
                 if now >= regular and more and self._idle():
                     regular, more = now + more, 0.0
                 if now >= min(regular, self._wake_at):
+                    self._was_due = now >= self._wake_at
                     self._wake_at = float("inf")
                     return True
                 self._changed.wait(min(regular, self._wake_at) - now)

@@ -80,6 +80,11 @@ class RedisKeys:
         """The key that is missing when Redis lost its data."""
         return f"{self.own}:epoch"
 
+    @property
+    def sweep(self) -> str:
+        """The key that is there for a moment after a worker began to sweep the store."""
+        return f"{self.own}:sweep"
+
     def displaced(self, key: str) -> str:
         """The key to which a key of ours is moved if it is of another type than ours."""
         return f"{self.own}:displaced:{key}"

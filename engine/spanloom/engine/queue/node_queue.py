@@ -174,8 +174,11 @@ class NodeQueue:
                     what = {"key": bounded_text(key), "found": found.decode(), "expected": wanted, "moved_to": aside}
                     _log.warning("key_displaced", **what)
 
-    def look(self) -> RedisLook:
-        """Read all that check() of the epoch and heads() need, in one round trip. Raises QueueUnavailable."""
+    def look(self, turn_seconds: float = 0.0) -> RedisLook:
+        """Read all that check() of the epoch and heads() need, in one round trip. Raises QueueUnavailable.
+
+        With `turn_seconds` it takes the turn to sweep the store for so long, unless another worker has it.
+        """
         keys = self._known_keys
         with self.breaker.guard():
             pipeline = self.redis.pipeline(transaction=False)
@@ -183,6 +186,10 @@ class NodeQueue:
             pipeline.info("server")
             pipeline.smembers(self.keys.queues)
             self._add_heads(pipeline, keys)
+            if turn_seconds:
+                pipeline.set(self.keys.sweep, "", nx=True, px=max(1, int(turn_seconds * 1000)))
+            else:
+                pipeline.ping()
             return RedisLook(pipeline.execute(raise_on_error=False), keys)
 
     def _add_heads(self, client: Any, keys: Sequence[str]) -> Any:

@@ -12,7 +12,7 @@ class RedisLook:
     """Answers of Redis, each of which may be an error of redis-py. The getters raise it."""
 
     def __init__(self, answers: Sequence[Any], keys: Sequence[str]) -> None:
-        self._mark, self._server, self._lists, self._heads = answers
+        self._mark, self._server, self._lists, self._heads, self._turn = answers
         self._keys = list(keys)
 
     def mark(self) -> bytes | None:
@@ -26,6 +26,11 @@ class RedisLook:
     def lists(self) -> set[bytes]:
         """Return RQ's set of lists."""
         return _answer(self._lists)  # type: ignore[no-any-return]
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether no other worker has begun to sweep in the last moment, also if that is not known."""
+        return self._turn is not None
 
     def heads(self, keys: Sequence[str]) -> list[Any] | None:
         """Return the heads of these lists; None if those of others were read."""
