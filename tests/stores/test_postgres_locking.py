@@ -205,6 +205,26 @@ def test_a_claim_waits_for_a_row_that_a_sweep_holds(store: PostgresExecutionStor
     assert isinstance(answers[0], Claim)
 
 
+def test_a_claim_sent_again_while_the_first_is_under_way_gets_the_same_answer(
+    store: PostgresExecutionStore, postgres_url: str
+) -> None:
+    driver = StoreDriver(store)
+    key = NodeKey(driver.start(graph("one", {"only": []})), "only")
+    answers: list[object] = []
+    with psycopg.connect(postgres_url) as holder:
+        holder.execute("select from spanloom.node_runs where execution_id = %s for update", [key.execution_id])
+        claim = partial(store.claim, [key], worker_id=driver.worker_id, token="t")
+        claiming = [threading.Thread(target=lambda: answers.extend(claim())) for _ in range(2)]
+        for one in claiming:
+            one.start()
+        until_blocked(postgres_url, 2)
+    for one in claiming:
+        one.join(10)
+    first, second = answers
+    assert isinstance(first, Claim)
+    assert second == first
+
+
 def test_a_sweep_passes_over_rows_that_are_held(store: PostgresExecutionStore, postgres_url: str) -> None:
     driver = StoreDriver(store)
     execution = driver.start(graph("one", {"only": []}))

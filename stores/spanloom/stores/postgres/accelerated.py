@@ -33,6 +33,7 @@ from spanloom.engine.store.states import ExecutionStatus, WaitKind
 from spanloom.engine.store.texts import check_exact
 from spanloom.stores.postgres import function_json
 from spanloom.stores.postgres.connections import PostgresConnections
+from spanloom.stores.postgres.lone_link import link_arguments, link_result, link_statement
 from spanloom.stores.postgres.time_limit import LEASE_SECONDS, long, within
 from spanloom.stores.postgres.transaction import PostgresTransaction
 from spanloom.stores.sql.base import canonical_id
@@ -66,6 +67,7 @@ class AcceleratedTransitions(Transitions, SqlStore):
         self._start = f"select {schema}.start_v1(%s::json, %s::bigint, %s::boolean, %s::timestamptz)"
         self._claim = f"select {schema}.claim_v1(%s::json, %s::text, %s::text, %s::timestamptz)"
         self._record = f"select {schema}.record_v1(%s::json, %s::bigint, %s::timestamptz)"
+        self._link = link_statement(schema)
         self._wake = f"select {schema}.wake_parents_v1(%s::json, %s::bigint, %s::timestamptz)"
         self._sweep = f"select {schema}.sweep_v1(%s::json, %s::bigint, %s::integer, %s::float8, %s::timestamptz)"
         self._status = f"select status from {schema}.executions where id = %s::uuid"  # noqa: S608  as below
@@ -139,12 +141,24 @@ class AcceleratedTransitions(Transitions, SqlStore):
                 return [RecordResult(recorded=False)] * len(some)
             try:
                 graphs = self._graphs_of([some[position] for position in order])
+                if len(some) == 1 and (result := self._record_link(some[0], graphs, epoch, now)) is not None:
+                    return [result]
                 answer = self._call(self._record, function_json.records(some, order, graphs), epoch, now)
             except StoreRefused as error:
                 raise (_key_conflict(some[0], error) or error) from error.__cause__
             return function_json.recorded(some, order, answer)
 
         return self._record_each(records, call)
+
+    def _record_link(
+        self, record: RecordRequest, graphs: Mapping[str, Graph], epoch: int, now: datetime | None
+    ) -> RecordResult | None:
+        """Record a lone link of a chain. None if it is none, or not recorded by that: record_v1 knows why."""
+        graph = graphs.get(record.execution_id)
+        if graph is None or (arguments := link_arguments(record, graph)) is None:
+            return None
+        fence = self._call(self._link, *arguments, epoch, now)
+        return None if fence is None else link_result(record, arguments, fence)
 
     def _graphs_of(self, records: Sequence[RecordRequest]) -> dict[str, Graph]:
         """Return the graphs of the executions, by id, in which a node ends."""

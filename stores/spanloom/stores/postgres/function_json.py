@@ -46,6 +46,7 @@ __all__ = [
     "owed",
     "recorded",
     "records",
+    "sequel",
     "started",
     "starts",
     "swept",
@@ -164,9 +165,9 @@ def records(requests: Sequence[RecordRequest], order: Sequence[int], graphs: Map
     for number, position in enumerate(order, 1):
         request = requests[position]
         document = _record(number, request)
-        if (graph := graphs.get(request.execution_id)) is not None and (sequel := _sequel(graph, request)):
-            document |= sequel
-            if "exclusive" in sequel:
+        if (graph := graphs.get(request.execution_id)) is not None and (following := sequel(graph, request)):
+            document |= following
+            if "exclusive" in following:
                 exclusive.add(request.execution_id)
         documents.append(document)
     for document in documents:
@@ -175,8 +176,8 @@ def records(requests: Sequence[RecordRequest], order: Sequence[int], graphs: Map
     return json.dumps(documents)
 
 
-def _sequel(graph: Graph, record: RecordRequest) -> dict[str, Any]:
-    """Return the consequences of a node's end, by the edges of its workflow, which never change."""
+def sequel(graph: Graph, record: RecordRequest) -> dict[str, Any]:
+    """Return the consequences of a node's end, by the edges of its workflow, which never change: not to be changed."""
     if record.item:
         return {}
     if record.taken is None and not record.handled:

@@ -14,8 +14,8 @@ revision = "0001"
 down_revision = None
 
 FUNCTIONS = (
-    "shared_v1", "start_v1", "claim_v1", "record_batch_v1", "items_v1", "waits_v1", "record_v1", "wake_parents_v1",
-    "sweep_v1",
+    "shared_v1", "start_v1", "claim_v1", "record_batch_v1", "items_v1", "waits_v1", "record_v1", "link_v1",
+    "wake_parents_v1", "sweep_v1",
 )  # fmt: skip
 
 # Written out instead of imported from schema.py, which changes while this revision does not.

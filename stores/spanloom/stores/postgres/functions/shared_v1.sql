@@ -62,17 +62,15 @@ begin
         select r.*, e.kind, sum(octet_length(r.data)) over () as size
         from {schema}.workflow_edges e
         cross join lateral (  -- one look-up per edge, whatever the statistics are
-            select r.node_id, r.data, r.status, r.taken, r.span
+            select r.node_id, r.data, r.status, r.span,
+                case when r.taken is not null then array(select json_array_elements_text(r.taken::json)) end as taken
             from {schema}.node_results r
             where r.execution_id = p_execution and r.node_id = e.source and r.item = 0
             offset 0
         ) r
         where e.workflow_id = p_workflow and e.version = p_version and e.target = p_node
     ) r
-    where {schema}.edge_taken_v1(
-        r.status, case when r.taken is not null then array(select json_array_elements_text(r.taken::json)) end,
-        r.kind, p_node
-    );
+    where {schema}.edge_taken_v1(r.status, r.taken, r.kind, p_node);
     return v_inputs;
 end
 $$;
