@@ -145,6 +145,8 @@ class Sweeper:
                     look = None  # for the next turn it is old
                 except QueueUnavailable as error:
                     epoch, away = NO_EPOCH, error
+            if heads and instruments() is not None:
+                self.queue_depths.refresh(heads)
             if is_anothers:
                 break
             swept = self._store.sweep(
@@ -152,7 +154,7 @@ class Sweeper:
             )
             moved.update(swept.moved)
             more, due_in = swept.more, 0.0 if swept.errors else swept.due_in_seconds
-            self._report(swept, heads)
+            self._report(swept)
             if away is None and (swept.jobs or swept.ended):
                 try:
                     self._pusher.push(swept.jobs, ended=swept.ended, changed={job.execution_id for job in swept.jobs})
@@ -173,7 +175,7 @@ class Sweeper:
             self._clean_at = time.monotonic() + _CLEAN_SECONDS
         return moved.total()
 
-    def _report(self, swept: SweepResult, heads: Mapping[str, datetime | None]) -> None:
+    def _report(self, swept: SweepResult) -> None:
         """Report the result of a sweep to the callbacks and to the metrics."""
         for execution_id, error in swept.errors.items():
             subject = f" of execution {execution_id}"
@@ -183,8 +185,6 @@ class Sweeper:
         if (measured := instruments()) is not None:
             measured.swept(swept.moved)
             count_ended(self._store, swept.ended, ExecutionStatus.FAILED)  # by their deadlines
-            if heads:
-                self.queue_depths.refresh(heads)
 
     def _run(self) -> None:
         pause, swept = self._options.sweep_seconds, time.monotonic()
