@@ -72,7 +72,6 @@ class Completion:
         if failed is not None:
             name = shortened(type(main_error(failed)).__name__, MAX_NAME)
             _log.warning("attempt_failed", **ids_of(run.claim), outcome=ending.outcome.value, error=name)
-        self._log_flusher.settle(run.attempt.log_buffer)
 
     def complete(
         self, runs: Sequence[FinishedRun], worker_id: str, *, more: bool, others_wait: bool = False
@@ -83,6 +82,8 @@ class Completion:
         after these must not wait for it. Raises StoreUnavailable if it can't record any, and the worker should wait no
         longer.
         """
+        for run in runs:
+            self._log_flusher.settle(run.attempt.log_buffer)
         with self._span_exporter.recording((run.attempt.own for run in runs), worker_id):
             together = len(runs) > 1
             requests = self._requests(runs, worker_id, more=more)
