@@ -18,6 +18,8 @@ from spanloom.engine.store.requests import ClaimAnswer, NodeKey, Outcome, Record
 from spanloom.stores import InMemoryExecutionStore
 from spanloom.testing.workflows import fan
 from spanloom.worker.briefness import LONG_SECONDS, WAVE_SECONDS, Briefness
+from spanloom.worker.node.wave import FinishedRun
+from spanloom.worker.recording.completion import Completion
 from spanloom.worker.recording.recorder import Recorder
 from spanloom.worker.service import Phase, WorkerState
 
@@ -210,6 +212,70 @@ def test_a_wave_goes_on_though_one_of_it_cancels_all_tasks(engine: WorkflowEngin
         outputs = [engine.wait(execution_id, 30).output for execution_id in ids]
 
     assert outputs == [*range(20), "cancel all", *range(20)]
+
+
+# ---- without a thread ----
+
+
+class Crowd:
+    """A handler in which all wait for a signal, on the event loop."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.inside = 0
+        self.full = threading.Event()
+        self._leave: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def waits(self, data: Any) -> Any:
+        if self._leave is None:
+            self._leave, self._loop = asyncio.Event(), asyncio.get_running_loop()
+        self.inside += 1
+        if self.inside == self.number:
+            self.full.set()
+        await self._leave.wait()
+        return data
+
+    def leave(self) -> None:
+        assert self._loop is not None
+        assert self._leave is not None
+        self._loop.call_soon_threadsafe(self._leave.set)
+
+
+def test_async_handlers_that_wait_need_no_thread_each_and_end_together(store: Counting) -> None:
+    crowd, registry = Crowd(200), NodeRegistry()
+    registry.node("waits")(crowd.waits)
+    with WorkflowEngine(registry, store, FakeRedis(server=FakeServer())) as engine:
+        nodes = [Node(id="a", type="waits"), Node(id="b", type="waits", inputs=["a"])]
+        engine.register_workflow(Workflow(id="pair", nodes=nodes))
+        with engine.start_workers(1, concurrency=200):
+            before = threading.active_count()
+            ids = engine.enqueue_workflows("pair", [*range(200)])
+            assert crowd.full.wait(30)
+            assert threading.active_count() < before + 20
+            crowd.leave()
+            assert [engine.wait(execution_id, 30).output for execution_id in ids] == [*range(200)]
+
+    assert {run.attempt for one in ids for run in store.get_node_results(one)} == {1}
+    assert len([batch for batch in store.batches if batch]) < 200
+
+
+@pytest.mark.parametrize("engine", ["async"], indirect=True)
+def test_what_a_fault_of_ours_breaks_fails_alone(
+    engine: WorkflowEngine, store: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = Completion.end
+
+    def breaks(self: Completion, run: FinishedRun, *rest: Any) -> None:
+        if run.ending.data == '"breaks"':
+            raise RuntimeError("a fault")
+        end(self, run, *rest)
+
+    monkeypatch.setattr(Completion, "end", breaks)
+    with engine.start_workers(1, concurrency=4):
+        ended = [engine.wait(one, 30) for one in engine.enqueue_workflows("single", ["breaks", 1, 2])]
+
+    assert [one.status for one in ended] == [ExecutionStatus.FAILED, *[ExecutionStatus.COMPLETED] * 2]
 
 
 # ---- what shares a wave ----

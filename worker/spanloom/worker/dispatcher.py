@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import structlog
 
@@ -27,7 +26,6 @@ from spanloom.worker.node.outcomes import AttemptResult, left, of_refusal
 from spanloom.worker.node.wave import Entry
 from spanloom.worker.queue.consumer import JobConsumer
 from spanloom.worker.service import WorkerEvents
-from spanloom.worker.slots import Slots
 from spanloom.worker.store_troubles import StoreTroubles, as_passing
 
 __all__ = ["Dispatcher"]
@@ -35,7 +33,7 @@ __all__ = ["Dispatcher"]
 _log = structlog.get_logger("spanloom.worker")
 _MOST_TRIES = 3  #: calls that are not served, though the store answers, until the jobs make room for others
 
-Run = Callable[[Sequence[Entry], str], None]  #: runs claims, each with its job, under this worker id
+Run = Callable[[Sequence[Entry], str], None]  #: runs claims in a slot, each with its job, under this worker id
 
 
 class Dispatcher:
@@ -49,7 +47,6 @@ class Dispatcher:
         self,
         engine: WorkflowEngine,
         consumer: JobConsumer,
-        slots: Slots,
         briefness: Briefness,
         lease: Lease,
         held: HeldClaims,
@@ -58,7 +55,6 @@ class Dispatcher:
     ) -> None:
         self._engine = engine
         self._consumer = consumer
-        self._slots = slots
         self._briefness = briefness
         self._lease = lease
         self._held = held
@@ -187,7 +183,7 @@ class Dispatcher:
                 _log.debug("claim_refused", execution_id=message.execution_id, node_id=message.node_id, reason=answer)
             self._consumer.discard(message)
         for wave in self._briefness.waves(claimed, lambda entry: entry[1].node):
-            self._slots.submit(partial(run, wave, worker_id))
+            run(wave, worker_id)
         for message, error in failed:  # after those that can run
             self._end(message, error, worker_id)
 

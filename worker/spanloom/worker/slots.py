@@ -62,6 +62,14 @@ class Slots:
         except RuntimeError:  # no thread is to be had
             self._work(work)
 
+    def occupy(self, number: int) -> None:
+        """Count so many slots as busy for work that needs no thread; negative: as free again."""
+        with self._changed:
+            self._free -= number
+            if number < 0:
+                self.ended -= number
+                self._changed.notify_all()
+
     def wait_free(self, timeout: float) -> int:
         """Wait up to `timeout` seconds for a free slot, a moment longer after brief work; return the number free."""
         with self._changed:

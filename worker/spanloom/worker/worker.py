@@ -123,7 +123,7 @@ class Worker:
         self._sweeper = Sweeper(engine.store, engine.queue, engine.epoch, lists, options, self._events, troubles, slots)
         self._held = HeldClaims(engine)
         self._dispatcher = Dispatcher(
-            engine, self._consumer, self._slots, self._briefness, self._lease, self._held, troubles, self._events
+            engine, self._consumer, self._briefness, self._lease, self._held, troubles, self._events
         )
         self._claims = ClaimMonitor(engine.store, lambda: self._held.check(self._lease.worker_id))
         self._log_capture = LogCapture(options.log_level, capture_output=options.capture_output)
@@ -246,7 +246,7 @@ class Worker:
             processes = closing(self._processes)
             with closing(self._time_limit), closing(self._event_loop), self._lifespan as app_state, processes:
                 runner = self._runner(app_state)
-                with running(runner.monitor):
+                with running(runner):
                     ended = self._serve(runner)
         finally:
             self.state.advance(Phase.STOPPED)
@@ -328,7 +328,7 @@ class Worker:
                     fetched = self._dispatcher.portion(fetched, free)
                 if self.state.draining:
                     break
-                self._dispatcher.dispatch(runner.run, fetched, token)
+                self._dispatcher.dispatch(runner.take, fetched, token)
                 fetched, pause = [], _PAUSES[0]
                 self._turns += 1
             except Exception as error:

@@ -104,37 +104,41 @@ class EventLoopThread:
 
     def run_steps_on_loop(self, steps: Steps[Answer]) -> Answer:
         """Run work on the loop, with what it awaits: the threads meet once, not at each step. It must not block."""
-        answer: concurrent.futures.Future[Answer] = concurrent.futures.Future()
-        loop = self._start()
-        turn = self._turn
+        return self.start_steps(steps).result()
 
-        async def drive() -> Answer:
-            advance: Callable[[Any], Awaited] = steps.send
-            value: Any = None
-            await turn.take()
-            try:
-                while True:
-                    awaited = advance(value)
-                    result: concurrent.futures.Future[Any] = concurrent.futures.Future()
-                    self._begin(loop, awaited, result)
-                    await turn.while_brief(result)
-                    try:
-                        advance, value = steps.send, result.result(0)
-                    except BaseException as error:
-                        advance, value = steps.throw, error
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]  # as Steps says
-            finally:
-                turn.leave()
+    def start_steps(self, steps: Steps[Answer]) -> concurrent.futures.Future[Answer]:
+        """Start work on the loop, with what it awaits. It must not block."""
+        loop = self._start()
+        answer: concurrent.futures.Future[Answer] = concurrent.futures.Future()
 
         def begin() -> None:
-            task = asyncio.Task(drive(), loop=loop)
+            task = asyncio.Task(self._drive(loop, steps), loop=loop)
             self._driving.add(task)
             task.add_done_callback(self._driving.discard)
             task.add_done_callback(lambda done: self._transfer(done, answer))
 
         loop.call_soon_threadsafe(begin)
-        return answer.result()
+        return answer
+
+    async def _drive(self, loop: asyncio.AbstractEventLoop, steps: Steps[Answer]) -> Answer:
+        turn = self._turn
+        advance: Callable[[Any], Awaited] = steps.send
+        value: Any = None
+        await turn.take()
+        try:
+            while True:
+                awaited = advance(value)
+                result: concurrent.futures.Future[Any] = concurrent.futures.Future()
+                self._begin(loop, awaited, result)
+                await turn.while_brief(result)
+                try:
+                    advance, value = steps.send, result.result(0)
+                except BaseException as error:
+                    advance, value = steps.throw, error
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]  # as Steps says
+        finally:
+            turn.leave()
 
     def _begin(self, loop: asyncio.AbstractEventLoop, awaited: Awaited, answer: concurrent.futures.Future[Any]) -> None:
         """Begin an awaitable, on the loop's thread."""

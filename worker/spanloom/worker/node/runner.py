@@ -6,7 +6,7 @@ import concurrent.futures
 import contextvars
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -24,7 +24,7 @@ from spanloom.worker.node.caller import Caller, Loaded
 from spanloom.worker.node.event_loop import Answer, Awaited, CancelledByOthers, EventLoopThread, Steps
 from spanloom.worker.node.identity import WorkerIdentity
 from spanloom.worker.node.outcomes import AttemptResult, IsolatedFailure, of_error, of_load_error
-from spanloom.worker.node.wave import Entry, FinishedRun, Wave, WaveMonitor
+from spanloom.worker.node.wave import Ended, Entry, FinishedRun, Gatherer, Wave, WaveMonitor
 from spanloom.worker.queue.consumer import JobConsumer
 from spanloom.worker.queue.poison_jobs import is_poison_candidate
 from spanloom.worker.recording.completion import Completion, ids_of
@@ -71,42 +71,104 @@ class NodeRunner:
         self._state = state
         self._held = held
         self._pid = os.getpid()
-        self.monitor = WaveMonitor(identity.lease.name, self._leave_behind)
+        self._monitor = WaveMonitor(identity.lease.name, self._leave_behind)
+        self._gatherer = Gatherer(identity.lease.name, self._complete_ended)
 
-    def run(self, entries: Sequence[Entry], worker_id: str) -> None:
-        """Run claimed nodes, and then their successors as long as work first allows. Never raises."""
+    def start(self) -> None:
+        """Start what watches over runs and ends."""
+        self._monitor.start()
+        self._gatherer.start()
+
+    def stop(self) -> None:
+        """End it, once all that has ended is completed."""
+        self._monitor.stop()
+        self._gatherer.stop()
+
+    def take(self, entries: Sequence[Entry], worker_id: str) -> None:
+        """Run claimed nodes in a free slot: a single async one on the event loop, which needs no thread for it."""
         alone = any(
             is_poison_candidate(claim.node.recovery_attempts, self._options.max_recovery_attempts)
             for _, claim in entries
         )
-        turns_left, until = (
-            1 if alone else self._options.max_inline_nodes,
-            time.monotonic() + self._options.max_inline_seconds,
-        )
+        turns = 1 if alone else self._options.max_inline_nodes
+        until = time.monotonic() + self._options.max_inline_seconds
+        if len(entries) == 1 and self._runs_on_loop(entries):
+            self._slots.occupy(1)
+            self._begin(entries[0], worker_id, turns, until)
+        else:
+            self._slots.submit(partial(self._run, entries, worker_id, turns, until))
+
+    def _run(self, entries: Sequence[Entry], worker_id: str, turns_left: int, until: float) -> None:
+        """Run claimed nodes, and then their successors as long as work first allows. Never raises."""
         left = list(entries)
         while left:
             turns_left -= 1
             more = turns_left > 0 and time.monotonic() < until
             left = self._run_wave(left, worker_id, more)
+        self._flush()
+
+    def _flush(self) -> None:
         try:
             self._consumer.flush_if_idle()
         except QueueUnavailable as error:
             say = _log.debug if error.known else _log.warning
             say("queue_unavailable", error=str(error))
 
+    # ---- without a thread ----
+
+    def _begin(self, entry: Entry, worker_id: str, turns_left: int, until: float) -> None:
+        steps = _within(contextvars.copy_context(), self._execute(entry, worker_id))
+        run = self._event_loop.start_steps(steps)
+        ended = Ended(entry, worker_id, turns_left - 1, until, run)
+        run.add_done_callback(lambda _: self._gatherer.put(ended))
+
+    def _complete_ended(self, together: Sequence[Ended]) -> None:
+        """Complete nodes that ended on the event loop, and go on with their successors. Never raises."""
+        now = time.monotonic()
+        groups: dict[tuple[str, bool], list[Ended]] = {}
+        for ended in together:
+            groups.setdefault((ended.worker_id, ended.turns_left > 0 and now < ended.until), []).append(ended)
+        for (worker_id, more), group in groups.items():
+            finished: list[FinishedRun] = []
+            for ended in group:
+                try:
+                    finished.append(ended.run.result())
+                except BaseException as error:  # a fault of ours: nothing stays claimed that nobody runs
+                    self._completion.fail(ended.entry[1], worker_id, error)
+                    self._drop([ended.entry[1]])
+            following = self._complete(finished, [], worker_id, more, others_wait=True) if finished else []
+            bounds = {ended.entry[1].header.execution_id: (ended.turns_left, ended.until) for ended in group}
+            self._go_on(following, worker_id, bounds, freed=len(group))
+        self._flush()
+
+    def _go_on(
+        self, entries: Sequence[Entry], worker_id: str, bounds: Mapping[str, tuple[int, float]], *, freed: int
+    ) -> None:
+        waves = self._briefness.waves(entries, lambda entry: entry[1].node)
+        single = [wave[0] for wave in waves if len(wave) == 1 and self._runs_on_loop(wave)]
+        self._slots.occupy(len(single) - freed)
+        for entry in single:
+            self._begin(entry, worker_id, *bounds[entry[1].header.execution_id])
+        for wave in waves:
+            if wave[0] not in single:
+                turns, until = min(bounds[claim.header.execution_id] for _, claim in wave)
+                self._slots.submit(partial(self._run, wave, worker_id, turns, until))
+
+    # ---- in a thread ----
+
     def _run_wave(self, entries: list[Entry], worker_id: str, more: bool) -> list[Entry]:
         """Run and complete as many as the bound on time allows; return those that wait still, and their successors."""
         wave = Wave(entries, worker_id)
         several = len(entries) > 1
         if several:
-            self.monitor.begin(wave)
+            self._monitor.begin(wave)
         try:
             if several and self._runs_on_loop(entries):
                 self._event_loop.run_steps_on_loop(self._steps_of(wave))
             else:
                 self._event_loop.run_steps(self._steps_of(wave))
         finally:
-            self.monitor.end(wave)
+            self._monitor.end(wave)
         finished, waiting = wave.take()
         return self._complete(finished, waiting, worker_id, more)
 
@@ -130,13 +192,22 @@ class NodeRunner:
             if time.monotonic() > until:
                 return
 
-    def _complete(self, finished: list[FinishedRun], waiting: list[Entry], worker_id: str, more: bool) -> list[Entry]:
+    def _complete(
+        self,
+        finished: list[FinishedRun],
+        waiting: list[Entry],
+        worker_id: str,
+        more: bool,
+        *,
+        others_wait: bool = False,
+    ) -> list[Entry]:
         """Complete runs, and return the nodes to run now. Never raises."""
+        others_wait = others_wait or bool(waiting)
         now = [run for run in finished if not _pauses(run)]
         late = [run for run in finished if _pauses(run)] if len(now) < len(finished) else []
         try:
             if now:
-                following, unserved = self._completion.complete(now, worker_id, more=more, others_wait=bool(waiting))
+                following, unserved = self._completion.complete(now, worker_id, more=more, others_wait=others_wait)
                 self._held.claims.update({id(claim): claim for claim in following})
                 waiting += [(None, claim) for claim in following]
                 if unserved:

@@ -7,7 +7,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 import structlog
 
@@ -19,9 +22,10 @@ from spanloom.worker.node.caller import Loaded
 from spanloom.worker.node.outcomes import AttemptResult
 from spanloom.worker.service import JOIN_SECONDS
 
-__all__ = ["Entry", "FinishedRun", "Wave", "WaveMonitor"]
+__all__ = ["Ended", "Entry", "FinishedRun", "Gatherer", "Wave", "WaveMonitor"]
 
 _log = structlog.get_logger("spanloom.worker")
+_MOST_TOGETHER = 100
 
 Entry = tuple[NodeMessage | None, Claim]  #: a claimed node, and its job; None: work first goes on without one
 
@@ -73,6 +77,54 @@ class Wave:
     def is_held_up(self, now: float) -> bool:
         """Return whether others wait for the one that runs, which takes long."""
         return now - self._began > LONG_SECONDS and bool(self._finished or self._waiting)
+
+
+@dataclass(slots=True, eq=False)
+class Ended:
+    """The end of a node that ran on the event loop without a thread of its own, and how far work first may still go."""
+
+    entry: Entry
+    worker_id: str
+    turns_left: int
+    until: float
+    run: Future[FinishedRun]
+
+
+class Gatherer:
+    """The service that calls `complete` with nodes that ended on the event loop, once for those that ended together."""
+
+    def __init__(self, name: str, complete: Callable[[list[Ended]], object]) -> None:
+        """`complete` raises nothing."""
+        self._complete = complete
+        self._ended: SimpleQueue[Ended | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"spanloom-ends-{name}", daemon=True)
+
+    def put(self, ended: Ended) -> None:
+        """Have a node completed. Never waits."""
+        self._ended.put(ended)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, once all that has ended is completed."""
+        self._ended.put(None)
+        self._thread.join(JOIN_SECONDS)
+
+    def _run(self) -> None:
+        while (first := self._ended.get()) is not None:
+            together = [first]
+            with suppress(Empty):
+                while len(together) < _MOST_TOGETHER:
+                    if (one := self._ended.get_nowait()) is None:
+                        self._ended.put(None)
+                        break
+                    together.append(one)
+            try:
+                self._complete(together)
+            except Exception:
+                _log.exception("ends_not_completed")  # the next ones must still be
 
 
 class WaveMonitor:
