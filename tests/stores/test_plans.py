@@ -19,6 +19,7 @@ from spanloom.engine import ExecutionFilter, ExecutionStatus
 from spanloom.engine.limits import MAX_METADATA_PAIRS
 from spanloom.stores import InMemoryExecutionStore, PostgresExecutionStore
 from spanloom.stores.postgres import transaction as postgres_transaction
+from spanloom.stores.postgres.execution_read import execution_statement
 from spanloom.stores.schema import executions
 from spanloom.stores.sql.statements import for_postgres
 
@@ -240,3 +241,12 @@ def _postgres_plan(
             for index in dropped:
                 connection.execute(f'drop index "spanloom"."{index}"'.encode())
             return [row[0] for row in connection.execute(f"explain {statement}".encode(), parameters)]
+
+
+def test_the_output_of_an_execution_is_read_by_one_look_up_per_sink(postgres_url: str) -> None:
+    statement = execution_statement("spanloom").replace("%s::bigint", "$1").replace("%s::uuid", "$2")
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("set plan_cache_mode = force_generic_plan")
+        connection.execute(f"prepare reading (bigint, uuid) as {statement}".encode())
+        plan = connection.execute(f"explain execute reading (1, '{PARENT}')".encode()).fetchall()
+    assert any("node_id = e.source" in line and "Index Cond" in line for (line,) in plan), plan

@@ -27,9 +27,13 @@ left join lateral (
         select e.source, r.node_id, pg_catalog.sum(pg_catalog.octet_length(r.data)) over () as size,
             case when pg_catalog.sum(pg_catalog.octet_length(r.data)) over () <= %s::bigint then r.data end as data
         from {schema}.workflow_edges e
-        left join {schema}.node_results r
-            on r.execution_id = x.id and r.node_id = e.source and r.item = 0
-            and (r.status = 'completed' or r.status = 'failed' and r.arrived and r.data is not null)
+        left join lateral (  -- one look-up per sink: a merge would read all results of the execution
+            select r.node_id, r.data
+            from {schema}.node_results r
+            where r.execution_id = x.id and r.node_id = e.source and r.item = 0
+                and (r.status = 'completed' or r.status = 'failed' and r.arrived and r.data is not null)
+            offset 0
+        ) r on true
         where e.workflow_id = x.workflow_id and e.version = x.version and e.target = '$end'
         order by e.source
     ) o

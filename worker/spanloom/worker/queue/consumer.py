@@ -95,6 +95,7 @@ class JobConsumer:
         self._refused, self._refused_since = 0, 0.0
         self._more_urgent = {one: self._lists[:number] for number, one in enumerate(served)}
         self._urgent: dict[tuple[str, str], tuple[float, bool]] = {}  # when they were looked at, and what was seen
+        self._emptied = 0.0  # when a fetch last left nothing on any list
 
     def fetch(self, count: int, block_seconds: float) -> list[NodeMessage]:
         """Take up to `count` node jobs, most urgent first; wait for the first one up to `block_seconds`.
@@ -264,13 +265,13 @@ class JobConsumer:
     def urgent_waits(self, queue: str, priority: str) -> bool:
         """Return whether a job waits on a more urgent list. Raises QueueUnavailable.
 
-        The answer is 20 ms old at most, or 40 ms while another slot reads a new one.
+        The answer is 20 ms old at most, or 40 ms while another slot reads a new one. A fetch that left nothing is one.
         """
         name = (queue, priority)
         before = self._more_urgent.get(name)
         if not before or self._blocked:  # while it is blocked, the fetch takes such a job at once, for a free slot
             return False
-        looked, answer = self._urgent.get(name, (0.0, False))
+        looked, answer = max(self._urgent.get(name, (0.0, False)), (self._emptied, False))
         now = time.monotonic()
         if now - looked > _URGENT_SECONDS:
             self._urgent[name] = (now, answer)  # other slots go by the last answer meanwhile, instead of asking as well
@@ -304,6 +305,7 @@ class JobConsumer:
             MOST_JOB_BYTES,
         )
         self._flush_deferred(pipeline)
+        looked = time.monotonic()
         pipeline.evalsha(_FETCH_SHA, len(served.script_keys), *served.script_keys, *arguments)
         answer = pipeline.execute(raise_on_error=False)[-1]
         if isinstance(answer, NoScriptError):  # eval keeps the script, and needs no other right
@@ -311,6 +313,8 @@ class JobConsumer:
         if isinstance(answer, Exception):
             raise answer
         self._in_hand = None
+        if len(answer) < count:
+            self._emptied = looked
         return answer  # type: ignore[no-any-return]  # as the script returns it
 
     def _forget_much(self) -> None:
