@@ -63,7 +63,7 @@ class TestFollowing:
             seen = list(pool.map(lambda _: list(system.engine.events(execution_id, timeout=90)), range(5)))
 
         history = stored(system, execution_id)
-        assert len(history) > 600
+        assert len(history) > 400
         assert [one for one in seen if one != history] == []
 
     def test_every_cursor_leads_on_to_what_comes_after_it(self, system: System) -> None:

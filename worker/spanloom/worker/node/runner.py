@@ -17,7 +17,7 @@ from spanloom.engine.errors import LeaseLost, QueueUnavailable, StoreUnavailable
 from spanloom.engine.store.requests import Claim, Outcome
 from spanloom.engine.workflow.exception_names import unknown_names
 from spanloom.worker.briefness import MOST, WAVE_SECONDS, Briefness
-from spanloom.worker.error_text import members_of
+from spanloom.worker.error_text import log_failure, members_of
 from spanloom.worker.held_claims import HeldClaims
 from spanloom.worker.node.attempt import RunningAttempt
 from spanloom.worker.node.caller import Caller, Loaded
@@ -137,22 +137,32 @@ class NodeRunner:
                     self._completion.fail(ended.entry[1], worker_id, error)
                     self._drop([ended.entry[1]])
             following = self._complete(finished, [], worker_id, more, others_wait=True) if finished else []
+            if not following:
+                self._flush()  # before the slots are free
             bounds = {ended.entry[1].header.execution_id: (ended.turns_left, ended.until) for ended in group}
-            self._go_on(following, worker_id, bounds, freed=len(group))
-        self._flush()
+            try:
+                self._go_on(following, worker_id, bounds, freed=len(group))
+            except BaseException:  # such as no thread for a slot: with the lease goes what nobody would run
+                self._lease.give_up(worker_id)
+                self._drop([claim for _, claim in following])
+                log_failure(_log, "successors_given_up")
 
     def _go_on(
         self, entries: Sequence[Entry], worker_id: str, bounds: Mapping[str, tuple[int, float]], *, freed: int
     ) -> None:
-        waves = self._briefness.waves(entries, lambda entry: entry[1].node)
-        single = [wave[0] for wave in waves if len(wave) == 1 and self._runs_on_loop(wave)]
+        single: list[Entry] = []
+        others: list[list[Entry]] = []
+        for wave in self._briefness.waves(entries, lambda entry: entry[1].node):
+            if len(wave) == 1 and self._runs_on_loop(wave):
+                single += wave
+            else:
+                others.append(wave)
         self._slots.occupy(len(single) - freed)
         for entry in single:
             self._begin(entry, worker_id, *bounds[entry[1].header.execution_id])
-        for wave in waves:
-            if wave[0] not in single:
-                turns, until = min(bounds[claim.header.execution_id] for _, claim in wave)
-                self._slots.submit(partial(self._run, wave, worker_id, turns, until))
+        for wave in others:
+            turns, until = min(bounds[claim.header.execution_id] for _, claim in wave)
+            self._slots.submit(partial(self._run, wave, worker_id, turns, until))
 
     # ---- in a thread ----
 
